@@ -1,0 +1,3 @@
+"""The four families; importing this package registers them with timm."""
+
+from featherbone.backbones import lvt as lvt

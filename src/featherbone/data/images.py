@@ -1,0 +1,89 @@
+"""Any picture a user has, as upright 8-bit RGB."""
+
+import io
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from featherbone.errors import BadImage
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
+
+ImageSource = str | Path | bytes | Image.Image | np.ndarray[Any, Any] | torch.Tensor
+"""A path, an encoded file's bytes, a PIL image, an array (H, W[, 1, 3 or 4]) or a tensor ([3,] H, W)."""
+
+
+def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
+    """The picture of `source` in RGB, upright by its EXIF orientation, transparency over white, 16 bits scaled to 8.
+
+    Floating-point arrays and tensors hold 0 to 1. `name` is how errors call the source. Raises `BadImage`.
+    """
+    if isinstance(source, np.ndarray | torch.Tensor):
+        return _from_array(source)
+    name = name or (str(source) if isinstance(source, str | Path) else "image")
+    try:
+        if isinstance(source, Image.Image):
+            image = source
+        else:
+            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image), name)
+    except BadImage:
+        raise
+    except FileNotFoundError:
+        raise BadImage(f"{name}: there is no such file") from None
+    except IsADirectoryError:
+        raise BadImage(f"{name}: a folder, where a picture was expected") from None
+    except UnidentifiedImageError:
+        raise BadImage(f"{name}: not a picture that can be read; {_formats()}") from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        raise BadImage(f"{name}: larger than {limit} megapixels; scale it down or cut it into tiles") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
+        reason = str(error) or type(error).__name__
+        raise BadImage(f"{name}: damaged ({reason}); replace the file or leave it out") from None
+
+
+def _formats() -> str:
+    return "use JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode == "F":
+        raise BadImage(f"{name}: a floating-point picture has no fixed range; save it with 8 or 16 bits a channel")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+            raise BadImage(f"{name}: 32-bit values outside 0 to 65535; save it with 8 or 16 bits a channel")
+        return Image.fromarray((values // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_array(source: np.ndarray[Any, Any] | torch.Tensor) -> Image.Image:
+    given = f"{'tensor' if isinstance(source, torch.Tensor) else 'array'} {tuple(source.shape)} of {source.dtype}"
+    if isinstance(source, torch.Tensor):
+        array = source.detach().cpu().numpy()
+        array = array.transpose(1, 2, 0) if array.ndim == 3 else array
+    else:
+        array = source
+    if array.ndim not in (2, 3) or 0 in array.shape or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise BadImage(f"{given}: give an array (H, W) or (H, W, 1, 3 or 4), or a tensor (H, W) or (1, 3 or 4, H, W)")
+    if np.issubdtype(array.dtype, np.floating):
+        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+            raise BadImage(f"{given}: floating-point pictures hold 0 to 1, before any normalisation")
+        array = np.rint(array * 255)
+    elif array.dtype == np.uint16:
+        array = array // 257
+    elif array.dtype != np.uint8:
+        raise BadImage(f"{given}: use uint8, uint16 or floating point from 0 to 1")
+    array = array.astype(np.uint8)
+    return _to_rgb(Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array), given)

@@ -1,0 +1,45 @@
+"""The mistakes a user can make; each message says what came in, what is allowed and what to do next.
+
+The command line turns any of them into that one message and exit code 2.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class FeatherboneError(ValueError):
+    """Anything the caller can put right."""
+
+
+class UnknownModel(FeatherboneError):
+    """No backbone of that name."""
+
+
+class BadImage(FeatherboneError):
+    """A file or array that is not a picture we can read."""
+
+
+class BadData(FeatherboneError):
+    """A data set whose layout or labels would spoil the work."""
+
+
+class BadOption(FeatherboneError):
+    """An option that does not exist, or a value outside its range."""
+
+
+class BadRun(FeatherboneError):
+    """A run folder that is missing, damaged, or belongs to another model."""
+
+
+class BadCheckpoint(FeatherboneError):
+    """A file of weights that does not fit the model."""
+
+
+class MissingExtra(FeatherboneError):
+    """An optional tool-chain is not installed."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean X or Y?"` for the nearest of `known`, or nothing."""
+    near = get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
