@@ -1,3 +1,23 @@
-"""Light-weight vision transformers, from a folder of images to a verified file."""
+"""Light-weight vision transformers, from a folder of images to a verified file.
+
+Importing registers the backbones with timm; the functions below load what they need when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from featherbone import backbones as backbones
+
+if TYPE_CHECKING:
+    from featherbone.commands import demo, doctor, evaluate, export, models, predict, train
+    from featherbone.predict import Predictor, load
+
+__all__ = ["Predictor", "demo", "doctor", "evaluate", "export", "load", "models", "predict", "train"]
+
+_HOMES = {"Predictor": "predict", "load": "predict"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'featherbone' has no attribute {name!r}")
+    return getattr(import_module(f"featherbone.{_HOMES.get(name, 'commands')}"), name)

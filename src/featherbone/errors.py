@@ -10,6 +10,9 @@ from difflib import get_close_matches
 class FeatherboneError(ValueError):
     """Anything the caller can put right."""
 
+    exit_code = 2
+    """Of the command line."""
+
 
 class UnknownModel(FeatherboneError):
     """No backbone of that name."""

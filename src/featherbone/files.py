@@ -27,7 +27,9 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
-            raise FeatherboneError(f"cannot write {path}: {error.strerror}; free some space or choose another place")
+            raise FeatherboneError(
+                f"cannot write {path}: {error.strerror}; free some space or choose another place"
+            ) from None
         raise
     finally:
         with suppress(OSError):

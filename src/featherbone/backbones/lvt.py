@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from featherbone.backbones.checkpoints import unwrap
 from featherbone.backbones.published import Published
-from featherbone.layers.pyramid import PyramidBackbone
+from featherbone.layers.pyramid import PyramidBackbone, require_pool
 from featherbone.layers.token_labelling import Box, TokenLabels, draw_box, swap_box
 from featherbone.ops.csa import TAPS, convolutional_self_attention
 
@@ -62,7 +62,8 @@ class CSA(nn.Module):
 
     def attend(self, x: Tensor) -> Tensor:
         """A (B, h, w, heads, 81): for each output tap i of a window, a distribution over its input taps j."""
-        pooled = channels_last(F.avg_pool2d(channels_first(x), 2, ceil_mode=True))
+        # the mean over the valid pixels of an odd border is the mean over its repetition; ceil_mode would not export
+        pooled = channels_last(F.avg_pool2d(F.pad(channels_first(x), (0, 1, 0, 1), mode="replicate"), 2))
         b, h, w, _ = pooled.shape
         scores = self.attention(pooled).reshape(b, h, w, self.num_heads * TAPS, TAPS)
         return (scores * self.scale).softmax(-1).reshape(b, h, w, self.num_heads, TAPS * TAPS)
@@ -95,7 +96,8 @@ class RASA(nn.Module):
         """Query (B, heads, N, d), key and value (B, heads, n, d)."""
         b, _, _, c = x.shape
         q = channels_first(self.q(x))
-        q = sum(F.silu(F.conv2d(q, self.atrous, padding=r, dilation=r, groups=c)) for r in DILATIONS)
+        scales = [F.silu(F.conv2d(q, self.atrous, padding=r, dilation=r, groups=c)) for r in DILATIONS]
+        q = scales[0] + scales[1] + scales[2]
         kv = self.kv(self.norm(channels_last(self.reduce(channels_first(x)))))
         k, v = kv.reshape(b, -1, 2 * self.num_heads, c // self.num_heads).transpose(1, 2).chunk(2, dim=1)
         return channels_last(q).reshape(b, -1, self.num_heads, c // self.num_heads).transpose(1, 2), k, v
@@ -248,7 +250,12 @@ class LVT(PyramidBackbone):
             raise ValueError("mix_token needs the auxiliary head of lvt_cls; leave it out for lvt")
         dims, depths = (64, 64, 160, 256), (2, 2, 2, 2)
         num_heads, mlp_ratios, reductions = (2, 2, 5, 8), (4, 8, 4, 4), (0, 4, 2, 1)
-        self.in_chans, self.drop_rate, self.class_attention, self.mix_token = in_chans, drop_rate, class_attention, mix_token
+        self.in_chans, self.drop_rate, self.class_attention, self.mix_token = (
+            in_chans,
+            drop_rate,
+            class_attention,
+            mix_token,
+        )
         self.num_features = self.head_hidden_size = dims[-1]
         stages = []
         for i, rates in enumerate(calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)):
@@ -264,7 +271,7 @@ class LVT(PyramidBackbone):
             ]
             embed = PatchEmbed(dims[i - 1], dim, 3, 2) if i else PatchEmbed(in_chans, dim, 7, 4)
             stages.append(Stage(embed, blocks))
-        self.stages = nn.ModuleList(stages)
+        self.stages: Any = nn.ModuleList(stages)
         self.feature_info = [dict(num_chs=dim, reduction=4 * 2**i, module=f"stages.{i}") for i, dim in enumerate(dims)]
         self.norm = nn.Identity() if class_attention else nn.LayerNorm(dims[-1])
         self.reset_classifier(num_classes, global_pool)
@@ -298,7 +305,7 @@ class LVT(PyramidBackbone):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         return self.head(x, pre_logits)
 
-    def forward(self, x: Tensor) -> Tensor | TokenLabels:
+    def forward(self, x: Tensor) -> Any:
         """Logits (B, K), or with `mix_token` in training what `TokenLabels` says."""
         if not (self.mix_token and self.training):
             return super().forward(x)
@@ -307,23 +314,22 @@ class LVT(PyramidBackbone):
         return TokenLabels(logits, swap_box(aux_logits, box), box)
 
     @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head.fc
+    def get_classifier(self) -> nn.Module | tuple[nn.Module, nn.Module]:
+        return (self.head.fc, self.head.aux_fc) if isinstance(self.head, ClassAttentionHead) else self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         self.num_classes = num_classes
         if global_pool is not None:
-            self.global_pool = global_pool
+            self.global_pool = require_pool(global_pool)
         head: MeanHead | ClassAttentionHead
         if self.class_attention and self.global_pool:
-            head = ClassAttentionHead(self.num_features, num_classes, self.drop_rate)
+            head = ClassAttentionHead(self.num_features, num_classes, self.drop_rate).apply(init_weights)
             old = getattr(self, "head", None)
             if isinstance(old, ClassAttentionHead):  # all but the two classifiers stays
                 head.cls_token, head.blocks, head.norm = old.cls_token, old.blocks, old.norm
         else:
-            head = MeanHead(self.num_features, num_classes, self.global_pool, self.drop_rate)
-        head.apply(init_weights)
-        self.head = head.to(**get_device_dtype(self)).train(self.training)
+            head = MeanHead(self.num_features, num_classes, self.global_pool, self.drop_rate).apply(init_weights)
+        self.head: Any = head.to(**get_device_dtype(self)).train(self.training)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -351,7 +357,7 @@ def init_weights(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=math.sqrt(2 / (TAPS * module.weight.shape[-1])))
     elif isinstance(module, RASA):
         nn.init.normal_(module.atrous, std=math.sqrt(2 / TAPS))
-    if isinstance(getattr(module, "bias", None), Tensor) and not isinstance(module, nn.LayerNorm):
+    if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
         nn.init.zeros_(module.bias)
 
 

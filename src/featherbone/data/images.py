@@ -27,23 +27,25 @@ def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
     name = name or (str(source) if isinstance(source, str | Path) else "image")
     try:
         if isinstance(source, Image.Image):
-            image = source
-        else:
-            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-        image.load()
-        return _to_rgb(ImageOps.exif_transpose(image), name)
+            return _to_rgb(ImageOps.exif_transpose(source), name)
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return _to_rgb(ImageOps.exif_transpose(image), name)
     except BadImage:
         raise
     except FileNotFoundError:
         raise BadImage(f"{name}: there is no such file") from None
     except IsADirectoryError:
         raise BadImage(f"{name}: a folder, where a picture was expected") from None
+    except PermissionError:
+        raise BadImage(f"{name}: may not be read; change its permissions") from None
     except UnidentifiedImageError:
+        if not (source if isinstance(source, bytes) else Path(str(source)).stat().st_size):
+            raise BadImage(f"{name}: an empty file; replace it or leave it out") from None
         raise BadImage(f"{name}: not a picture that can be read; {_formats()}") from None
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise BadImage(f"{name}: larger than {limit} megapixels; scale it down or cut it into tiles") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
+    except (OSError, RuntimeError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
         reason = str(error) or type(error).__name__
         raise BadImage(f"{name}: damaged ({reason}); replace the file or leave it out") from None
 
@@ -53,7 +55,7 @@ def _formats() -> str:
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "RGB":
+    if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode == "F":
         raise BadImage(f"{name}: a floating-point picture has no fixed range; save it with 8 or 16 bits a channel")
@@ -71,7 +73,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 def _from_array(source: np.ndarray[Any, Any] | torch.Tensor) -> Image.Image:
     given = f"{'tensor' if isinstance(source, torch.Tensor) else 'array'} {tuple(source.shape)} of {source.dtype}"
     if isinstance(source, torch.Tensor):
-        array = source.detach().cpu().numpy()
+        tensor = source.detach().cpu()
+        array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # NumPy has no bfloat16
         array = array.transpose(1, 2, 0) if array.ndim == 3 else array
     else:
         array = source

@@ -7,6 +7,15 @@ import torch
 from timm.models._features import feature_take_indices  # timm keeps no public name for it
 from torch import Tensor, nn
 
+from featherbone.errors import BadOption
+
+
+def require_pool(global_pool: str) -> str:
+    """`global_pool`, if it is avg or empty (not pooled), the two ways our heads know. Raises `BadOption`."""
+    if global_pool not in ("avg", ""):
+        raise BadOption(f"global_pool {global_pool!r} is not 'avg', or '' to leave the pooling out")
+    return global_pool
+
 
 class PyramidBackbone(nn.Module):
     """A backbone that computes one state per level, coarser and coarser.
@@ -17,7 +26,8 @@ class PyramidBackbone(nn.Module):
 
     output_fmt: ClassVar[str] = "NHWC"  # of `forward_features`, timm's attribute
 
-    stages: nn.ModuleList
+    stages: Any
+    """The levels' modules, an `nn.ModuleList`; a stem before them is the family's own."""
     norm: nn.Module
     feature_info: list[dict[str, Any]]
     num_classes: int
@@ -82,6 +92,7 @@ class PyramidBackbone(nn.Module):
         take, deepest = feature_take_indices(count, indices)
         dropped = count - 1 - deepest
         self.stages = self.stages[: len(self.stages) - dropped]
+        self.feature_info = self.feature_info[: deepest + 1]
         if prune_norm or dropped:
             self.norm = nn.Identity()
         if prune_head or dropped:

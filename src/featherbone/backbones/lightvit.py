@@ -1,0 +1,436 @@
+"""LightViT: Towards Light-Weight Convolution-Free Vision Transformers (arXiv 2207.05557).
+
+Three stages of pre-norm transformer blocks on tokens: a few learned global tokens, then the image row by row.
+Attention is local inside unshifted windows; the global tokens gather the whole image and hand it back to every
+position. The feed-forward network ends in two gates, one over channels and one over positions (bi-dimensional
+attention), both of which see the mean of all tokens. A convolutional stem replaces the patch embedding.
+Written from the paper; the numbers agree with the published code.
+"""
+
+import re
+from typing import Any, NamedTuple
+
+import torch
+from timm.layers import DropPath, get_device_dtype, trunc_normal_
+from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from featherbone.backbones.checkpoints import unwrap
+from featherbone.backbones.published import Published
+from featherbone.errors import BadOption
+from featherbone.layers.pyramid import PyramidBackbone
+from featherbone.ops.windows import pad_to_windows, position_bias, window_attention
+
+HEAD_DIM = 32
+MLP_RATIOS = (8, 4, 4)
+NECK_DIM = 1280
+
+
+class State(NamedTuple):
+    """One level: T global tokens (none in the stem), then the H x W image tokens row by row, (B, T + H*W, C)."""
+
+    tokens: Tensor
+    height: int
+    width: int
+
+    def split(self) -> tuple[Tensor, Tensor]:
+        """Global tokens (B, T, C) and the map (B, H, W, C)."""
+        b, n, c = self.tokens.shape
+        t = n - self.height * self.width
+        return self.tokens[:, :t], self.tokens[:, t:].reshape(b, self.height, self.width, c)
+
+
+class Embed(nn.Module):
+    """The last convolution of the stem, LayerNorm, and the global tokens in front."""
+
+    def __init__(self, in_dim: int, dim: int, num_global_tokens: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_dim, dim, 3, stride=2, padding=1)
+        self.norm = nn.LayerNorm(dim)
+        self.global_tokens = nn.Parameter(torch.empty(1, num_global_tokens, dim))
+
+    def forward(self, state: State) -> State:
+        _, image = state.split()
+        x = self.proj(image.permute(0, 3, 1, 2))
+        tokens = self.norm(x.flatten(2).transpose(1, 2))
+        tokens = torch.cat([self.global_tokens.expand(x.shape[0], -1, -1), tokens], dim=1)
+        return State(tokens, x.shape[2], x.shape[3])
+
+
+class Merge(nn.Module):
+    """2x2 neighbours to one token, with a max-pooled residual; odd maps get a row or column of zeros first."""
+
+    def __init__(self, in_dim: int, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * in_dim)
+        self.reduce = nn.Linear(4 * in_dim, dim, bias=False)
+        self.residual = nn.Linear(in_dim, dim, bias=False)
+        self.global_norm = nn.LayerNorm(in_dim)
+        self.global_proj = nn.Linear(in_dim, dim, bias=False)
+
+    def forward(self, state: State) -> State:
+        global_tokens, image = state.split()
+        image = pad_to_windows(image, 2)
+        b, h, w, c = image.shape
+        pooled = F.max_pool2d(image.permute(0, 3, 1, 2), 2).flatten(2).transpose(1, 2)  # (B, N, C)
+        top, bottom = image.reshape(b, h // 2, 2, w // 2, 2 * c).unbind(2)  # each holds left, then right
+        merged = torch.cat([top[..., :c], bottom[..., :c], top[..., c:], bottom[..., c:]], dim=3).flatten(1, 2)
+        image_tokens = self.reduce(self.norm(merged)) + self.residual(pooled)
+        tokens = torch.cat([self.global_proj(self.global_norm(global_tokens)), image_tokens], dim=1)
+        return State(tokens, h // 2, w // 2)
+
+
+class Attention(nn.Module):
+    """Local window attention and global aggregation and broadcast (Sec. 3.2) on tokens (B, T + H*W, C).
+
+    Inside a window softmax(q k^T d^-1/2 + B) v, where maps that `window_size` does not divide end in zero tokens,
+    keys like any other; G = softmax(q_g k_x^T d^-1/2) v_x for the global tokens; every image token adds its
+    attention to G. The result is proj(concat[G, local + broadcast]).
+    """
+
+    def __init__(self, dim: int, window_size: int) -> None:
+        super().__init__()
+        self.window_size, self.num_heads = window_size, dim // HEAD_DIM
+        self.bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, self.num_heads))
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.kv_global = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """A joint projection (B, N, parts*C) as `parts` tensors (B, heads, N, d)."""
+        return x.reshape(*x.shape[:2], parts * self.num_heads, HEAD_DIM).transpose(1, 2).chunk(parts, dim=1)
+
+    def attend(self, q: Tensor, k: Tensor) -> Tensor:
+        """softmax(q k^T d^-1/2), (B, heads, T, N): for each global token, a distribution over the image tokens."""
+        return (q * HEAD_DIM**-0.5 @ k.transpose(2, 3)).softmax(-1)
+
+    def global_attention(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        """What `attend` gives for the arguments of `forward`, to look at."""
+        global_tokens, image = State(tokens, height, width).split()
+        return self.attend(self.heads(self.qkv(global_tokens), 3)[0], self.heads(self.qkv(image.flatten(1, 2)), 3)[1])
+
+    def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        global_tokens, image = State(tokens, height, width).split()
+        qkv = self.qkv(pad_to_windows(image, self.window_size))  # the zeros carry the bias from here on
+        bias = position_bias(self.bias_table, self.window_size, self.window_size)
+        local = window_attention(qkv, bias, self.window_size)[:, :height, :width].flatten(1, 2)
+
+        q, k, v = self.heads(qkv[:, :height, :width].flatten(1, 2), 3)
+        gathered = self.attend(self.heads(self.qkv(global_tokens), 3)[0], k) @ v
+        gathered = gathered.transpose(1, 2).flatten(2)  # (B, T, C)
+        k, v = self.heads(self.kv_global(gathered), 2)
+        broadcast = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(torch.cat([gathered, local + broadcast.transpose(1, 2).flatten(2)], dim=1))
+
+
+class BiDimensionalAttention(nn.Module):
+    """Two gates in (0, 1) on tokens (B, N, C), Sec. 3.3: y * channel * spatial."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.global_reduce = nn.Linear(dim, dim // 4)
+        self.local_reduce = nn.Linear(dim, dim // 4)
+        self.channel_select = nn.Linear(dim // 4, dim)
+        self.spatial_select = nn.Linear(dim // 2, 1)
+
+    def gates(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The channel gate (B, 1, C) and the spatial gate (B, N, 1)."""
+        z = self.norm(y)
+        g = F.gelu(self.global_reduce(z.mean(1, keepdim=True)))
+        l = F.gelu(self.local_reduce(z))  # noqa: E741, the paper's letter
+        both = torch.cat([l, g.expand(-1, y.shape[1], -1)], dim=2)
+        return self.channel_select(g).sigmoid(), self.spatial_select(both).sigmoid()
+
+    def forward(self, y: Tensor) -> Tensor:
+        channel, spatial = self.gates(y)
+        return y * channel * spatial
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, Linear, then the gates if there are any."""
+
+    def __init__(self, dim: int, hidden: int, bidimensional: bool) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+        self.gate = BiDimensionalAttention(dim) if bidimensional else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gate(self.fc2(F.gelu(self.fc1(x))))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)), on tokens (B, T + H*W, C)."""
+
+    def __init__(self, dim: int, mlp_ratio: int, window_size: int, bidimensional: bool, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, window_size)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, mlp_ratio * dim, bidimensional)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), height, width))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class Stage(nn.Module):
+    """From the level before to this one's tokens, then blocks; `recompute` checkpoints each of them."""
+
+    def __init__(self, embed: Embed | Merge, blocks: list[Block]) -> None:
+        super().__init__()
+        self.embed = embed
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, state: State, recompute: bool) -> State:
+        tokens, height, width = self.embed(state)
+        for block in self.blocks:
+            tokens = checkpoint(block, tokens, height, width) if recompute else block(tokens, height, width)
+        return State(tokens, height, width)
+
+
+class StateNorm(nn.LayerNorm):
+    """LayerNorm on the tokens of a state."""
+
+    def forward(self, state: State) -> State:  # type: ignore[override]
+        return state._replace(tokens=super().forward(state.tokens))
+
+
+class LightViT(PyramidBackbone):
+    """A stem and three stages, each `dims` wide and `depths` blocks deep.
+
+    `forward_features` gives tokens (B, T + N, 1280), the `num_global_tokens` first: the neck comes before pooling.
+    Without `bidimensional` the feed-forward networks have no gates. Level 0 is the stem's map of stride 4.
+    """
+
+    output_fmt = "NLC"
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        dims: tuple[int, int, int] = (64, 128, 256),
+        depths: tuple[int, int, int] = (2, 6, 6),
+        num_global_tokens: int = 8,
+        window_size: int = 7,
+        bidimensional: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if min(num_global_tokens, window_size) < 1:
+            raise BadOption(f"num_global_tokens {num_global_tokens} and window_size {window_size} must be 1 or more")
+        self.in_chans, self.drop_rate, self.num_prefix_tokens = in_chans, drop_rate, num_global_tokens
+        self.num_features = self.head_hidden_size = NECK_DIM
+        stem_dim = dims[0] // 2
+        self.stem = nn.Sequential(
+            *conv_bn_gelu(in_chans, stem_dim, stride=2),
+            *conv_bn_gelu(stem_dim, stem_dim, groups=stem_dim),
+            *conv_bn_gelu(stem_dim, stem_dim, groups=stem_dim),
+            *conv_bn_gelu(stem_dim, stem_dim, stride=2, groups=stem_dim),
+        )
+        stages = []
+        drop_rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(list(depths))
+        for i, rates in enumerate(drop_rates):
+            embed = Merge(dims[i - 1], dims[i]) if i else Embed(stem_dim, dims[0], num_global_tokens)
+            blocks = [Block(dims[i], MLP_RATIOS[i], window_size, bidimensional, rate) for rate in rates.tolist()]
+            stages.append(Stage(embed, blocks))
+        self.stages = nn.ModuleList(stages)
+        self.feature_info = [dict(num_chs=stem_dim, reduction=4, module="stem")]
+        self.feature_info += [dict(num_chs=d, reduction=8 * 2**i, module=f"stages.{i}") for i, d in enumerate(dims)]
+        self.norm = StateNorm(dims[-1])
+        self.neck: nn.Module = nn.Sequential(nn.Linear(dims[-1], NECK_DIM), nn.LayerNorm(NECK_DIM), nn.GELU())
+        self.reset_classifier(num_classes, global_pool)
+        self.apply(init_weights)
+        self.to(device=device, dtype=dtype)
+
+    def levels(self, image: Tensor, last: int) -> list[State]:
+        x = self.stem(image)
+        states = [State(x.flatten(2).transpose(1, 2), x.shape[2], x.shape[3])]
+        for stage in self.stages[:last]:
+            states.append(stage(states[-1], recompute=self.grad_checkpointing and self.training))
+        return states
+
+    def as_map(self, state: State) -> Tensor:
+        return state.split()[1]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Tokens (B, T + N, 1280) after the last norm and the neck, the global ones first."""
+        return self.neck(self.norm(self.levels(x, last=3)[-1]).tokens)
+
+    @torch.jit.ignore
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """As `PyramidBackbone` says; the final features are tokens."""
+        result = super().forward_intermediates(x, indices, norm, stop_early, output_fmt, intermediates_only)
+        if intermediates_only:
+            return result
+        tokens, maps = result[0].tokens, result[1]
+        stopped = tokens.shape[2] != self.feature_info[-1]["num_chs"]  # every level has a width of its own
+        return tokens if stopped else self.neck(tokens), maps
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """As `PyramidBackbone` says; the neck goes with the head."""
+        take = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        if prune_head or len(self.stages) < len(self.feature_info) - 1:
+            self.neck = nn.Identity()
+        return take
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        if self.global_pool:
+            x = x.mean(1)
+        x = F.dropout(x, self.drop_rate, self.training)
+        return x if pre_logits else self.head(x)
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        if global_pool not in (None, "avg", ""):
+            raise BadOption(f"global_pool {global_pool!r} is not 'avg', or '' to leave the tokens unpooled")
+        self.num_classes = num_classes
+        if global_pool is not None:
+            self.global_pool = global_pool
+        head = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
+        head.apply(init_weights)
+        self.head = head.to(**get_device_dtype(self)).train(self.training)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        return {name for name, _ in self.named_parameters() if name.endswith(("global_tokens", "bias_table"))}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of the stem and of the blocks in order of depth, for layer-wise learning rates."""
+        by_block = [
+            (r"^stages\.(\d+)\.embed", (-1,)),
+            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+            (r"^norm|^neck", (99999,)),
+        ]
+        return dict(stem=r"^stem|^stages\.0\.embed", blocks=r"^stages\.(\d+)" if coarse else by_block)
+
+
+def conv_bn_gelu(in_dim: int, dim: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    """A 3x3 convolution without bias, BatchNorm, GELU."""
+    conv = nn.Conv2d(in_dim, dim, 3, stride=stride, padding=1, groups=groups, bias=False)
+    return [conv, nn.BatchNorm2d(dim), nn.GELU()]
+
+
+def init_weights(module: nn.Module) -> None:
+    """Linear, bias tables and global tokens trunc-normal 0.02, biases of Linear 0, the rest as torch has it."""
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, Attention):
+        trunc_normal_(module.bias_table, std=0.02)
+    elif isinstance(module, Embed):
+        trunc_normal_(module.global_tokens, std=0.02)
+
+
+PUBLISHED_NAMES = (  # patterns of the published parameter names, and ours
+    (r"^global_token$", "stages.0.embed.global_tokens"),
+    (r"^patch_embed\.stem\.", "stem."),
+    (r"^patch_embed\.", "stages.0.embed."),
+    (r"^stages\.([12])\.0\.norm2\.", r"stages.\1.embed.global_norm."),
+    (r"^stages\.([12])\.0\.proj\.", r"stages.\1.embed.global_proj."),
+    (r"^stages\.([12])\.0\.res_proj\.", r"stages.\1.embed.residual."),
+    (r"^stages\.([12])\.0\.reduction\.", r"stages.\1.embed.reduce."),
+    (r"^stages\.([12])\.0\.norm\.", r"stages.\1.embed.norm."),
+    (r"^stages\.0\.(\d+)\.", r"stages.0.blocks.\1."),
+    (r"^stages\.([12])\.(\d+)\.", lambda found: f"stages.{found[1]}.blocks.{int(found[2]) - 1}."),
+    (r"\.relative_position_bias_table$", ".bias_table"),
+    (r"\.mlp\.attn\.", ".mlp.gate."),
+)
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """A published LightViT checkpoint under our names; ours is left alone."""
+    state_dict = unwrap(state_dict)
+    if "global_token" not in state_dict:
+        return state_dict
+    ours = {}
+    for name, value in state_dict.items():
+        for pattern, replacement in PUBLISHED_NAMES:
+            name = re.sub(pattern, replacement, name)
+        if not name.endswith(".relative_position_index"):  # follows from the window size
+            ours[name] = value
+    return ours
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    return {
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "first_conv": "stem.0",
+        "classifier": "head",
+        "license": "apache-2.0",
+        "paper_name": "LightViT: Towards Light-Weight Convolution-Free Vision Transformers",
+        "paper_ids": "arXiv:2207.05557",
+        "origin_url": "https://github.com/hunto/LightViT",
+        **kwargs,
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "lightvit_tiny.untrained": _cfg(),
+        "lightvit_small.untrained": _cfg(),
+        "lightvit_base.untrained": _cfg(),
+    }
+)
+
+PUBLISHED = {
+    "lightvit_tiny": Published(params=9.4, gmacs=0.7, top1=78.7),
+    "lightvit_small": Published(params=19.2, gmacs=1.7, top1=80.9),
+    "lightvit_base": Published(params=35.2, gmacs=3.9, top1=82.1),
+}
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> LightViT:
+    feature_cfg = dict(out_indices=(0, 1, 2, 3), feature_cls="getter")
+    return build_model_with_cfg(
+        LightViT, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=feature_cfg, **kwargs
+    )
+
+
+@register_model
+def lightvit_tiny(pretrained: bool = False, **kwargs: Any) -> LightViT:
+    """LightViT-T, 9.378M parameters, 0.78 GMACs at 224; 78.7% top-1 in the paper."""
+    size = dict(dims=(64, 128, 256), depths=(2, 6, 6), num_global_tokens=8)
+    return _create("lightvit_tiny", pretrained, **dict(size, **kwargs))
+
+
+@register_model
+def lightvit_small(pretrained: bool = False, **kwargs: Any) -> LightViT:
+    """LightViT-S, 19.200M parameters, 1.84 GMACs at 224; 80.9% top-1 in the paper."""
+    size = dict(dims=(96, 192, 384), depths=(2, 6, 6), num_global_tokens=16)
+    return _create("lightvit_small", pretrained, **dict(size, **kwargs))
+
+
+@register_model
+def lightvit_base(pretrained: bool = False, **kwargs: Any) -> LightViT:
+    """LightViT-B, 35.196M parameters, 4.13 GMACs at 224; 82.1% top-1 in the paper."""
+    size = dict(dims=(128, 256, 512), depths=(3, 8, 6), num_global_tokens=24)
+    return _create("lightvit_base", pretrained, **dict(size, **kwargs))

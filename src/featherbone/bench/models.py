@@ -1,0 +1,94 @@
+"""Facts of a backbone: what it costs, and what its paper says."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from featherbone.backbones import FAMILIES
+from featherbone.backbones.published import Published
+from featherbone.tasks.backbone import preprocessing_of, require_model
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """One row of `featherbone models`."""
+
+    name: str
+    image_size: int
+    params: int
+    """With the ImageNet classifier."""
+    macs: int
+    """Multiply-adds of one image at `image_size`, convolutions and matrix products counted."""
+    strides: tuple[int, ...]
+    """Of the maps a dense head gets."""
+    published: Published | None
+    """What the paper states; None for backbones that are not of the four families."""
+    measured_top1: float | None = None
+    """ImageNet-1K top-1 of weights trained here, in per cent; None: not run."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def published() -> dict[str, Published]:
+    """Every size of the four families, in the order of the papers."""
+    return {name: row for family in FAMILIES for name, row in family.PUBLISHED.items()}
+
+
+def count_macs(model: nn.Module, height: int, width: int) -> int:
+    """Multiply-adds of one image (3, H, W), convolutions and matrix products counted, in the model's own device."""
+    device = next(model.parameters()).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(1, 3, height, width, device=device))
+    return counter.get_total_flops() // 2
+
+
+def model_facts(name: str) -> ModelFacts:
+    """Facts of a timm model, found on the meta device: nothing is computed. Raises `UnknownModel`."""
+    require_model(name)
+    size = preprocessing_of(name)
+    with torch.device("meta"):
+        model = timm.create_model(name).requires_grad_(False)
+        try:
+            maps: Any = timm.create_model(name, features_only=True)
+            strides = tuple(maps.feature_info.reduction())
+        except (RuntimeError, AttributeError, TypeError, ValueError, AssertionError):  # timm's ways to say no maps
+            strides = ()
+    params = sum(parameter.numel() for parameter in model.parameters())
+    return ModelFacts(
+        name, size.height, params, count_macs(model, size.height, size.width), strides, published().get(name)
+    )
+
+
+def model_table(rows: Sequence[ModelFacts], markdown: bool) -> str:
+    """The rows as a table, for a terminal or in Markdown."""
+    head = ("model", "input", "params", "MACs", "strides", "published params, MACs, top-1", "measured top-1")
+    cells = [head, *(_cells(row) for row in rows)]
+    if markdown:
+        lines = [f"| {' | '.join(row)} |" for row in cells]
+        return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+
+
+def _cells(row: ModelFacts) -> tuple[str, ...]:
+    paper = ""
+    if row.published is not None:
+        p = row.published
+        figures = (("{:g}M", p.params), ("{:g}G", p.gmacs), ("{:g}%", p.top1))
+        paper = ", ".join(form.format(value) for form, value in figures if value is not None) or "no classifier"
+    return (
+        row.name,
+        str(row.image_size),
+        f"{row.params / 1e6:.3f}M",
+        f"{row.macs / 1e9:.2f}G",
+        ", ".join(map(str, row.strides)) or "no maps",
+        paper,
+        "not run" if row.measured_top1 is None else f"{row.measured_top1:.1f}%",
+    )

@@ -1,0 +1,76 @@
+"""The command line: the functions of `commands`, their exit codes, and `--json`."""
+
+import functools
+import inspect
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+
+from featherbone import commands
+from featherbone.errors import FeatherboneError
+from featherbone.progress import say
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    function.__name__: function
+    for function in (
+        commands.demo,
+        commands.models,
+        commands.doctor,
+        commands.train,
+        commands.evaluate,
+        commands.predict,
+        commands.export,
+    )
+}
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0, 1 where it finds something wrong, 2 for a user's mistake, 130 when interrupted."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    as_json = "--json" in arguments
+    try:
+        result = tyro.extras.subcommand_cli_from_dict(
+            {name: with_json(function) for name, function in COMMANDS.items()},
+            prog="featherbone",
+            description="Light-weight vision transformers, from a folder of images to a verified file.",
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+    except FeatherboneError as error:
+        say(str(error), "error", "red")
+        if as_json:
+            print(json.dumps({"error": str(error), "kind": type(error).__name__}))
+        return error.exit_code
+    except KeyboardInterrupt:
+        say("interrupted; a training run goes on with: featherbone train --resume RUN")
+        return INTERRUPTED
+    print(json.dumps(result.to_json(), ensure_ascii=False) if as_json else result)
+    return getattr(result, "exit_code", 0)
+
+
+def with_json(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with one more option, `json`, which `main` looks at."""
+    signature = inspect.signature(function)
+    option = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
+    parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    rest = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
+
+    @functools.wraps(function)
+    def call(*args: Any, json: bool = False, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    call.__signature__ = signature.replace(parameters=[*parameters, option, *rest])  # type: ignore[attr-defined]
+    call.__annotations__ = {**function.__annotations__, "json": bool}
+    text = inspect.getdoc(function) or ""
+    text += "" if "\nArgs:" in text else "\n\nArgs:"
+    call.__doc__ = f"{text}\n    json: Print one JSON object on standard output, all else on standard error."
+    del call.__wrapped__
+    return call
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,261 @@
+"""The commands, each a typed function; the command line's parser is made from these signatures."""
+
+from pathlib import Path
+from typing import Literal, Unpack
+
+from tyro.conf import Positional
+
+from featherbone.engine.settings import Settings
+from featherbone.errors import BadImage, BadOption
+from featherbone.outcomes import (
+    DemoResult,
+    DoctorResult,
+    EvaluateResult,
+    ExportResult,
+    ModelsResult,
+    Prediction,
+    PredictResult,
+    TrainResult,
+)
+from featherbone.progress import bar, say
+
+Task = Literal["classification", "detection", "instance", "semantic", "panoptic"]
+
+
+def train(
+    data: Path | None = None,
+    model: str = "lvt",
+    *,
+    task: Task | None = None,
+    recipe: str | None = None,
+    preset: Literal["small-data"] | None = None,
+    resume: Path | None = None,
+    out: Path | None = None,
+    **settings: Unpack[Settings],
+) -> TrainResult:
+    """Train a model on a folder of images, and evaluate it.
+
+    Args:
+        data: Data folder; its layout tells the task.
+        model: Name of one of our backbones or of any timm model.
+        task: What to train for, where the folder serves several tasks.
+        recipe: A paper's settings, by name; options given beside it win.
+        preset: Settings for a kind of data: small-data is for tens to hundreds of images.
+        resume: Run folder to continue exactly where it stopped.
+        out: Run folder to write; by default a new one under runs/.
+        **settings: How to train.
+
+    """
+    from featherbone.engine.settings import complete
+    from featherbone.engine.train import resume_run, start_run
+    from featherbone.recipes import find_recipe
+    from featherbone.tasks.card import Card
+
+    if resume is not None:
+        if data is not None or recipe or preset or out:
+            raise BadOption("--resume continues a run with what it began with; leave data, recipe, preset and out away")
+        run = resume_run(Path(resume), settings)
+    else:
+        if data is None:
+            raise BadOption("no data; give a folder: featherbone train --data DIR, or see: featherbone demo")
+        run = start_run(
+            Path(data),
+            model,
+            task,
+            None if out is None else Path(out),
+            complete(preset, find_recipe(recipe) if recipe else None, **settings),
+        )
+    return TrainResult(run, Card.read(run).metrics, run / "report.html")
+
+
+def evaluate(
+    run: Positional[Path],
+    *,
+    data: Path | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+) -> EvaluateResult:
+    """Measure a run on the validation images of its data set, or of another one with the same classes.
+
+    Args:
+        run: Run folder.
+        data: Data folder; by default the one the run was trained on.
+        out: Where to write the report; by default `report.html` in the run folder, for its own data only.
+        device: auto, cpu, cuda or mps.
+        workers: Processes that read images; by default by the number of cores.
+
+    """
+    from featherbone.engine.classification import evaluate_run
+
+    return EvaluateResult(*evaluate_run(Path(run), data and Path(data), out and Path(out), device, workers))
+
+
+def predict(
+    run: Positional[Path],
+    images: Positional[tuple[Path, ...]],
+    *,
+    out: Path | None = None,
+    pictures: bool = True,
+    batch_size: int = 16,
+    device: str = "auto",
+) -> PredictResult:
+    """Say what is on pictures, and write annotated copies and `predictions.json`.
+
+    Args:
+        run: Run folder.
+        images: Pictures, and folders of pictures.
+        out: Folder to write to; by default `predictions` in the run folder.
+        pictures: Write annotated copies.
+        batch_size: Pictures computed at a time.
+        device: auto, cpu, cuda or mps.
+
+    """
+    from featherbone.data.images import read_image
+    from featherbone.draw import draw_record, save_picture
+    from featherbone.files import write_json
+    from featherbone.predict import find_images, in_batches, load
+
+    if batch_size < 1:
+        raise BadOption(f"batch size {batch_size} is not 1 or more")
+    predictor = load(run, device)
+    folder = Path(run) / "predictions" if out is None else Path(out)
+    found = find_images([Path(path) for path in images])
+    names = unique_names(found)
+    done: list[Prediction] = []
+    skipped: dict[str, str] = {}
+    with bar("predicting", len(found)) as advance:
+        for paths in in_batches(found, batch_size):
+            readable = []
+            for path in paths:
+                try:
+                    readable.append((path, read_image(path)))
+                except BadImage as error:
+                    skipped[str(path)] = str(error)
+                    say(str(error), "skipped")
+            for (path, image), record in zip(
+                readable, predictor.predict([image for _, image in readable]), strict=True
+            ):
+                picture = folder / f"{names[path]}.jpg" if pictures else None
+                if picture is not None:
+                    save_picture(draw_record(image, record), picture)
+                done.append(Prediction(path, record, picture))
+            advance(len(paths))
+    if not done:
+        raise BadImage(f"none of {len(found)} pictures can be read; the first: {next(iter(skipped.values()))}")
+    result = PredictResult(tuple(done), skipped, folder)
+    write_json(folder / "predictions.json", result.to_json())
+    return result
+
+
+def unique_names(paths: list[Path]) -> dict[Path, str]:
+    """A file name for each path: its own stem, numbered where several share one."""
+    taken: dict[str, int] = {}
+    names = {}
+    for path in paths:
+        count = taken[path.stem] = taken.get(path.stem, 0) + 1
+        names[path] = path.stem if count == 1 else f"{path.stem}-{count}"
+    return names
+
+
+def export(
+    run: Positional[Path],
+    *,
+    to: Literal["onnx"] = "onnx",
+    images: Path | None = None,
+    count: int = 32,
+    out: Path | None = None,
+) -> ExportResult:
+    """Write a run as a file for another runtime, proven on real images to give the model's own results.
+
+    Args:
+        run: Run folder.
+        to: Format of the file.
+        images: Folder of pictures to prove it on; by default the run's validation images.
+        count: How many of them.
+        out: File to write; by default `model.onnx` in the run folder.
+
+    """
+    from featherbone.export.onnx import export_onnx, require_onnx
+    from featherbone.predict import proof_images
+    from featherbone.tasks.run import load_task
+
+    require_onnx()
+    if count < 1:
+        raise BadOption(f"count {count} is not 1 or more")
+    card, task = load_task(Path(run))
+    path = Path(run) / f"model.{to}" if out is None else Path(out)
+    parity = export_onnx(card, task, path, proof_images(card, images and Path(images), count))
+    return ExportResult(path, parity)
+
+
+def models(pattern: Positional[str | None] = None) -> ModelsResult:
+    """List backbones with what they cost and what their papers say.
+
+    Args:
+        pattern: Names to list, with * for anything, among ours and all of timm's; by default ours.
+
+    """
+    import timm
+
+    from featherbone.bench.models import model_facts, published
+    from featherbone.errors import UnknownModel, did_you_mean
+
+    names = list(published()) if pattern is None else timm.list_models(pattern)
+    if not names:
+        raise UnknownModel(f"no backbone matches {pattern!r}{did_you_mean(pattern or '', timm.list_models())}")
+    with bar("counting", len(names)) as advance:
+        rows = []
+        for name in names:
+            rows.append(model_facts(name))
+            advance()
+    return ModelsResult(tuple(rows))
+
+
+def doctor(data: Positional[Path], *, task: Task | None = None, out: Path = Path("doctor.html")) -> DoctorResult:
+    """Check the images and labels of a data folder before training; exit code 1 if anything would spoil it.
+
+    Args:
+        data: Data folder.
+        task: What it is for, where the folder serves several tasks.
+        out: Page to write, with pictures of each finding.
+
+    """
+    from featherbone.data.doctor import examine
+    from featherbone.data.doctor_page import write_page
+    from featherbone.data.layouts import find_task
+
+    if find_task(Path(data), task) != "classification":
+        raise BadOption(f"{data}: this version examines classification data")
+    examination = examine(Path(data))
+    write_page(examination, Path(out))
+    return DoctorResult(examination, Path(out))
+
+
+def demo(
+    out: Path = Path("featherbone-demo"), *, model: str = "lvt", epochs: int = 6, device: str = "auto"
+) -> DemoResult:
+    """The whole main job on drawn data: draw, train, evaluate, predict, export, verify. Minutes on two cores.
+
+    Args:
+        out: Folder for data, run and pictures; must be new or empty.
+        model: Backbone to train.
+        epochs: Passes over the drawn images.
+        device: auto, cpu, cuda or mps.
+
+    """
+    from featherbone.data.scenes_write import write_classification
+    from featherbone.export.onnx import require_onnx
+
+    require_onnx()
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadOption(f"{out} is not an empty folder; remove it or choose another with --out")
+    say("drawing pictures")
+    write_classification(out / "data")
+    trained = train(out / "data", model, out=out / "run", image_size=64, epochs=epochs, device=device)
+    shown = sorted((out / "data" / "val").glob("*/*"))
+    chosen = tuple(shown[:: max(len(shown) // 12, 1)][:12])
+    predicted = predict(trained.run, chosen, out=out / "pictures", device=device)
+    exported = export(trained.run)
+    return DemoResult(trained, predicted, exported)

@@ -1,0 +1,48 @@
+"""Which tasks a data folder can serve, told from what lies in it."""
+
+from pathlib import Path
+
+from featherbone.errors import BadData, BadOption
+
+SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
+"""Names a split goes by in folders and files."""
+
+LAYOUTS = """\
+  classification   train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg, or train*.parquet and val*.parquet
+  detection        annotations/instances_{train,val}.json, or a YOLO data.yaml
+  instance         annotations/instances_{train,val}.json
+  semantic         images/{train,val}, masks/{train,val} and classes.txt
+  panoptic         annotations/panoptic_{train,val}.json"""
+
+
+def find_tasks(data: Path) -> tuple[str, ...]:
+    """Tasks that the layout of `data` serves, in the order of `LAYOUTS`. Raises `BadData` where it is no layout."""
+    if not data.is_dir():
+        what = "a file" if data.exists() else "nothing"
+        raise BadData(f"{data}: {what} there; give a folder of one of these layouts:\n{LAYOUTS}")
+    coco = any(data.glob("annotations/instances_*.json"))
+    panoptic = any(data.glob("annotations/panoptic_*.json"))
+    masks = (data / "masks").is_dir() and (data / "images").is_dir()
+    yolo = (data / "data.yaml").is_file()
+    found = {
+        "detection": coco or panoptic or yolo,
+        "instance": coco or panoptic,
+        "semantic": masks or panoptic,
+        "panoptic": panoptic,
+    }
+    tasks = tuple(task for task, fits in found.items() if fits)
+    if tasks:
+        return tasks
+    if any(data.glob("**/*.parquet")) or any(entry.is_dir() for entry in data.iterdir()):
+        return ("classification",)
+    raise BadData(f"{data}: no data layout known; give a folder of one of these:\n{LAYOUTS}")
+
+
+def find_task(data: Path, task: str | None) -> str:
+    """The task to do on `data`: `task` if the layout serves it, or the only one it serves."""
+    tasks = find_tasks(data)
+    if task is None and len(tasks) > 1:
+        raise BadOption(f"{data} serves {', '.join(tasks)}: choose one with --task")
+    if task is not None and task not in tasks:
+        raise BadOption(f"{data} serves {', '.join(tasks)}, not {task}; layouts:\n{LAYOUTS}")
+    return task or tasks[0]

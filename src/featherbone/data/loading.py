@@ -1,0 +1,100 @@
+"""From labelled images to batches that depend on the seed alone.
+
+Whatever is random about an image follows from (seed, epoch, index), and the order of an epoch from (seed, epoch): no
+state to save, the same for any number of worker processes, and the same global batches for any number of ranks.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from featherbone.data.classification import LabelledImages
+
+
+@contextmanager
+def seeded(*keys: int) -> Iterator[None]:
+    """Run with Python's, NumPy's and torch's CPU generators seeded by `keys`, then give them their states back."""
+    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    first, second = np.random.SeedSequence(keys).generate_state(2).tolist()
+    random.seed(first)
+    np.random.seed(second)
+    torch.default_generator.manual_seed(first << 32 | second)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.default_generator.set_state(states[2])
+
+
+class Samples(Dataset[tuple[Tensor, int]]):
+    """Transformed image (3, H, W) and label of `(epoch, index)`."""
+
+    def __init__(self, images: LabelledImages, transform: Callable[[Image.Image], Tensor], seed: int = 0) -> None:
+        self.images, self.transform, self.seed = images, transform, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
+        with seeded(self.seed, epoch, index):
+            return self.transform(self.images.read(index)), int(self.images.labels[index])
+
+
+class Batches(Sampler[list[tuple[int, int]]]):
+    """Batches of one epoch after another, this rank's share, from any step on.
+
+    An epoch is a permutation cut into global batches of `batch_size`, what remains dropped; a global batch is cut into
+    `parts` micro-batches, and `rank` of `world` takes every world-th of those, in order.
+    """
+
+    def __init__(self, count: int, batch_size: int, parts: int, rank: int, world: int, seed: int) -> None:
+        self.count, self.batch_size, self.parts, self.rank, self.world, self.seed = (
+            count,
+            batch_size,
+            parts,
+            rank,
+            world,
+            seed,
+        )
+        self.epoch = self.start = 0
+        self.steps = count // batch_size
+
+    def begin(self, epoch: int, start: int) -> None:
+        """Set the next pass: epoch `epoch` from its step `start` on."""
+        self.epoch, self.start = epoch, start
+
+    def __len__(self) -> int:
+        return (self.steps - self.start) * self.parts // self.world
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        for step in range(self.start, self.steps):
+            micro = np.split(order[step * self.batch_size : (step + 1) * self.batch_size], self.parts)
+            for part in micro[self.rank :: self.world]:
+                yield [(self.epoch, int(index)) for index in part]
+
+
+def train_loader(samples: Samples, batches: Batches, workers: int, device: torch.device) -> DataLoader[Any]:
+    """Batches (B, 3, H, W) and labels (B,), read by `workers` processes."""
+    return DataLoader(
+        samples,
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def eval_loader(
+    samples: Samples, batch_size: int, workers: int, device: torch.device, rank: int = 0, world: int = 1
+) -> DataLoader[Any]:
+    """All samples in order, each once; `rank` of `world` takes every world-th."""
+    indices = list(range(len(samples.images)))[rank::world]
+    batches = [[(0, i) for i in indices[at : at + batch_size]] for at in range(0, len(indices), batch_size)]
+    return DataLoader(samples, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda")

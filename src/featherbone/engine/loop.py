@@ -1,0 +1,209 @@
+"""The one training loop.
+
+Everything random about a step follows from (seed, step, part of the batch), and about an image from (seed, epoch,
+index), so the state to resume from is the weights, the optimiser and the step, and N processes do exactly what one
+process does that computes its batches in N parts.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from featherbone.data.loading import Batches
+from featherbone.engine.optimiser import set_training
+from featherbone.engine.run import load_state, read_metrics, save_state, write_metrics
+from featherbone.errors import FeatherboneError
+from featherbone.progress import bar
+from featherbone.tasks.run import save_weights
+
+Prepare = Callable[[Any, tuple[int, int]], tuple[Tensor, Any]]
+"""A loaded batch on the device and (seed, step), to images and targets."""
+Evaluate = Callable[[nn.Module], dict[str, Any]]
+
+
+class Wrapped(nn.Module):
+    """What accelerate wraps and `compile` compiles; the task inside stays plain, and is evaluated in float32."""
+
+    def __init__(self, task: nn.Module) -> None:
+        super().__init__()
+        self.task = task
+
+    def forward(self, images: Tensor) -> Any:
+        return self.task(images)
+
+
+@dataclass
+class Loop:
+    """Train `task` and keep its run folder; every process of a group makes one of its own."""
+
+    run: Path
+    accelerator: Accelerator
+    task: Any
+    """The module with `forward` and `losses`."""
+    optimiser: torch.optim.Optimizer
+    schedule: CosineLRScheduler
+    loader: DataLoader[Any]
+    batches: Batches
+    prepare: Prepare
+    evaluate: Evaluate
+    on_best: Callable[[dict[str, Any], int], None]
+    """Told the metrics and the epoch of the best weights so far, after they are written."""
+    epochs: int
+    metric: str
+    """The validation metric by which weights are best."""
+    seed: int = 0
+    clip_grad: float | None = None
+    compile: bool = False
+    ema: ModelEmaV3 | None = None
+    save_seconds: float = 60.0
+    on_epoch: Callable[[dict[str, Any]], None] = lambda row: None
+    step: int = 0
+    best: float = -1.0
+    sums: dict[str, float] = field(default_factory=dict)
+    """Loss terms summed over the micro-batches of the epoch so far, in this process's share."""
+    seconds: float = 0.0
+    """Of the epoch so far."""
+
+    def __post_init__(self) -> None:
+        wrapped: Any = torch.compile(Wrapped(self.task)) if self.compile else Wrapped(self.task)
+        self.model, self.optimiser = self.accelerator.prepare(wrapped, self.optimiser)
+        self.parts = self.batches.parts // self.batches.world
+        """Micro-batches of a step in this process."""
+
+    def fit(self) -> None:
+        """Train from the current step to the end."""
+        per_epoch = self.batches.steps
+        if self.step == 0:
+            self.save()  # so that a run that is killed at once can be resumed
+        for epoch in range(self.step // per_epoch, self.epochs):
+            self.train_epoch(epoch)
+            self.finish_epoch(epoch)
+
+    def train_epoch(self, epoch: int) -> None:
+        """The rest of the epoch."""
+        per_epoch, begun = self.batches.steps, time.monotonic() - self.seconds
+        self.batches.begin(epoch, self.step % per_epoch)
+        saved = time.monotonic()
+        part = 0
+        with bar(f"epoch {epoch + 1}/{self.epochs}", per_epoch, self.step % per_epoch) as advance:
+            for batch in self.loader:
+                loss = self.micro_step(batch, part)
+                part = (part + 1) % self.parts
+                if part:
+                    continue
+                self.step += 1
+                advance(note=f"loss {loss:.3f}")
+                self.seconds = time.monotonic() - begun
+                if self.save_due(saved) and self.step % per_epoch:
+                    self.save()
+                    saved = time.monotonic()
+
+    def micro_step(self, batch: Any, part: int) -> float:
+        """Gradients of one micro-batch, and with a step's last one the update; the loss."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        draws = np.random.SeedSequence((self.seed, self.step, part * world + rank)).generate_state(1, np.uint64)
+        torch.manual_seed(int(draws[0]))
+        set_training(self.task)
+        with self.accelerator.accumulate(self.model):
+            images, targets = self.prepare(batch, (self.seed, self.step))
+            terms = self.task.losses(self.model(images), targets)
+            loss = torch.stack(list(terms.values())).sum()
+            if not torch.isfinite(loss):
+                raise FeatherboneError(
+                    f"the loss became {loss.item()} at step {self.step}; lower --lr, set --clip-grad 1, or use "
+                    f"--precision fp32, and resume or start again"
+                )
+            self.accelerator.backward(loss)
+            if self.accelerator.sync_gradients:
+                if self.clip_grad:
+                    self.accelerator.clip_grad_norm_(self.task.parameters(), self.clip_grad)
+                self.schedule.step_update(self.step)
+                self.optimiser.step()
+                self.optimiser.zero_grad()
+                if self.ema is not None:
+                    self.ema.update(self.task, step=self.step)
+        for name, term in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + term.item()
+        return loss.item()
+
+    def finish_epoch(self, epoch: int) -> None:
+        """Evaluate, keep the best weights, write the epoch's row, and save."""
+        means = {name: self.mean(total) for name, total in self.sums.items()}
+        weights = self.ema.module if self.ema is not None else self.task
+        metrics = self.evaluate(weights)
+        row = {
+            "epoch": epoch + 1,
+            "step": self.step,
+            "lr": self.optimiser.param_groups[0]["lr"] / self.optimiser.param_groups[0].get("lr_scale", 1.0),
+            "train": {"loss": sum(means.values()), **means},
+            "val": {name: value for name, value in metrics.items() if isinstance(value, int | float)},
+            "seconds": round(self.seconds, 3),
+        }
+        if self.accelerator.is_main_process:
+            rows = [past for past in read_metrics(self.run) if past["epoch"] <= epoch]
+            write_metrics(self.run, [*rows, row])
+            if metrics[self.metric] >= self.best:
+                save_weights(self.run, weights)
+                self.on_best(metrics, epoch + 1)
+            self.on_epoch(row)
+        self.best = max(self.best, metrics[self.metric])
+        self.sums, self.seconds = {}, 0.0
+        self.save()
+
+    def mean(self, total: float) -> float:
+        """A sum over this process's micro-batches, as the mean over all of the epoch's."""
+        value = torch.tensor(total, dtype=torch.float64, device=self.accelerator.device)
+        return float(self.accelerator.reduce(value, "sum")) / (self.batches.steps * self.batches.parts)
+
+    def save_due(self, saved: float) -> bool:
+        """Whether the time between checkpoints is over; the main process decides for all."""
+        due = torch.tensor(time.monotonic() - saved >= self.save_seconds, device=self.accelerator.device)
+        if self.accelerator.num_processes > 1:
+            torch.distributed.broadcast(due, src=0)
+        return bool(due)
+
+    def save(self) -> None:
+        """Everything a resume needs, from the main process."""
+        sums = {name: float(self._total(value)) for name, value in sorted(self.sums.items())}
+        if not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler
+        save_state(
+            self.run,
+            {
+                "step": self.step,
+                "best": self.best,
+                "sums": sums,
+                "seconds": self.seconds,
+                "task": self.task.state_dict(),
+                "ema": self.ema.module.state_dict() if self.ema is not None else None,
+                "optimiser": self.optimiser.state_dict(),
+                "scaler": scaler.state_dict() if scaler is not None else None,
+            },
+        )
+
+    def _total(self, value: float) -> Tensor:
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)
+        return self.accelerator.reduce(tensor, "sum")
+
+    def resume(self) -> None:
+        """Take up the saved state."""
+        state = load_state(self.run)
+        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        self.sums = state["sums"] if self.accelerator.is_main_process else dict.fromkeys(state["sums"], 0.0)
+        self.task.load_state_dict(state["task"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])

@@ -1,0 +1,92 @@
+"""What moves the weights: parameter groups, freezing, the optimiser, and its schedule as a function of the step."""
+
+import re
+from typing import Any
+
+import torch
+from timm.models import group_parameters
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from torch import nn
+
+from featherbone.engine.settings import Settings
+from featherbone.errors import BadOption
+
+
+def freeze_parts(backbone: Any, count: int) -> list[str]:
+    """Stop training the first `count` parts of a timm model, stem first; -1: all but the classifier. Their names.
+
+    Norms with running statistics in frozen parts must stay in evaluation mode: see `set_training`.
+    """
+    if count == 0:
+        return []
+    if count < 0:
+        head = {id(p) for p in _classifier_parameters(backbone)}
+        names = [name for name, parameter in backbone.named_parameters() if id(parameter) not in head]
+    else:
+        parts = group_parameters(backbone, backbone.group_matcher(coarse=True))
+        if count >= len(parts):
+            raise BadOption(f"freeze {count}: this network has {len(parts)} parts, the last its head; freeze fewer")
+        names = [name for part in sorted(parts)[:count] for name in parts[part]]
+    parameters = dict(backbone.named_parameters())
+    for name in names:
+        parameters[name].requires_grad_(False)
+    return names
+
+
+def _classifier_parameters(backbone: Any) -> list[nn.Parameter]:
+    classifier = backbone.get_classifier()
+    modules = classifier if isinstance(classifier, tuple | list) else (classifier,)
+    return [parameter for module in modules for parameter in module.parameters()]
+
+
+def set_training(module: nn.Module) -> None:
+    """Training mode, except for modules all of whose parameters are frozen: their statistics stay as they are."""
+    module.train()
+    for child in module.modules():
+        parameters = list(child.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            child.eval()
+
+
+def build_optimiser(backbone: Any, settings: Settings) -> torch.optim.Optimizer:
+    """Timm's optimiser and parameter groups: no decay on 1-D parameters, layer-wise rates, the model's own factors.
+
+    A model may have `lr_scales()`, patterns of parameter names and factors on their learning rate.
+    """
+    scales: dict[str, float] = backbone.lr_scales() if hasattr(backbone, "lr_scales") else {}
+    optimiser = create_optimizer_v2(
+        backbone,
+        opt=settings["optimizer"],
+        lr=settings["lr"],
+        weight_decay=settings["weight_decay"],
+        layer_decay=settings["layer_decay"],
+    )
+    for pattern, factor in scales.items():
+        _scale_group(backbone, optimiser, pattern, factor)
+    return optimiser
+
+
+def _scale_group(backbone: nn.Module, optimiser: torch.optim.Optimizer, pattern: str, factor: float) -> None:
+    """Split the parameters that `pattern` names off their groups, at `factor` of the rate."""
+    chosen = {id(p) for name, p in backbone.named_parameters() if re.search(pattern, name)}
+    for group in list(optimiser.param_groups):
+        matching = [p for p in group["params"] if id(p) in chosen]
+        if not matching:
+            continue
+        group["params"] = [p for p in group["params"] if id(p) not in chosen]
+        scaled: dict[str, Any] = {key: value for key, value in group.items() if key != "params"}
+        optimiser.add_param_group({**scaled, "params": matching, "lr_scale": factor * group.get("lr_scale", 1.0)})
+    optimiser.param_groups[:] = [group for group in optimiser.param_groups if group["params"]]
+
+
+def build_schedule(optimiser: torch.optim.Optimizer, settings: Settings, steps_per_epoch: int) -> CosineLRScheduler:
+    """Linear warm-up, cosine, cooldown, by the number of updates: nothing to save."""
+    return CosineLRScheduler(
+        optimiser,
+        t_initial=settings["epochs"] * steps_per_epoch,
+        lr_min=settings["min_lr"],
+        warmup_t=min(round(settings["warmup_epochs"] * steps_per_epoch), settings["epochs"] * steps_per_epoch - 1),
+        warmup_lr_init=min(settings["warmup_lr"], settings["lr"]),
+        t_in_epochs=False,
+    )

@@ -1,0 +1,46 @@
+"""A trained network to learn from (knowledge distillation)."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from featherbone.errors import BadOption
+from featherbone.tasks.backbone import preprocessing_of
+from featherbone.tasks.card import CARD, Card
+from featherbone.tasks.classification import build_classifier
+from featherbone.tasks.run import load_task
+
+
+class Teacher:
+    """Logits of a run or a timm model for the student's normalised images."""
+
+    def __init__(self, name: str, student: Card, device: torch.device) -> None:
+        if (Path(name) / CARD).is_file():
+            card, task = load_task(Path(name))
+            if card.classes != student.classes:
+                raise BadOption(
+                    f"teacher {name} knows {len(card.classes)} classes, the data has {len(student.classes)}, or they "
+                    f"are named or ordered otherwise; use a teacher trained on these classes"
+                )
+            own = card.preprocessing
+        else:
+            own = preprocessing_of(name)
+            task = build_classifier(name, student.classes, pretrained=True)
+            if task.backbone.pretrained_cfg["num_classes"] != len(student.classes):
+                raise BadOption(
+                    f"teacher {name} was trained on {task.backbone.pretrained_cfg['num_classes']} classes, the data "
+                    f"has {len(student.classes)}: train it on this data first (featherbone train --model {name} "
+                    f"--pretrained) and give its run folder as the teacher"
+                )
+        self.task = task.to(device).eval()
+        given = student.preprocessing
+        mean, std, own_mean, own_std = (
+            torch.tensor(values, device=device)[:, None, None] for values in (given.mean, given.std, own.mean, own.std)
+        )
+        self.scale, self.shift = std / own_std, (mean - own_mean) / own_std
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (B, K) for images (B, 3, H, W) in the student's normalisation."""
+        return self.task(images * self.scale + self.shift)

@@ -1,0 +1,53 @@
+"""Deformable token merging of LIT: a 2x2 convolution of stride 2 whose taps wander (arXiv 2105.14217, Sec. 3.2)."""
+
+import torch
+import torchvision
+from torch import Tensor
+from torch.nn import functional as F
+
+TAPS = 4  # of a 2x2 window, row by row
+
+
+def sampling_points(offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the taps of every window look, y and x (B, h, w, 4) in positions of the finer map, at least in float32.
+
+    Tap (row, column) of window (i, j) looks at (2i + row + dy, 2j + column + dx); `offsets` (B, 8, h, w) holds
+    (dy, dx) tap by tap.
+    """
+    offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32)).permute(0, 2, 3, 1)
+    _, h, w, _ = offsets.shape
+    tap, row, column = (torch.arange(count, device=offsets.device) for count in (TAPS, h, w))
+    y = 2 * row[:, None] + tap // 2  # (h, 4)
+    x = 2 * column[:, None] + tap % 2  # (w, 4)
+    return offsets[..., 0::2] + y[:, None], offsets[..., 1::2] + x
+
+
+def deformable_merge(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Merge 2x2 positions sampled where `offsets` say, bilinearly, zero outside: x (B, H, W, C) to (B, h, w, D).
+
+    `offsets` (B, 8, h, w) are as in `sampling_points`, h, w = H // 2, W // 2; `weight` (D, C, 2, 2), `bias` (D).
+    Rows are gathered by index, then one matrix product: every export tool-chain takes it, and on the CPU it is faster
+    than torchvision's operator.
+    """
+    b, height, width, c = x.shape
+    y, x_ = sampling_points(offsets)
+    _, h, w, _ = y.shape
+    rows = x.reshape(b * height * width, c)
+    image = height * width * torch.arange(b, device=x.device).reshape(b, 1, 1, 1)
+    top, left = y.floor(), x_.floor()
+    sampled: Tensor | None = None
+    for yc, share_y in ((top, 1 - (y - top)), (top + 1, y - top)):
+        for xc, share_x in ((left, 1 - (x_ - left)), (left + 1, x_ - left)):
+            inside = (yc >= 0) & (yc < height) & (xc >= 0) & (xc < width)
+            index = image + yc.long().clamp(0, height - 1) * width + xc.long().clamp(0, width - 1)
+            share = (share_y * share_x * inside).to(x.dtype)
+            corner = rows.index_select(0, index.flatten()) * share.reshape(-1, 1)
+            sampled = corner if sampled is None else sampled + corner
+    assert sampled is not None
+    return F.linear(sampled.reshape(b, h, w, TAPS * c), weight.permute(0, 2, 3, 1).flatten(1), bias)
+
+
+def deformable_merge_plain(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The same by torchvision's deformable convolution."""
+    y = torchvision.ops.deform_conv2d(x.permute(0, 3, 1, 2), offsets, weight, bias, stride=2)
+    return y.permute(0, 2, 3, 1)

@@ -1,0 +1,77 @@
+"""What a run tells of itself: everything needed to use its weights, and where they come from."""
+
+import json
+import platform
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from featherbone.data.transforms import Preprocessing
+from featherbone.errors import BadRun
+from featherbone.files import write_json
+
+FORMAT = 1
+CARD, WEIGHTS = "card.json", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Card:
+    """The card of a run; `card.json` holds the same fields."""
+
+    task: str
+    backbone: str
+    """timm name."""
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    model_args: dict[str, Any] = field(default_factory=dict)
+    """Keywords of the backbone beside `num_classes`."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """Path, fingerprint and counts of the data set."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """How it was trained."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Validation metrics of the weights; empty before the first evaluation."""
+    weights_licence: str = "yours: trained from scratch"
+    """Licence of the weights that training started from."""
+    versions: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def write(self, run: Path) -> None:
+        """The card into the run folder, atomically."""
+        write_json(run / CARD, asdict(self))
+
+    @staticmethod
+    def read(run: Path) -> "Card":
+        """The card of a run folder. Raises `BadRun` where it is missing, damaged or from another version."""
+        path = run / CARD
+        if not path.is_file():
+            raise BadRun(f"{run}: not a run folder, there is no {CARD}; give a folder that featherbone train wrote")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values["format"] != FORMAT:
+                raise BadRun(
+                    f"{path}: format {values['format']}, this version reads {FORMAT}; use the one that wrote it"
+                )
+            unknown = values.keys() - {f.name for f in fields(Card)}
+            if unknown:
+                raise BadRun(f"{path}: unknown entries {', '.join(sorted(unknown))}; use the version that wrote it")
+            box = values["preprocessing"]
+            values["preprocessing"] = Preprocessing(**{**box, "mean": tuple(box["mean"]), "std": tuple(box["std"])})
+            values["classes"] = tuple(values["classes"])
+            return Card(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, BadRun):
+                raise
+            raise BadRun(f"{path}: damaged ({type(error).__name__}: {error}); restore it or train again") from None
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages whose versions can change a result."""
+    found = {"python": platform.python_version()}
+    for package in ("featherbone", "torch", "torchvision", "timm", "accelerate"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

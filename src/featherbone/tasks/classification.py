@@ -1,0 +1,89 @@
+"""Classification: any timm backbone with its own classifier."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from featherbone.layers.token_labelling import TokenLabels, token_label_losses
+from featherbone.results import Classification
+from featherbone.tasks.backbone import build_backbone
+
+
+class ClassTargets(NamedTuple):
+    """What a batch should have given."""
+
+    labels: Tensor
+    """Soft labels (B, K), each row summing to 1."""
+    teacher: Tensor | None = None
+    """Logits (B, K) of the network to learn from."""
+
+
+class Classifier(nn.Module):
+    """A backbone that yields logits.
+
+    With targets of a teacher, the loss is (1 - w) of the labels' and w = `distillation_weight` of the teacher's:
+    soft, T^2 KL(teacher / T || student / T) (arXiv 1503.02531), or hard, cross-entropy with the teacher's first class
+    (arXiv 2012.12877).
+    """
+
+    backbone: Any
+    """A timm model."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classes: Sequence[str],
+        smoothing: float = 0.0,
+        distillation: str = "soft",
+        distillation_weight: float = 0.5,
+        temperature: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classes = tuple(classes)
+        self.smoothing = smoothing
+        self.distillation, self.distillation_weight, self.temperature = distillation, distillation_weight, temperature
+
+    def forward(self, images: Tensor) -> Tensor | TokenLabels:
+        """Normalised images (B, 3, H, W) to logits (B, K); token-labelling backbones in training to theirs."""
+        return self.backbone(images)
+
+    def losses(self, raw: Tensor | TokenLabels, targets: ClassTargets) -> dict[str, Tensor]:
+        """Named terms whose sum is minimised."""
+        if isinstance(raw, TokenLabels):
+            terms, logits = token_label_losses(raw, targets.labels, self.smoothing), raw.logits
+        else:
+            terms = {"class": F.cross_entropy(raw, targets.labels, label_smoothing=self.smoothing)}
+            logits = raw
+        if targets.teacher is None:
+            return terms
+        w, t = self.distillation_weight, self.temperature
+        if self.distillation == "hard":
+            learned = F.cross_entropy(logits, targets.teacher.argmax(1))
+        else:
+            student, teacher = (logits / t).log_softmax(1), (targets.teacher / t).log_softmax(1)
+            learned = t**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        return {**{name: (1 - w) * term for name, term in terms.items()}, "teacher": w * learned}
+
+    def decode(self, raw: Tensor, top: int = 5) -> list[Classification]:
+        """The `top` likeliest classes of each image from logits (B, K)."""
+        scores, labels = raw.float().softmax(1).topk(min(top, raw.shape[1]), dim=1)
+        return [
+            Classification(tuple(row), tuple(self.classes[i] for i in row), tuple(best))
+            for row, best in zip(labels.tolist(), scores.tolist(), strict=True)
+        ]
+
+
+def build_classifier(
+    backbone: str,
+    classes: Sequence[str],
+    model_args: dict[str, Any] | None = None,
+    pretrained: bool = False,
+    checkpoint: str | None = None,
+    **loss: Any,
+) -> Classifier:
+    """A classifier for `classes` on the timm model `backbone`; `loss` are the loss arguments of `Classifier`."""
+    net = build_backbone(backbone, pretrained, checkpoint, num_classes=len(classes), **(model_args or {}))
+    return Classifier(net, classes, **loss)

@@ -1,0 +1,188 @@
+"""Whatever picture comes in leaves upright, in 8-bit RGB; whatever is none is refused with a remedy."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from featherbone.data.images import read_image
+from featherbone.errors import BadImage
+
+GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+COLOUR = np.stack([GREY, GREY[::-1], GREY[:, ::-1]], axis=2)
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def pixels(source) -> np.ndarray:
+    image = read_image(source)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+STORED = {
+    1: lambda upright: upright,
+    2: np.fliplr,
+    3: lambda upright: np.rot90(upright, 2),
+    4: np.flipud,
+    5: lambda upright: upright.transpose(1, 0, 2),
+    6: lambda upright: np.rot90(upright),
+    7: lambda upright: np.rot90(upright, 2).transpose(1, 0, 2),
+    8: lambda upright: np.rot90(upright, -1),
+}
+"""How each EXIF orientation lies in the file (EXIF 2.32, tag 0x0112)."""
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_every_exif_orientation_is_undone(orientation, kind):
+    upright = np.zeros((16, 32, 3), np.uint8)
+    upright[:8, :16] = 255  # one bright corner tells all eight apart
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
+    read = pixels(encode(stored, kind, exif=exif))
+    assert read.shape == upright.shape
+    np.testing.assert_allclose(read, upright, atol=8)
+
+
+def test_transparency_of_every_kind_lies_over_white():
+    rgba = np.dstack([COLOUR, np.full((3, 4), 255, np.uint8)])
+    rgba[0, :, 3], rgba[1, :, 3] = 0, 51
+    expected = COLOUR.copy()
+    expected[0] = 255
+    expected[1] = np.rint(0.2 * COLOUR[1] + 0.8 * 255)
+    np.testing.assert_allclose(pixels(encode(Image.fromarray(rgba))), expected, atol=1)
+    np.testing.assert_allclose(pixels(Image.fromarray(rgba[:, :, [0, 3]], "LA"))[..., 1], expected[..., 0], atol=1)
+    keyed = COLOUR.copy()
+    keyed[0, 0] = (1, 2, 3)
+    read = pixels(encode(Image.fromarray(keyed), transparency=(1, 2, 3)))
+    assert (read[0, 0] == 255).all() and (read[1:] == COLOUR[1:]).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+@pytest.mark.parametrize("transparent", [False, True])
+def test_palettes_become_their_colours(kind, transparent):
+    image = Image.fromarray(GREY // 20)
+    image = Image.frombytes("P", image.size, image.tobytes())
+    image.putpalette([value for i in range(12) for value in (i, 2 * i, 255 - i)])
+    read = pixels(encode(image, kind, **({"transparency": 5} if transparent else {})))
+    expected = np.array([(i, 2 * i, 255 - i) for i in range(12)], np.uint8).reshape(3, 4, 3)
+    if transparent:
+        expected[1, 1] = 255
+    np.testing.assert_array_equal(read, expected)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled_not_clipped(kind):
+    deep = np.array([[0, 257, 25700], [32896, 65278, 65535]], np.uint16)
+    expected = np.array([[0, 1, 100], [128, 254, 255]])
+    for source in (encode(Image.fromarray(deep), kind), deep, torch.from_numpy(deep), Image.fromarray(deep)):
+        np.testing.assert_array_equal(pixels(source), np.repeat(expected[..., None], 3, axis=2))
+
+
+def test_grey_and_one_bit_are_repeated():
+    np.testing.assert_array_equal(pixels(encode(Image.fromarray(GREY)))[..., 2], GREY)
+    np.testing.assert_array_equal(pixels(encode(Image.fromarray(GREY > 100)))[..., 0], (GREY > 100) * 255)
+
+
+def test_cmyk_keeps_its_colours():
+    blue = Image.new("RGB", (16, 16), (20, 40, 200))
+    np.testing.assert_allclose(pixels(encode(blue.convert("CMYK"), "JPEG", quality=95)), np.asarray(blue), atol=6)
+
+
+def test_arrays_and_tensors_of_every_allowed_kind():
+    channels_first = torch.from_numpy(COLOUR).permute(2, 0, 1)
+    for source in (COLOUR, COLOUR / 255, (COLOUR / 255).astype(np.float32), channels_first, channels_first / 255):
+        np.testing.assert_array_equal(pixels(source), COLOUR)
+    for source in (GREY, GREY[..., None], torch.from_numpy(GREY), torch.from_numpy(GREY)[None]):
+        np.testing.assert_array_equal(pixels(source), np.repeat(GREY[..., None], 3, axis=2))
+    np.testing.assert_array_equal(pixels(COLOUR[::-1, ::-1]), COLOUR[::-1, ::-1])
+    half = (channels_first / 255).bfloat16().requires_grad_()
+    np.testing.assert_allclose(pixels(half), COLOUR, atol=1)
+    assert pixels(np.zeros((3, 4, 4), np.uint8)).min() == 255  # all transparent
+
+
+@pytest.mark.parametrize(
+    ("source", "remedy"),
+    [
+        (np.zeros((4, 4, 2), np.uint8), r"array \(4, 4, 2\) of uint8: give an array \(H, W\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"array \(0, 4, 3\)"),
+        (np.zeros((1, 4, 4, 3), np.uint8), r"array \(1, 4, 4, 3\)"),
+        (torch.zeros(5, 5, 3), r"tensor \(5, 5, 3\) of torch.float32: .* tensor \(H, W\) or \(1, 3 or 4, H, W\)"),
+        (np.full((4, 4), 1.5), "hold 0 to 1, before any normalisation"),
+        (np.full((4, 4), np.nan), "hold 0 to 1"),
+        (torch.full((3, 4, 4), -0.1), "hold 0 to 1"),
+        (np.zeros((4, 4), np.int64), "use uint8, uint16 or floating point from 0 to 1"),
+        (np.zeros((4, 4), bool), "use uint8"),
+        (torch.zeros(4, 4, dtype=torch.int32), "use uint8"),
+        (Image.fromarray(np.full((4, 4), 0.5, np.float32)), "no fixed range; save it with 8 or 16 bits"),
+        (Image.fromarray(np.full((4, 4), 70_000, np.int32)), "outside 0 to 65535; save it with 8 or 16 bits"),
+    ],
+)
+def test_other_arrays_are_refused_by_name_and_remedy(source, remedy):
+    with pytest.raises(BadImage, match=remedy):
+        read_image(source)
+
+
+def test_files_that_are_no_pictures_are_refused_by_name_and_remedy(tmp_path):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    bad = {
+        "cut.jpg": (encode(noise, "JPEG")[:900], "damaged .*replace the file or leave it out"),
+        "cut.png": (encode(noise)[:900], "damaged .*replace the file or leave it out"),
+        "empty.jpg": (b"", "an empty file; replace it or leave it out"),
+        "letter.jpg": (b"Dear reader, " * 20, "not a picture that can be read; use JPEG, PNG"),
+        "bomb.png": (encode(Image.new("1", (20_000, 20_000))), "larger than 178 megapixels; scale it down or cut it"),
+    }
+    for name, (content, remedy) in bad.items():
+        (tmp_path / name).write_bytes(content)
+        for source in (tmp_path / name, str(tmp_path / name)):
+            with pytest.raises(BadImage, match=f"{name}: {remedy}"):
+                read_image(source)
+        with pytest.raises(BadImage, match=f"^row 7: {remedy}"):
+            read_image(content, "row 7")
+    with pytest.raises(BadImage, match=r"gone\.jpg: there is no such file"):
+        read_image(tmp_path / "gone.jpg")
+    with pytest.raises(BadImage, match="a folder, where a picture was expected"):
+        read_image(tmp_path)
+
+
+def test_damage_of_any_kind_is_a_bad_image_or_a_picture():
+    generator = np.random.default_rng(0)
+    noise = Image.fromarray(generator.integers(0, 255, (24, 24, 3), dtype=np.uint8))
+    for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "PPM"):
+        good = np.frombuffer(encode(noise, kind), np.uint8)
+        for _ in range(60):
+            damaged = good[: generator.integers(1, len(good) + 1)].copy()
+            damaged[generator.integers(0, len(damaged), 3)] = generator.integers(0, 256, 3)
+            try:
+                assert read_image(damaged.tobytes()).mode == "RGB"
+            except BadImage as error:
+                assert ";" in str(error)  # what to do follows
+
+
+@pytest.mark.parametrize("name", ["two words.png", "花 ß é.png", "percent %20 #1.png"])
+def test_any_name_will_do(tmp_path: Path, name):
+    Image.fromarray(COLOUR).save(tmp_path / name)
+    np.testing.assert_array_equal(pixels(tmp_path / name), COLOUR)
+
+
+def test_the_first_frame_of_an_animation_is_read_and_the_file_closed(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert pixels(tmp_path / "a.gif")[0, 0].tolist() == [255, 0, 0]
+
+
+def test_the_given_picture_is_not_changed():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    given = Image.open(io.BytesIO(encode(Image.fromarray(COLOUR), exif=exif)))
+    assert read_image(given).size == (3, 4)
+    assert given.size == (4, 3) and given.getexif()[0x0112] == 6
