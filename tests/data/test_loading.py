@@ -54,7 +54,7 @@ def global_batches(world: int, parts: int, epoch: int = 2, start: int = 0) -> li
         ranks.append(list(batches))
         assert len(batches) == len(ranks[-1])
     order = [part for turn in zip(*ranks, strict=True) for part in turn]
-    return [sum(order[at : at + parts], []) for at in range(0, len(order), parts)]
+    return [[key for part in order[at : at + parts] for key in part] for at in range(0, len(order), parts)]
 
 
 @pytest.mark.parametrize(("world", "parts"), [(1, 2), (1, 8), (2, 2), (2, 4), (4, 4), (4, 8)])

@@ -102,13 +102,14 @@ class Attention(nn.Module):
         return x.reshape(*x.shape[:2], parts * self.num_heads, HEAD_DIM).transpose(1, 2).chunk(parts, dim=1)
 
     def attend(self, q: Tensor, k: Tensor) -> Tensor:
-        """softmax(q k^T d^-1/2), (B, heads, T, N): for each global token, a distribution over the image tokens."""
+        """softmax(q k^T d^-1/2): for each query (B, heads, N, d), a distribution over the keys (B, heads, M, d)."""
         return (q * HEAD_DIM**-0.5 @ k.transpose(2, 3)).softmax(-1)
 
     def global_attention(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """What `attend` gives for the arguments of `forward`, to look at."""
-        global_tokens, image = State(tokens, height, width).split()
-        return self.attend(self.heads(self.qkv(global_tokens), 3)[0], self.heads(self.qkv(image.flatten(1, 2)), 3)[1])
+        """(B, heads, T, H*W), how the global tokens look at the image; takes what `forward` takes."""
+        t = tokens.shape[1] - height * width
+        q, k, _ = self.heads(self.qkv(tokens), 3)
+        return self.attend(q[:, :, :t], k[:, :, t:])
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
         global_tokens, image = State(tokens, height, width).split()
@@ -117,11 +118,11 @@ class Attention(nn.Module):
         local = window_attention(qkv, bias, self.window_size)[:, :height, :width].flatten(1, 2)
 
         q, k, v = self.heads(qkv[:, :height, :width].flatten(1, 2), 3)
-        gathered = self.attend(self.heads(self.qkv(global_tokens), 3)[0], k) @ v
-        gathered = gathered.transpose(1, 2).flatten(2)  # (B, T, C)
+        q_global, _, _ = self.heads(self.qkv(global_tokens), 3)
+        gathered = (self.attend(q_global, k) @ v).transpose(1, 2).flatten(2)  # G (B, T, C)
         k, v = self.heads(self.kv_global(gathered), 2)
-        broadcast = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(torch.cat([gathered, local + broadcast.transpose(1, 2).flatten(2)], dim=1))
+        broadcast = (self.attend(q, k) @ v).transpose(1, 2).flatten(2)  # (B, N, C)
+        return self.proj(torch.cat([gathered, local + broadcast], dim=1))
 
 
 class BiDimensionalAttention(nn.Module):

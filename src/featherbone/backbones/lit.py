@@ -155,10 +155,11 @@ class DTM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.offset is None:
-            y = self.norm(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+            y = self.norm(self.conv(x.permute(0, 3, 1, 2).contiguous())).permute(0, 2, 3, 1).contiguous()
         else:
             y = deformable_merge(x, self.offsets(x), self.conv.weight, self.conv.bias)
-            y = self.norm(y.flatten(0, 2)[:, :, None, None]).reshape(y.shape)  # no layout that an export must guess
+            rows = y.flatten(0, 2).T[None, :, :, None]  # (1, D, B*h*w, 1): strides that an export need not guess
+            y = self.norm(rows)[0, :, :, 0].T.reshape(y.shape)
         return F.gelu(y)
 
 
@@ -183,16 +184,23 @@ class Attention(nn.Module):
         """B (1, heads, N, N), or None."""
         return None if self.bias is None else self.bias(height, width)[None]
 
-    def attend(self, x: Tensor, height: int, width: int) -> Tensor:
-        """softmax(q k^T d^-1/2 + B), the attention maps (B, heads, N, N)."""
-        q, k, _ = self.project(x)
+    def maps(self, q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+        """softmax(q k^T d^-1/2 + B), (B, heads, N, N)."""
         scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-        bias = self.position_bias(height, width)
         return (scores if bias is None else scores + bias).softmax(-1)
 
+    def attend(self, x: Tensor, height: int, width: int) -> Tensor:
+        """The attention maps (B, heads, N, N) of tokens x, row by row the weights of what a position looks at."""
+        q, k, _ = self.project(x)
+        return self.maps(q, k, self.position_bias(height, width))
+
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
-        """proj(softmax(q k^T d^-1/2 + B) v)."""
-        y = F.scaled_dot_product_attention(*self.project(x), attn_mask=self.position_bias(height, width))
+        q, k, v = self.project(x)
+        bias = self.position_bias(height, width)
+        if torch.compiler.is_exporting():  # devices take the plain form whole, the fused one in pieces or not at all
+            y = self.maps(q, k, bias) @ v
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(y.transpose(1, 2).flatten(2))
 
 

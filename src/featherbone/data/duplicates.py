@@ -43,7 +43,8 @@ class Print:
 def take_print(image: Image.Image, encoded: bytes) -> Print:
     """The print of an RGB image and the file it came from."""
     small = image.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    frequencies = _COSINES @ np.asarray(small.convert("L"), np.float64) @ _COSINES.T
+    grey = np.asarray(small.convert("L"), np.float64)
+    frequencies = np.rint(_COSINES @ grey @ _COSINES.T)  # on a plain surface all are 0, not the noise of rounding
     bits = np.packbits(frequencies > np.median(frequencies)).tobytes()
     colours = small.resize((8, 8), Image.Resampling.BOX).tobytes()
     return Print(blake2b(encoded, digest_size=16).digest(), bits, colours)
@@ -73,7 +74,7 @@ def _near_pairs(prints: Sequence[Print]) -> Iterator[tuple[int, int]]:
     """Pairs of copies; one pair may come more than once."""
     bits = np.frombuffer(b"".join(one.bits for one in prints), np.uint8).reshape(-1, 8)
     hashes = bits.view(np.uint64)[:, 0]
-    colours = np.frombuffer(b"".join(one.colours for one in prints), np.uint8).reshape(len(prints), -1)
+    colours = np.frombuffer(b"".join(one.colours for one in prints), np.uint8).reshape(-1, 192)
     spread = np.unpackbits(bits, axis=1).reshape(-1, 64 // BANDS, BANDS)  # each part takes from all frequencies
     for part in range(BANDS):
         keys = np.packbits(spread[:, :, part], axis=1).view(np.uint16)[:, 0]

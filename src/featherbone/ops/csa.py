@@ -26,7 +26,8 @@ def convolutional_self_attention(x: Tensor, attention: Tensor, weight: Tensor) -
 
 def _taps(x: Tensor, h: int, w: int) -> list[Tensor]:
     """Tap (row, column) of every window, nine maps (B, h, w, C); zero outside the map."""
-    padded = F.pad(x, (0, 0, 1, 1, 1, 1))
+    _, height, width, _ = x.shape
+    padded = F.pad(x, (0, 0, 1, 2 * w - width, 1, 2 * h - height))  # (B, 2h + 1, 2w + 1, C)
     return [padded[:, row : row + 2 * h - 1 : 2, col : col + 2 * w - 1 : 2] for row in range(3) for col in range(3)]
 
 
@@ -42,7 +43,8 @@ def _overlap_add(windows: Tensor, height: int, width: int) -> Tensor:
     rows = torch.stack([middle, odd], dim=2).reshape(b, 2 * h, w, 3 * c)
     left, centre, right = rows.split(c, dim=3)
     odd = right + F.pad(left[:, :, 1:], (0, 0, 0, 1))
-    return torch.stack([centre, odd], dim=3).reshape(b, 2 * h, 2 * w, c)[:, :height, :width]
+    both = torch.stack([centre, odd], dim=3).reshape(b, 2 * h, 2 * w, c)
+    return F.pad(both, (0, 0, 0, width - 2 * w, 0, height - 2 * h))  # cuts an odd border off; exports at any size
 
 
 def convolutional_self_attention_plain(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:
