@@ -62,8 +62,8 @@ class LearnedGrid(nn.Module):
         key = (height, width, weight._version, weight.data_ptr(), weight.dtype, weight.device)
         kept = self.kept
         if kept is None or kept[0] != key:
-            with torch.inference_mode(False), torch.no_grad():  # it may be asked for outside of inference mode later
-                kept = self.kept = (key, resize_grid(weight, height, width, self.mode))
+            with torch.inference_mode(False):  # it may be asked for outside of inference mode later
+                kept = self.kept = (key, resize_grid(weight.detach(), height, width, self.mode))
         return kept[1]
 
     def set_size(self, height: int, width: int) -> None:
@@ -158,8 +158,8 @@ class DTM(nn.Module):
             y = self.norm(self.conv(x.permute(0, 3, 1, 2).contiguous())).permute(0, 2, 3, 1).contiguous()
         else:
             y = deformable_merge(x, self.offsets(x), self.conv.weight, self.conv.bias)
-            rows = y.flatten(0, 2).T[None, :, :, None]  # (1, D, B*h*w, 1): strides that an export need not guess
-            y = self.norm(rows)[0, :, :, 0].T.reshape(y.shape)
+            rows = y.flatten(0, 2)[:, :, None, None]  # (B*h*w, D, 1, 1): a layout that an export need not guess
+            y = self.norm(rows).reshape(y.shape)
         return F.gelu(y)
 
 

@@ -21,6 +21,7 @@ from featherbone.backbones.checkpoints import unwrap
 from featherbone.backbones.published import Published
 from featherbone.layers.pyramid import PyramidBackbone, require_pool
 from featherbone.layers.token_labelling import Box, TokenLabels, draw_box, swap_box
+from featherbone.ops.atrous import atrous
 from featherbone.ops.csa import TAPS, convolutional_self_attention
 
 DILATIONS = (1, 3, 5)
@@ -95,12 +96,12 @@ class RASA(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query (B, heads, N, d), key and value (B, heads, n, d)."""
         b, _, _, c = x.shape
-        q = channels_first(self.q(x))
-        scales = [F.silu(F.conv2d(q, self.atrous, padding=r, dilation=r, groups=c)) for r in DILATIONS]
-        q = scales[0] + scales[1] + scales[2]
+        q = self.q(x)
+        one, three, five = (F.silu(atrous(q, self.atrous, r)) for r in DILATIONS)
+        q = one + three + five
         kv = self.kv(self.norm(channels_last(self.reduce(channels_first(x)))))
         k, v = kv.reshape(b, -1, 2 * self.num_heads, c // self.num_heads).transpose(1, 2).chunk(2, dim=1)
-        return channels_last(q).reshape(b, -1, self.num_heads, c // self.num_heads).transpose(1, 2), k, v
+        return q.reshape(b, -1, self.num_heads, c // self.num_heads).transpose(1, 2), k, v
 
     def attend(self, x: Tensor) -> Tensor:
         """f(x) = SiLU(proj(softmax(q k^T d^-1/2) v)), Eq. 6."""

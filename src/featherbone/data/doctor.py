@@ -306,7 +306,7 @@ def _check_files(pictures: _Pictures, input_size: int) -> Iterator[Finding]:
     """Each file for itself."""
     names, total = pictures.names, len(pictures.names)
     if broken := [Example((names[i],), look) for i, look in enumerate(pictures.looks) if isinstance(look, str)]:
-        message = f"{_many(broken, 'file')} of {total} cannot be read and will be left out; replace or remove"
+        message = f"{_many(broken, 'file')} of {total:,} cannot be read and will be left out; replace or remove"
         yield _finding(_grade(len(broken), total), "unreadable", message, broken)
 
     def where(test: Callable[[Picture], bool]) -> list[Example]:
@@ -314,7 +314,7 @@ def _check_files(pictures: _Pictures, input_size: int) -> Iterator[Finding]:
 
     if small := where(lambda picture: min(picture.width, picture.height) < input_size / 2):
         message = (
-            f"{_many(small, 'image')} of {total} with a side under half of the input's {input_size} pixels, so "
+            f"{_many(small, 'image')} of {total:,} with a side under half of the input's {input_size} pixels, so "
             "enlarged more than twice; use larger originals or a smaller input"
         )
         yield _finding("warning", "small-images", message, small)
@@ -364,7 +364,7 @@ def _check_copies(pictures: _Pictures) -> Iterator[Finding]:
     if leaks:
         count = splits.count("val")
         message = (
-            f"{_many(leaks, 'validation image')} of {count} with a copy among the training images, so accuracy "
+            f"{_many(leaks, 'validation image')} of {count:,} with a copy among the training images, so accuracy "
             "will look better than it is; remove one of each pair"
         )
         yield _finding(_grade(len(leaks), count), "leakage", message, leaks)

@@ -41,9 +41,9 @@ p { margin: .25rem 0; }
 i.train { background: var(--train); } i.val { background: var(--val); }
 .key { display: inline-block; width: .8rem; height: .5rem; border-radius: .15rem; margin-right: .3rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; color: var(--soft); font-size: .9rem; }
-.examples { display: flex; flex-wrap: wrap; gap: 1.1rem; margin-top: .9rem; }
+.examples { display: flex; flex-wrap: wrap; gap: 1.1rem; margin-top: .9rem; align-items: flex-start; }
 figure { margin: 0; display: flex; flex-direction: column; gap: .35rem; }
-.pictures { display: flex; gap: .25rem; align-items: flex-end; height: 100px; }
+.pictures { display: flex; gap: .25rem; align-items: flex-end; }
 figure img { display: block; border-radius: .3rem; max-width: 128px; max-height: 100px; }
 figcaption { max-width: 16rem; font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; }
 .narrow figcaption { max-width: 8.5rem; }

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from featherbone.errors import BadImage
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # others run programs of their own, or are dead
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
 
 ImageSource = str | Path | bytes | Image.Image | np.ndarray[Any, Any] | torch.Tensor
@@ -28,7 +29,7 @@ def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
     try:
         if isinstance(source, Image.Image):
             return _to_rgb(ImageOps.exif_transpose(source), name)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             return _to_rgb(ImageOps.exif_transpose(image), name)
     except BadImage:
         raise

@@ -43,7 +43,7 @@ class Segment:
     label: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
     """A picture and all that is known about it; N things, the later ones lying on the earlier.
 
@@ -62,7 +62,7 @@ class Scene:
 
 
 def draw_scene(seed: int, index: int, size: tuple[int, int], most: int = 5) -> Scene:
-    """Draw one or two grounds and on them one to `most` things (none if 0), each at least half visible.
+    """Draw one or two grounds and on them one to `most` things (none if 0), each at least half uncovered.
 
     `size` is height and width, each at least 32 pixels. Raises `BadOption`.
     """
@@ -92,7 +92,7 @@ class _Painting:
         self.rng = np.random.default_rng((seed, index))
         self.shape = (SAMPLES * size[0], SAMPLES * size[1])
         self.side = min(self.shape)
-        self.regions = np.zeros(self.shape, np.uint8)
+        self.regions = np.zeros(self.shape, np.uint16)
         self.labels: list[int] = []  # of the regions
         self.needed: list[float] = []  # pixels of the regions that must stay visible; a ground may go
 
@@ -113,7 +113,7 @@ class _Painting:
     def add_thing(self, label: int, radius: tuple[float, float], reach: float) -> bool:
         """Put a thing on top, its radius and its distance from the middle in sides of the picture.
 
-        False, with nothing drawn, if that would leave another thing less than half visible.
+        False, with nothing drawn, if that would leave another thing less than half uncovered.
         """
         r = self.side * self.rng.uniform(*radius)
         middle = (0.5 + self.rng.uniform(-reach, reach, 2)) * self.shape
@@ -173,9 +173,8 @@ class _Painting:
     def _noise(self, *cell: float) -> Floats:
         """Smooth noise from 0 to 1 over the picture; `cell` is the height and width of its lumps in samples."""
         rows, columns = (math.ceil(n / c) + 1 for n, c in zip(self.shape, cell, strict=True))
-        return _resize(self.rng.integers(0, 256, (rows, columns), np.uint8), self.shape).astype(
-            np.float32
-        ) / np.float32(255)
+        lumps = self.rng.integers(0, 256, (rows, columns), np.uint8)
+        return _resize(lumps, self.shape).astype(np.float32) / np.float32(255)
 
     def _ground(self, label: int) -> Floats:
         """A picture full of grass, water or bricks."""
@@ -217,7 +216,7 @@ class _Painting:
 
 
 def _inside(shape: str, u: Floats, v: Floats) -> Bools:
-    """Which points lie in a shape of radius 1 about the origin."""
+    """Which points lie in a shape of about radius 1 round the origin."""
     match shape:
         case "circle":
             return u * u + v * v < 0.81

@@ -1,0 +1,32 @@
+import pytest
+import torch
+
+from featherbone.ops.atrous import _TapByTap, atrous, atrous_plain
+
+
+@pytest.mark.parametrize("height,width", [(1, 1), (2, 2), (4, 7), (3, 11), (8, 5), (13, 6)])
+@pytest.mark.parametrize("dilation", [1, 3, 5])
+def test_tap_by_tap_is_the_convolution(height, width, dilation):
+    torch.manual_seed(0)
+    x = torch.randn(2, height, width, 3, dtype=torch.float64, requires_grad=True)
+    kernel = torch.randn(3, 1, 3, 3, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(2, height, width, 3, dtype=torch.float64)
+    plain = atrous_plain(x, kernel, dilation)
+    taps = _TapByTap.apply(x, kernel, dilation)
+    torch.testing.assert_close(taps, plain, rtol=0, atol=1e-12)
+    for mine, other in zip(
+        torch.autograd.grad(taps, (x, kernel), grad), torch.autograd.grad(plain, (x, kernel), grad), strict=True
+    ):
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-12)
+
+
+def test_small_float_maps_take_the_taps_and_agree():
+    torch.manual_seed(0)
+    x, kernel = torch.randn(2, 4, 4, 8, requires_grad=True), torch.randn(8, 1, 3, 3)
+    y = atrous(x, kernel, 3)
+    assert "TapByTap" in type(y.grad_fn).__name__
+    torch.testing.assert_close(y, atrous_plain(x, kernel, 3))
+
+
+def test_empty_batch():
+    assert atrous(torch.zeros(0, 2, 2, 4), torch.zeros(4, 1, 3, 3), 3).shape == (0, 2, 2, 4)
