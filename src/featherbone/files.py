@@ -10,6 +10,12 @@ from typing import Any
 
 from featherbone.errors import FeatherboneError
 
+REFUSALS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),  # no room
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),  # not there
+)
+"""Reasons of the system not to write that the user can put right."""
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -26,7 +32,7 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+        if error.errno in REFUSALS:
             raise FeatherboneError(
                 f"cannot write {path}: {error.strerror}; free some space or choose another place"
             ) from None
@@ -36,10 +42,15 @@ def atomic(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """`content` to `path`, atomically."""
+    with atomic(path) as partial:
+        partial.write_bytes(content)
+
+
 def write_text(path: Path, text: str) -> None:
     """`text` to `path` in UTF-8, atomically."""
-    with atomic(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -173,9 +173,9 @@ def test_learned_positions_are_not_decayed_and_depth_orders_the_groups(class_tok
     groups = timm.models.group_parameters(net, net.group_matcher())
     depth = {name: group for group, names in groups.items() for name in names}
     blocks = [f"stages.{i}.blocks.{j}.mlp.0.weight" for i, count in enumerate((1, 1, 2, 1)) for j in range(count)]
-    order = ["stages.0.embed.proj.weight", *blocks, "norm.weight"]
+    order = ["stages.0.embed.proj.weight", *blocks]
     assert [depth[name] for name in order] == sorted({depth[name] for name in order})
-    assert depth["head.weight"] == depth["norm.weight"]
+    assert depth["norm.weight"] == depth[blocks[-1]] < depth["head.weight"]
     assert depth[blocks[0]] < depth["stages.1.embed.conv.weight"] < depth[blocks[1]]
 
 

@@ -260,7 +260,8 @@ def test_own_checkpoint_is_left_alone(name):
 def test_published_checkpoint_adapts_to_other_channels_and_classes(name, tmp_path):
     torch.save(weights.state_dict(name), tmp_path / "published.pth")
     overlay = dict(file=str(tmp_path / "published.pth"))
-    model = create(name, pretrained=True, pretrained_cfg_overlay=overlay, in_chans=1, num_classes=7).eval()
+    with pytest.warns(UserWarning, match="start from random weights"):
+        model = create(name, pretrained=True, pretrained_cfg_overlay=overlay, in_chans=1, num_classes=7).eval()
     stem = published(name).stages[0].embed.proj.weight
     torch.testing.assert_close(model.stages[0].embed.proj.weight, stem.sum(1, keepdim=True))
     grey = weights.image(1, 64, 64)[:, :1]

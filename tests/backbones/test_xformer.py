@@ -340,7 +340,8 @@ def test_own_checkpoint_loads_and_its_stem_adapts_to_other_channels(tmp_path, wr
     x = image(1, 3, 64, 64)
     loaded = create(pretrained=True, pretrained_cfg_overlay=overlay).eval()
     assert torch.equal(loaded(x), trained(x))
-    grey = create(pretrained=True, pretrained_cfg_overlay=overlay, in_chans=1, num_classes=3).eval()
+    with pytest.warns(UserWarning, match="start from random weights"):
+        grey = create(pretrained=True, pretrained_cfg_overlay=overlay, in_chans=1, num_classes=3).eval()
     assert grey(x[:, :1]).shape == (1, 3)
     first = x[:, :1].expand(-1, 3, -1, -1)  # a grey picture in three channels
     torch.testing.assert_close(grey.forward_features(x[:, :1]), trained.forward_features(first), rtol=1e-3, atol=1e-3)

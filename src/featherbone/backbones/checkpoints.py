@@ -1,10 +1,46 @@
-"""Published checkpoints: what they are wrapped in."""
+"""Published checkpoints: out of their wrappers and into the model, or an error that names whatever does not fit."""
 
+import argparse
+import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from timm.models import build_model_with_cfg, resolve_pretrained_cfg
+from torch import Tensor, nn
+
+from featherbone.errors import BadCheckpoint
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+
+# Published checkpoints hold their script's arguments beside the weights. torch's safe loader, which runs no code of a
+# file, refuses the class until it is named here; it holds plain values only, and they are read as safely as the rest.
+torch.serialization.add_safe_globals([argparse.Namespace])
+
+
+def build(
+    model_class: type[nn.Module],
+    variant: str,
+    pretrained: bool,
+    checkpoint_filter_fn: Callable[[dict[str, Any], nn.Module], dict[str, Tensor]],
+    **kwargs: Any,
+) -> Any:
+    """The registered model `variant` with four levels of features, by timm's builder.
+
+    With `pretrained`, its weights are what `checkpoint_filter_fn` makes of the file. Raises `BadCheckpoint` where there
+    is no file or where it does not `fit`.
+    """
+    if pretrained:
+        require_source(variant, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
+    return build_model_with_cfg(
+        model_class,
+        variant,
+        pretrained,
+        pretrained_filter_fn=lambda checkpoint, model: fit(checkpoint_filter_fn(checkpoint, model), model),
+        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls="getter"),
+        **kwargs,
+    )
 
 
 def unwrap(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
@@ -14,3 +50,61 @@ def unwrap(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
             checkpoint = checkpoint[key]
             break
     return {name.removeprefix("module."): value for name, value in checkpoint.items()}
+
+
+def require_source(variant: str, cfg: Any = None, overlay: dict[str, Any] | None = None) -> None:
+    """Raise `BadCheckpoint`, with the way to get weights, where timm's configuration leads to none."""
+    resolved = resolve_pretrained_cfg(variant, cfg, overlay)
+    if resolved.file and not Path(resolved.file).exists():
+        raise BadCheckpoint(f"{resolved.file}: there is no such file to start {variant} from; give an existing one")
+    if not (resolved.has_weights or resolved.state_dict):
+        notes = f" ({'; '.join(resolved.notes)})" if resolved.notes else ""
+        raise BadCheckpoint(
+            f"{variant} comes without weights{notes}; get a checkpoint, see {resolved.origin_url}, and give its file: "
+            "pretrained_cfg_overlay=dict(file='PATH'); or leave pretrained out to start from random weights"
+        )
+
+
+def fit(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Weights that timm can load into `model`, a classifier for another number of classes left out with a warning.
+
+    Raises `BadCheckpoint` with the name of every other weight that is missing, unexpected or of another shape. The
+    first convolution may differ in its input channels, which timm adapts.
+    """
+    cfg: Any = model.pretrained_cfg
+    classifiers = [cfg["classifier"]] if isinstance(cfg["classifier"], str) else cfg["classifier"]
+    head = tuple(f"{name}.{part}" for name in classifiers for part in ("weight", "bias"))
+    stem = f"{cfg['first_conv']}.weight"
+    expected = model.state_dict()
+
+    # timm compares the model with what the configuration says of the checkpoint; the file knows better
+    cfg["num_classes"] = len(weights.get(head[0], ()))
+    if stem in weights and weights[stem].ndim == 4:
+        cfg["input_size"] = (weights[stem].shape[1], *cfg["input_size"][1:])
+
+    new_head = cfg["num_classes"] != model.num_classes
+    if not model.num_classes:  # all that belongs to the head only
+        head = tuple(n for n in weights if n.partition(".")[0] == head[0].partition(".")[0] and n not in expected)
+    if new_head:
+        weights = {name: value for name, value in weights.items() if name not in head}
+        expected = {name: value for name, value in expected.items() if name not in head}
+
+    # torch fills in num_batches_tracked of old checkpoints by itself
+    missing = [name for name in expected if name not in weights and not name.endswith(".num_batches_tracked")]
+    unexpected = [name for name in weights if name not in expected]
+    reshaped = [
+        f"{name} {tuple(value.shape)} for {tuple(expected[name].shape)}"
+        for name, value in weights.items()
+        if name in expected and name != stem and value.shape != expected[name].shape
+    ]
+    misfits = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    if any(misfits.values()):
+        named = "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in misfits.items() if names)
+        raise BadCheckpoint(f"the checkpoint does not fit {cfg['architecture']}, give one of this model. {named}")
+    if new_head and model.num_classes:
+        warnings.warn(
+            f"{cfg['architecture']}: the checkpoint has {cfg['num_classes']} classes and the model {model.num_classes}; "
+            f"{', '.join(head)} start from random weights",
+            stacklevel=2,
+        )
+    return weights

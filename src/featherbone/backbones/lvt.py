@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from timm.layers import DropPath, calculate_drop_path_rates, get_device_dtype, trunc_normal_
-from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
+from timm.models import checkpoint, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featherbone.backbones.checkpoints import unwrap
+from featherbone.backbones.checkpoints import build, unwrap
 from featherbone.backbones.published import Published
 from featherbone.layers.pyramid import PyramidBackbone, require_pool
 from featherbone.layers.token_labelling import Box, TokenLabels, draw_box, swap_box
@@ -149,12 +149,20 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Patch embedding (B, C, H, W) to (B, h, w, D), then blocks."""
+    """Patch embedding (B, C, H, W) to (B, h, w, D), where `box` is mixed in; then blocks, `recompute` or not."""
 
     def __init__(self, embed: PatchEmbed, blocks: list[Block]) -> None:
         super().__init__()
         self.embed = embed
         self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor, recompute: bool, box: Box | None = None) -> Tensor:
+        x = self.embed(x)
+        if box is not None:
+            x = swap_box(x, box, cell=CELL)
+        for block in self.blocks:
+            x = checkpoint(block, x) if recompute else block(x)
+        return x
 
 
 class ClassBlock(nn.Module):
@@ -289,15 +297,10 @@ class LVT(PyramidBackbone):
 
     def levels(self, image: Tensor, last: int, box: Box | None = None) -> list[Tensor]:
         """Maps (B, h, w, D) of stages 0 to `last`; `box` is mixed in after the first embedding."""
-        maps: list[Tensor] = []
-        x = image
-        for stage in self.stages[: last + 1]:
-            x = stage.embed(x if not maps else channels_first(x))
-            if box is not None and not maps:
-                x = swap_box(x, box, cell=CELL)
-            for block in stage.blocks:
-                x = checkpoint(block, x) if self.grad_checkpointing and self.training else block(x)
-            maps.append(x)
+        recompute = self.grad_checkpointing and self.training
+        maps = [self.stages[0](image, recompute, box)]
+        for stage in self.stages[1 : last + 1]:
+            maps.append(stage(channels_first(maps[-1]), recompute))
         return maps
 
     def as_map(self, state: Tensor) -> Tensor:
@@ -429,10 +432,7 @@ PUBLISHED = {
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> LVT:
-    feature_cfg = dict(out_indices=(0, 1, 2, 3), feature_cls="getter")
-    return build_model_with_cfg(
-        LVT, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=feature_cfg, **kwargs
-    )
+    return build(LVT, variant, pretrained, checkpoint_filter_fn, **kwargs)
 
 
 @register_model

@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 
 import torch
 from timm.layers import DropPath, calculate_drop_path_rates, get_device_dtype, trunc_normal_
-from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
+from timm.models import checkpoint, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
 
-from featherbone.backbones.checkpoints import unwrap
+from featherbone.backbones.checkpoints import build, unwrap
 from featherbone.backbones.published import Published
 from featherbone.errors import BadOption
 from featherbone.layers.pyramid import PyramidBackbone
@@ -343,11 +343,4 @@ def xformer_small(pretrained: bool = False, **kwargs: Any) -> XFormer:
 
     The paper states 5.5M parameters and 78.5% top-1 of its own net, which nobody has measured of this one.
     """
-    return build_model_with_cfg(
-        XFormer,
-        "xformer_small",
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls="getter"),
-        **kwargs,
-    )
+    return build(XFormer, "xformer_small", pretrained, checkpoint_filter_fn, **kwargs)

@@ -7,6 +7,8 @@ from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 
+from featherbone.errors import BadOption
+
 Transform = Callable[[Image.Image], Tensor]
 
 
@@ -48,16 +50,21 @@ def training_transform(
 
     `auto_augment` is timm's name of a policy, empty for none; `erasing` and `flip` are chances.
     """
-    return create_transform(
-        (3, preprocessing.height, preprocessing.width),
-        is_training=True,
-        scale=(min_area, 1.0),
-        hflip=flip,
-        color_jitter=color_jitter or None,
-        auto_augment=auto_augment or None,
-        interpolation=preprocessing.interpolation,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
-        re_prob=erasing,
-        re_mode="pixel",
-    )
+    try:
+        return create_transform(
+            (3, preprocessing.height, preprocessing.width),
+            is_training=True,
+            scale=(min_area, 1.0),
+            hflip=flip,
+            color_jitter=color_jitter or None,
+            auto_augment=auto_augment or None,
+            interpolation=preprocessing.interpolation,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            re_prob=erasing,
+            re_mode="pixel",
+        )
+    except (AssertionError, KeyError, ValueError) as error:  # timm's ways to refuse the name of a policy
+        raise BadOption(
+            f"auto_augment {auto_augment!r} is no policy of timm's ({error}); try rand-m9-mstd0.5"
+        ) from None

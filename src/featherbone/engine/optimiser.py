@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 from timm.models import group_parameters
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
 from featherbone.engine.settings import Settings
-from featherbone.errors import BadOption
+from featherbone.errors import BadOption, did_you_mean
 
 
 def freeze_parts(backbone: Any, count: int) -> list[str]:
@@ -54,10 +54,13 @@ def build_optimiser(backbone: Any, settings: Settings) -> torch.optim.Optimizer:
 
     A model may have `lr_scales()`, patterns of parameter names and factors on their learning rate.
     """
+    name = settings["optimizer"]
+    if name not in list_optimizers():
+        raise BadOption(f"no optimizer {name!r}{did_you_mean(name, list_optimizers())} timm's names are allowed")
     scales: dict[str, float] = backbone.lr_scales() if hasattr(backbone, "lr_scales") else {}
     optimiser = create_optimizer_v2(
         backbone,
-        opt=settings["optimizer"],
+        opt=name,
         lr=settings["lr"],
         weight_decay=settings["weight_decay"],
         layer_decay=settings["layer_decay"],

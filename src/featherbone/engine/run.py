@@ -1,5 +1,6 @@
 """What training adds to a run folder: metrics line by line, and the state for an exact resume."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -7,15 +8,16 @@ from typing import Any
 import torch
 
 from featherbone.errors import BadRun
-from featherbone.files import atomic, write_text
+from featherbone.files import write_bytes, write_text
 
 METRICS, STATE = "metrics.jsonl", "state.pt"
 
 
 def save_state(run: Path, state: dict[str, Any]) -> None:
     """What an exact resume needs, atomically: the newest complete one is always there."""
-    with atomic(run / STATE) as partial:
-        torch.save(state, partial)
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_bytes(run / STATE, content.getbuffer())
 
 
 def load_state(run: Path) -> dict[str, Any]:

@@ -53,6 +53,8 @@ def resume_run(run: Path, given: Settings) -> Path:
     if other:
         raise BadOption(f"a resumed run keeps its settings; only {', '.join(CHANGEABLE)} may change, not {other[0]}")
     load_state(run)  # a damaged one is refused before any work
+    for partial in run.glob(".*.partial"):  # left by a process that was killed
+        partial.unlink(missing_ok=True)
     settings: Any = {**card.settings, **given}
     data = Path(card.data["path"])
     accelerator = build_accelerator(settings)

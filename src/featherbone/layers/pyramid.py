@@ -96,6 +96,7 @@ class PyramidBackbone(nn.Module):
         if prune_norm or dropped:
             self.norm = nn.Identity()
         if prune_head or dropped:
+            self.num_features = self.head_hidden_size = self.feature_info[-1]["num_chs"]
             self.reset_classifier(0, "")
         return take
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from featherbone.errors import BadRun
-from featherbone.files import atomic
+from featherbone.files import write_bytes
 from featherbone.tasks.card import WEIGHTS, Card
 from featherbone.tasks.classification import Classifier, build_classifier
 
@@ -23,8 +23,7 @@ def load_task(run: Path) -> tuple[Card, Classifier]:
 def save_weights(run: Path, model: nn.Module) -> None:
     """The model's weights to `weights.safetensors`, atomically."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with atomic(run / WEIGHTS) as partial:
-        save_file(tensors, partial, metadata={"format": "pt"})
+    write_bytes(run / WEIGHTS, save(tensors, metadata={"format": "pt"}))
 
 
 def load_weights(run: Path, model: nn.Module) -> None:

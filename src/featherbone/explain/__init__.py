@@ -1,0 +1,152 @@
+"""What a model looked at: pictures of one image's way through a network, and one page that shows them all.
+
+Our four families are read by their papers' own terms; any other timm backbone by Grad-CAM, or as a plain ViT by
+attention rollout.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import split_model_name_tag
+from torch import Tensor, nn
+
+from featherbone.backbones.lightvit import LightViT
+from featherbone.backbones.lit import LIT
+from featherbone.backbones.lvt import LVT
+from featherbone.backbones.xformer import XFormer
+from featherbone.data.images import read_image
+from featherbone.data.transforms import Preprocessing
+from featherbone.draw import save_picture
+from featherbone.errors import BadOption
+from featherbone.explain.cam import cam_sections
+from featherbone.explain.figures import Section, view_section
+from featherbone.explain.lightvit import lightvit_sections
+from featherbone.explain.lit import lit_sections
+from featherbone.explain.lvt import lvt_sections
+from featherbone.explain.page import write_page
+from featherbone.explain.rollout import is_plain_vit, rollout_sections
+from featherbone.explain.view import View, see
+from featherbone.explain.xformer import xformer_sections
+from featherbone.results import Classification
+from featherbone.tasks.backbone import build_backbone, preprocessing_of
+from featherbone.tasks.card import CARD
+from featherbone.tasks.classification import Classifier
+from featherbone.tasks.run import load_task
+
+FAMILIES: tuple[tuple[type[nn.Module], Any], ...] = (
+    (LVT, lvt_sections),
+    (LIT, lit_sections),
+    (LightViT, lightvit_sections),
+    (XFormer, xformer_sections),
+)
+PAGE = "explain.html"
+
+
+@dataclass(frozen=True)
+class ExplainResult:
+    """Where the explanation of one image lies."""
+
+    page: Path
+    """HTML that needs nothing else."""
+    pictures: tuple[Path, ...]
+    """The page's pictures as PNG."""
+    record: Classification | None
+    """What a run says of the image; None for a backbone by name."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        record = None if self.record is None else self.record.to_json()
+        return {"page": str(self.page), "pictures": [str(path) for path in self.pictures], "record": record}
+
+    def __str__(self) -> str:
+        said = "" if self.record is None else f"{self.record.name} {self.record.score:.1%}\n"
+        return f"{said}{len(self.pictures)} pictures in {self.page.parent}\npage    {self.page}"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to be explained, and what is known of it."""
+
+    name: str
+    net: Any
+    """A timm model in evaluation mode."""
+    preprocessing: Preprocessing
+    task: Classifier | None = None
+    """Of a run."""
+    warning: str = ""
+    """What the reader must know before anything else."""
+
+
+def explain(
+    model: str | Path,
+    image: Path,
+    *,
+    out: Path,
+    point: tuple[float, float] | None = None,
+    pretrained: bool = False,
+    device: torch.device | str = "cpu",
+) -> ExplainResult:
+    """Draw what a model looked at in `image`, and write pictures and the page `explain.html` to the folder `out`.
+
+    `model` is a run folder or a timm name, whose weights are drawn at random unless `pretrained`. `point` (x, y), in
+    pixels of the image, is where attention is asked from; by default the centre. Raises `BadOption` for a point that
+    the network does not see, and for a network that has no map to show.
+    """
+    subject = find_subject(model, pretrained)
+    picture = read_image(image)
+    view = see(picture, subject.preprocessing, point)
+    x = subject.preprocessing.transform()(picture)[None].to(device)
+    net = subject.net.to(device)
+    record = None
+    if subject.task is not None:
+        with torch.no_grad():
+            record = subject.task.decode(subject.task(x))[0]
+    sections = [view_section(view), *explain_net(subject, x, view)]
+    pictures = []
+    for shown in (shown for section in sections for shown in section.pictures):
+        pictures.append(Path(out) / f"{shown.name}.png")
+        save_picture(shown.image, pictures[-1])
+    net.zero_grad(set_to_none=True)
+    write_page(Path(out) / PAGE, subject.name, Path(image).name, subject.warning, record, sections)
+    return ExplainResult(Path(out) / PAGE, tuple(pictures), record)
+
+
+def find_subject(model: str | Path, pretrained: bool) -> Subject:
+    """The network of a run folder or of a timm name. Raises what loading and building them raise."""
+    run, name = Path(model), str(model)
+    known = timm.is_model(split_model_name_tag(name)[0])
+    if (run / CARD).is_file() or (not known and (run.exists() or len(run.parts) > 1)):
+        if pretrained:
+            raise BadOption(f"{model} is a run and has weights of its own; leave --pretrained out")
+        card, task = load_task(run)
+        return Subject(f"{card.backbone} of {run.name}", task.backbone, card.preprocessing, task)
+    if pretrained:
+        return Subject(name, build_backbone(name, pretrained=True).eval(), preprocessing_of(name))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = build_backbone(name).eval()
+    warning = (
+        "These weights are untrained. Nothing below says what matters in the picture: it only shows how the mechanism "
+        "works. Give a run folder, or --pretrained where timm has weights."
+    )
+    return Subject(name, net, preprocessing_of(name), warning=warning)
+
+
+def explain_net(subject: Subject, x: Tensor, view: View) -> list[Section]:
+    """All sections on one network input (1, 3, H, W). Raises `BadOption` where there is nothing to show."""
+    classes = None if subject.task is None else subject.task.classes
+    for family, sections in FAMILIES:
+        if isinstance(subject.net, family):
+            return [*cam_sections(subject.net, x, view, classes), *sections(subject.net, x, view)]
+    if is_plain_vit(subject.net):
+        return rollout_sections(subject.net, x, view)
+    found = cam_sections(subject.net, x, view, classes)
+    if not found:
+        raise BadOption(
+            f"{subject.name}: its classifier reads no feature map, and it is no plain ViT, so there is nothing to draw; "
+            f"explain takes lvt, lit, lightvit, xformer, networks that pool a map (resnet18) and plain ViTs"
+        )
+    return found

@@ -1,0 +1,85 @@
+"""Grad-CAM: which positions of the last feature map speak for the predicted class (arXiv 1610.02391)."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featherbone.backbones.lit import LIT
+from featherbone.explain.figures import Picture, Section, panels, render, show
+from featherbone.explain.view import View
+
+
+def grad_cam(features: Tensor, gradient: Tensor) -> Tensor:
+    """ReLU(sum_k a_k F_k) (h, w) with a_k the mean of dy/dF_k over positions; both are (h, w, C)."""
+    return (features * gradient.mean((0, 1))).sum(2).relu()
+
+
+def last_map(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (1, K) and the features they are made of, linked by autograd; x is (1, 3, H, W).
+
+    The features are what timm's `forward_features` gives; with a class token nothing else of them counts, so there
+    they are the tokens that the last block's attention still reads.
+    """
+    if isinstance(net, LIT) and net.global_pool == "token":
+        seen: list[Tensor] = []
+        handle = net.stages[-1].blocks[-1].norm1.register_forward_hook(lambda *call: seen.append(call[2]))
+        try:
+            with torch.enable_grad():
+                logits = net(x.detach().requires_grad_())
+        finally:
+            handle.remove()
+        return logits, seen[0]
+    with torch.no_grad():
+        features = net.forward_features(x)
+    features = features.detach().requires_grad_()
+    with torch.enable_grad():
+        return net.forward_head(features), features
+
+
+def as_map(values: Tensor, net: Any, height: int, width: int) -> Tensor:
+    """Features (1, C, h, w), (1, h, w, C) or (1, P + N, C), by timm's attributes, as (h, w, C)."""
+    if values.ndim == 4:
+        return values[0] if getattr(net, "output_fmt", "NCHW") == "NHWC" else values[0].permute(1, 2, 0)
+    tokens = values[0, getattr(net, "num_prefix_tokens", 0) :]
+    return tokens.unflatten(0, grid_of(len(tokens), height, width))
+
+
+def grid_of(count: int, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of `count` tokens of an image: among the factors of `count`, the nearest to its shape."""
+    rows = [r for r in range(1, count + 1) if count % r == 0]
+    best = min(rows, key=lambda r: abs(math.log(r * r / count * width / height)))
+    return best, count // best
+
+
+def cam_sections(net: Any, x: Tensor, view: View, classes: Sequence[str] | None) -> list[Section]:
+    """Grad-CAM of the predicted class; none where there is no classifier, or it reads no map."""
+    if not net.num_classes:
+        return []
+    logits, features = last_map(net, x)
+    if not isinstance(features, Tensor) or features.ndim not in (3, 4) or logits.ndim != 2:
+        return []
+    label = int(logits[0].argmax())
+    (gradient,) = torch.autograd.grad(logits[0, label], features)
+    maps = [as_map(value.detach(), net, view.height, view.width) for value in (features, gradient)]
+    if not maps[1].any():
+        return []
+    cam = grad_cam(*maps)
+    name = f"class {label}" if classes is None else f"“{classes[label]}”"
+    silent = "" if cam.any() else " No position speaks for it."
+    figure, axes = panels(view, 1, 2)
+    show(axes[0, 0], view, title="what the network saw", point=False)
+    limits = 0.0, max(cam.max().item(), 1e-12)
+    height, width = cam.shape
+    show(axes[0, 1], view, cam, title=f"Grad-CAM, {height} × {width}", limits=limits, smooth=True, point=False)
+    caption = (
+        f"The predicted class is {name}, at {logits[0].softmax(0)[label].item():.1%}. Bright positions of the last "
+        f"feature map raise its score; dark ones do not, or lower it.{silent}"
+    )
+    text = (
+        "Channels of the last feature map are summed, each weighed by how much it raises the class's score, and what "
+        "is negative is left out. The map is coarse and was enlarged; it says where, not why."
+    )
+    return [Section("What speaks for the class (Grad-CAM)", text, (Picture("gradcam", render(figure), caption),))]

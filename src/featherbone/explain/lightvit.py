@@ -1,0 +1,99 @@
+"""LightViT: what the global tokens gather, and the two gates of bi-dimensional attention."""
+
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from featherbone.backbones.lightvit import BiDimensionalAttention, LightViT
+from featherbone.explain.capture import inputs_of
+from featherbone.explain.figures import (
+    WIDTH,
+    Picture,
+    Section,
+    attention_grid,
+    columns_of,
+    panels,
+    render,
+    show,
+)
+from featherbone.explain.view import View
+
+
+@torch.no_grad()
+def lightvit_sections(net: LightViT, x: Tensor, view: View) -> list[Section]:
+    """Global attention and gates in the last block of each stage; x is (1, 3, H, W)."""
+    blocks = [stage.blocks[-1] for stage in net.stages]
+    inputs = inputs_of([module for block in blocks for module in (block.attn, block.mlp.gate)], net, x)
+    pictures = []
+    for i, block in enumerate(blocks):
+        _, height, width = inputs[block.attn]
+        maps = block.attn.global_attention(*inputs[block.attn])[0].mean(0).unflatten(1, (height, width))
+        titles = [f"token {t + 1}" for t in range(len(maps))]
+        drawn = attention_grid(view, maps, 8 * 2**i, titles, columns_of(len(maps)), point=False)
+        pictures.append(Picture(f"global-stage{i + 1}", drawn, f"Stage {i + 1}, mean of {block.attn.num_heads} heads."))
+    sections = [
+        Section(
+            "Global tokens",
+            "A few learned tokens gather the image, G = softmax(q_g k_xᵀ d^-1/2) v_x, and hand it back to every "
+            "position. Each map is what one of them gathers in the last block of a stage. Colours run from 0 (dark) "
+            "to the maximum of each map, or to twice the even weight where that is more.",
+            tuple(pictures),
+        )
+    ]
+    gates = [block.mlp.gate for block in blocks]
+    if all(isinstance(gate, BiDimensionalAttention) for gate in gates):
+        channel, spatial = zip(*(gate.gates(*inputs[gate]) for gate in gates), strict=True)
+        maps = [
+            gate[0, -height * width :, 0].unflatten(0, (height, width))  # the global tokens come first
+            for gate, (_, height, width) in zip(spatial, (inputs[block.attn] for block in blocks), strict=True)
+        ]
+        sections.append(
+            Section(
+                "Bi-dimensional attention",
+                "The feed-forward network's result is multiplied by two gates between 0 and 1: one for each position, "
+                "one for each channel.",
+                (
+                    Picture("gate-spatial", draw_spatial(maps, view), spatial_caption()),
+                    Picture("gate-channel", draw_channels([gate.flatten() for gate in channel]), channel_caption()),
+                ),
+            )
+        )
+    return sections
+
+
+def spatial_caption() -> str:
+    """How to read `draw_spatial`."""
+    return (
+        "The spatial gate in the last block of each stage. Colours run from each map's least value to its largest, "
+        "which stand above it: a narrow range is a gate that hardly chooses."
+    )
+
+
+def channel_caption() -> str:
+    """How to read `draw_channels`."""
+    return "The channel gate, sorted; the dashed line is 0.5, what an undecided gate gives."
+
+
+def draw_spatial(maps: list[Tensor], view: View) -> Image.Image:
+    """Gates (h, w), side by side."""
+    figure, axes = panels(view, 1, len(maps))
+    for i, (ax, gate) in enumerate(zip(axes.flat, maps, strict=True)):
+        low, high = gate.min().item(), gate.max().item()
+        title = f"stage {i + 1}: {low:.3f} to {high:.3f}"
+        show(ax, view, gate - low, 8 * 2**i, title, limits=(0, max(high - low, 1e-12)), colours="viridis", point=False)
+    return render(figure)
+
+
+def draw_channels(gates: list[Tensor]) -> Image.Image:
+    """Gates (C), sorted, as bars side by side."""
+    figure = Figure(figsize=(WIDTH * 0.9, 1.9), layout="constrained")
+    axes = figure.subplots(1, len(gates), sharey=True)
+    for i, (ax, gate) in enumerate(zip(axes, gates, strict=True)):
+        values = gate.sort(descending=True).values.cpu().numpy()
+        ax.bar(range(len(values)), values, width=1.0, color="#4c6fff")
+        ax.axhline(0.5, color="#1d2433", linestyle="--", linewidth=0.8)
+        ax.set(xlim=(-0.5, len(values) - 0.5), ylim=(0, 1), xticks=())
+        ax.set_title(f"stage {i + 1}, {len(values)} channels", fontsize=9, pad=3)
+        ax.spines[["top", "right"]].set_visible(False)
+    return render(figure)

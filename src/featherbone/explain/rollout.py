@@ -1,0 +1,85 @@
+"""Attention rollout for plain vision transformers (arXiv 2005.00928)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import Attention
+from torch import Tensor, nn
+
+from featherbone.explain.cam import grid_of
+from featherbone.explain.capture import watch
+from featherbone.explain.figures import Picture, Section, attention_grid, columns_of
+from featherbone.explain.view import View
+
+
+def attentions_of(net: nn.Module) -> list[Any]:
+    """Timm's plain attention modules, in order."""
+    return [module for module in net.modules() if isinstance(module, Attention)]
+
+
+def is_plain_vit(net: nn.Module) -> bool:
+    """Whether every block attends by timm's plain attention, so that all of them see the same tokens."""
+    blocks = getattr(net, "blocks", None)
+    return blocks is not None and 0 < len(attentions_of(net)) == len(blocks)
+
+
+@contextmanager
+def unfused(modules: list[Any]) -> Iterator[None]:
+    """The modules compute their attention in the open, then as before."""
+    before = [module.fused_attn for module in modules]
+    try:
+        for module in modules:
+            module.fused_attn = False
+        yield
+    finally:
+        for module, fused in zip(modules, before, strict=True):
+            module.fused_attn = fused
+
+
+@torch.no_grad()
+def attention_maps(net: nn.Module, x: Tensor) -> list[Tensor]:
+    """softmax(q k^T d^-1/2) (heads, N, N) of each block of a plain ViT; x is (1, 3, H, W)."""
+    modules = attentions_of(net)
+    drops = [module.attn_drop for module in modules]  # what they are given is what we want
+    with unfused(modules), watch(drops) as seen:
+        net(x)
+    return [seen[drop][0][0] for drop in drops]
+
+
+def rollout(maps: list[Tensor]) -> Tensor:
+    """The product over blocks of A' = (mean over heads of A + I) / 2, last block first: (N, N), rows sum to 1."""
+    product = torch.eye(maps[0].shape[-1], device=maps[0].device)
+    for attention in maps:
+        product = (attention.mean(0) + torch.eye(len(product), device=product.device)) / 2 @ product
+    return product
+
+
+def rollout_sections(net: Any, x: Tensor, view: View) -> list[Section]:
+    """Rollout of the class token (or of the mean position) and of the query point, and the last block's heads."""
+    maps = attention_maps(net, x)
+    prefix = getattr(net, "num_prefix_tokens", 0)
+    height, width = grid = grid_of(maps[0].shape[-1] - prefix, view.height, view.width)
+    row, column = view.cell(height, width, view.height / height)
+    total = rollout(maps)
+    reader = "class token" if prefix else "mean position"
+    of_reader = (total[0] if prefix else total.mean(0))[prefix:].unflatten(0, grid)
+    of_point = total[prefix + row * width + column, prefix:].unflatten(0, grid)
+    last = (maps[-1][:, 0] if prefix else maps[-1].mean(1))[:, prefix:].unflatten(1, grid)
+    drawn = attention_grid(view, torch.stack([of_reader, of_point]), None, (f"{reader}", "point at the ring"), 2)
+    heads = attention_grid(
+        view, last, None, [f"head {h + 1}" for h in range(len(last))], columns_of(len(last)), point=False
+    )
+    return [
+        Section(
+            "Attention rollout",
+            "Attention followed through all blocks: the product of (A + I) / 2, A being the mean over the heads and I "
+            "standing for the residual path. It is a rough account: values, MLPs and signs are left out. Colours run "
+            "from 0 (dark) to the maximum of each map, or to twice the even weight where that is more.",
+            (
+                Picture("rollout", drawn, f"What reaches the {reader}, and the patch at the ring, from each patch."),
+                Picture("last-block", heads, f"The last block alone: the {reader}, head by head."),
+            ),
+        )
+    ]

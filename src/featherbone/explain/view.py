@@ -1,0 +1,57 @@
+"""The part of a user's image that the network saw, and where a point of the image lies in it."""
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from featherbone.data.transforms import Preprocessing
+from featherbone.errors import BadOption
+
+
+@dataclass(frozen=True)
+class View:
+    """A rectangle of the user's image, resized to the network's input."""
+
+    image: Image.Image
+    """All of it."""
+    box: tuple[float, float, float, float]
+    """x1 y1 x2 y2 of what the network saw, in pixels of the image."""
+    height: int
+    """Of the network's input, in pixels."""
+    width: int
+    x: float
+    """Of the query point, in pixels of the network's input."""
+    y: float
+
+    def picture(self, width: int) -> Image.Image:
+        """What the network saw, from the image's own pixels, `width` pixels wide."""
+        return self.image.resize(
+            (width, round(width * self.height / self.width)), Image.Resampling.BICUBIC, box=self.box
+        )
+
+    def cell(self, height: int, width: int, stride: float) -> tuple[int, int]:
+        """Row and column of the query point on a map whose positions are `stride` pixels of the input apart."""
+        return min(int(self.y / stride), height - 1), min(int(self.x / stride), width - 1)
+
+
+def visible_box(image: Image.Image, preprocessing: Preprocessing) -> tuple[float, float, float, float]:
+    """The rectangle x1 y1 x2 y2 of the image that survives resizing and centre crop, in pixels of the image."""
+    resize = preprocessing.transform().transforms[0]  # type: ignore[attr-defined]  # asked, so that they cannot differ
+    width, height = resize(image).size
+    left, top = round((width - preprocessing.width) / 2), round((height - preprocessing.height) / 2)
+    x, y = image.width / width, image.height / height
+    right, bottom = left + preprocessing.width, top + preprocessing.height
+    return left * x, top * y, min(right * x, image.width), min(bottom * y, image.height)
+
+
+def see(image: Image.Image, preprocessing: Preprocessing, point: tuple[float, float] | None = None) -> View:
+    """The view of an RGB image at `point` (x, y), by default its centre. Raises `BadOption` for one out of sight."""
+    x1, y1, x2, y2 = box = visible_box(image, preprocessing)
+    x, y = (image.width / 2, image.height / 2) if point is None else point
+    if not (x1 <= x <= x2 and y1 <= y <= y2):
+        raise BadOption(
+            f"point {x:g} {y:g} is not in the part of the image that the network sees: x from {x1:.0f} to {x2:.0f}, "
+            f"y from {y1:.0f} to {y2:.0f}, of {image.width} x {image.height} pixels; choose one inside"
+        )
+    height, width = preprocessing.height, preprocessing.width
+    return View(image, box, height, width, (x - x1) / (x2 - x1) * width, (y - y1) / (y2 - y1) * height)

@@ -1,0 +1,86 @@
+"""XFormer (a reconstruction): the feature scores of cross feature attention, and the weights they imply."""
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from featherbone.backbones.xformer import XFA, XFBlock, XFormer
+from featherbone.explain.capture import inputs_of
+from featherbone.explain.figures import Picture, Section, panels, render, show_signed
+from featherbone.explain.view import View
+
+MOST_CHANNELS = 4  # of a head; uncompressed scores have tens
+
+
+@torch.no_grad()
+def xformer_sections(net: XFormer, x: Tensor, view: View) -> list[Section]:
+    """XFA of the last transformer layer of stages 3 to 5; none for the softmax twin; x is (1, 3, H, W)."""
+    blocks = {i: stage[-1] for i, stage in enumerate(net.stages) if isinstance(stage[-1], XFBlock)}
+    inputs = inputs_of([*blocks.values(), *(block.layers[-1].attn for block in blocks.values())], net, x)
+    scores, weights = [], []
+    for i, block in blocks.items():
+        attention = block.layers[-1].attn
+        if not isinstance(attention, XFA):
+            return []
+        height, width = inputs[block][0].shape[2:]
+        stride = 4 * 2**i
+        q, k, _ = (value[0] for value in attention.scores(*inputs[attention]))  # (heads, N, m)
+        row, column = view.cell(height, width, stride)
+        at_point = implied_weights(q, k, attention.temperature, row * width + column).unflatten(1, (height, width))
+        kept = "" if q.shape[2] <= MOST_CHANNELS else f"; the {MOST_CHANNELS} largest of {q.shape[2]} channels"
+        maps = [strongest(value).transpose(1, 2).unflatten(2, (height, width)) for value in (q, k)]
+        caption = f"Stage {i + 2}: on the left q~, on the right k~{kept}."
+        scores.append(Picture(f"xfa-scores-stage{i + 2}", draw_scores(*maps, view, stride), caption))
+        weights.append(
+            Picture(
+                f"xfa-weights-stage{i + 2}", draw_weights(at_point, view, stride), f"Stage {i + 2}, one map a head."
+            )
+        )
+    signed = "Red is above 0, blue below; each map has a scale of its own, which stands above it."
+    return [
+        Section(
+            "Implied weights of cross feature attention (XFA)",
+            "This network is a reconstruction: no code of the paper was published, so these are our XFA's maps, which "
+            "need not be the authors'. XFA never forms weights between positions, and there is no softmax. Written "
+            f"out, the position at the ring weighs the values of all others by λ q~ k~ᵀ, of either sign. {signed}",
+            tuple(weights),
+        ),
+        Section(
+            "Feature scores",
+            "q and k at unit length, each compressed to a few score channels. A position's weights above are a mix of "
+            f"the maps of k~, in the shares that q~ has at the ring. {signed}",
+            tuple(scores),
+        ),
+    ]
+
+
+def implied_weights(q: Tensor, k: Tensor, temperature: Tensor, position: int) -> Tensor:
+    """lambda_h q~ k~^T (heads, N) of one position; q and k are (heads, N, m)."""
+    return temperature[:, None] * (k @ q[:, position, :, None])[:, :, 0]
+
+
+def strongest(scores: Tensor) -> Tensor:
+    """The few channels of each head that are largest on average, in order: (heads, N, m) to (heads, N, at most 4)."""
+    if scores.shape[2] <= MOST_CHANNELS:
+        return scores
+    chosen = scores.abs().mean(1).topk(MOST_CHANNELS, dim=1).indices.sort(dim=1).values
+    return scores.take_along_dim(chosen[:, None], dim=2)
+
+
+def draw_scores(q: Tensor, k: Tensor, view: View, stride: int) -> Image.Image:
+    """Maps (heads, m, h, w) of q~ and k~, a row a head."""
+    figure, axes = panels(view, len(q), q.shape[1] + k.shape[1])
+    for head, line in enumerate(axes):
+        named = [(f"q~{c + 1}", values) for c, values in enumerate(q[head])]
+        named += [(f"k~{c + 1}", values) for c, values in enumerate(k[head])]
+        for ax, (name, values) in zip(line, named, strict=True):
+            show_signed(ax, view, values, stride, f"head {head + 1}, {name}")
+    return render(figure)
+
+
+def draw_weights(weights: Tensor, view: View, stride: int) -> Image.Image:
+    """Maps (heads, h, w) side by side."""
+    figure, axes = panels(view, 1, len(weights), most=3)
+    for head, (ax, values) in enumerate(zip(axes.flat, weights, strict=True)):
+        show_signed(ax, view, values, stride, f"head {head + 1}")
+    return render(figure)

@@ -1,0 +1,71 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from featherbone.data.scenes_write import write_classification
+from featherbone.engine.settings import complete
+from featherbone.engine.train import start_run
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory):
+    """24 training and 12 validation pictures of six classes, 32 pixels wide."""
+    folder = tmp_path_factory.mktemp("drawn") / "data"
+    write_classification(folder, 24, 12, (32, 32))
+    return folder
+
+
+@pytest.fixture
+def short():
+    """Settings of a run of seconds on `drawn`, with everything on that draws at random."""
+    return dict(
+        image_size=32,
+        batch_size=8,
+        epochs=2,
+        warmup_epochs=1,
+        device="cpu",
+        workers=0,
+        mixup=0.2,
+        cutmix=1.0,
+        erasing=0.25,
+        ema=0.9,
+        clip_grad=1.0,
+    )
+
+
+@pytest.fixture
+def train(drawn, tmp_path):
+    """Train in this process; the run folder."""
+
+    def run(name="run", model="lvt", **settings):
+        return start_run(drawn, model, None, tmp_path / name, complete(**settings))
+
+    return run
+
+
+@pytest.fixture
+def launch():
+    """Start `featherbone` as a process of its own, by default through this Python."""
+
+    def start(*arguments, launcher=(sys.executable, "-m"), **options):
+        command = [*launcher, "featherbone", *map(str, arguments)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+        )
+
+    return start
+
+
+def options(settings):
+    """Settings as command-line options."""
+    return [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def rows(run):
+    """Rows of `metrics.jsonl` without what depends on the clock."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]

@@ -1,0 +1,121 @@
+import json
+import random
+import time
+
+import pytest
+import torch
+
+from conftest import options, rows
+from featherbone.engine.loop import Loop
+from featherbone.engine.run import load_state
+from featherbone.engine.train import resume_run
+from featherbone.errors import BadOption, BadRun
+
+
+class Interrupted(Exception):
+    pass
+
+
+def stop_after(monkeypatch, step):
+    """Let training fail right before update `step`."""
+    original = Loop.micro_step
+
+    def micro_step(self, batch, part):
+        if self.step == step:
+            raise Interrupted
+        return original(self, batch, part)
+
+    monkeypatch.setattr(Loop, "micro_step", micro_step)
+
+
+def same_run(one, other):
+    assert (one / "weights.safetensors").read_bytes() == (other / "weights.safetensors").read_bytes()
+    assert rows(one) == rows(other)
+    first, second = load_state(one), load_state(other)
+    for part in ("task", "ema"):
+        assert all(torch.equal(value, second[part][name]) for name, value in first[part].items())
+    for index, state in first["optimiser"]["state"].items():
+        assert all(torch.equal(value, second["optimiser"]["state"][index][name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_an_interrupted_run_ends_in_the_same_bits(train, short, monkeypatch, step):
+    short |= dict(drop_path=0.1, dropout=0.1, save_seconds=0, accumulate=2)
+    whole = train("whole", **short)
+    with monkeypatch.context() as patched:
+        stop_after(patched, step)
+        with pytest.raises(Interrupted):
+            train("parts", **short)
+    parts = resume_run(whole.parent / "parts", {})
+    same_run(whole, parts)
+
+
+def test_workers_change_nothing(train, short):
+    same_run(train("none", **short), train("two", **short | dict(workers=2)))
+
+
+def test_killed_again_and_again(drawn, train, launch, short, tmp_path, monkeypatch):
+    """A real process, killed at random moments, ends in the bits of a run that nobody disturbed."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    short |= dict(epochs=8, save_seconds=0)
+    whole = train("whole", **short)
+    run = tmp_path / "killed"
+    arguments = ["train", "--data", drawn, "--model", "lvt", "--out", run, *options(short)]
+    kills = 0
+    for _ in range(3):
+        process = launch(*arguments)
+        begun = (run / "state.pt").stat().st_mtime_ns if (run / "state.pt").exists() else 0
+        while process.poll() is None and not (
+            (run / "state.pt").exists() and (run / "state.pt").stat().st_mtime_ns > begun
+        ):
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.5))
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -9
+        load_state(run)  # the newest complete state is always there
+        arguments = ["train", "--resume", run]
+    assert kills >= 2
+    process = launch(*arguments)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    same_run(whole, run)
+    assert not list(run.glob(".*"))  # what the kills left half written is gone
+
+
+def test_a_finished_run_resumes_to_itself(train, short):
+    run = train(**short)
+    before = (run / "weights.safetensors").read_bytes()
+    assert resume_run(run, {}) == run
+    assert (run / "weights.safetensors").read_bytes() == before
+
+
+def test_resume_refuses(train, short, drawn, tmp_path):
+    run = train(**short)
+    with pytest.raises(BadOption, match="keeps its settings"):
+        resume_run(run, {"lr": 1.0})
+    with pytest.raises(BadRun, match="not a run folder"):
+        resume_run(tmp_path, {})
+    card = json.loads((run / "card.json").read_text())
+    card["data"]["fingerprint"] = "other"
+    (run / "card.json").write_text(json.dumps(card))
+    with pytest.raises(BadRun, match="not the images this run began with"):
+        resume_run(run, {})
+    (run / "state.pt").write_bytes((run / "state.pt").read_bytes()[:1000])
+    with pytest.raises(BadRun, match="damaged"):
+        resume_run(run, {})
+
+
+def test_a_malicious_state_is_not_executed(train, short, tmp_path):
+    import pickle
+
+    class Malice:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    run = train(**short)
+    (run / "state.pt").write_bytes(pickle.dumps(Malice()))
+    with pytest.raises(BadRun, match="damaged"):
+        resume_run(run, {})
+    assert not (tmp_path / "executed").exists()
