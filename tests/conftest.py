@@ -1,22 +1,59 @@
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
+import os
+import subprocess
+import sys
 
 import pytest
 
-GOLDENS = Path(__file__).parent / "goldens"
+from featherbone.data.scenes_write import write_classification
+from featherbone.engine.settings import complete
+from featherbone.engine.train import start_run
 
 
 @pytest.fixture(scope="session")
-def goldens():
-    """The functions of `goldens/weights.py`."""
-    return SimpleNamespace(**runpy.run_path(str(GOLDENS / "weights.py")))
+def drawn(tmp_path_factory):
+    """24 training and 12 validation pictures of six classes, 32 pixels wide."""
+    folder = tmp_path_factory.mktemp("drawn") / "data"
+    write_classification(folder, 24, 12, (32, 32))
+    return folder
 
 
-@pytest.fixture(scope="session")
-def shared():
-    """The folder of reference material beside the repository; tests that need it are skipped without it."""
-    folder = Path(__file__).parents[1] / "../shared"
-    if not folder.is_dir():
-        pytest.skip("needs the folder ../shared")
-    return folder.resolve()
+@pytest.fixture
+def short():
+    """Settings of a run of seconds on `drawn`, with everything on that draws at random."""
+    return dict(
+        image_size=32,
+        batch_size=8,
+        epochs=2,
+        warmup_epochs=1,
+        device="cpu",
+        workers=0,
+        mixup=0.2,
+        cutmix=1.0,
+        erasing=0.25,
+        ema=0.9,
+        clip_grad=1.0,
+    )
+
+
+@pytest.fixture
+def train(drawn, tmp_path):
+    """Train in this process; the run folder."""
+
+    def run(name="run", model="lvt", **settings):
+        return start_run(drawn, model, None, tmp_path / name, complete(**settings))
+
+    return run
+
+
+@pytest.fixture
+def launch():
+    """Start `featherbone` as a process of its own, by default through this Python."""
+
+    def start(*arguments, launcher=(sys.executable, "-m"), **options):
+        command = [*launcher, "featherbone", *map(str, arguments)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+        )
+
+    return start

@@ -51,12 +51,16 @@ def draw_record(image: Image.Image, record: Record) -> Image.Image:
 
 
 def legible(image: Image.Image, least: int = 240, most: int = 1600) -> Image.Image:
-    """The image scaled so that its width is at least `least` and its longer side at most `most` pixels."""
-    scale = max(least / image.width, 1.0) if max(image.size) <= most else most / max(image.size)
-    if scale == 1:
+    """The image at least `least` pixels wide and at most `most` high and wide; a slim one gets margins."""
+    scale = min(max(least / image.width, 1.0), most / max(image.size))
+    if scale != 1:
+        size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
+        image = image.resize(size, Image.Resampling.NEAREST if scale > 3 else Image.Resampling.BICUBIC)
+    if image.width >= least:
         return image
-    size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
-    return image.resize(size, Image.Resampling.NEAREST if scale > 3 else Image.Resampling.BICUBIC)
+    canvas = Image.new("RGB", (least, image.height), PAPER)
+    canvas.paste(image, ((least - image.width) // 2, 0))
+    return canvas
 
 
 def shorten(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:

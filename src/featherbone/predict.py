@@ -11,7 +11,7 @@ from torch import Tensor
 
 from featherbone.data.classification import open_splits
 from featherbone.data.images import SUFFIXES, ImageSource, read_image
-from featherbone.engine.devices import find_device
+from featherbone.devices import find_device
 from featherbone.errors import BadImage
 from featherbone.results import Record
 from featherbone.tasks.card import Card

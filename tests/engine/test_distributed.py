@@ -3,7 +3,7 @@ import sys
 
 from safetensors.torch import load_file
 
-from conftest import options, rows
+from runs import options, rows
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 

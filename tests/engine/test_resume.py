@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from conftest import options, rows
+from runs import options, rows
 from featherbone.engine.loop import Loop
 from featherbone.engine.run import load_state
 from featherbone.engine.train import resume_run

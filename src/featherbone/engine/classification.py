@@ -16,7 +16,7 @@ from featherbone.data.loading import Batches, Samples, eval_loader, train_loader
 from featherbone.data.mixing import mix
 from featherbone.data.scan import find_unreadable, leave_out
 from featherbone.data.transforms import training_transform
-from featherbone.engine.devices import build_accelerator, count_workers
+from featherbone.engine.accelerator import build_accelerator, count_workers
 from featherbone.engine.evaluate import evaluate_classifier
 from featherbone.engine.loop import Loop
 from featherbone.engine.optimiser import build_optimiser, build_schedule, freeze_parts

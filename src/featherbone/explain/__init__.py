@@ -74,6 +74,8 @@ class Subject:
     net: Any
     """A timm model in evaluation mode."""
     preprocessing: Preprocessing
+    weights: str
+    """Where they come from, as the page says it."""
     task: Classifier | None = None
     """Of a run."""
     warning: str = ""
@@ -109,8 +111,8 @@ def explain(
     for shown in (shown for section in sections for shown in section.pictures):
         pictures.append(Path(out) / f"{shown.name}.png")
         save_picture(shown.image, pictures[-1])
-    net.zero_grad(set_to_none=True)
-    write_page(Path(out) / PAGE, subject.name, Path(image).name, subject.warning, record, sections)
+    subtitle = f"{Path(image).name}, with {subject.weights}"
+    write_page(Path(out) / PAGE, subject.name, subtitle, subject.warning, record, sections)
     return ExplainResult(Path(out) / PAGE, tuple(pictures), record)
 
 
@@ -122,17 +124,20 @@ def find_subject(model: str | Path, pretrained: bool) -> Subject:
         if pretrained:
             raise BadOption(f"{model} is a run and has weights of its own; leave --pretrained out")
         card, task = load_task(run)
-        return Subject(f"{card.backbone} of {run.name}", task.backbone, card.preprocessing, task)
+        return Subject(
+            card.backbone, task.backbone, card.preprocessing, f"the weights of run {run.resolve().name}", task
+        )
     if pretrained:
-        return Subject(name, build_backbone(name, pretrained=True).eval(), preprocessing_of(name))
+        net = build_backbone(name, pretrained=True).eval()
+        return Subject(name, net, preprocessing_of(name), "pretrained weights")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = build_backbone(name).eval()
     warning = (
         "These weights are untrained. Nothing below says what matters in the picture: it only shows how the mechanism "
-        "works. Give a run folder, or --pretrained where timm has weights."
+        "works. Give a run folder, or ask for pretrained weights where timm has some."
     )
-    return Subject(name, net, preprocessing_of(name), warning=warning)
+    return Subject(name, net, preprocessing_of(name), "untrained weights", warning=warning)
 
 
 def explain_net(subject: Subject, x: Tensor, view: View) -> list[Section]:
@@ -146,7 +151,7 @@ def explain_net(subject: Subject, x: Tensor, view: View) -> list[Section]:
     found = cam_sections(subject.net, x, view, classes)
     if not found:
         raise BadOption(
-            f"{subject.name}: its classifier reads no feature map, and it is no plain ViT, so there is nothing to draw; "
-            f"explain takes lvt, lit, lightvit, xformer, networks that pool a map (resnet18) and plain ViTs"
+            f"{subject.name}: its classifier reads no feature map, and it is no plain ViT, so there is nothing to "
+            "draw; explain takes lvt, lit, lightvit, xformer, networks that pool a map (resnet18) and plain ViTs"
         )
     return found

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from featherbone.backbones.lit import LIT
-from featherbone.explain.figures import Picture, Section, panels, render, show
+from featherbone.explain.figures import Picture, Section, Sheet
 from featherbone.explain.view import View
 
 
@@ -69,11 +69,11 @@ def cam_sections(net: Any, x: Tensor, view: View, classes: Sequence[str] | None)
     cam = grad_cam(*maps)
     name = f"class {label}" if classes is None else f"“{classes[label]}”"
     silent = "" if cam.any() else " No position speaks for it."
-    figure, axes = panels(view, 1, 2)
-    show(axes[0, 0], view, title="what the network saw", point=False)
+    sheet = Sheet(view, 2, 2)
+    sheet.show(title="what the network saw", point=False)
     limits = 0.0, max(cam.max().item(), 1e-12)
     height, width = cam.shape
-    show(axes[0, 1], view, cam, title=f"Grad-CAM, {height} × {width}", limits=limits, smooth=True, point=False)
+    sheet.show(cam, title=f"Grad-CAM, {height} × {width} positions", limits=limits, smooth=True, point=False)
     caption = (
         f"The predicted class is {name}, at {logits[0].softmax(0)[label].item():.1%}. Bright positions of the last "
         f"feature map raise its score; dark ones do not, or lower it.{silent}"
@@ -82,4 +82,4 @@ def cam_sections(net: Any, x: Tensor, view: View, classes: Sequence[str] | None)
         "Channels of the last feature map are summed, each weighed by how much it raises the class's score, and what "
         "is negative is left out. The map is coarse and was enlarged; it says where, not why."
     )
-    return [Section("What speaks for the class (Grad-CAM)", text, (Picture("gradcam", render(figure), caption),))]
+    return [Section("What speaks for the class (Grad-CAM)", text, (Picture("gradcam", sheet.image(), caption),))]

@@ -1,11 +1,12 @@
-"""Maps drawn over the picture that the network saw; all axes are in pixels of the network's input."""
+"""Maps drawn over the picture that the network saw."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -15,9 +16,11 @@ from torch import Tensor
 from featherbone.draw import legible
 from featherbone.explain.view import View
 
-WIDTH = 12.0  # inches of a full row
+Array = np.ndarray[Any, Any]
+
+WIDTH = 1200  # pixels of a full row
 DPI = 100
-FINE = 480  # pixels across a picture before matplotlib fits it into its panel
+GAP, LINE = 6, 22  # pixels between panels, and of a title
 POINT = "#00e5ff"
 
 
@@ -39,6 +42,109 @@ class Section:
     pictures: tuple[Picture, ...]
 
 
+class Sheet:
+    """Panels of the view's shape, filled row by row, at most `most` pixels wide each.
+
+    All lie in one set of axes, whose unit is the pixel of the sheet: an axes per panel is ten times slower.
+    """
+
+    def __init__(self, view: View, count: int, columns: int, most: int = 360) -> None:
+        self.view, self.columns = view, columns
+        self.wide = min(most, WIDTH // columns - GAP)
+        self.scale = self.wide / view.width  # pixels of the sheet per pixel of the network's input
+        self.high = round(view.height * self.scale)
+        size = columns * (self.wide + GAP) + GAP, -(-count // columns) * (self.high + LINE + GAP)
+        self.figure = Figure(figsize=(size[0] / DPI, size[1] / DPI))
+        self.axes = self.figure.add_axes((0, 0, 1, 1), xlim=(0, size[0]), ylim=(size[1], 0))
+        self.axes.set_axis_off()
+        self.left, self.top, self.filled = 0, 0, 0
+        self.grey = view.picture(2 * self.wide).convert("L")
+
+    def show(
+        self,
+        values: Tensor | None = None,
+        stride: float | None = None,
+        title: str = "",
+        *,
+        limits: tuple[float, float] = (0, 1),
+        colours: str = "magma",
+        smooth: bool = False,
+        point: bool = True,
+    ) -> None:
+        """Fill the next panel: the picture in grey under a map (h, w) in colours, or as it is without; the query point.
+
+        Position (row, column) of the map covers `stride` pixels of the input; without it the map covers the picture.
+        Limits around 0 are signed: the nearer a value is to 0, the clearer the picture.
+        """
+        row, column = divmod(self.filled, self.columns)
+        self.left, self.top = GAP + column * (self.wide + GAP), LINE + row * (self.high + LINE + GAP)
+        self.filled += 1
+        if values is None:
+            self._lay(np.asarray(self.view.picture(2 * self.wide)), self.wide, self.high)
+        else:
+            self._lay(np.asarray(self.grey), self.wide, self.high, cmap="gray", vmin=0, vmax=255)
+            array = values.detach().float().cpu().numpy()
+            high, wide = (self.high, self.wide) if stride is None else (n * stride * self.scale for n in array.shape)
+            signed = limits[0] < 0
+            alpha = 0.9 * np.clip(np.abs(array) / limits[1], 0, 1) ** 0.7 if signed else 0.62
+            look: dict[str, Any] = dict(cmap=colours, vmin=limits[0], vmax=limits[1], alpha=alpha)
+            self._lay(array, wide, high, interpolation="bilinear" if smooth else "nearest", **look)
+        self.axes.text(
+            self.left + self.wide / 2, self.top - 0.5 * LINE, title, fontsize=8.5, ha="center", va="center_baseline"
+        )
+        if point:
+            mark(self.axes, *self.place(np.array([self.view.x, self.view.y])))
+
+    def _lay(self, array: Array, width: float, height: float, **look: Any) -> None:
+        extent = (self.left, self.left + width, self.top + height, self.top)
+        self.clip(self.axes.imshow(array, extent=extent, aspect="auto", **look))
+
+    def clip(self, *drawn: Artist) -> None:
+        """Cut off what was drawn beyond the panel filled last."""
+        for artist in drawn:
+            artist.set_clip_path(Rectangle((self.left, self.top), self.wide, self.high, transform=self.axes.transData))
+
+    def place(self, points: Array) -> Array:
+        """Points (..., 2), x and y in pixels of the network's input, on the panel filled last."""
+        return points * self.scale + (self.left, self.top)
+
+    def show_attention(self, weights: Tensor, stride: float | None, title: str, point: bool = True) -> None:
+        """Weights (h, w) of a distribution, from 0 to their maximum, or to twice the even weight if that is more."""
+        most, even = weights.max().item(), 1 / weights.numel()
+        self.show(weights, stride, f"{title}: {most / even:.1f}×", limits=(0.0, max(most, 2 * even)), point=point)
+
+    def show_signed(self, values: Tensor, stride: float | None, title: str) -> None:
+        """Values (h, w) of either sign, red above 0 and blue below."""
+        most = max(values.abs().max().item(), 1e-12)
+        self.show(values, stride, f"{title}: ±{most:.2g}", limits=(-most, most), colours="RdBu_r")
+
+    def image(self) -> Image.Image:
+        """The sheet as RGB."""
+        return render(self.figure)
+
+
+HOW_TO_READ = (
+    "Colours run from 0 (dark) to the maximum of each map, or to twice the even weight where that is more; the number "
+    "is the maximum as a multiple of the even weight."
+)
+"""What every section with `attention_sheet` says of it."""
+
+
+def attention_sheet(
+    view: View,
+    maps: Tensor,
+    stride: float | None,
+    titles: Iterable[str],
+    columns: int | None = None,
+    point: bool = True,
+) -> Image.Image:
+    """Distributions (n, h, w), in rows of `columns` panels, by default what fits."""
+    sheet = Sheet(view, len(maps), columns or columns_of(len(maps)))
+    for weights, title in zip(maps, titles, strict=True):
+        sheet.show_attention(weights, stride, title, point)
+    return sheet.image()
+
+
 def columns_of(count: int, most: int = 8) -> int:
     """Columns of a grid of `count` panels: one row if it fits, else the most that leave no gap, if that is not few."""
     if count <= most:
@@ -46,84 +152,10 @@ def columns_of(count: int, most: int = 8) -> int:
     return next((n for n in range(most, most // 2, -1) if count % n == 0), most)
 
 
-def panels(view: View, rows: int, columns: int, most: float = 3.6) -> tuple[Figure, np.ndarray[Any, Any]]:
-    """A figure and its rows x columns axes, each of the view's shape and at most `most` inches wide."""
-    wide = min(most, WIDTH / columns)
-    figure = Figure(figsize=(columns * wide, rows * (wide * view.height / view.width + 0.28)), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for ax in axes.flat:
-        ax.set_axis_off()
-    return figure, axes
-
-
-def show(
-    axes: Axes,
-    view: View,
-    values: Tensor | None = None,
-    stride: float | None = None,
-    title: str = "",
-    *,
-    limits: tuple[float, float] = (0, 1),
-    colours: str = "magma",
-    smooth: bool = False,
-    point: bool = True,
-) -> None:
-    """The picture in grey under a map (h, w) in colours, or without a map in its own colours; the query point.
-
-    Position (row, column) of the map covers `stride` pixels each way; without it the map covers the picture. Limits
-    around 0 are signed: the nearer a value is to 0, the clearer the picture.
-    """
-    whole = (0.0, view.width, view.height, 0.0)
-    picture = view.picture(FINE)
-    if values is None:
-        axes.imshow(picture, extent=whole)
-    else:
-        axes.imshow(picture.convert("L"), extent=whole, cmap="gray", vmin=0, vmax=255)
-        array = values.detach().float().cpu().numpy()
-        covered = whole if stride is None else (0, array.shape[1] * stride, array.shape[0] * stride, 0)
-        alpha = 0.9 * np.clip(np.abs(array) / limits[1], 0, 1) ** 0.7 if limits[0] < 0 else 0.62
-        axes.imshow(
-            array,
-            extent=covered,
-            cmap=colours,
-            vmin=limits[0],
-            vmax=limits[1],
-            alpha=alpha,
-            interpolation="bilinear" if smooth else "nearest",
-        )
-    if point:
-        mark(axes, view.x, view.y)
-    axes.set(xlim=(0, view.width), ylim=(view.height, 0))
-    axes.set_title(title, fontsize=9, pad=3)
-
-
 def mark(axes: Axes, x: float, y: float) -> None:
     """The query point as a ring."""
-    for colour, width in (("black", 3.4), (POINT, 1.8)):
-        axes.plot(x, y, "o", markersize=8, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=width)
-
-
-def show_attention(axes: Axes, view: View, weights: Tensor, stride: float | None, title: str, point: bool) -> None:
-    """Weights (h, w) of a distribution, coloured from 0 to its maximum, or to twice the even share if that is more."""
-    most, even = weights.max().item(), 1 / weights.numel()
-    title = f"{title}: max {most / even:.1f}× even"
-    show(axes, view, weights, stride, title, limits=(0.0, max(most, 2 * even)), point=point)
-
-
-def show_signed(axes: Axes, view: View, values: Tensor, stride: float, title: str, point: bool = True) -> None:
-    """Values (h, w) of either sign, red above 0 and blue below."""
-    most = max(values.abs().max().item(), 1e-12)
-    show(axes, view, values, stride, f"{title}: ±{most:.2g}", limits=(-most, most), colours="RdBu_r", point=point)
-
-
-def attention_grid(
-    view: View, maps: Tensor, stride: float | None, titles: Sequence[str], columns: int, point: bool = True
-) -> Image.Image:
-    """Distributions (n, h, w) in rows of `columns` panels."""
-    figure, axes = panels(view, -(-len(maps) // columns), columns)
-    for ax, weights, title in zip(axes.flat, maps, titles, strict=False):
-        show_attention(ax, view, weights, stride, title, point)
-    return render(figure)
+    for colour, width in (("black", 2.8), (POINT, 1.4)):
+        axes.plot(x, y, "o", markersize=6.5, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=width)
 
 
 def render(figure: Figure) -> Image.Image:
@@ -136,31 +168,25 @@ def render(figure: Figure) -> Image.Image:
 
 def view_section(view: View) -> Section:
     """The whole image with what the network saw of it, and that part alone."""
-    whole = legible(view.image, least=480, most=1200)
     (width, height), (x1, y1, x2, y2) = view.image.size, view.box
+    x, y = x1 + view.x / view.width * (x2 - x1), y1 + view.y / view.height * (y2 - y1)
     aspects = width / height, view.width / view.height
-    tall = min(3.6, WIDTH / sum(aspects))
-    figure = Figure(figsize=(tall * sum(aspects), tall + 0.3), layout="constrained")
+    tall = min(3.6, WIDTH / DPI / sum(aspects))
+    figure = Figure(figsize=(tall * sum(aspects) + 0.1, tall + 0.25), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=aspects)
-    left.imshow(whole, extent=(0, width, height, 0))
-    for x, y, w, h in (
-        (0, 0, x1, height),
-        (x2, 0, width - x2, height),
-        (x1, 0, x2 - x1, y1),
-        (x1, y2, x2 - x1, height),
-    ):
-        left.add_patch(Rectangle((x, y), w, h, facecolor="white", alpha=0.6, linewidth=0))
+    left.imshow(legible(view.image, least=480), extent=(0, width, height, 0))
+    hidden = ((0, 0, x1, height), (x2, 0, width - x2, height), (x1, 0, x2 - x1, y1), (x1, y2, x2 - x1, height - y2))
+    for corner_x, corner_y, wide, high in hidden:
+        left.add_patch(Rectangle((corner_x, corner_y), wide, high, facecolor="white", alpha=0.6, linewidth=0))
     left.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=POINT, linewidth=1.8))
-    across, down = (x2 - x1) / view.width, (y2 - y1) / view.height
-    mark(left, x1 + view.x * across, y1 + view.y * down)
-    left.set(xlim=(0, width), ylim=(height, 0))
     left.set_title("the image", fontsize=9, pad=3)
-    show(right, view, title=f"what the network saw, as {view.width} × {view.height} pixels")
-    for ax in (left, right):
+    right.imshow(view.picture(480), extent=(0, view.width, view.height, 0))
+    right.set_title(f"what the network saw, as {view.width} × {view.height} pixels", fontsize=9, pad=3)
+    for ax, mark_x, mark_y in ((left, x, y), (right, view.x, view.y)):
         ax.set_axis_off()
+        mark(ax, mark_x, mark_y)
     caption = (
         f"The network saw x {x1:.0f} to {x2:.0f} and y {y1:.0f} to {y2:.0f} of the image's {width} × {height} pixels; "
-        f"the rest was cut off. The ring is the query point, x {x1 + view.x * across:.0f}, "
-        f"y {y1 + view.y * down:.0f}."
+        f"the rest was cut off. The ring is the query point, x {x:.0f}, y {y:.0f}."
     )
     return Section("What the network saw", "", (Picture("view", render(figure), caption),))

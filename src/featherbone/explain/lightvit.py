@@ -8,14 +8,14 @@ from torch import Tensor
 from featherbone.backbones.lightvit import BiDimensionalAttention, LightViT
 from featherbone.explain.capture import inputs_of
 from featherbone.explain.figures import (
+    DPI,
+    HOW_TO_READ,
     WIDTH,
     Picture,
     Section,
-    attention_grid,
-    columns_of,
-    panels,
+    Sheet,
+    attention_sheet,
     render,
-    show,
 )
 from featherbone.explain.view import View
 
@@ -30,14 +30,13 @@ def lightvit_sections(net: LightViT, x: Tensor, view: View) -> list[Section]:
         _, height, width = inputs[block.attn]
         maps = block.attn.global_attention(*inputs[block.attn])[0].mean(0).unflatten(1, (height, width))
         titles = [f"token {t + 1}" for t in range(len(maps))]
-        drawn = attention_grid(view, maps, 8 * 2**i, titles, columns_of(len(maps)), point=False)
+        drawn = attention_sheet(view, maps, 8 * 2**i, titles, point=False)
         pictures.append(Picture(f"global-stage{i + 1}", drawn, f"Stage {i + 1}, mean of {block.attn.num_heads} heads."))
     sections = [
         Section(
             "Global tokens",
-            "A few learned tokens gather the image, G = softmax(q_g k_xᵀ d^-1/2) v_x, and hand it back to every "
-            "position. Each map is what one of them gathers in the last block of a stage. Colours run from 0 (dark) "
-            "to the maximum of each map, or to twice the even weight where that is more.",
+            "A few learned tokens gather the image, G = softmax(q_g k_xᵀ / √d) v_x, and hand it back to every "
+            f"position. Each map is where one of them looks in the last block of a stage. {HOW_TO_READ}",
             tuple(pictures),
         )
     ]
@@ -54,40 +53,36 @@ def lightvit_sections(net: LightViT, x: Tensor, view: View) -> list[Section]:
                 "The feed-forward network's result is multiplied by two gates between 0 and 1: one for each position, "
                 "one for each channel.",
                 (
-                    Picture("gate-spatial", draw_spatial(maps, view), spatial_caption()),
-                    Picture("gate-channel", draw_channels([gate.flatten() for gate in channel]), channel_caption()),
+                    Picture(
+                        "gate-spatial",
+                        draw_spatial(maps, view),
+                        "The spatial gate in the last block of each stage. Colours run from each map's least value to "
+                        "its largest, which stand above it: a narrow range is a gate that hardly chooses.",
+                    ),
+                    Picture(
+                        "gate-channel",
+                        draw_channels([gate.flatten() for gate in channel]),
+                        "The channel gate, sorted; the dashed line is 0.5, what an undecided gate gives.",
+                    ),
                 ),
             )
         )
     return sections
 
 
-def spatial_caption() -> str:
-    """How to read `draw_spatial`."""
-    return (
-        "The spatial gate in the last block of each stage. Colours run from each map's least value to its largest, "
-        "which stand above it: a narrow range is a gate that hardly chooses."
-    )
-
-
-def channel_caption() -> str:
-    """How to read `draw_channels`."""
-    return "The channel gate, sorted; the dashed line is 0.5, what an undecided gate gives."
-
-
 def draw_spatial(maps: list[Tensor], view: View) -> Image.Image:
     """Gates (h, w), side by side."""
-    figure, axes = panels(view, 1, len(maps))
-    for i, (ax, gate) in enumerate(zip(axes.flat, maps, strict=True)):
+    sheet = Sheet(view, len(maps), len(maps))
+    for i, gate in enumerate(maps):
         low, high = gate.min().item(), gate.max().item()
         title = f"stage {i + 1}: {low:.3f} to {high:.3f}"
-        show(ax, view, gate - low, 8 * 2**i, title, limits=(0, max(high - low, 1e-12)), colours="viridis", point=False)
-    return render(figure)
+        sheet.show(gate, 8 * 2**i, title, limits=(low, max(high, low + 1e-6)), colours="viridis", point=False)
+    return sheet.image()
 
 
 def draw_channels(gates: list[Tensor]) -> Image.Image:
     """Gates (C), sorted, as bars side by side."""
-    figure = Figure(figsize=(WIDTH * 0.9, 1.9), layout="constrained")
+    figure = Figure(figsize=(WIDTH / DPI, 1.9), layout="constrained")
     axes = figure.subplots(1, len(gates), sharey=True)
     for i, (ax, gate) in enumerate(zip(axes, gates, strict=True)):
         values = gate.sort(descending=True).values.cpu().numpy()

@@ -1,15 +1,15 @@
 """LIT: where the taps of deformable token merging look, and attention in the stages that have it."""
 
 import math
+from typing import Any
 
 import torch
-from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
 
 from featherbone.backbones.lit import LIT, Attention
 from featherbone.explain.capture import inputs_of
-from featherbone.explain.figures import Picture, Section, attention_grid, columns_of, panels, render, show
+from featherbone.explain.figures import HOW_TO_READ, Picture, Section, Sheet, attention_sheet
 from featherbone.explain.view import View
 from featherbone.ops.deform import TAPS, sampling_points
 
@@ -39,11 +39,11 @@ def lit_sections(net: LIT, x: Tensor, view: View) -> list[Section]:
     for i, attention in attentions.items():
         pictures += attention_pictures(attention, inputs[attention], i, view)
     if pictures:
+        bias = "" if net.num_prefix_tokens else " + B"
         sections.append(
             Section(
                 "Attention",
-                "softmax(q kᵀ d^-1/2 + B) of the last block of each stage that attends. Colours run from 0 (dark) to "
-                "the maximum of each map, or to twice the even weight where that is more.",
+                f"softmax(q kᵀ / √d{bias}) of the last block of each stage that attends. {HOW_TO_READ}",
                 tuple(pictures),
             )
         )
@@ -59,17 +59,16 @@ def attention_pictures(attention: Attention, given: tuple[Tensor, int, int], sta
     row, column = view.cell(height, width, stride)
     of_point = maps[:, prefix + row * width + column, prefix:].unflatten(1, (height, width))
     titles = [f"head {h + 1}" for h in range(attention.num_heads)]
-    columns = columns_of(attention.num_heads)
     name = f"attention-stage{stage + 1}"
     caption = f"Stage {stage + 1}, the query at the ring."
-    pictures = [Picture(name, attention_grid(view, of_point, stride, titles, columns), caption)]
+    pictures = [Picture(name, attention_sheet(view, of_point, stride, titles), caption)]
     if prefix:
         of_class = maps[:, 0, prefix:].unflatten(1, (height, width))
         caption = (
             f"Stage {stage + 1}, the class token, which the classifier reads. It keeps "
             f"{maps[:, 0, 0].mean():.1%} of its attention for itself, on the mean of the heads."
         )
-        drawn = attention_grid(view, of_class, stride, titles, columns, point=False)
+        drawn = attention_sheet(view, of_class, stride, titles, point=False)
         pictures.insert(0, Picture(f"{name}-class", drawn, caption))
     return pictures
 
@@ -85,15 +84,6 @@ def offsets_caption(offsets: list[Tensor]) -> str:
     return f"Taps wander: {'; '.join(told)}.{unlearned}"
 
 
-def draw_merges(offsets: list[Tensor], view: View) -> Image.Image:
-    """The mergings side by side."""
-    figure, axes = panels(view, 1, len(offsets), most=4)
-    for i, (ax, offset) in enumerate(zip(axes.flat, offsets, strict=True)):
-        show(ax, view, title=f"into stage {i + 2}", point=False)
-        draw_offsets(ax, offset, stride=4 * 2**i)
-    return render(figure)
-
-
 def tap_pixels(offsets: Tensor, stride: int) -> Tensor:
     """X and y (h, w, 4, 2), in pixels of the input, of the points that `offsets` (1, 8, h, w) make the taps look at.
 
@@ -103,17 +93,23 @@ def tap_pixels(offsets: Tensor, stride: int) -> Tensor:
     return (torch.stack([x, y], dim=-1)[0] + 0.5) * stride
 
 
-def draw_offsets(axes: Axes, offsets: Tensor, stride: int) -> None:
-    """Arrows from the regular taps to where they look, for windows spread over the map."""
-    height, width = offsets.shape[2:]
-    step = math.ceil(max(height, width) / MOST_WINDOWS)
-    chosen = slice(step // 2, None, step)
-    ends = tap_pixels(offsets, stride)[chosen, chosen].cpu()
-    starts = tap_pixels(torch.zeros_like(offsets), stride)[chosen, chosen].cpu()
-    for tap, colour in enumerate(TAP_COLOURS):
-        start, end = (points[:, :, tap].reshape(-1, 2).numpy() for points in (starts, ends))
-        axes.quiver(
-            *start.T, *(end - start).T, color=colour, angles="xy", scale_units="xy", scale=1, width=0.004, headwidth=4
+def draw_merges(offsets: list[Tensor], view: View) -> Image.Image:
+    """The mergings side by side: arrows from regular taps to where they look, for windows spread over the map."""
+    sheet = Sheet(view, len(offsets), len(offsets), most=400)
+    for i, offset in enumerate(offsets):
+        sheet.show(title=f"into stage {i + 2}", point=False)
+        step = math.ceil(max(offset.shape[2:]) / MOST_WINDOWS)
+        ends, starts = (
+            sheet.place(tap_pixels(values, 4 * 2**i)[step // 2 :: step, step // 2 :: step].cpu().numpy())
+            for values in (offset, torch.zeros_like(offset))
         )
-        axes.plot(*start.T, "o", markersize=3, markerfacecolor="none", markeredgecolor="white", markeredgewidth=0.6)
-        axes.plot(*end.T, "o", markersize=2.2, color=colour)
+        for tap, colour in enumerate(TAP_COLOURS):
+            start, end = starts[:, :, tap].reshape(-1, 2).T, ends[:, :, tap].reshape(-1, 2).T
+            arrows: dict[str, Any] = dict(angles="xy", scale_units="xy", scale=1, units="dots", width=1.5, headwidth=4)
+            hollow: dict[str, Any] = dict(markersize=4, markerfacecolor="none", markeredgewidth=0.8)
+            sheet.clip(
+                sheet.axes.quiver(*start, *(end - start), color=colour, **arrows),
+                *sheet.axes.plot(*start, "o", markeredgecolor="white", **hollow),
+                *sheet.axes.plot(*end, "o", markersize=2.6, color=colour),
+            )
+    return sheet.image()

@@ -6,24 +6,28 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featherbone.backbones.lvt import CSA, DILATIONS, LVT, RASA, channels_first
 from featherbone.explain.capture import inputs_of
 from featherbone.explain.figures import (
-    FINE,
+    DPI,
+    HOW_TO_READ,
+    POINT,
     WIDTH,
+    Array,
     Picture,
     Section,
-    attention_grid,
+    Sheet,
+    attention_sheet,
     mark,
-    panels,
     render,
-    show,
 )
 from featherbone.explain.view import View
 from featherbone.ops.csa import TAPS
+
+STRIDE = 4  # of the map of stage 1
 
 
 def windows_of(row: int, column: int, height: int, width: int) -> list[tuple[int, int, int]]:
@@ -75,13 +79,20 @@ def lvt_sections(net: LVT, x: Tensor, view: View) -> list[Section]:
             "Every 3 × 3 window of the map makes a matrix A: row i says how output position i of the window weighs its "
             "nine input positions j, which each pass through a matrix W_j of their own. Windows lie two positions "
             "apart and their results are summed where they overlap, so a position belongs to one, two or four.",
-            (Picture("csa", draw_csa(csa, inputs[csa], view), csa_caption(csa)),),
+            (
+                Picture(
+                    "csa",
+                    draw_csa(csa, inputs[csa], view),
+                    "One row for each window that contains the ring. For every head: the matrix A (rows i, columns j; "
+                    "the ring's own row framed), and over the picture the kernel of the window's centre, row i = 5. "
+                    "An even weight is 11%; positions beyond the picture are zeros.",
+                ),
+            ),
         ),
         Section(
             "Recursive atrous self-attention (RASA), stages 2 to 4",
-            "softmax(q kᵀ d^-1/2) of the last block for the query at the ring: what the position there gathers. The "
-            "block is applied to its own result with the same weights; each row of pictures is one recursion. "
-            "Colours run from 0 (dark) to the maximum of each map, or to twice the even weight where that is more.",
+            "softmax(q kᵀ / √d) of the last block for the query at the ring: what the position there gathers. The "
+            f"block is applied to its own result with the same weights: one row for each step. {HOW_TO_READ}",
             tuple(
                 Picture(f"rasa-stage{i + 2}", draw_rasa(rasa, inputs[rasa], view, 8 * 2**i), f"Stage {i + 2}.")
                 for i, rasa in enumerate(rasas)
@@ -96,83 +107,58 @@ def lvt_sections(net: LVT, x: Tensor, view: View) -> list[Section]:
     ]
 
 
-def csa_caption(csa: CSA) -> str:
-    """How to read `draw_csa`."""
-    return (
-        f"A row a window that contains the ring. For each of the {csa.num_heads} heads: the matrix A (rows i, columns "
-        "j; the ring's own row framed), and over the picture the kernel of the window's centre, row i = 5. An even "
-        "weight is 11%; taps beyond the picture see zeros."
-    )
-
-
 def draw_csa(csa: CSA, x: Tensor, view: View) -> Image.Image:
     """Matrices and centre kernels of the windows that contain the query point."""
-    stride = 4
     height, width = x.shape[1:3]
-    found = windows_of(*view.cell(height, width, stride), -(-height // 2), -(-width // 2))
-    heads = csa.num_heads
-    side = min(WIDTH / (2 * heads), 3)
-    figure = Figure(figsize=(2 * heads * side, len(found) * (side + 0.3)), layout="constrained")
-    axes = figure.subplots(len(found), 2 * heads, squeeze=False)
+    found = windows_of(*view.cell(height, width, STRIDE), -(-height // 2), -(-width // 2))
+    side = WIDTH / DPI / (2 * csa.num_heads)
+    figure = Figure(figsize=(WIDTH / DPI, len(found) * (side + 0.3)), layout="constrained")
+    axes = figure.subplots(len(found), 2 * csa.num_heads, squeeze=False)
     for (row, column, tap), line in zip(found, axes, strict=True):
-        weights = csa_weights(csa, x, row, column)
-        top = max(weights.max().item(), 2 / TAPS)
-        for head, (left, right) in enumerate(line.reshape(heads, 2)):
-            matrix = weights[head].cpu().numpy()
-            left.imshow(matrix, cmap="magma", vmin=0, vmax=top)
-            left.add_patch(Rectangle((-0.5, tap - 0.5), 9, 1, fill=False, edgecolor="#00e5ff", linewidth=2))
-            left.set_xticks(range(9), range(1, 10), fontsize=7)
-            left.set_yticks(range(9), range(1, 10), fontsize=7)
+        weights = csa_weights(csa, x, row, column).cpu().numpy()
+        most = max(weights.max(), 2 / TAPS)
+        for head, (left, right) in enumerate(line.reshape(-1, 2)):
+            left.imshow(weights[head], cmap="magma", vmin=0, vmax=most)
+            left.add_patch(Rectangle((-0.5, tap - 0.5), TAPS, 1, fill=False, edgecolor=POINT, linewidth=2))
+            left.set_xticks(range(TAPS), range(1, TAPS + 1), fontsize=7)
+            left.set_yticks(range(TAPS), range(1, TAPS + 1), fontsize=7)
             left.set_title(f"head {head + 1}, window {row + 1}, {column + 1}: A", fontsize=9, pad=3)
-            draw_kernel(right, view, matrix[4].reshape(3, 3), 2 * row - 1, 2 * column - 1, stride, top)
+            draw_kernel(right, view, weights[head, TAPS // 2].reshape(3, 3), row, column, most)
             right.set_title(f"head {head + 1}: kernel of the centre", fontsize=9, pad=3)
     return render(figure)
 
 
-def draw_kernel(
-    axes: Axes, view: View, kernel: np.ndarray[tuple[int, int], np.dtype[np.float32]], row: int, column: int,
-    stride: int, most: float,
-) -> None:  # fmt: skip
-    """Nine weights over the nine positions from (row, column) on, and the picture around them, enlarged."""
-    axes.imshow(view.picture(4 * FINE), extent=(0, view.width, view.height, 0))
-    left, top = column * stride, row * stride
-    axes.imshow(
-        kernel, extent=(left, left + 3 * stride, top + 3 * stride, top), cmap="magma", vmin=0, vmax=most, alpha=0.7
-    )
+def draw_kernel(axes: Axes, view: View, kernel: Array, row: int, column: int, most: float) -> None:
+    """The nine weights of a window over its positions, and the picture around them, enlarged."""
+    left, top = (2 * column - 1) * STRIDE, (2 * row - 1) * STRIDE
+    right, bottom, margin = left + 3 * STRIDE, top + 3 * STRIDE, 1.5 * STRIDE
+    axes.imshow(view.picture(4 * WIDTH // 3), extent=(0, view.width, view.height, 0))
+    axes.imshow(kernel, extent=(left, right, bottom, top), cmap="magma", vmin=0, vmax=most, alpha=0.7)
     for (i, j), weight in np.ndenumerate(kernel):
-        axes.text(
-            left + (j + 0.5) * stride,
-            top + (i + 0.5) * stride,
-            f"{weight:.0%}",
-            color="black" if weight > 0.7 * most else "white",
-            fontsize=9,
-            ha="center",
-            va="center",
-        )
+        x, y, colour = left + (j + 0.5) * STRIDE, top + (i + 0.5) * STRIDE, "black" if weight > 0.7 * most else "white"
+        axes.text(x, y, f"{weight:.0%}", color=colour, fontsize=9, ha="center", va="center")
     mark(axes, view.x, view.y)
-    margin = 1.5 * stride
-    axes.set(xlim=(left - margin, left + 3 * stride + margin), ylim=(top + 3 * stride + margin, top - margin))
-    axes.set(xticks=(), yticks=())
+    axes.set(xlim=(left - margin, right + margin), ylim=(bottom + margin, top - margin), xticks=(), yticks=())
 
 
 def draw_rasa(rasa: RASA, x: Tensor, view: View, stride: int) -> Image.Image:
-    """Attention of the query point, a row a recursion, a column a head."""
+    """Attention of the query point, a row for each recursion, a column for each head."""
     height, width = x.shape[1:3]
     row, column = view.cell(height, width, stride)
-    reduction = rasa.reduce.kernel_size[0] if isinstance(rasa.reduce, torch.nn.Conv2d) else 1
+    reduction = rasa.reduce.kernel_size[0] if isinstance(rasa.reduce, nn.Conv2d) else 1
     shape = height // reduction, width // reduction
     maps = [step[:, row * width + column].unflatten(1, shape) for step in rasa_steps(rasa, x)]
     titles = [f"step {t + 1}, head {h + 1}" for t in range(len(maps)) for h in range(rasa.num_heads)]
-    return attention_grid(view, torch.cat(maps), stride * reduction, titles, rasa.num_heads)
+    return attention_sheet(view, torch.cat(maps), stride * reduction, titles, rasa.num_heads)
 
 
 def draw_responses(responses: list[Tensor], view: View) -> Image.Image:
-    """Lengths of the atrous terms, a row a stage."""
-    figure, axes = panels(view, len(responses), len(DILATIONS), most=2.4)
-    for i, (line, terms) in enumerate(zip(axes, responses, strict=True)):
+    """Lengths of the atrous terms, a row for each stage."""
+    sheet = Sheet(view, len(responses) * len(DILATIONS), len(DILATIONS), most=240)
+    for i, terms in enumerate(responses):
         lengths = terms.norm(dim=3)  # (3, H, W)
         limits = 0.0, lengths.max().item()
-        for ax, length, r in zip(line, lengths, DILATIONS, strict=True):
+        for length, r in zip(lengths, DILATIONS, strict=True):
             title = f"stage {i + 2}, r = {r}: mean {length.mean():.2g}"
-            show(ax, view, length, 8 * 2**i, title, limits=limits, colours="viridis", point=False)
-    return render(figure)
+            sheet.show(length, 8 * 2**i, title, limits=limits, colours="viridis", point=False)
+    return sheet.image()

@@ -25,7 +25,7 @@ p { margin: .25rem 0; max-width: 52rem; }
 .warning { margin: 1rem 0; padding: .8rem 1.1rem; max-width: none; border-left: .3rem solid var(--warning);
   border-radius: .4rem; background: var(--warned); }
 figure { margin: .75rem 0; padding: 1rem; background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
-  width: fit-content; max-width: 100%; }
+  max-width: 100%; }
 figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: .3rem; }
 figcaption { margin-top: .6rem; font-size: .9rem; max-width: 60rem; overflow-wrap: anywhere; }
 table { border-collapse: collapse; margin-top: .75rem; }
@@ -36,7 +36,7 @@ progress { width: 14rem; accent-color: var(--bar); }
 
 
 def write_page(
-    path: Path, model: str, image: str, warning: str, record: Classification | None, sections: Sequence[Section]
+    path: Path, model: str, subtitle: str, warning: str, record: Classification | None, sections: Sequence[Section]
 ) -> None:
     """Write the page: what a run says of the image, then every section with its pictures."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -49,12 +49,12 @@ def write_page(
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
-<title>{escape(model)} on {escape(image)}</title>
+<title>What {escape(model)} looked at</title>
 <style>{_STYLE}</style>
 </head>
 <body>
 <h1>What {escape(model)} looked at</h1>
-<p class="soft">{escape(image)}</p>
+<p class="soft">{escape(subtitle)}</p>
 {warned}{_classes(record)}
 {"".join(map(_section, sections))}
 </body>
@@ -83,7 +83,9 @@ def _figure(picture: Picture) -> str:
     picture.image.save(file, "JPEG", quality=90)
     source = f"data:image/jpeg;base64,{b64encode(file.getvalue()).decode()}"
     width, height = picture.image.size
+    caption = escape(picture.caption)
     return (
-        f'<figure id="{escape(picture.name)}"><img src="{source}" width="{width}" height="{height}" '
-        f'alt="{escape(picture.caption)}"><figcaption>{escape(picture.caption)}</figcaption></figure>'
+        f'<figure id="{escape(picture.name)}" style="width: calc({width}px + 2rem + 2px)">'
+        f'<img src="{source}" width="{width}" height="{height}" alt="{caption}">'
+        f"<figcaption>{caption}</figcaption></figure>"
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from featherbone.explain.cam import grid_of
 from featherbone.explain.capture import watch
-from featherbone.explain.figures import Picture, Section, attention_grid, columns_of
+from featherbone.explain.figures import HOW_TO_READ, Picture, Section, attention_sheet
 from featherbone.explain.view import View
 
 
@@ -67,16 +67,14 @@ def rollout_sections(net: Any, x: Tensor, view: View) -> list[Section]:
     of_reader = (total[0] if prefix else total.mean(0))[prefix:].unflatten(0, grid)
     of_point = total[prefix + row * width + column, prefix:].unflatten(0, grid)
     last = (maps[-1][:, 0] if prefix else maps[-1].mean(1))[:, prefix:].unflatten(1, grid)
-    drawn = attention_grid(view, torch.stack([of_reader, of_point]), None, (f"{reader}", "point at the ring"), 2)
-    heads = attention_grid(
-        view, last, None, [f"head {h + 1}" for h in range(len(last))], columns_of(len(last)), point=False
-    )
+    drawn = attention_sheet(view, torch.stack([of_reader, of_point]), None, (reader, "point at the ring"))
+    heads = attention_sheet(view, last, None, [f"head {h + 1}" for h in range(len(last))], point=False)
     return [
         Section(
             "Attention rollout",
             "Attention followed through all blocks: the product of (A + I) / 2, A being the mean over the heads and I "
-            "standing for the residual path. It is a rough account: values, MLPs and signs are left out. Colours run "
-            "from 0 (dark) to the maximum of each map, or to twice the even weight where that is more.",
+            "standing for the residual path. It is a rough account: values, MLPs and signs are left out. "
+            f"{HOW_TO_READ}",
             (
                 Picture("rollout", drawn, f"What reaches the {reader}, and the patch at the ring, from each patch."),
                 Picture("last-block", heads, f"The last block alone: the {reader}, head by head."),

@@ -1,12 +1,14 @@
 """XFormer (a reconstruction): the feature scores of cross feature attention, and the weights they imply."""
 
+from typing import Any
+
 import torch
 from PIL import Image
 from torch import Tensor
 
 from featherbone.backbones.xformer import XFA, XFBlock, XFormer
 from featherbone.explain.capture import inputs_of
-from featherbone.explain.figures import Picture, Section, panels, render, show_signed
+from featherbone.explain.figures import Picture, Section, Sheet
 from featherbone.explain.view import View
 
 MOST_CHANNELS = 4  # of a head; uncompressed scores have tens
@@ -16,26 +18,25 @@ MOST_CHANNELS = 4  # of a head; uncompressed scores have tens
 def xformer_sections(net: XFormer, x: Tensor, view: View) -> list[Section]:
     """XFA of the last transformer layer of stages 3 to 5; none for the softmax twin; x is (1, 3, H, W)."""
     blocks = {i: stage[-1] for i, stage in enumerate(net.stages) if isinstance(stage[-1], XFBlock)}
-    inputs = inputs_of([*blocks.values(), *(block.layers[-1].attn for block in blocks.values())], net, x)
+    attentions: dict[int, Any] = {i: block.layers[-1].attn for i, block in blocks.items()}
+    if not all(isinstance(attention, XFA) for attention in attentions.values()):
+        return []
+    inputs = inputs_of([*blocks.values(), *attentions.values()], net, x)
     scores, weights = [], []
     for i, block in blocks.items():
-        attention = block.layers[-1].attn
-        if not isinstance(attention, XFA):
-            return []
+        attention = attentions[i]
         height, width = inputs[block][0].shape[2:]
         stride = 4 * 2**i
         q, k, _ = (value[0] for value in attention.scores(*inputs[attention]))  # (heads, N, m)
         row, column = view.cell(height, width, stride)
         at_point = implied_weights(q, k, attention.temperature, row * width + column).unflatten(1, (height, width))
         kept = "" if q.shape[2] <= MOST_CHANNELS else f"; the {MOST_CHANNELS} largest of {q.shape[2]} channels"
-        maps = [strongest(value).transpose(1, 2).unflatten(2, (height, width)) for value in (q, k)]
+        q_maps, k_maps = (strongest(value).transpose(1, 2).unflatten(2, (height, width)) for value in (q, k))
+        drawn = draw_scores(q_maps, k_maps, view, stride)
         caption = f"Stage {i + 2}: on the left q~, on the right k~{kept}."
-        scores.append(Picture(f"xfa-scores-stage{i + 2}", draw_scores(*maps, view, stride), caption))
-        weights.append(
-            Picture(
-                f"xfa-weights-stage{i + 2}", draw_weights(at_point, view, stride), f"Stage {i + 2}, one map a head."
-            )
-        )
+        scores.append(Picture(f"xfa-scores-stage{i + 2}", drawn, caption))
+        drawn = draw_weights(at_point, view, stride)
+        weights.append(Picture(f"xfa-weights-stage{i + 2}", drawn, f"Stage {i + 2}, one map for each head."))
     signed = "Red is above 0, blue below; each map has a scale of its own, which stands above it."
     return [
         Section(
@@ -68,19 +69,19 @@ def strongest(scores: Tensor) -> Tensor:
 
 
 def draw_scores(q: Tensor, k: Tensor, view: View, stride: int) -> Image.Image:
-    """Maps (heads, m, h, w) of q~ and k~, a row a head."""
-    figure, axes = panels(view, len(q), q.shape[1] + k.shape[1])
-    for head, line in enumerate(axes):
-        named = [(f"q~{c + 1}", values) for c, values in enumerate(q[head])]
-        named += [(f"k~{c + 1}", values) for c, values in enumerate(k[head])]
-        for ax, (name, values) in zip(line, named, strict=True):
-            show_signed(ax, view, values, stride, f"head {head + 1}, {name}")
-    return render(figure)
+    """Maps (heads, m, h, w) of q~ and k~, a row for each head."""
+    columns = q.shape[1] + k.shape[1]
+    sheet = Sheet(view, len(q) * columns, columns)
+    for head in range(len(q)):
+        for name, maps in (("q~", q[head]), ("k~", k[head])):
+            for channel, values in enumerate(maps):
+                sheet.show_signed(values, stride, f"head {head + 1}, {name}{channel + 1}")
+    return sheet.image()
 
 
 def draw_weights(weights: Tensor, view: View, stride: int) -> Image.Image:
     """Maps (heads, h, w) side by side."""
-    figure, axes = panels(view, 1, len(weights), most=3)
-    for head, (ax, values) in enumerate(zip(axes.flat, weights, strict=True)):
-        show_signed(ax, view, values, stride, f"head {head + 1}")
-    return render(figure)
+    sheet = Sheet(view, len(weights), len(weights))
+    for head, values in enumerate(weights):
+        sheet.show_signed(values, stride, f"head {head + 1}")
+    return sheet.image()

@@ -1,0 +1,187 @@
+"""Published checkpoints load by timm's own way, run no code, and say what does not fit."""
+
+import argparse
+import json
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from registered import NAMES, SMALLEST, each, image, net
+
+from featherbone.errors import BadCheckpoint
+
+REFERENCES = json.loads((Path(__file__).parents[1] / "goldens/parameters.json").read_text())
+PUBLISHED = {  # our names, and those of the references: lit_ti is the beginning of lit_tiny
+    name: max((key for key in REFERENCES if name.startswith(key)), key=len)
+    for name in NAMES
+    if name.startswith(tuple(REFERENCES))
+}
+UNPUBLISHED = sorted(set(NAMES) - set(PUBLISHED))
+
+
+def of_a_training_run(weights):
+    """What training scripts write beside the weights."""
+    layer = torch.nn.Linear(2, 2)
+    optimiser = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(1, 2)).sum().backward()
+    optimiser.step()
+    return {"optimizer": optimiser.state_dict(), "epoch": 299, "args": argparse.Namespace(lr=1e-3, data="in1k"), **weights}
+
+
+WRAPPERS = {
+    "bare": lambda weights: weights,
+    "model": lambda weights: of_a_training_run({"model": weights}),
+    "state_dict": lambda weights: of_a_training_run(
+        {"state_dict": {f"module.{name}": value for name, value in weights.items()}}
+    ),
+    "state_dict_ema": lambda weights: of_a_training_run(
+        {"state_dict": {name: value + 1 for name, value in weights.items()}, "state_dict_ema": weights}
+    ),
+}
+
+
+def load(name, content, path, **kwargs):
+    """The model with pretrained weights from a file of that content."""
+    torch.save(content, path)
+    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=str(path)), **kwargs).eval()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "published.pth"
+
+
+def test_every_reference_has_a_model():
+    assert set(PUBLISHED.values()) == set(REFERENCES)
+
+
+@each(PUBLISHED)
+def test_published_checkpoint_gives_the_published_logits(name, path, goldens):
+    weights = WRAPPERS["state_dict"](goldens.state_dict(PUBLISHED[name]))
+    with torch.no_grad():
+        logits = load(name, weights, path)(goldens.image(2, 224, 224))
+    assert goldens.compare(f"{PUBLISHED[name]}.logits@2x224x224/0", logits) < 1e-5
+
+
+@each(SMALLEST, slow=lambda name: False)
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_weights_come_out_of_any_wrapper(name, wrapper, path, goldens):
+    published = goldens.state_dict(PUBLISHED[name]) if name in PUBLISHED else net(name).state_dict()
+    expected = load(name, published, path, num_classes=1000 if name in PUBLISHED else 7).state_dict()
+    got = load(name, WRAPPERS[wrapper](published), path, num_classes=1000 if name in PUBLISHED else 7).state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in got.items())
+
+
+@each()
+def test_own_checkpoint_keeps_its_classifier_and_channels(name, path):
+    x = image(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(load(name, net(name).state_dict(), path, num_classes=7)(x), net(name)(x))
+        assert torch.equal(load(name, net(name).state_dict(), path, num_classes=0).forward_features(x), net(name).forward_features(x))
+    torch.manual_seed(0)
+    four = timm.create_model(name, num_classes=7, in_chans=4)
+    again = load(name, four.state_dict(), path, num_classes=7, in_chans=4).state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in four.state_dict().items())
+
+
+@each()
+@pytest.mark.parametrize("in_chans", [1, 4])
+def test_first_convolution_adapts_to_other_channels(name, in_chans, path):
+    model = load(name, net(name).state_dict(), path, num_classes=7, in_chans=in_chans)
+    stem = f"{model.default_cfg['first_conv']}.weight"
+    three, other = net(name).state_dict()[stem], model.state_dict()[stem]
+    if in_chans == 1:
+        torch.testing.assert_close(other, three.sum(1, keepdim=True))
+    else:  # repeated, at the strength of three channels
+        torch.testing.assert_close(other, torch.cat([three, three[:, :1]], dim=1) * 3 / 4)
+    assert model(image(1, in_chans, 64, 64)).shape == (1, 7)
+    rest = {key: value for key, value in net(name).state_dict().items() if key != stem}
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in rest.items())
+
+
+@each()
+@pytest.mark.parametrize(("asked", "classes"), [(5, 7), (1000, 7)])
+def test_classifier_for_other_classes_is_left_out_with_a_warning(name, asked, classes, path):
+    with pytest.warns(UserWarning, match=f"{name}: the checkpoint has {classes} classes and the model {asked}") as caught:
+        model = load(name, net(name).state_dict(), path, num_classes=asked)
+    classifier = timm.get_pretrained_cfg_value(name, "classifier")
+    left_out = [f"{layer}.{part}" for layer in ([classifier] if isinstance(classifier, str) else classifier) for part in ("weight", "bias")]
+    assert len(caught) == 1 and all(key in str(caught[0].message) for key in left_out)
+    for key, value in net(name).state_dict().items():
+        assert torch.equal(model.state_dict()[key], value) == (key not in left_out), key
+
+
+@each()
+def test_no_classifier_and_features_only_need_none_and_do_not_warn(name, path):
+    x = image(1, 3, 64, 64)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        headless = load(name, net(name).state_dict(), path, num_classes=0, global_pool="")
+        torch.testing.assert_close(headless.forward_features(x), net(name).forward_features(x))
+        maps = load(name, net(name).state_dict(), path, num_classes=7, features_only=True)(x)
+    for a, b in zip(maps, net(name).forward_intermediates(x, intermediates_only=True), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@each(SMALLEST, slow=lambda name: False)
+@pytest.mark.parametrize("num_classes", [7, 5, 0])
+def test_every_key_that_does_not_fit_is_named(name, num_classes, path):
+    weights = dict(net(name).state_dict())
+    keys = [key for key in weights if key.startswith("stages.") and not key.endswith("tracked")]
+    gone, turned = keys[::7], keys[1::7]
+    for key in gone:
+        del weights[key]
+    for key in turned:
+        weights[key] = weights[key][None]
+    weights |= {f"extra.{i}": torch.zeros(1) for i in range(60)}
+    with pytest.raises(BadCheckpoint, match=f"does not fit {name}") as caught:
+        load(name, weights, path, num_classes=num_classes)
+    named = set(re.split(r"[,;:]? ", str(caught.value)))
+    assert {*gone, *turned, *(f"extra.{i}" for i in range(60))} <= {part.rstrip(",;") for part in named}
+    for kind, keys in (("missing", gone), ("of another shape", turned), ("unexpected", range(60))):
+        assert f"{len(keys)} {kind}" in str(caught.value)
+
+
+def test_weights_of_another_model_are_refused(path):
+    for name in SMALLEST:
+        other = next(n for n in SMALLEST if n != name)
+        with pytest.raises(BadCheckpoint, match=f"does not fit {name}"):
+            load(name, net(other).state_dict(), path, num_classes=7)
+    with pytest.raises(BadCheckpoint, match="unexpected: epoch"):
+        load(name, {"epoch": 3}, path)
+
+
+@each()
+def test_pretrained_without_a_file_says_how_to_give_one(name, tmp_path):
+    with pytest.raises(BadCheckpoint, match=r"see https://.*pretrained_cfg_overlay=dict\(file='PATH'\)"):
+        timm.create_model(name, pretrained=True)
+    missing = str(tmp_path / "nowhere.pth")
+    with pytest.raises(BadCheckpoint, match="there is no such file"):
+        timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=missing))
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@each(SMALLEST, slow=lambda name: False)
+@pytest.mark.parametrize("place", ["beside", "within", "in the arguments"])
+def test_code_in_a_checkpoint_does_not_run(name, place, path, tmp_path):
+    bomb, fuse = Bomb(tmp_path / "ran"), net(name).state_dict()
+    content = {
+        "beside": {"model": fuse, "extra": bomb},
+        "within": {"model": {**fuse, "extra": bomb}},
+        "in the arguments": {"model": fuse, "args": argparse.Namespace(bomb=bomb)},
+    }[place]
+    with pytest.raises(Exception, match=r"(?i)weights.only"):
+        load(name, content, path)
+    assert not (tmp_path / "ran").exists()
+    torch.load(path, weights_only=False)  # it would have run
+    assert (tmp_path / "ran").exists()

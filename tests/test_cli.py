@@ -1,0 +1,212 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import featherbone
+from featherbone.cli import COMMANDS, main
+from featherbone.data.images import read_image
+from featherbone.data.scenes_write import write_classification
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A data set and a finished run, made by the command line itself."""
+    folder = tmp_path_factory.mktemp("world")
+    write_classification(folder / "data", 24, 12, (32, 32))
+    command = f"train --data {folder / 'data'} --model lvt --image-size 32 --epochs 1 --batch-size 8 --workers 0"
+    assert main([*command.split(), "--device", "cpu", "--out", str(folder / "run")]) == 0
+    return folder
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output and standard error of a command in this process."""
+    capsys.readouterr()
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        code = stopped.code
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_every_command_has_a_page_of_help(capsys):
+    for name in COMMANDS:
+        code, out, _ = run(capsys, name, "--help")
+        assert code == 0 and "--json" in out and COMMANDS[name].__doc__.split(".")[0].split()[0] in out
+
+
+def test_train_says_where_things_lie(world, capsys):
+    code, out, err = run(
+        capsys, "train", "--data", world / "data", "--image-size", 32, "--epochs", 1, "--workers", 0, "--model",
+        "mobilenetv3_small_050", "--out", world / "other", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["run"] == str(world / "other") and 0 <= result["metrics"]["top1"] <= 1
+    assert "epoch 1/1" in err
+
+
+def test_evaluate_repeats_the_card(world, capsys):
+    code, out, err = run(capsys, "evaluate", world / "run", "--json", "--workers", 0)
+    assert code == 0, err
+    card = json.loads((world / "run" / "card.json").read_text())
+    measured = json.loads(out)["metrics"]
+    assert {name: card["metrics"][name] for name in ("top1", "top5", "confusion", "images")} == {
+        name: measured[name] for name in ("top1", "top5", "confusion", "images")
+    }
+    code, out, _ = run(capsys, "evaluate", world / "run", "--workers", 0)
+    assert code == 0 and "top-1" in out and "triangle" in out
+
+
+def test_evaluate_refuses_other_classes(world, capsys, tmp_path):
+    shutil.copytree(world / "data", tmp_path / "data")
+    for split in ("train", "val"):
+        (tmp_path / "data" / split / "circle").rename(tmp_path / "data" / split / "disc")
+    code, _, err = run(capsys, "evaluate", world / "run", "--data", tmp_path / "data")
+    assert code == 2 and "classes" in err and "disc" in err
+
+
+def test_predict_files_folders_and_what_cannot_be_read(world, capsys, tmp_path):
+    folder = tmp_path / "some pictures ä"
+    folder.mkdir()
+    Image.new("L", (50, 30), 99).save(folder / "grey.png")
+    Image.new("RGB", (31, 77)).save(folder / "photo.jpg")
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    single = next((world / "data" / "val").glob("*/*.jpg"))
+    code, out, err = run(capsys, "predict", world / "run", folder, single, "--out", tmp_path / "out", "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert len(result["predictions"]) == 3 and list(result["skipped"]) == [str(folder / "broken.jpg")]
+    assert all(read_image(row["picture"]).width >= 240 for row in result["predictions"])
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == result
+    code, _, err = run(capsys, "predict", world / "run", folder / "broken.jpg")
+    assert code == 2 and "none of 1 pictures" in err
+    code, _, err = run(capsys, "predict", world / "run", tmp_path / "missing.jpg")
+    assert code == 2 and "no such file" in err
+
+
+def test_a_predictor_takes_any_image(world):
+    predictor = featherbone.load(world / "run")
+    path = next((world / "data" / "val").glob("*/*.jpg"))
+    picture = read_image(path)
+    array = np.asarray(picture)
+    sources = [path, str(path), path.read_bytes(), picture, array, torch.from_numpy(array.copy()).permute(2, 0, 1)]
+    records = predictor.predict(sources)
+    for record in records:
+        assert record.labels == records[0].labels and record.scores == pytest.approx(records[0].scores, abs=1e-5)
+    assert records[0].scores == tuple(sorted(records[0].scores, reverse=True))
+    assert predictor(array.astype(np.float32) / 255).label == records[0].label
+
+
+def test_export_is_proven_and_travels_with_what_it_needs(world, capsys):
+    code, out, err = run(capsys, "export", world / "run", "--count", 5, "--out", world / "small.onnx", "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["parity"]["holds"] and result["parity"]["images"] == 5 and result["bytes"] > 1e6
+
+
+def test_models_lists_ours_and_timms(capsys):
+    code, out, _ = run(capsys, "models")
+    assert code == 0 and "lvt_cls" in out and "74.8%" in out and "not run" in out
+    code, out, _ = run(capsys, "models", "mobilenetv3_small_0*", "--json")
+    assert code == 0 and {row["name"] for row in json.loads(out)["models"]} >= {"mobilenetv3_small_050"}
+    code, _, err = run(capsys, "models", "no_such*")
+    assert code == 2 and "no backbone" in err
+
+
+def test_doctor_ends_in_one_where_training_would_be_spoiled(world, capsys, tmp_path):
+    code, out, err = run(capsys, "doctor", world / "data", "--out", tmp_path / "page.html", "--json")
+    assert code == 0, (out, err)
+    assert (tmp_path / "page.html").stat().st_size > 1000
+    shutil.copytree(world / "data", tmp_path / "bad")
+    shutil.rmtree(tmp_path / "bad" / "train" / "ring")
+    (tmp_path / "bad" / "train" / "ring").mkdir()
+    code, out, _ = run(capsys, "doctor", tmp_path / "bad", "--out", tmp_path / "page.html")
+    assert code == 1 and "ring" in out
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["train"], "no data"),
+        (["train", "--data", "nowhere"], "layouts"),
+        (["train", "--data", "DATA", "--model", "lvtt"], "did you mean lvt"),
+        (["train", "--data", "DATA", "--out", "RUN"], "already holds a run"),
+        (["train", "--data", "DATA", "--task", "detection"], "not detection"),
+        (["train", "--data", "DATA", "--recipe", "lvt_imagnet"], "did you mean lvt_imagenet"),
+        (["train", "--data", "DATA", "--image-size", "8"], "image_size 8"),
+        (["train", "--resume", "nowhere"], "not a run folder"),
+        (["train", "--resume", "RUN", "--epochs", "3"], "keeps its settings"),
+        (["train", "--resume", "RUN", "--data", "DATA"], "leave data"),
+        (["train", "--data", "DATA", "--epoch", "3"], "--epochs"),
+        (["evaluate", "nowhere"], "not a run folder"),
+        (["evaluate", "DATA"], "not a run folder"),
+        (["export", "RUN", "--count", "0"], "count 0"),
+        (["export", "RUN", "--images", "nowhere"], "no such file"),
+        (["predict", "RUN", "DATA", "--batch-size", "0"], "batch size 0"),
+        (["demo", "--out", "DATA"], "not an empty folder"),
+        (["doctor", "nowhere"], "nothing there"),
+    ],
+)
+def test_mistakes_are_one_message(world, capsys, arguments, message):
+    places = {"DATA": world / "data", "RUN": world / "run"}
+    code, out, err = run(capsys, *(places.get(argument, argument) for argument in arguments))
+    assert code == 2 and message in err + out and "Traceback" not in err
+    if "--epoch" not in arguments:
+        code, out, _ = run(capsys, *(places.get(argument, argument) for argument in arguments), "--json")
+        assert code == 2 and message in json.loads(out)["error"]
+
+
+def test_a_damaged_run_is_refused_by_name(world, capsys, tmp_path):
+    picture = next((world / "data" / "val").glob("*/*.jpg"))
+    for name, content, message in (
+        ("weights.safetensors", b"junk", "damaged"),
+        ("card.json", b"{", "damaged"),
+        ("card.json", b'{"format": 99}', "format 99"),
+    ):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        shutil.copytree(world / "run", tmp_path / "run")
+        (tmp_path / "run" / name).write_bytes(content)
+        code, _, err = run(capsys, "predict", tmp_path / "run", picture)
+        assert code == 2 and message in err and name in err
+    shutil.copytree(world / "run", tmp_path / "other")
+    card = json.loads((tmp_path / "other" / "card.json").read_text())
+    (tmp_path / "other" / "card.json").write_text(json.dumps(card | {"backbone": "xformer_small"}))
+    code, _, err = run(capsys, "predict", tmp_path / "other", picture)
+    assert code == 2 and "weights of another model" in err
+
+
+def test_training_leaves_out_what_it_may_and_refuses_the_rest(world, capsys, tmp_path):
+    data = tmp_path / "my data"
+    shutil.copytree(world / "data", data)
+    (data / "train" / "ring" / "broken ü.jpg").write_bytes(b"\xff\xd8\xff" + bytes(50))
+    (data / "train" / "ring" / "empty.png").write_bytes(b"")
+    (data / "train" / "ring" / "notes.txt").write_text("notes")
+    shutil.rmtree(data / "val" / "star")
+    command = ["train", "--data", data, "--image-size", 32, "--epochs", 1, "--workers", 0, "--batch-size", 8]
+    code, _, err = run(capsys, *command, "--model", "mobilenetv3_small_050", "--out", tmp_path / "run")
+    assert code == 0, err
+    assert "broken ü.jpg" in err and "empty.png" in err and "notes.txt" in err and "no validation image" in err
+    card = json.loads((tmp_path / "run" / "card.json").read_text())
+    assert len(card["data"]["skipped"]) == 2 and card["data"]["train"] == 24
+    for picture in (data / "train" / "star").iterdir():
+        picture.write_bytes(b"")
+    code, _, err = run(capsys, *command, "--out", tmp_path / "never")
+    assert code == 2 and "star" in err and not (tmp_path / "never").exists()
+
+
+def test_the_shell_sees_what_python_sees(world, tmp_path):
+    """The installed entry point: exit codes, one JSON object on standard output, no traceback."""
+    picture = next((world / "data" / "val").glob("*/*.jpg"))
+    command = [sys.executable, "-m", "featherbone", "predict", str(world / "run"), str(picture), "--json"]
+    done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["predictions"][0]["image"] == str(picture)
+    done = subprocess.run([*command[:-3], "nowhere", str(picture)], capture_output=True, text=True)
+    assert done.returncode == 2 and "not a run folder" in done.stderr and "Traceback" not in done.stderr
