@@ -24,10 +24,15 @@ def family(name):
 NAMES = [name for name in timm.list_models() if family(name).startswith("featherbone.")]
 
 
+def on_meta(name, **kwargs):
+    """The model without memory or computation: names, shapes and structure."""
+    with torch.device("meta"):
+        return timm.create_model(name, **kwargs)
+
+
 @cache
 def num_parameters(name):
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in timm.create_model(name).parameters())
+    return sum(parameter.numel() for parameter in on_meta(name).parameters())
 
 
 def smallest(name):

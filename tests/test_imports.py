@@ -14,7 +14,7 @@ RANKS = (
     {"layers", "ops"},
     {"backbones", "heads", "data", "metrics", "draw"},
     {"tasks"},
-    {"engine", "predict", "explain", "export", "bench"},
+    {"engine", "predictor", "explainers", "exporters", "bench"},
     {"recipes"},
     {"outcomes", "commands", "cli", "__init__", "__main__"},
 )
@@ -52,6 +52,12 @@ def test_rooms_are_small():
     lines = {path: len(path.read_text().splitlines()) for path in FILES}
     assert sum(lines.values()) < 9000
     assert not any("utils" in path.stem or "common" in path.stem or "helpers" in path.stem for path in FILES)
+
+
+def test_no_room_hides_a_function():
+    """A module of the package's own would take the name of a command as soon as it is imported."""
+    taken = {path.stem for path in SOURCE.glob("*.py")} | {path.name for path in SOURCE.iterdir() if path.is_dir()}
+    assert not taken & set(featherbone.__all__)
 
 
 def test_importing_only_registers():

@@ -10,11 +10,11 @@ from featherbone import backbones as backbones
 
 if TYPE_CHECKING:
     from featherbone.commands import demo, doctor, evaluate, export, models, predict, train
-    from featherbone.predict import Predictor, load
+    from featherbone.predictor import Predictor, load
 
 __all__ = ["Predictor", "demo", "doctor", "evaluate", "export", "load", "models", "predict", "train"]
 
-_HOMES = {"Predictor": "predict", "load": "predict"}
+_HOMES = {"Predictor": "predictor", "load": "predictor"}
 
 
 def __getattr__(name: str) -> Any:

@@ -114,7 +114,7 @@ def predict(
     from featherbone.data.images import read_image
     from featherbone.draw import draw_record, save_picture
     from featherbone.files import write_json
-    from featherbone.predict import find_images, in_batches, load
+    from featherbone.predictor import find_images, in_batches, load
 
     if batch_size < 1:
         raise BadOption(f"batch size {batch_size} is not 1 or more")
@@ -176,8 +176,8 @@ def export(
         out: File to write; by default `model.onnx` in the run folder.
 
     """
-    from featherbone.export.onnx import export_onnx, require_onnx
-    from featherbone.predict import proof_images
+    from featherbone.exporters.onnx import export_onnx, require_onnx
+    from featherbone.predictor import proof_images
     from featherbone.tasks.run import load_task
 
     require_onnx()
@@ -245,7 +245,7 @@ def demo(
 
     """
     from featherbone.data.scenes_write import write_classification
-    from featherbone.export.onnx import require_onnx
+    from featherbone.exporters.onnx import require_onnx
 
     require_onnx()
     out = Path(out)

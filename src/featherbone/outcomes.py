@@ -6,7 +6,7 @@ from typing import Any
 
 from featherbone.bench.models import ModelFacts, model_table
 from featherbone.data.doctor import Examination
-from featherbone.export.parity import Parity
+from featherbone.exporters.parity import Parity
 from featherbone.results import Record
 
 

@@ -3,23 +3,26 @@
 import argparse
 import json
 import re
+import runpy
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
-from registered import NAMES, SMALLEST, each, image, net
 
 from featherbone.errors import BadCheckpoint
+from registered import NAMES, SMALLEST, each, each_but_only_smallest_is_fast, image, net
 
-REFERENCES = json.loads((Path(__file__).parents[1] / "goldens/parameters.json").read_text())
+GOLDENS = Path(__file__).parents[1] / "goldens"
+REFERENCES = json.loads((GOLDENS / "parameters.json").read_text())
+goldens = SimpleNamespace(**runpy.run_path(str(GOLDENS / "weights.py")))
 PUBLISHED = {  # our names, and those of the references: lit_ti is the beginning of lit_tiny
     name: max((key for key in REFERENCES if name.startswith(key)), key=len)
     for name in NAMES
     if name.startswith(tuple(REFERENCES))
 }
-UNPUBLISHED = sorted(set(NAMES) - set(PUBLISHED))
 
 
 def of_a_training_run(weights):
@@ -28,7 +31,12 @@ def of_a_training_run(weights):
     optimiser = torch.optim.AdamW(layer.parameters())
     layer(torch.ones(1, 2)).sum().backward()
     optimiser.step()
-    return {"optimizer": optimiser.state_dict(), "epoch": 299, "args": argparse.Namespace(lr=1e-3, data="in1k"), **weights}
+    return {
+        "optimizer": optimiser.state_dict(),
+        "epoch": 299,
+        "args": argparse.Namespace(lr=1e-3, data="in1k"),
+        **weights,
+    }
 
 
 WRAPPERS = {
@@ -59,7 +67,7 @@ def test_every_reference_has_a_model():
 
 
 @each(PUBLISHED)
-def test_published_checkpoint_gives_the_published_logits(name, path, goldens):
+def test_published_checkpoint_gives_the_published_logits(name, path):
     weights = WRAPPERS["state_dict"](goldens.state_dict(PUBLISHED[name]))
     with torch.no_grad():
         logits = load(name, weights, path)(goldens.image(2, 224, 224))
@@ -68,26 +76,28 @@ def test_published_checkpoint_gives_the_published_logits(name, path, goldens):
 
 @each(SMALLEST, slow=lambda name: False)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_weights_come_out_of_any_wrapper(name, wrapper, path, goldens):
+def test_weights_come_out_of_any_wrapper(name, wrapper, path):
     published = goldens.state_dict(PUBLISHED[name]) if name in PUBLISHED else net(name).state_dict()
     expected = load(name, published, path, num_classes=1000 if name in PUBLISHED else 7).state_dict()
     got = load(name, WRAPPERS[wrapper](published), path, num_classes=1000 if name in PUBLISHED else 7).state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in got.items())
 
 
-@each()
+@each_but_only_smallest_is_fast()
 def test_own_checkpoint_keeps_its_classifier_and_channels(name, path):
     x = image(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(load(name, net(name).state_dict(), path, num_classes=7)(x), net(name)(x))
-        assert torch.equal(load(name, net(name).state_dict(), path, num_classes=0).forward_features(x), net(name).forward_features(x))
+        assert torch.equal(
+            load(name, net(name).state_dict(), path, num_classes=0).forward_features(x), net(name).forward_features(x)
+        )
     torch.manual_seed(0)
     four = timm.create_model(name, num_classes=7, in_chans=4)
     again = load(name, four.state_dict(), path, num_classes=7, in_chans=4).state_dict()
     assert all(torch.equal(value, again[key]) for key, value in four.state_dict().items())
 
 
-@each()
+@each_but_only_smallest_is_fast()
 @pytest.mark.parametrize("in_chans", [1, 4])
 def test_first_convolution_adapts_to_other_channels(name, in_chans, path):
     model = load(name, net(name).state_dict(), path, num_classes=7, in_chans=in_chans)
@@ -102,19 +112,23 @@ def test_first_convolution_adapts_to_other_channels(name, in_chans, path):
     assert all(torch.equal(model.state_dict()[key], value) for key, value in rest.items())
 
 
-@each()
-@pytest.mark.parametrize(("asked", "classes"), [(5, 7), (1000, 7)])
-def test_classifier_for_other_classes_is_left_out_with_a_warning(name, asked, classes, path):
-    with pytest.warns(UserWarning, match=f"{name}: the checkpoint has {classes} classes and the model {asked}") as caught:
+@each_but_only_smallest_is_fast()
+@pytest.mark.parametrize("asked", [5, 1000])
+def test_classifier_for_other_classes_is_left_out_with_a_warning(name, asked, path):
+    with pytest.warns(UserWarning, match=f"{name}: the checkpoint has 7 classes and the model {asked}") as caught:
         model = load(name, net(name).state_dict(), path, num_classes=asked)
     classifier = timm.get_pretrained_cfg_value(name, "classifier")
-    left_out = [f"{layer}.{part}" for layer in ([classifier] if isinstance(classifier, str) else classifier) for part in ("weight", "bias")]
+    left_out = [
+        f"{layer}.{part}"
+        for layer in ([classifier] if isinstance(classifier, str) else classifier)
+        for part in ("weight", "bias")
+    ]
     assert len(caught) == 1 and all(key in str(caught[0].message) for key in left_out)
     for key, value in net(name).state_dict().items():
         assert torch.equal(model.state_dict()[key], value) == (key not in left_out), key
 
 
-@each()
+@each_but_only_smallest_is_fast()
 def test_no_classifier_and_features_only_need_none_and_do_not_warn(name, path):
     x = image(1, 3, 64, 64)
     with warnings.catch_warnings(), torch.no_grad():

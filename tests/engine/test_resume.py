@@ -5,11 +5,11 @@ import time
 import pytest
 import torch
 
-from runs import options, rows
 from featherbone.engine.loop import Loop
 from featherbone.engine.run import load_state
 from featherbone.engine.train import resume_run
 from featherbone.errors import BadOption, BadRun
+from runs import options, rows
 
 
 class Interrupted(Exception):

@@ -103,8 +103,8 @@ def fit(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         raise BadCheckpoint(f"the checkpoint does not fit {cfg['architecture']}, give one of this model. {named}")
     if new_head and model.num_classes:
         warnings.warn(
-            f"{cfg['architecture']}: the checkpoint has {cfg['num_classes']} classes and the model {model.num_classes}; "
-            f"{', '.join(head)} start from random weights",
+            f"{cfg['architecture']}: the checkpoint has {cfg['num_classes']} classes and the model "
+            f"{model.num_classes}; {', '.join(head)} start from random weights",
             stacklevel=2,
         )
     return weights

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 from timm.layers import DropPath, get_device_dtype, trunc_normal_
-from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
+from timm.models import checkpoint, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featherbone.backbones.checkpoints import unwrap
+from featherbone.backbones.checkpoints import build, unwrap
 from featherbone.backbones.published import Published
 from featherbone.errors import BadOption
 from featherbone.layers.pyramid import PyramidBackbone
@@ -290,6 +290,8 @@ class LightViT(PyramidBackbone):
         take = super().prune_intermediate_layers(indices, prune_norm, prune_head)
         if prune_head or len(self.stages) < len(self.feature_info) - 1:
             self.neck = nn.Identity()
+        if not len(self.stages):
+            self.num_prefix_tokens = 0  # the stem has none
         return take
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -410,10 +412,7 @@ PUBLISHED = {
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> LightViT:
-    feature_cfg = dict(out_indices=(0, 1, 2, 3), feature_cls="getter")
-    return build_model_with_cfg(
-        LightViT, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=feature_cfg, **kwargs
-    )
+    return build(LightViT, variant, pretrained, checkpoint_filter_fn, **kwargs)
 
 
 @register_model

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 from timm.layers import DropPath, get_device_dtype, trunc_normal_
-from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
+from timm.models import checkpoint, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featherbone.backbones.checkpoints import unwrap
+from featherbone.backbones.checkpoints import build, unwrap
 from featherbone.backbones.published import Published
 from featherbone.errors import BadCheckpoint, BadOption
 from featherbone.layers.pyramid import PyramidBackbone
@@ -340,6 +340,15 @@ class LIT(PyramidBackbone):
         result = super().forward_intermediates(x, *args, **kwargs)
         return (self.as_features(result[0]), result[1]) if isinstance(result, tuple) else result
 
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """As `PyramidBackbone` says; the class token goes with the last stage, and maps remain."""
+        take = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        if len(self.stages) < 4:
+            self.num_prefix_tokens, self.output_fmt = 0, "NHWC"  # type: ignore[misc]
+        return take
+
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         if self.global_pool == "token":
             x = x[:, 0]
@@ -492,10 +501,7 @@ PUBLISHED = {
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> LIT:
-    feature_cfg = dict(out_indices=(0, 1, 2, 3), feature_cls="getter")
-    return build_model_with_cfg(
-        LIT, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=feature_cfg, **kwargs
-    )
+    return build(LIT, variant, pretrained, checkpoint_filter_fn, **kwargs)
 
 
 @register_model

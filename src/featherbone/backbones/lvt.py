@@ -337,7 +337,7 @@ class LVT(PyramidBackbone):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        return {"head.cls_token"}
+        return {"head.cls_token"} if isinstance(self.head, ClassAttentionHead) else set()
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

@@ -282,6 +282,11 @@ class XFormer(PyramidBackbone):
         self.grad_checkpointing = enable
 
     @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """The biases that are kept per group, hence not 1-D."""
+        return {name for name, _ in self.named_parameters() if name.endswith(".compress.bias")}
+
+    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns of the stem and of the blocks in order of depth, for layer-wise learning rates."""
         by_block = [

@@ -92,3 +92,7 @@ def _cells(row: ModelFacts) -> tuple[str, ...]:
         paper,
         "not run" if row.measured_top1 is None else f"{row.measured_top1:.1f}%",
     )
+
+
+if __name__ == "__main__":
+    print(model_table([model_facts(name) for name in published()], markdown=True))

@@ -8,8 +8,8 @@ from accelerate.utils import broadcast_object_list
 
 from featherbone.data.classification import Splits
 from featherbone.data.layouts import find_task
-from featherbone.engine.classification import build_loop, describe, open_readable, report_on
 from featherbone.engine.accelerator import build_accelerator, count_workers
+from featherbone.engine.classification import build_loop, describe, open_readable, report_on
 from featherbone.engine.loop import Loop
 from featherbone.engine.report import write_first_batch
 from featherbone.engine.run import load_state

@@ -19,6 +19,7 @@ from featherbone.backbones.lvt import LVT
 from featherbone.backbones.xformer import XFormer
 from featherbone.data.images import read_image
 from featherbone.data.transforms import Preprocessing
+from featherbone.devices import find_device
 from featherbone.draw import save_picture
 from featherbone.errors import BadOption
 from featherbone.explain.cam import cam_sections
@@ -89,19 +90,19 @@ def explain(
     out: Path,
     point: tuple[float, float] | None = None,
     pretrained: bool = False,
-    device: torch.device | str = "cpu",
+    device: str = "auto",
 ) -> ExplainResult:
     """Draw what a model looked at in `image`, and write pictures and the page `explain.html` to the folder `out`.
 
     `model` is a run folder or a timm name, whose weights are drawn at random unless `pretrained`. `point` (x, y), in
     pixels of the image, is where attention is asked from; by default the centre. Raises `BadOption` for a point that
-    the network does not see, and for a network that has no map to show.
+    the network does not see and for a network that has no map to show, `BadImage`, and `BadRun` or `UnknownModel`.
     """
     subject = find_subject(model, pretrained)
     picture = read_image(image)
     view = see(picture, subject.preprocessing, point)
-    x = subject.preprocessing.transform()(picture)[None].to(device)
-    net = subject.net.to(device)
+    x = subject.preprocessing.transform()(picture)[None].to(find_device(device))
+    subject.net.to(x.device)
     record = None
     if subject.task is not None:
         with torch.no_grad():
@@ -151,7 +152,8 @@ def explain_net(subject: Subject, x: Tensor, view: View) -> list[Section]:
     found = cam_sections(subject.net, x, view, classes)
     if not found:
         raise BadOption(
-            f"{subject.name}: its classifier reads no feature map, and it is no plain ViT, so there is nothing to "
-            "draw; explain takes lvt, lit, lightvit, xformer, networks that pool a map (resnet18) and plain ViTs"
+            f"{subject.name}: there is nothing to draw, because no class score depends on its last feature map (it reads "
+            "a class token alone, or its classifier is still zero) and it is no plain ViT; explain takes lvt, lit, "
+            "lightvit, xformer, networks that pool a map, like resnet18, and plain ViTs"
         )
     return found

@@ -17,11 +17,11 @@ def grad_cam(features: Tensor, gradient: Tensor) -> Tensor:
     return (features * gradient.mean((0, 1))).sum(2).relu()
 
 
-def last_map(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+def last_map(net: Any, x: Tensor) -> tuple[Tensor, Any]:
     """Logits (1, K) and the features they are made of, linked by autograd; x is (1, 3, H, W).
 
-    The features are what timm's `forward_features` gives; with a class token nothing else of them counts, so there
-    they are the tokens that the last block's attention still reads.
+    The features are what timm's `forward_features` gives. Where the classifier reads nothing of them but a class
+    token, they are what the attention of the last block reads.
     """
     if isinstance(net, LIT) and net.global_pool == "token":
         seen: list[Tensor] = []
@@ -34,7 +34,8 @@ def last_map(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         return logits, seen[0]
     with torch.no_grad():
         features = net.forward_features(x)
-    features = features.detach().requires_grad_()
+    if isinstance(features, Tensor):
+        features = features.detach().requires_grad_()
     with torch.enable_grad():
         return net.forward_head(features), features
 
@@ -54,6 +55,14 @@ def grid_of(count: int, height: int, width: int) -> tuple[int, int]:
     return best, count // best
 
 
+def stride_of(net: Any, view: View, height: int, width: int) -> float | None:
+    """Pixels of the input per position of the last map, as timm states it; None where that does not fit the map."""
+    info = getattr(net, "feature_info", None)
+    stride = info[-1]["reduction"] if isinstance(info, list) and info else 0
+    sides = ((view.height, height), (view.width, width))
+    return stride if stride and all(count in (side // stride, -(-side // stride)) for side, count in sides) else None
+
+
 def cam_sections(net: Any, x: Tensor, view: View, classes: Sequence[str] | None) -> list[Section]:
     """Grad-CAM of the predicted class; none where there is no classifier, or it reads no map."""
     if not net.num_classes:
@@ -71,9 +80,9 @@ def cam_sections(net: Any, x: Tensor, view: View, classes: Sequence[str] | None)
     silent = "" if cam.any() else " No position speaks for it."
     sheet = Sheet(view, 2, 2)
     sheet.show(title="what the network saw", point=False)
-    limits = 0.0, max(cam.max().item(), 1e-12)
     height, width = cam.shape
-    sheet.show(cam, title=f"Grad-CAM, {height} × {width} positions", limits=limits, smooth=True, point=False)
+    limits, title = (0.0, max(cam.max().item(), 1e-12)), f"Grad-CAM, {height} × {width} positions"
+    sheet.show(cam, stride_of(net, view, height, width), title, limits=limits, smooth=True, point=False)
     caption = (
         f"The predicted class is {name}, at {logits[0].softmax(0)[label].item():.1%}. Bright positions of the last "
         f"feature map raise its score; dark ones do not, or lower it.{silent}"

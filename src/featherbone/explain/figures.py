@@ -189,4 +189,8 @@ def view_section(view: View) -> Section:
         f"The network saw x {x1:.0f} to {x2:.0f} and y {y1:.0f} to {y2:.0f} of the image's {width} × {height} pixels; "
         f"the rest was cut off. The ring is the query point, x {x:.0f}, y {y:.0f}."
     )
-    return Section("What the network saw", "", (Picture("view", render(figure), caption),))
+    text = (
+        "Below, each position of a map is drawn as its own cell of the picture, as many pixels wide as positions are "
+        "apart; what a position knows of the picture reaches further."
+    )
+    return Section("What the network saw", text, (Picture("view", render(figure), caption),))

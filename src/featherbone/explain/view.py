@@ -1,6 +1,7 @@
 """The part of a user's image that the network saw, and where a point of the image lies in it."""
 
 from dataclasses import dataclass
+from math import ceil, floor
 
 from PIL import Image
 
@@ -50,8 +51,8 @@ def see(image: Image.Image, preprocessing: Preprocessing, point: tuple[float, fl
     x, y = (image.width / 2, image.height / 2) if point is None else point
     if not (x1 <= x <= x2 and y1 <= y <= y2):
         raise BadOption(
-            f"point {x:g} {y:g} is not in the part of the image that the network sees: x from {x1:.0f} to {x2:.0f}, "
-            f"y from {y1:.0f} to {y2:.0f}, of {image.width} x {image.height} pixels; choose one inside"
+            f"point {x:g} {y:g} is not in what the network sees of the image: x from {ceil(x1)} to {floor(x2)}, "
+            f"y from {ceil(y1)} to {floor(y2)}, of {image.width} x {image.height} pixels; choose one inside"
         )
     height, width = preprocessing.height, preprocessing.width
     return View(image, box, height, width, (x - x1) / (x2 - x1) * width, (y - y1) / (y2 - y1) * height)

@@ -31,8 +31,9 @@ def xformer_sections(net: XFormer, x: Tensor, view: View) -> list[Section]:
         row, column = view.cell(height, width, stride)
         at_point = implied_weights(q, k, attention.temperature, row * width + column).unflatten(1, (height, width))
         kept = "" if q.shape[2] <= MOST_CHANNELS else f"; the {MOST_CHANNELS} largest of {q.shape[2]} channels"
-        q_maps, k_maps = (strongest(value).transpose(1, 2).unflatten(2, (height, width)) for value in (q, k))
-        drawn = draw_scores(q_maps, k_maps, view, stride)
+        drawn = draw_scores(
+            {"q~": q.unflatten(1, (height, width)), "k~": k.unflatten(1, (height, width))}, view, stride
+        )
         caption = f"Stage {i + 2}: on the left q~, on the right k~{kept}."
         scores.append(Picture(f"xfa-scores-stage{i + 2}", drawn, caption))
         drawn = draw_weights(at_point, view, stride)
@@ -60,22 +61,21 @@ def implied_weights(q: Tensor, k: Tensor, temperature: Tensor, position: int) ->
     return temperature[:, None] * (k @ q[:, position, :, None])[:, :, 0]
 
 
-def strongest(scores: Tensor) -> Tensor:
-    """The few channels of each head that are largest on average, in order: (heads, N, m) to (heads, N, at most 4)."""
-    if scores.shape[2] <= MOST_CHANNELS:
-        return scores
-    chosen = scores.abs().mean(1).topk(MOST_CHANNELS, dim=1).indices.sort(dim=1).values
-    return scores.take_along_dim(chosen[:, None], dim=2)
+def strongest(scores: Tensor) -> list[int]:
+    """The few channels of a head's scores (h, w, m) that are largest on average, in order."""
+    sizes = scores.abs().mean((0, 1))
+    return sorted(sizes.topk(min(len(sizes), MOST_CHANNELS)).indices.tolist())
 
 
-def draw_scores(q: Tensor, k: Tensor, view: View, stride: int) -> Image.Image:
-    """Maps (heads, m, h, w) of q~ and k~, a row for each head."""
-    columns = q.shape[1] + k.shape[1]
-    sheet = Sheet(view, len(q) * columns, columns)
-    for head in range(len(q)):
-        for name, maps in (("q~", q[head]), ("k~", k[head])):
-            for channel, values in enumerate(maps):
-                sheet.show_signed(values, stride, f"head {head + 1}, {name}{channel + 1}")
+def draw_scores(scores: dict[str, Tensor], view: View, stride: int) -> Image.Image:
+    """Scores (heads, h, w, m) by name, side by side, a row for each head."""
+    count, shown = len(scores["q~"]), min(scores["q~"].shape[3], MOST_CHANNELS)
+    columns = len(scores) * shown
+    sheet = Sheet(view, count * columns, columns)
+    for head in range(count):
+        for name, values in scores.items():
+            for channel in strongest(values[head]):
+                sheet.show_signed(values[head, :, :, channel], stride, f"head {head + 1}, {name}{channel + 1}")
     return sheet.image()
 
 

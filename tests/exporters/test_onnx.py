@@ -8,9 +8,9 @@ import torch
 from featherbone.data.scenes import draw_portrait
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadImage
-from featherbone.export import onnx as export
-from featherbone.export.onnx import ExportDiffers, export_onnx, open_session
-from featherbone.export.parity import compare
+from featherbone.exporters import onnx as export
+from featherbone.exporters.onnx import ExportDiffers, export_onnx, open_session
+from featherbone.exporters.parity import compare
 from featherbone.tasks.card import Card
 from featherbone.tasks.classification import build_classifier
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from featherbone.errors import BadImage, FeatherboneError, MissingExtra
-from featherbone.export.parity import Parity, compare
+from featherbone.exporters.parity import Parity, compare
 from featherbone.files import atomic, write_json
 from featherbone.progress import track
 from featherbone.tasks.card import Card
