@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from featherbone import backbones as backbones
 
 if TYPE_CHECKING:
-    from featherbone.commands import demo, doctor, evaluate, export, models, predict, train
+    from featherbone.commands import demo, doctor, evaluate, explain, export, models, predict, train
     from featherbone.predictor import Predictor, load
 
-__all__ = ["Predictor", "demo", "doctor", "evaluate", "export", "load", "models", "predict", "train"]
+__all__ = ["Predictor", "demo", "doctor", "evaluate", "explain", "export", "load", "models", "predict", "train"]
 
 _HOMES = {"Predictor": "predictor", "load": "predictor"}
 

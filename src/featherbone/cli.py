@@ -22,6 +22,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         commands.train,
         commands.evaluate,
         commands.predict,
+        commands.explain,
         commands.export,
     )
 }

@@ -7,6 +7,7 @@ from tyro.conf import Positional
 
 from featherbone.engine.settings import Settings
 from featherbone.errors import BadImage, BadOption
+from featherbone.explainers import ExplainResult
 from featherbone.outcomes import (
     DemoResult,
     DoctorResult,
@@ -158,6 +159,32 @@ def unique_names(paths: list[Path]) -> dict[Path, str]:
     return names
 
 
+def explain(
+    model: Positional[str],
+    image: Positional[Path],
+    *,
+    point: tuple[float, float] | None = None,
+    pretrained: bool = False,
+    out: Path | None = None,
+    device: str = "auto",
+) -> ExplainResult:
+    """Draw what a model looked at in a picture, by its paper's own terms, on one page.
+
+    Args:
+        model: Run folder, or a backbone's name, whose weights are then untrained.
+        image: Picture.
+        point: Where attention is asked from, x and y in pixels of the picture; by default its centre.
+        pretrained: Take timm's weights for a backbone's name.
+        out: Folder to write to; by default `explain-` and the picture's name.
+        device: auto, cpu, cuda or mps.
+
+    """
+    from featherbone import explainers
+
+    folder = Path(f"explain-{Path(image).stem}") if out is None else Path(out)
+    return explainers.explain(model, Path(image), out=folder, point=point, pretrained=pretrained, device=device)
+
+
 def export(
     run: Positional[Path],
     *,
@@ -233,7 +260,7 @@ def doctor(data: Positional[Path], *, task: Task | None = None, out: Path = Path
 
 
 def demo(
-    out: Path = Path("featherbone-demo"), *, model: str = "lvt", epochs: int = 6, device: str = "auto"
+    out: Path = Path("featherbone-demo"), *, model: str = "lvt", epochs: int = 10, device: str = "auto"
 ) -> DemoResult:
     """The whole main job on drawn data: draw, train, evaluate, predict, export, verify. Minutes on two cores.
 
@@ -253,7 +280,21 @@ def demo(
         raise BadOption(f"{out} is not an empty folder; remove it or choose another with --out")
     say("drawing pictures")
     write_classification(out / "data")
-    trained = train(out / "data", model, out=out / "run", image_size=64, epochs=epochs, device=device)
+    trained = train(
+        out / "data",
+        model,
+        out=out / "run",
+        image_size=64,
+        batch_size=16,
+        epochs=epochs,
+        lr=1e-3,
+        warmup_epochs=1,
+        auto_augment="",
+        erasing=0.0,
+        min_area=0.8,
+        smoothing=0.0,
+        device=device,
+    )
     shown = sorted((out / "data" / "val").glob("*/*"))
     chosen = tuple(shown[:: max(len(shown) // 12, 1)][:12])
     predicted = predict(trained.run, chosen, out=out / "pictures", device=device)

@@ -210,8 +210,10 @@ def test_classifier_comes_and_goes(name):
             assert model.num_classes == classes
             torch.testing.assert_close(model.forward_head(features, pre_logits=True), pooled, **CLOSE)
             assert model(x).shape == (2, classes or model.head_hidden_size)
-        model.reset_classifier(0, "")
-        assert model(x).ndim == features.ndim
+        for classes in (0, 7):  # at every position
+            model.reset_classifier(classes, "")
+            assert model(x).ndim == features.ndim
+        assert 7 in model(x).shape
         model.reset_classifier(7, pool)
         assert model(x).shape == (2, 7)
         torch.testing.assert_close(model.forward_features(x), features, **CLOSE)
@@ -331,7 +333,10 @@ def test_compiles_whole(name):
 
 @pytest.mark.slow
 @each(slow=lambda name: False)
-def test_exports_with_free_batch_and_size(name):
+def test_exports_with_free_batch_and_size(name, request):
+    if any(hasattr(module, "window_size") for module in net(name).modules()):
+        reason = "torch.export cannot prove bounds of maps padded to windows; ONNX takes any size, see test_lightvit.py"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     free = {0: Dim("batch", max=64), 2: Dim("height", min=64, max=1024), 3: Dim("width", min=64, max=1024)}
     program = torch.export.export(net(name), (image(2, 3, 96, 128),), dynamic_shapes=(free,)).module()
     for shape in ((1, 3, 64, 64), (3, 3, 67, 131), (2, 3, 96, 224)):

@@ -95,7 +95,7 @@ def fit(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     reshaped = [
         f"{name} {tuple(value.shape)} for {tuple(expected[name].shape)}"
         for name, value in weights.items()
-        if name in expected and name != stem and value.shape != expected[name].shape
+        if name in expected and not _has_shape(value, expected[name].shape, any_channels=name == stem)
     ]
     misfits = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
     if any(misfits.values()):
@@ -108,3 +108,9 @@ def fit(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
             stacklevel=2,
         )
     return weights
+
+
+def _has_shape(weight: Tensor, shape: torch.Size, any_channels: bool) -> bool:
+    if any_channels and weight.ndim == len(shape):
+        return weight[:, 0].shape == shape[:1] + shape[2:]
+    return weight.shape == shape

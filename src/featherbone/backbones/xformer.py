@@ -20,7 +20,7 @@ from torchvision.ops import SqueezeExcitation
 from featherbone.backbones.checkpoints import build, unwrap
 from featherbone.backbones.published import Published
 from featherbone.errors import BadOption
-from featherbone.layers.pyramid import PyramidBackbone
+from featherbone.layers.pyramid import PyramidBackbone, require_pool
 from featherbone.ops.xfa import cross_feature_attention
 
 NUM_HEADS = 4
@@ -165,7 +165,7 @@ class XFBlock(nn.Module):
 
 
 class Head(nn.Module):
-    """1x1 convolution, mean over positions, dropout, Linear; without pooling, the map after the convolution."""
+    """1x1 convolution, mean over positions, dropout, Linear; without pooling, a map (B, C, H, W) of the same."""
 
     def __init__(self, in_dim: int, dim: int, drop_rate: float) -> None:
         super().__init__()
@@ -177,7 +177,9 @@ class Head(nn.Module):
         x = self.conv(x)
         if self.pool:
             x = F.dropout(x.mean((2, 3)), self.drop_rate, self.training)
-        return x if pre_logits else self.fc(x)
+        if pre_logits:
+            return x
+        return self.fc(x) if self.pool else self.fc(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class XFormer(PyramidBackbone):
@@ -253,14 +255,8 @@ class XFormer(PyramidBackbone):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        pool = self.global_pool if global_pool is None else global_pool
-        if pool not in ("avg", ""):
-            raise BadOption(f"global_pool {pool!r} is not 'avg' or '' (the map as it is)")
-        if num_classes and not pool:
-            raise BadOption(
-                f"global_pool '' leaves a map, too much for {num_classes} classes; give 0 classes, or 'avg'"
-            )
-        self.num_classes, self.global_pool, self.head.pool = num_classes, pool, bool(pool)
+        self.global_pool = require_pool(self.global_pool if global_pool is None else global_pool)
+        self.num_classes, self.head.pool = num_classes, bool(self.global_pool)
         fc = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
         fc.apply(init_weights)
         self.head.fc = fc.to(**get_device_dtype(self)).train(self.training)

@@ -76,10 +76,10 @@ def draw_scene(seed: int, index: int, size: tuple[int, int], most: int = 5) -> S
 
 
 def draw_portrait(seed: int, index: int, size: tuple[int, int], label: int) -> Scene:
-    """Draw one large thing near the middle of one ground; `label` indexes `THINGS`, `size` as for `draw_scene`."""
+    """Draw one large, nearly upright thing in the middle of one ground; `label` indexes `THINGS`, `size` as above."""
     painting = _Painting(seed, index, size)
     painting.lay_ground(split=False)
-    painting.add_thing(label, radius=(0.27, 0.42), reach=0.1)
+    painting.add_thing(label, radius=(0.32, 0.44), reach=0.07, tilt=0.3)
     return painting.finish()
 
 
@@ -110,14 +110,14 @@ class _Painting:
             self.regions[below] = 1
             self.labels, self.needed = [upper, lower], [0, 0]
 
-    def add_thing(self, label: int, radius: tuple[float, float], reach: float) -> bool:
-        """Put a thing on top, its radius and its distance from the middle in sides of the picture.
+    def add_thing(self, label: int, radius: tuple[float, float], reach: float, tilt: float = math.pi) -> bool:
+        """Put a thing on top, its radius and its distance from the middle in sides of the picture, its tilt in radians.
 
         False, with nothing drawn, if that would leave another thing less than half uncovered.
         """
         r = self.side * self.rng.uniform(*radius)
         middle = (0.5 + self.rng.uniform(-reach, reach, 2)) * self.shape
-        angle = self.rng.uniform(0, 2 * math.pi)
+        angle = self.rng.uniform(-tilt, tilt)
         corner = SAMPLES * np.floor((middle - 1.15 * r) / SAMPLES).astype(int)  # 0.15 is room for the soft edge
         n = math.ceil(2.3 * r) + SAMPLES
         y, x = (((np.arange(n) + start - m) / r).astype(np.float32) for start, m in zip(corner, middle, strict=True))

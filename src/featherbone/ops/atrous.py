@@ -57,7 +57,7 @@ class _TapByTap(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, kernel = ctx.saved_tensors
         grad_x = grad * kernel[:, 0, 1, 1]
         grad_kernel = torch.zeros_like(kernel)

@@ -22,15 +22,15 @@ from featherbone.data.transforms import Preprocessing
 from featherbone.devices import find_device
 from featherbone.draw import save_picture
 from featherbone.errors import BadOption
-from featherbone.explain.cam import cam_sections
-from featherbone.explain.figures import Section, view_section
-from featherbone.explain.lightvit import lightvit_sections
-from featherbone.explain.lit import lit_sections
-from featherbone.explain.lvt import lvt_sections
-from featherbone.explain.page import write_page
-from featherbone.explain.rollout import is_plain_vit, rollout_sections
-from featherbone.explain.view import View, see
-from featherbone.explain.xformer import xformer_sections
+from featherbone.explainers.cam import cam_sections
+from featherbone.explainers.figures import Section, view_section
+from featherbone.explainers.lightvit import lightvit_sections
+from featherbone.explainers.lit import lit_sections
+from featherbone.explainers.lvt import lvt_sections
+from featherbone.explainers.page import write_page
+from featherbone.explainers.rollout import is_plain_vit, rollout_sections
+from featherbone.explainers.view import View, see
+from featherbone.explainers.xformer import xformer_sections
 from featherbone.results import Classification
 from featherbone.tasks.backbone import build_backbone, preprocessing_of
 from featherbone.tasks.card import CARD
@@ -152,8 +152,8 @@ def explain_net(subject: Subject, x: Tensor, view: View) -> list[Section]:
     found = cam_sections(subject.net, x, view, classes)
     if not found:
         raise BadOption(
-            f"{subject.name}: there is nothing to draw, because no class score depends on its last feature map (it reads "
-            "a class token alone, or its classifier is still zero) and it is no plain ViT; explain takes lvt, lit, "
-            "lightvit, xformer, networks that pool a map, like resnet18, and plain ViTs"
+            f"{subject.name}: there is nothing to draw, because no class score depends on its last feature map (it "
+            "reads a class token alone, or its classifier is still zero) and it is no plain ViT; explain takes lvt, "
+            "lit, lightvit, xformer, networks that pool a map, like resnet18, and plain ViTs"
         )
     return found

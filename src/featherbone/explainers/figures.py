@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from featherbone.draw import legible
-from featherbone.explain.view import View
+from featherbone.explainers.view import View
 
 Array = np.ndarray[Any, Any]
 
@@ -22,6 +22,11 @@ WIDTH = 1200  # pixels of a full row
 DPI = 100
 GAP, LINE = 6, 22  # pixels between panels, and of a title
 POINT = "#00e5ff"
+HOW_TO_READ = (
+    "Colours run from 0 (dark) to the maximum of each map, or to twice the even weight where that is more; the number "
+    "is the maximum as a multiple of the even weight."
+)
+"""What every section with `attention_sheet` says of it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Section:
 class Sheet:
     """Panels of the view's shape, filled row by row, at most `most` pixels wide each.
 
-    All lie in one set of axes, whose unit is the pixel of the sheet: an axes per panel is ten times slower.
+    All lie in one set of axes, whose unit is the pixel of the sheet: one set for each panel is several times slower.
     """
 
     def __init__(self, view: View, count: int, columns: int, most: int = 360) -> None:
@@ -121,13 +126,6 @@ class Sheet:
     def image(self) -> Image.Image:
         """The sheet as RGB."""
         return render(self.figure)
-
-
-HOW_TO_READ = (
-    "Colours run from 0 (dark) to the maximum of each map, or to twice the even weight where that is more; the number "
-    "is the maximum as a multiple of the even weight."
-)
-"""What every section with `attention_sheet` says of it."""
 
 
 def attention_sheet(

@@ -6,8 +6,8 @@ from PIL import Image
 from torch import Tensor
 
 from featherbone.backbones.lightvit import BiDimensionalAttention, LightViT
-from featherbone.explain.capture import inputs_of
-from featherbone.explain.figures import (
+from featherbone.explainers.capture import inputs_of
+from featherbone.explainers.figures import (
     DPI,
     HOW_TO_READ,
     WIDTH,
@@ -17,7 +17,7 @@ from featherbone.explain.figures import (
     attention_sheet,
     render,
 )
-from featherbone.explain.view import View
+from featherbone.explainers.view import View
 
 
 @torch.no_grad()

@@ -8,9 +8,9 @@ from PIL import Image
 from torch import Tensor
 
 from featherbone.backbones.lit import LIT, Attention
-from featherbone.explain.capture import inputs_of
-from featherbone.explain.figures import HOW_TO_READ, Picture, Section, Sheet, attention_sheet
-from featherbone.explain.view import View
+from featherbone.explainers.capture import inputs_of
+from featherbone.explainers.figures import HOW_TO_READ, Picture, Section, Sheet, attention_sheet
+from featherbone.explainers.view import View
 from featherbone.ops.deform import TAPS, sampling_points
 
 TAP_COLOURS = ("#ffb000", "#fe6100", "#dc267f", "#648fff")  # IBM's colour-blind safe palette
@@ -65,8 +65,8 @@ def attention_pictures(attention: Attention, given: tuple[Tensor, int, int], sta
     if prefix:
         of_class = maps[:, 0, prefix:].unflatten(1, (height, width))
         caption = (
-            f"Stage {stage + 1}, the class token, which the classifier reads. It keeps "
-            f"{maps[:, 0, 0].mean():.1%} of its attention for itself, on the mean of the heads."
+            f"Stage {stage + 1}, the class token. It keeps {maps[:, 0, 0].mean():.1%} of its attention for itself, on "
+            "the mean of the heads."
         )
         drawn = attention_sheet(view, of_class, stride, titles, point=False)
         pictures.insert(0, Picture(f"{name}-class", drawn, caption))
@@ -85,7 +85,7 @@ def offsets_caption(offsets: list[Tensor]) -> str:
 
 
 def tap_pixels(offsets: Tensor, stride: int) -> Tensor:
-    """X and y (h, w, 4, 2), in pixels of the input, of the points that `offsets` (1, 8, h, w) make the taps look at.
+    """Where `offsets` (1, 8, h, w) make the taps look: x and y (h, w, 4, 2) in pixels of the network's input.
 
     `stride` is of the finer map, whose position p has its centre at (p + 1/2) stride.
     """

@@ -8,10 +8,10 @@ import torch
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
-from featherbone.explain.cam import grid_of
-from featherbone.explain.capture import watch
-from featherbone.explain.figures import HOW_TO_READ, Picture, Section, attention_sheet
-from featherbone.explain.view import View
+from featherbone.explainers.cam import grid_of
+from featherbone.explainers.capture import watch
+from featherbone.explainers.figures import HOW_TO_READ, Picture, Section, attention_sheet
+from featherbone.explainers.view import View
 
 
 def attentions_of(net: nn.Module) -> list[Any]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from featherbone.backbones.lit import LIT
-from featherbone.explain.figures import Picture, Section, Sheet
-from featherbone.explain.view import View
+from featherbone.explainers.figures import Picture, Section, Sheet
+from featherbone.explainers.view import View
 
 
 def grad_cam(features: Tensor, gradient: Tensor) -> Tensor:

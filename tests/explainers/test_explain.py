@@ -4,22 +4,23 @@ import numpy as np
 import pytest
 import timm
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption, BadRun, UnknownModel
-from featherbone.explain import Subject, explain, explain_net
-from featherbone.explain.cam import cam_sections, grad_cam, grid_of, last_map, stride_of
-from featherbone.explain.capture import inputs_of
-from featherbone.explain.figures import Sheet
-from featherbone.explain.lightvit import lightvit_sections
-from featherbone.explain.lit import attention_pictures, offsets_caption, tap_pixels
-from featherbone.explain.lvt import atrous_responses, csa_weights, rasa_steps, windows_of
-from featherbone.explain.rollout import attention_maps, attentions_of, is_plain_vit, rollout
-from featherbone.explain.view import see
-from featherbone.explain.xformer import implied_weights, strongest
+from featherbone.explainers import Subject, explain, explain_net
+from featherbone.explainers.cam import cam_sections, grad_cam, grid_of, last_map, stride_of
+from featherbone.explainers.capture import inputs_of
+from featherbone.explainers.figures import Sheet
+from featherbone.explainers.lightvit import lightvit_sections
+from featherbone.explainers.lit import attention_pictures, offsets_caption, tap_pixels
+from featherbone.explainers.lvt import atrous_responses, csa_weights, rasa_steps, windows_of
+from featherbone.explainers.rollout import attention_maps, attentions_of, is_plain_vit, rollout
+from featherbone.explainers.view import see
+from featherbone.explainers.xformer import implied_weights, strongest
 from featherbone.ops.csa import convolutional_self_attention
 from featherbone.tasks.card import Card
 from featherbone.tasks.classification import build_classifier
@@ -279,7 +280,8 @@ def test_a_run_is_explained_on_one_page(name, file, tmp_path):
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "resnet18", "pvt_v2_b0"])
-def test_the_network_is_left_as_it_was(name, picture):
+def test_the_network_is_left_as_it_was(name, picture, monkeypatch):
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: picture.save(file, "PNG"))  # seconds less
     preprocessing = Preprocessing(64, 64)
     model = net(name)
     x = preprocessing.transform()(picture)[None]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featherbone.backbones.lvt import CSA, DILATIONS, LVT, RASA, channels_first
-from featherbone.explain.capture import inputs_of
-from featherbone.explain.figures import (
+from featherbone.explainers.capture import inputs_of
+from featherbone.explainers.figures import (
     DPI,
     HOW_TO_READ,
     POINT,
@@ -24,7 +24,7 @@ from featherbone.explain.figures import (
     mark,
     render,
 )
-from featherbone.explain.view import View
+from featherbone.explainers.view import View
 from featherbone.ops.csa import TAPS
 
 STRIDE = 4  # of the map of stage 1

@@ -7,9 +7,9 @@ from PIL import Image
 from torch import Tensor
 
 from featherbone.backbones.xformer import XFA, XFBlock, XFormer
-from featherbone.explain.capture import inputs_of
-from featherbone.explain.figures import Picture, Section, Sheet
-from featherbone.explain.view import View
+from featherbone.explainers.capture import inputs_of
+from featherbone.explainers.figures import Picture, Section, Sheet
+from featherbone.explainers.view import View
 
 MOST_CHANNELS = 4  # of a head; uncompressed scores have tens
 
@@ -49,8 +49,8 @@ def xformer_sections(net: XFormer, x: Tensor, view: View) -> list[Section]:
         ),
         Section(
             "Feature scores",
-            "q and k at unit length, each compressed to a few score channels. A position's weights above are a mix of "
-            f"the maps of k~, in the shares that q~ has at the ring. {signed}",
+            "q~ and k~ are q and k at unit length in each head, compressed to m score channels (m = 0: as they are). "
+            f"The weights above are a mix of the maps of k~, in the shares that q~ has at the ring. {signed}",
             tuple(scores),
         ),
     ]

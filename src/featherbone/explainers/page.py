@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from featherbone.explain.figures import Picture, Section
+from featherbone.explainers.figures import Picture, Section
 from featherbone.files import write_text
 from featherbone.results import Classification
 
