@@ -3,10 +3,15 @@
 Importing registers the backbones with timm; the functions below load what they need when they are first used.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from featherbone import backbones as backbones
+# Read when torch is first imported: its threads then sleep while they wait for each other. Spinning, as they would by
+# default, made training ten times slower on two cores of which another program used one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from featherbone import backbones as backbones  # noqa: E402
 
 if TYPE_CHECKING:
     from featherbone.commands import demo, doctor, evaluate, explain, export, models, predict, train

@@ -83,18 +83,17 @@ def test_weights_come_out_of_any_wrapper(name, wrapper, path):
     assert all(torch.equal(value, expected[key]) for key, value in got.items())
 
 
+def carries(model, weights):
+    """Whether every weight of the model, a wrapper's prefix aside, is one of these."""
+    return all(torch.equal(value, weights[key.removeprefix("model.")]) for key, value in model.state_dict().items())
+
+
 @each_but_only_smallest_is_fast()
 def test_own_checkpoint_keeps_its_classifier_and_channels(name, path):
-    x = image(1, 3, 64, 64)
-    with torch.no_grad():
-        assert torch.equal(load(name, net(name).state_dict(), path, num_classes=7)(x), net(name)(x))
-        assert torch.equal(
-            load(name, net(name).state_dict(), path, num_classes=0).forward_features(x), net(name).forward_features(x)
-        )
-    torch.manual_seed(0)
-    four = timm.create_model(name, num_classes=7, in_chans=4)
-    again = load(name, four.state_dict(), path, num_classes=7, in_chans=4).state_dict()
-    assert all(torch.equal(value, again[key]) for key, value in four.state_dict().items())
+    own = net(name).state_dict()
+    assert carries(load(name, own, path, num_classes=7), own)
+    four = timm.create_model(name, num_classes=7, in_chans=4).state_dict()
+    assert carries(load(name, four, path, num_classes=7, in_chans=4), four)
 
 
 @each_but_only_smallest_is_fast()
@@ -130,14 +129,12 @@ def test_classifier_for_other_classes_is_left_out_with_a_warning(name, asked, pa
 
 @each_but_only_smallest_is_fast()
 def test_no_classifier_and_features_only_need_none_and_do_not_warn(name, path):
-    x = image(1, 3, 64, 64)
-    with warnings.catch_warnings(), torch.no_grad():
+    own = net(name).state_dict()
+    with warnings.catch_warnings():
         warnings.simplefilter("error")
-        headless = load(name, net(name).state_dict(), path, num_classes=0, global_pool="")
-        torch.testing.assert_close(headless.forward_features(x), net(name).forward_features(x))
-        maps = load(name, net(name).state_dict(), path, num_classes=7, features_only=True)(x)
-    for a, b in zip(maps, net(name).forward_intermediates(x, intermediates_only=True), strict=True):
-        torch.testing.assert_close(a, b)
+        assert carries(load(name, own, path, num_classes=0), own)
+        assert load(name, own, path, num_classes=0, global_pool="")(image(1, 3, 64, 64)).ndim > 2
+        assert carries(load(name, own, path, num_classes=7, features_only=True), own)
 
 
 @each(SMALLEST, slow=lambda name: False)

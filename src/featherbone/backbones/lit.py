@@ -99,11 +99,12 @@ class PositionBias(LearnedGrid):
         """B (heads, H*W, H*W) of queries (y, x), keys (y', x'): row (y - y' + H - 1)(2W - 1) + (x - x' + W - 1)."""
         table = super().forward(2 * height - 1, 2 * width - 1)
         y, x = (torch.arange(side, device=table.device) for side in (height, width))
+        row = y[:, None] - y + height - 1  # (H, H)
         column = x[:, None] - x + width - 1  # (W, W)
-        rows = table.index_select(2, column.flatten()).reshape(-1, (2 * height - 1) * width, width)
-        row = (y[:, None, None] - y + height - 1) * width + x[:, None]  # (H, W, H), each a run of W biases: fast
+        # in one step: in two, rows then columns, it could not be exported at open sizes
+        index = row[:, None, :, None] * (2 * width - 1) + column[None, :, None, :]  # (H, W, H, W)
         count = height * width
-        return rows.index_select(1, row.flatten()).reshape(-1, count, count)
+        return table.flatten(1).index_select(1, index.flatten()).reshape(-1, count, count)
 
 
 class PositionEmbed(nn.Module):
