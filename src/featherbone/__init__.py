@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 # default, made training ten times slower on two cores of which another program used one.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from featherbone import backbones as backbones  # noqa: E402
+from featherbone import backbones as backbones
 
 if TYPE_CHECKING:
     from featherbone.commands import demo, doctor, evaluate, explain, export, models, predict, train

@@ -55,6 +55,8 @@ def build_backbone(name: str, pretrained: bool = False, checkpoint: str | None =
         return timm.create_model(name, pretrained=pretrained, **overlay, **arguments)
     except TypeError as error:
         raise BadOption(f"{name} does not take these arguments: {error}") from None
+    except BadCheckpoint as error:
+        raise BadCheckpoint(f"{error} (on the command line: --checkpoint FILE)") from None
     except (RuntimeError, OSError, ValueError, pickle.UnpicklingError) as error:
         if not pretrained:
             raise
@@ -63,7 +65,7 @@ def build_backbone(name: str, pretrained: bool = False, checkpoint: str | None =
 
 def missing_weights(name: str, checkpoint: str | None, error: Exception) -> str:
     """What to do when starting weights cannot be had or do not fit."""
-    reason = " ".join(str(error).split())[:1000]
+    reason = " ".join(str(error).split())
     if checkpoint is not None:
         return f"{checkpoint} does not fit {name}: {reason}; give a checkpoint of this model, or leave --checkpoint out"
     return (
