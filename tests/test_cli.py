@@ -104,6 +104,17 @@ def test_a_predictor_takes_any_image(world):
     assert predictor(array.astype(np.float32) / 255).label == records[0].label
 
 
+def test_explain_a_run_and_a_name(world, capsys, tmp_path):
+    picture = next((world / "data" / "val").glob("*/*.jpg"))
+    code, out, err = run(capsys, "explain", world / "run", picture, "--out", tmp_path / "why", "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["record"]["task"] == "classification" and (tmp_path / "why" / "explain.html").exists()
+    assert all(read_image(path).width > 30 for path in result["pictures"])
+    code, _, err = run(capsys, "explain", "lvt", picture, "--point", 99, 5, "--out", tmp_path / "why")
+    assert code == 2 and "point" in err
+
+
 def test_export_is_proven_and_travels_with_what_it_needs(world, capsys):
     code, out, err = run(capsys, "export", world / "run", "--count", 5, "--out", world / "small.onnx", "--json")
     assert code == 0, err

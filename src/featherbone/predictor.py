@@ -37,7 +37,7 @@ class Predictor:
 
     def predict(self, images: Sequence[ImageSource]) -> list[Record]:
         """Records of several images, computed as one batch. Raises `BadImage`."""
-        return self.decode(self.batch(images))
+        return self.decode(self.batch(images)) if images else []
 
     def batch(self, images: Sequence[ImageSource]) -> Tensor:
         """The network's input (B, 3, H, W) for these images."""

@@ -2,9 +2,9 @@
 
 from featherbone.engine.settings import Settings
 from featherbone.errors import BadOption, did_you_mean
-from featherbone.recipes.imagenet import lvt_imagenet
+from featherbone.recipes.imagenet import lightvit_imagenet, lit_imagenet, lvt_imagenet, xformer_imagenet
 
-RECIPES = {"lvt_imagenet": lvt_imagenet}
+RECIPES = {recipe.__name__: recipe for recipe in (lvt_imagenet, lightvit_imagenet, xformer_imagenet, lit_imagenet)}
 
 
 def find_recipe(name: str) -> Settings:
