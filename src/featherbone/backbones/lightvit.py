@@ -20,7 +20,7 @@ from featherbone.backbones.checkpoints import build, unwrap
 from featherbone.backbones.published import Published
 from featherbone.errors import BadOption
 from featherbone.layers.pyramid import PyramidBackbone
-from featherbone.ops.windows import pad_to_windows, position_bias, window_attention
+from featherbone.ops.windows import crop, pad_to_windows, position_bias, window_attention
 
 HEAD_DIM = 32
 MLP_RATIOS = (8, 4, 4)
@@ -72,10 +72,11 @@ class Merge(nn.Module):
     def forward(self, state: State) -> State:
         global_tokens, image = state.split()
         image = pad_to_windows(image, 2)
-        b, h, w, c = image.shape
+        _, h, w, _ = image.shape
         pooled = F.max_pool2d(image.permute(0, 3, 1, 2), 2).flatten(2).transpose(1, 2)  # (B, N, C)
-        top, bottom = image.reshape(b, h // 2, 2, w // 2, 2 * c).unbind(2)  # each holds left, then right
-        merged = torch.cat([top[..., :c], bottom[..., :c], top[..., c:], bottom[..., c:]], dim=3).flatten(1, 2)
+        top, bottom = image[:, ::2], image[:, 1::2]
+        neighbours = [top[:, :, ::2], bottom[:, :, ::2], top[:, :, 1::2], bottom[:, :, 1::2]]
+        merged = torch.cat(neighbours, dim=3).flatten(1, 2)
         image_tokens = self.reduce(self.norm(merged)) + self.residual(pooled)
         tokens = torch.cat([self.global_proj(self.global_norm(global_tokens)), image_tokens], dim=1)
         return State(tokens, h // 2, w // 2)
@@ -115,9 +116,9 @@ class Attention(nn.Module):
         global_tokens, image = State(tokens, height, width).split()
         qkv = self.qkv(pad_to_windows(image, self.window_size))  # the zeros carry the bias from here on
         bias = position_bias(self.bias_table, self.window_size, self.window_size)
-        local = window_attention(qkv, bias, self.window_size)[:, :height, :width].flatten(1, 2)
+        local = crop(window_attention(qkv, bias, self.window_size), height, width).flatten(1, 2)
 
-        q, k, v = self.heads(qkv[:, :height, :width].flatten(1, 2), 3)
+        q, k, v = self.heads(crop(qkv, height, width).flatten(1, 2), 3)
         q_global, _, _ = self.heads(self.qkv(global_tokens), 3)
         gathered = (self.attend(q_global, k) @ v).transpose(1, 2).flatten(2)  # G (B, T, C)
         k, v = self.heads(self.kv_global(gathered), 2)

@@ -14,9 +14,18 @@ def pad_to_windows(x: Tensor, size: int) -> Tensor:
     return F.pad(x, (0, 0, 0, (w + size - 1) // size * size - w, 0, (h + size - 1) // size * size - h))
 
 
+def crop(x: Tensor, height: int, width: int) -> Tensor:
+    """The upper left height x width of maps (B, H, W, C); unlike slices, it exports where sizes are symbols."""
+    return F.pad(x, (0, 0, 0, width - x.shape[2], 0, height - x.shape[1]))
+
+
 def split_windows(x: Tensor, size: int) -> Tensor:
     """Cut maps (B, H, W, C) into windows (B*n, size*size, C), row by row; H and W are multiples of `size`."""
     b, h, w, c = x.shape
+    if torch.compiler.is_exporting():  # torch cannot prove that a symbol's multiple can be cut by `size`
+        x = torch.stack([x[:, row::size] for row in range(size)], dim=2).flatten(0, 1)
+        x = torch.stack([x[:, :, column::size] for column in range(size)], dim=3)  # (B*rows, size, columns, size, C)
+        return x.transpose(1, 2).reshape(-1, size * size, c)
     x = x.reshape(b * (h // size), size, w // size, size * c)  # rank 4 suffices, and phones want no more
     return x.transpose(1, 2).reshape(b * (h // size) * (w // size), size * size, c)
 
@@ -26,7 +35,7 @@ def join_windows(windows: Tensor, batch: int, height: int, width: int) -> Tensor
     size, c = math.isqrt(windows.shape[1]), windows.shape[2]
     rows, columns = height // size, width // size
     x = windows.reshape(batch * rows, columns, size, size * c).transpose(1, 2)
-    return x.reshape(batch, height, width, c)
+    return x.reshape(batch * rows, size, columns, size, c).flatten(2, 3).reshape(batch, height, width, c)
 
 
 def position_bias(table: Tensor, height: int, width: int) -> Tensor:
