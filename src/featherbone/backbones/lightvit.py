@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featherbone.backbones.checkpoints import build, unwrap
-from featherbone.backbones.published import Published
+from featherbone.backbones.published import Published, imagenet_cfg
 from featherbone.errors import BadOption
 from featherbone.layers.pyramid import PyramidBackbone
 from featherbone.ops.windows import crop, pad_to_windows, position_bias, window_attention
@@ -379,22 +379,15 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
+    own = {
         "first_conv": "stem.0",
         "classifier": "head",
         "license": "apache-2.0",
-        "paper_name": "LightViT: Towards Light-Weight Convolution-Free Vision Transformers",
-        "paper_ids": "arXiv:2207.05557",
         "origin_url": "https://github.com/hunto/LightViT",
-        **kwargs,
     }
+    return imagenet_cfg(
+        "LightViT: Towards Light-Weight Convolution-Free Vision Transformers", "2207.05557", **{**own, **kwargs}
+    )
 
 
 default_cfgs = generate_default_cfgs(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featherbone.backbones.checkpoints import build, unwrap
-from featherbone.backbones.published import Published
+from featherbone.backbones.published import Published, imagenet_cfg
 from featherbone.errors import BadCheckpoint, BadOption
 from featherbone.layers.pyramid import PyramidBackbone
 from featherbone.ops.deform import TAPS, deformable_merge
@@ -466,22 +466,13 @@ def _square(name: str, rows: Tensor) -> Tensor:
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
+    own = {
         "first_conv": "stages.0.embed.proj",
         "classifier": "head",
         "license": "apache-2.0",
-        "paper_name": "Less is More: Pay Less Attention in Vision Transformers",
-        "paper_ids": "arXiv:2105.14217",
         "origin_url": "https://github.com/ziplab/LIT",
-        **kwargs,
     }
+    return imagenet_cfg("Less is More: Pay Less Attention in Vision Transformers", "2105.14217", **{**own, **kwargs})
 
 
 default_cfgs = generate_default_cfgs(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featherbone.backbones.checkpoints import build, unwrap
-from featherbone.backbones.published import Published
+from featherbone.backbones.published import Published, imagenet_cfg
 from featherbone.layers.pyramid import PyramidBackbone, require_pool
 from featherbone.layers.token_labelling import Box, TokenLabels, draw_box, swap_box
 from featherbone.ops.atrous import atrous
@@ -401,21 +401,8 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "stages.0.embed.proj",
-        "classifier": "head.fc",
-        "paper_name": "Lite Vision Transformer with Enhanced Self-Attention",
-        "paper_ids": "arXiv:2112.10809",
-        "origin_url": "https://arxiv.org/abs/2112.10809",
-        **kwargs,
-    }
+    own = {"first_conv": "stages.0.embed.proj", "classifier": "head.fc"}
+    return imagenet_cfg("Lite Vision Transformer with Enhanced Self-Attention", "2112.10809", **{**own, **kwargs})
 
 
 default_cfgs = generate_default_cfgs(

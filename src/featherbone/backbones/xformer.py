@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
 
 from featherbone.backbones.checkpoints import build, unwrap
-from featherbone.backbones.published import Published
+from featherbone.backbones.published import Published, imagenet_cfg
 from featherbone.errors import BadOption
 from featherbone.layers.pyramid import PyramidBackbone, require_pool
 from featherbone.ops.xfa import cross_feature_attention
@@ -313,21 +313,15 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 default_cfgs = generate_default_cfgs(
     {
-        "xformer_small.untrained": {
-            "num_classes": 1000,
-            "input_size": (3, 256, 256),
-            "pool_size": (8, 8),
-            "crop_pct": 0.9,
-            "interpolation": "bicubic",
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
-            "first_conv": "stem.0.conv",
-            "classifier": "head.fc",
-            "paper_name": "Lightweight Vision Transformer with Cross Feature Attention",
-            "paper_ids": "arXiv:2207.07268",
-            "origin_url": "https://arxiv.org/abs/2207.07268",
-            "notes": ("reconstruction: no code or weights were published",),
-        }
+        "xformer_small.untrained": imagenet_cfg(
+            "Lightweight Vision Transformer with Cross Feature Attention",
+            "2207.07268",
+            side=256,
+            crop_pct=0.9,
+            first_conv="stem.0.conv",
+            classifier="head.fc",
+            notes=("reconstruction: no code or weights were published",),
+        )
     }
 )
 

@@ -93,6 +93,7 @@ class Loop:
         """The rest of the epoch."""
         per_epoch, begun = self.batches.steps, time.monotonic() - self.seconds
         self.batches.begin(epoch, self.step % per_epoch)
+        set_training(self.task)
         saved = time.monotonic()
         part = 0
         with bar(f"epoch {epoch + 1}/{self.epochs}", per_epoch, self.step % per_epoch) as advance:
@@ -113,7 +114,6 @@ class Loop:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         draws = np.random.SeedSequence((self.seed, self.step, part * world + rank)).generate_state(1, np.uint64)
         torch.manual_seed(int(draws[0]))
-        set_training(self.task)
         with self.accelerator.accumulate(self.model):
             images, targets = self.prepare(batch, (self.seed, self.step))
             terms = self.task.losses(self.model(images), targets)
