@@ -364,7 +364,6 @@ def test_timm_prepares_pictures_for_it(name):
     assert tuple(pool_size[-1]) == net(name).default_cfg["pool_size"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["Segformer", "FPN", "Unet", "UPerNet"])
 @each(SMALLEST, slow=lambda name: False)
 def test_segmentation_models_pytorch_builds_on_it(name, decoder):
