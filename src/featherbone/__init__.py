@@ -7,9 +7,9 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Read when torch is first imported: its threads then sleep while they wait for each other. Spinning, as they would by
-# default, made training ten times slower on two cores of which another program used one.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Read when torch is first imported: its threads then spin only briefly before they sleep while they wait for each
+# other. Spinning for long, their default, makes training several times slower where another program uses a core.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from featherbone import backbones as backbones
 
