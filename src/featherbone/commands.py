@@ -39,7 +39,7 @@ def train(
     Args:
         data: Data folder; its layout tells the task.
         model: Name of one of our backbones or of any timm model.
-        task: What to train for, where the folder serves several tasks.
+        task: What to train for; where the folder serves several tasks, it must be given.
         recipe: A paper's settings, by name; options given beside it win.
         preset: Settings for a kind of data: small-data is for tens to hundreds of images.
         resume: Run folder to continue exactly where it stopped.
@@ -47,6 +47,7 @@ def train(
         **settings: How to train.
 
     """
+    from featherbone.data.layouts import find_task
     from featherbone.engine.settings import complete
     from featherbone.engine.train import resume_run, start_run
     from featherbone.recipes import find_recipe
@@ -59,37 +60,52 @@ def train(
     else:
         if data is None:
             raise BadOption("no data; give a folder: featherbone train --data DIR, or see: featherbone demo")
-        run = start_run(
-            Path(data),
-            model,
-            task,
-            None if out is None else Path(out),
-            complete(preset, find_recipe(recipe) if recipe else None, **settings),
-        )
+        found = find_task(Path(data), task)
+        chosen = complete(preset, find_recipe(recipe) if recipe else None, found, **settings)
+        run = start_run(Path(data), model, found, None if out is None else Path(out), chosen)
     return TrainResult(run, Card.read(run).metrics, run / "report.html")
 
 
 def evaluate(
-    run: Positional[Path],
+    run: Positional[Path | None] = None,
     *,
     data: Path | None = None,
+    results: Path | None = None,
+    masks: bool = False,
     out: Path | None = None,
+    tile: int | None = None,
+    overlap: float = 0.2,
     device: str = "auto",
     workers: int | None = None,
 ) -> EvaluateResult:
-    """Measure a run on the validation images of its data set, or of another one with the same classes.
+    """Measure a run, or another tool's detections, on the validation images of a data set.
+
+    A run that finds objects also writes them beside the report, as `detections.json`, in COCO's results format.
 
     Args:
         run: Run folder.
-        data: Data folder; by default the one the run was trained on.
+        data: Data folder, with the run's classes; by default the one the run was trained on.
+        results: Detections of any tool, in COCO's results format, to measure on `data` instead of a run.
+        masks: Measure the masks of `results`, too.
         out: Where to write the report; by default `report.html` in the run folder, for its own data only.
+        tile: Search large images in tiles of so many pixels a side, too.
+        overlap: Share of a tile that its neighbour covers, too.
         device: auto, cpu, cuda or mps.
         workers: Processes that read images; by default by the number of cores.
 
     """
-    from featherbone.engine.classification import evaluate_run
+    from featherbone.engine.detection import evaluate_results
+    from featherbone.engine.train import evaluate_run
 
-    return EvaluateResult(*evaluate_run(Path(run), data and Path(data), out and Path(out), device, workers))
+    if (run is None) == (results is None):
+        raise BadOption("evaluate what? Give a run folder, or --results FILE with --data DIR, and not both")
+    if results is not None:
+        if data is None:
+            raise BadOption(f"{results} was found on which images? Give their data folder with --data DIR")
+        return EvaluateResult(*evaluate_results(Path(results), Path(data), masks))
+    tiles = None if tile is None else (tile, overlap)
+    where = (Path(run or ""), data and Path(data), out and Path(out))
+    return EvaluateResult(*evaluate_run(*where, device, workers, tiles))
 
 
 def predict(
@@ -98,6 +114,9 @@ def predict(
     *,
     out: Path | None = None,
     pictures: bool = True,
+    score: float | None = None,
+    tile: int | None = None,
+    overlap: float = 0.2,
     batch_size: int = 16,
     device: str = "auto",
 ) -> PredictResult:
@@ -108,6 +127,9 @@ def predict(
         images: Pictures, and folders of pictures.
         out: Folder to write to; by default `predictions` in the run folder.
         pictures: Write annotated copies.
+        score: Least score of an object; by default the one that served best on the run's validation images.
+        tile: Search large images in tiles of so many pixels a side, too.
+        overlap: Share of a tile that its neighbour covers, too.
         batch_size: Pictures computed at a time.
         device: auto, cpu, cuda or mps.
 
@@ -119,7 +141,7 @@ def predict(
 
     if batch_size < 1:
         raise BadOption(f"batch size {batch_size} is not 1 or more")
-    predictor = load(run, device)
+    predictor = load(run, device, score, tile, overlap)
     folder = Path(run) / "predictions" if out is None else Path(out)
     found = find_images([Path(path) for path in images])
     names = unique_names(found)
@@ -211,9 +233,16 @@ def export(
     if count < 1:
         raise BadOption(f"count {count} is not 1 or more")
     card, task = load_task(Path(run))
+    require_classification(card.task, "export")
     path = Path(run) / f"model.{to}" if out is None else Path(out)
     parity = export_onnx(card, task, path, proof_images(card, images and Path(images), count))
     return ExportResult(path, parity)
+
+
+def require_classification(task: str, command: str) -> None:
+    """Raise `BadOption` where a command does not know the task of a run yet."""
+    if task != "classification":
+        raise BadOption(f"{command} takes runs for classification in this version; this run is for {task}")
 
 
 def models(pattern: Positional[str | None] = None) -> ModelsResult:
@@ -239,22 +268,34 @@ def models(pattern: Positional[str | None] = None) -> ModelsResult:
     return ModelsResult(tuple(rows))
 
 
-def doctor(data: Positional[Path], *, task: Task | None = None, out: Path = Path("doctor.html")) -> DoctorResult:
+def doctor(
+    data: Positional[Path],
+    *,
+    task: Task | None = None,
+    image_size: int | None = None,
+    out: Path = Path("doctor.html"),
+) -> DoctorResult:
     """Check the images and labels of a data folder before training; exit code 1 if anything would spoil it.
 
     Args:
         data: Data folder.
-        task: What it is for, where the folder serves several tasks.
+        task: What it is for, where the folder serves several tasks; by default the most that it serves.
+        image_size: Side of the input it is meant for; by default 224 for classification and 640 for objects.
         out: Page to write, with pictures of each finding.
 
     """
     from featherbone.data.doctor import examine
+    from featherbone.data.doctor_objects import examine_objects
     from featherbone.data.doctor_page import write_page
     from featherbone.data.layouts import find_task
 
-    if find_task(Path(data), task) != "classification":
-        raise BadOption(f"{data}: this version examines classification data")
-    examination = examine(Path(data))
+    found = find_task(Path(data), task)
+    if found == "classification":
+        examination = examine(Path(data), image_size or 224)
+    elif found in ("detection", "instance"):
+        examination = examine_objects(Path(data), found, image_size or 640)
+    else:
+        raise BadOption(f"{data}: this version examines data for classification, detection and instance, not {found}")
     write_page(examination, Path(out))
     return DoctorResult(examination, Path(out))
 

@@ -2,15 +2,29 @@
 
 from collections.abc import Sequence
 from functools import cache
+from math import ceil
 from pathlib import Path
 
 import matplotlib
-from PIL import Image, ImageDraw, ImageFont
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from featherbone.files import atomic
-from featherbone.results import Classification, Record
+from featherbone.ops.rle import decode
+from featherbone.results import Classification, Detections, Instances, Record, Rle
 
 INK, PAPER, TRACK, BAR = "#1d2433", "#ffffff", "#e8ebf2", "#4c6fff"
+PALETTE = (
+    *("#456af2", "#ffb020", "#17a861", "#dc2f48", "#4fd4f7", "#a24be0", "#b5e03a", "#ff86c8", "#08837f", "#ee6010"),
+    *("#b9b8ff", "#8d6a17", "#3be694", "#3a76a8", "#b5be60", "#b781ec", "#e69496", "#91ebc9", "#ba3f63", "#97f177"),
+)  # twelve chosen by hand, then each the farthest from those before it, also to eyes that tell red from green badly
+MOST = 100
+"""Objects that a picture shows."""
+FEW = 12
+"""More objects than that ask for a larger picture and smaller names."""
+
+Floats = NDArray[np.float64]
 
 
 @cache
@@ -45,26 +59,222 @@ def draw_classification(image: Image.Image, record: Classification, truth: str |
     return canvas
 
 
-def draw_record(image: Image.Image, record: Record) -> Image.Image:
-    """The picture of any task's record."""
+def draw_detections(
+    image: Image.Image, record: Detections | Instances, truth: Detections | None = None, score: float = 0.0
+) -> Image.Image:
+    """The RGB image with a box, a name and, where the record has masks, a mask for each object; the surest lie on top.
+
+    The `MOST` surest of those with at least `score` are drawn, in colours by class; by object where all are of one
+    class or have masks. `truth` is dashed in white; what of it no drawn box of its class matches (IoU 0.5) is named.
+    Raises `ValueError` where a record speaks of an image of another size.
+    """
+    for spoken in (record, truth):
+        if spoken is not None and (spoken.width, spoken.height) != image.size:
+            raise ValueError(
+                f"the record is of an image {spoken.width} wide and {spoken.height} high, this one is {image.width} "
+                f"by {image.height}; give the image that the record was made from, neither resized nor turned"
+            )
+    shown = [i for i in sorted(range(len(record)), key=lambda i: -record.scores[i]) if record.scores[i] >= score][:MOST]
+    canvas, size, corner = _stage(image, (480, 240) if len(shown) <= FEW else (960, 480), 1600)
+    canvas = canvas.copy()  # not the caller's
+    line = round(min(max((canvas.width * canvas.height) ** 0.5 / 320, 2), 4))
+    boxes = _on_canvas([record.boxes[i] for i in shown], image.size, size, corner)
+    colours = _colours([record.labels[i] for i in shown], boxes, isinstance(record, Instances))
+    for i, box, paint in reversed(list(zip(shown, boxes, colours, strict=True))):
+        if isinstance(record, Instances):
+            _draw_mask(canvas, record.masks[i], size, corner, paint, line)
+        _draw_box(canvas, box, paint, 1 if isinstance(record, Instances) else line)
+    chips = [(f"{record.scores[i]:.0%}", record.names[i], paint) for i, paint in zip(shown, colours, strict=True)]
+    if truth is not None:
+        true_boxes = _on_canvas(truth.boxes, image.size, size, corner)
+        same = np.equal.outer(np.array(truth.labels, int), np.array([record.labels[i] for i in shown], int))
+        missed = ~((_iou(true_boxes, boxes) >= 0.5) & same).any(1)
+        for box in true_boxes:
+            _draw_dashes(canvas, box, max(line // 2, 1))
+        boxes = np.concatenate((boxes, true_boxes[missed]))
+        chips += [("", name, PAPER) for name, alone in zip(truth.names, missed, strict=True) if alone]
+    _draw_chips(canvas, boxes, chips)
+    return canvas
+
+
+def draw_record(image: Image.Image, record: Record, score: float = 0.0) -> Image.Image:
+    """The picture of any task's record; of objects, those with at least `score`."""
+    if isinstance(record, Detections):
+        return draw_detections(image, record, score=score)
     return draw_classification(image, record)
+
+
+def colour(index: int) -> str:
+    """The colours that tell classes or objects apart, in turn; the first twelve differ most."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def ink(paper: str) -> str:
+    """White or dark, whichever reads better on `paper` (contrast by WCAG 2.1)."""
+    return max((PAPER, INK), key=lambda writing: contrast(writing, paper))
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours, from 1 to 21 (WCAG 2.1)."""
+    dark, light = sorted((_luminance(one), _luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(paint: str) -> float:
+    share = [value / 255 for value in ImageColor.getrgb(paint)[:3]]
+    red, green, blue = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in share)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _colours(labels: Sequence[int], boxes: Floats, by_object: bool) -> list[str]:
+    """One for each object, by its class, or such that what is near differs."""
+    places: list[int] = []
+    if not by_object and len(set(labels)) != 1:
+        taken: dict[int, int] = {}
+        for label in sorted(set(labels)):  # a class keeps its colour from picture to picture, unless it meets its twin
+            turns = ((label + turn) % len(PALETTE) for turn in range(len(PALETTE)))
+            taken[label] = next((place for place in turns if place not in taken.values()), label)
+        return [colour(taken[label]) for label in labels]
+    for i, box in enumerate(boxes):
+        gaps = np.maximum(np.maximum(boxes[:i, :2] - box[2:], box[:2] - boxes[:i, 2:]), 0)
+        near = 1 / (1 + np.hypot(*gaps.T))
+        places.append(int(np.bincount(np.array(places, int), near, len(PALETTE)).argmin()))
+    return [colour(place) for place in places]
+
+
+def _on_canvas(
+    boxes: Sequence[Sequence[float]], given: tuple[int, int], size: tuple[int, int], corner: tuple[int, int]
+) -> Floats:
+    """Boxes (n, 4) in pixels of the canvas that shows the image, `given` in size, in `size`, its corner at `corner`."""
+    placed = np.array(boxes, float).reshape(-1, 4) * np.divide(size, given)[[0, 1, 0, 1]]
+    placed = placed.clip(0, np.array(size)[[0, 1, 0, 1]]).round()
+    placed[:, :2] = np.minimum(placed[:, :2], np.array(size) - 1)
+    placed[:, 2:] = np.maximum(placed[:, 2:], placed[:, :2] + 1)  # at least one pixel
+    return placed + np.array(corner)[[0, 1, 0, 1]]
+
+
+def _overlaps(boxes: Floats, others: Floats) -> Floats:
+    """Areas (n, m) that two lots of boxes share."""
+    sides = np.minimum(boxes[:, None, 2:], others[:, 2:]) - np.maximum(boxes[:, None, :2], others[:, :2])
+    return sides.clip(0).prod(-1)
+
+
+def _areas(boxes: Floats) -> Floats:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+
+
+def _iou(boxes: Floats, others: Floats) -> Floats:
+    shared = _overlaps(boxes, others)
+    return shared / (_areas(boxes)[:, None] + _areas(others) - shared)
+
+
+def _draw_mask(
+    canvas: Image.Image, rle: Rle, size: tuple[int, int], corner: tuple[int, int], paint: str, line: int
+) -> None:
+    """A half-transparent mask with an outline, inside the object; the canvas shows the image in `size` at `corner`."""
+    covered = decode(rle)
+    columns, rows = (np.flatnonzero(covered.any(axis)) for axis in (0, 1))
+    if not len(rows):
+        return
+    fx, fy = size[0] / covered.shape[1], size[1] / covered.shape[0]
+    x1, y1 = int(columns[0] * fx), int(rows[0] * fy)
+    x2, y2 = min(int((columns[-1] + 1) * fx) + 1, size[0]), min(int((rows[-1] + 1) * fy) + 1, size[1])
+    left, top = int(x1 / fx), int(y1 / fy)
+    part = Image.fromarray(covered[top : ceil(y2 / fy), left : ceil(x2 / fx)].astype(np.uint8) * 255)
+    source = x1 / fx - left, y1 / fy - top, min(x2 / fx - left, part.width), min(y2 / fy - top, part.height)
+    how = Image.Resampling.NEAREST if fx > 3 else Image.Resampling.BILINEAR
+    mask = part.resize((x2 - x1, y2 - y1), how, source)
+    core = ImageOps.crop(ImageOps.expand(mask, line).filter(ImageFilter.BoxBlur(line)), line)
+    edge = ImageChops.subtract(mask, core.point([0] * 255 + [255]))  # the core has no pixel outside within `line`
+    place = corner[0] + x1, corner[1] + y1
+    canvas.paste(paint, place, mask.point([value * 2 // 5 for value in range(256)]))
+    canvas.paste(paint, place, edge)
+
+
+def _draw_box(canvas: Image.Image, box: Floats, paint: str, line: int) -> None:
+    """A line inside the box, with a thin shade on either side that shows it on its own colour."""
+    draw = ImageDraw.Draw(canvas, "RGBA")
+    x1, y1, x2, y2 = (int(side) for side in box)
+    draw.rectangle((x1 - 1, y1 - 1, x2, y2), outline=(0, 0, 0, 90), width=line + 2)
+    draw.rectangle((x1, y1, x2 - 1, y2 - 1), outline=paint, width=line)
+
+
+def _draw_dashes(canvas: Image.Image, box: Floats, line: int) -> None:
+    """White dashes on a shade."""
+    draw = ImageDraw.Draw(canvas, "RGBA")
+    x1, y1, x2, y2 = (int(side) for side in box)
+    draw.rectangle((x1 - 1, y1 - 1, x2, y2), outline=(0, 0, 0, 110), width=line + 2)
+    dash = 4 * line + 2
+    for x in range(x1, x2, 2 * dash):
+        for y in (y1, y2 - line):
+            draw.rectangle((x, y, min(x + dash, x2) - 1, y + line - 1), PAPER)
+    for y in range(y1, y2, 2 * dash):
+        for x in (x1, x2 - line):
+            draw.rectangle((x, y, x + line - 1, min(y + dash, y2) - 1), PAPER)
+
+
+def _draw_chips(canvas: Image.Image, boxes: Floats, chips: Sequence[tuple[str, str, str]]) -> None:
+    """Chips (score, name, paper), each at its box; the first get the best places and lie on top."""
+    height = round(min(max((canvas.width * canvas.height) ** 0.5 / (29 if len(chips) <= FEW else 38), 18), 38))
+    face, pad = font(round(height * 0.66)), height // 3
+    texts, sizes = [], []
+    for (score, name, _), box in zip(chips, boxes, strict=True):
+        room = min(max(box[2] - box[0], canvas.width * 0.3), canvas.width) - 2 * pad
+        text = f"{shorten(name, face, room - face.getlength(f' {score}'))} {score}".strip()
+        texts.append(text)
+        sizes.append((round(face.getlength(text)) + 2 * pad, height))
+    places = _places(boxes, np.array(sizes, float).reshape(-1, 2), canvas.size)
+    draw = ImageDraw.Draw(canvas)
+    for (x1, y1, x2, y2), text, (_, _, paper) in reversed(list(zip(places, texts, chips, strict=True))):
+        shape = Image.new("L", (4 * int(x2 - x1), 4 * height))
+        ImageDraw.Draw(shape).rounded_rectangle((0, 0, shape.width - 1, shape.height - 1), height, 255)
+        canvas.paste(paper, (int(x1), int(y1), int(x2), int(y2)), shape.reduce(4))
+        draw.text((x1 + pad, (y1 + y2) / 2), text, ink(paper), face, anchor="lm")
+
+
+def _places(boxes: Floats, sizes: Floats, canvas: tuple[int, int]) -> Floats:
+    """Where chips of some `sizes` (n, 2) go: at their boxes, inside the canvas, off each other and off small objects.
+
+    Tried are the left, right and middle of each box and beside it, above it, then down its height, then below; the
+    first place that covers least is taken.
+    """
+    limit = np.maximum(np.array(canvas) - sizes, 0)
+    placed = np.zeros((0, 4))
+    for (x1, y1, x2, y2), (w, h), most in zip(boxes, sizes, limit, strict=True):
+        rows = (y1 - h, *np.arange(y1, y2 - h, h + 2), y2 - h, y2)
+        tried = np.array([(x, y, x, y) for y in rows for x in (x1, x2 - w, (x1 + x2 - w) / 2, x1 - w, x2)])
+        tried = tried.round().clip(0, most[[0, 1, 0, 1]]) + np.array((0, 0, w, h))
+        small = boxes[_areas(boxes) < 3 * w * h]
+        covers = 3 * _overlaps(tried, placed + np.array((-2, -2, 2, 2))).sum(1) + _overlaps(tried, small).sum(1)
+        placed = np.concatenate((placed, tried[[covers.argmin()]]))
+    return placed
 
 
 def legible(image: Image.Image, least: int = 240, most: int = 1600) -> Image.Image:
     """The image at least `least` pixels wide and at most `most` high and wide; a slim one gets margins."""
-    scale = min(max(least / image.width, 1.0), most / max(image.size))
+    return _stage(image, (least, 1), most)[0]
+
+
+def _stage(
+    image: Image.Image, least: tuple[int, int], most: int
+) -> tuple[Image.Image, tuple[int, int], tuple[int, int]]:
+    """The image on a canvas of at least `least`, at most `most`; its size there, and its upper left corner."""
+    scale = min(max(least[0] / image.width, least[1] / image.height, 1.0), most / max(image.size))
     if scale != 1:
         size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
         image = image.resize(size, Image.Resampling.NEAREST if scale > 3 else Image.Resampling.BICUBIC)
-    if image.width >= least:
-        return image
-    canvas = Image.new("RGB", (least, image.height), PAPER)
-    canvas.paste(image, ((least - image.width) // 2, 0))
-    return canvas
+    width, height = max(image.width, least[0]), max(image.height, least[1])
+    corner = (width - image.width) // 2, (height - image.height) // 2
+    if (width, height) == image.size:
+        return image, image.size, corner
+    canvas = Image.new("RGB", (width, height), PAPER)
+    canvas.paste(image, corner)
+    return canvas, image.size, corner
 
 
 def shorten(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
-    """`text`, cut and ended by dots where it is wider than `width` pixels."""
+    """`text` in one line, cut and ended by dots where it is wider than `width` pixels."""
+    text = " ".join(text.split())
     if face.getlength(text) <= width:
         return text
     while text and face.getlength(text + "…") > width:

@@ -1,13 +1,14 @@
 """What the commands return: plain records that can be printed for people and as JSON."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from featherbone.bench.models import ModelFacts, model_table
-from featherbone.data.doctor import Examination
+from featherbone.data.findings import Examination
 from featherbone.exporters.parity import Parity
-from featherbone.results import Record
+from featherbone.results import Classification, Record
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,11 @@ class EvaluateResult:
         return {"metrics": self.metrics, "classes": list(self.classes)}
 
     def __str__(self) -> str:
-        rows = zip(self.classes, self.metrics["per_class"], strict=True)
+        per_class = self.metrics["per_class"]
+        rows = zip(self.classes, per_class, strict=True)
         width = max(map(len, self.classes))
-        per_class = [f"  {name:{width}}  {'no image' if share is None else f'{share:.3f}'}" for name, share in rows]
-        return "\n".join([_shares(self.metrics), *per_class])
+        lines = [f"  {name:{width}}  {_share(share)}" for name, share in rows]
+        return "\n".join([_shares(self.metrics), *lines])
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class PredictResult:
         return {"predictions": rows, "skipped": self.skipped}
 
     def __str__(self) -> str:
-        lines = [f"{p.image}  {p.record.name} {p.record.score:.1%}" for p in self.predictions]
+        lines = [f"{p.image}  {_told(p.record)}" for p in self.predictions]
         lines += [f"skipped: {reason}" for reason in self.skipped.values()]
         return "\n".join(lines + ([f"pictures and predictions.json in {self.out}"] if self.out else []))
 
@@ -156,4 +158,20 @@ class DemoResult:
 
 
 def _shares(metrics: dict[str, Any]) -> str:
-    return f"top-1 {metrics['top1']:.3f}  top-5 {metrics['top5']:.3f}  on {metrics['images']} images"
+    """The metrics that matter most, in one line."""
+    if "top1" in metrics:
+        return f"top-1 {metrics['top1']:.3f}  top-5 {metrics['top5']:.3f}  on {metrics['images']} images"
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "mask_AP", "mask_AP50")
+    told = "  ".join(f"{name.replace('_', ' ')} {_share(metrics[name])}" for name in names if name in metrics)
+    return f"{told}  on {metrics['images']} images with {metrics['objects']} objects; {metrics['engine']}"
+
+
+def _share(value: float | None) -> str:
+    return "nothing to measure" if value is None else f"{value:.3f}"
+
+
+def _told(record: Record) -> str:
+    """A record in a few words."""
+    if isinstance(record, Classification):
+        return f"{record.name} {record.score:.1%}"
+    return ", ".join(f"{count} {name}" for name, count in Counter(record.names).most_common()) or "no object"

@@ -4,55 +4,85 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from featherbone.data.classification import open_splits
 from featherbone.data.images import SUFFIXES, ImageSource, read_image
 from featherbone.devices import find_device
-from featherbone.errors import BadImage
+from featherbone.errors import BadImage, BadOption
 from featherbone.results import Record
 from featherbone.tasks.card import Card
-from featherbone.tasks.classification import Classifier
+from featherbone.tasks.detection import SURE
 from featherbone.tasks.run import load_task
+from featherbone.tasks.tiling import check_tiles, decode_tiled
 
 
 class Predictor:
     """The model of a run with everything it needs to read an image.
 
+    Objects below `score` are not told; by default below the limit that balanced precision and recall best on the run's
+    validation images. With `tile`, large images are searched in tiles of so many pixels a side, too, `overlap` of
+    which neighbours share.
+
     >>> predictor = featherbone.load("runs/flowers5-lvt")
     >>> predictor("rose.jpg").name
     """
 
-    def __init__(self, card: Card, task: Classifier, device: torch.device) -> None:
+    def __init__(
+        self,
+        card: Card,
+        task: Any,
+        device: torch.device,
+        score: float | None = None,
+        tile: int | None = None,
+        overlap: float = 0.2,
+    ) -> None:
         self.card, self.device = card, device
         self.task = task.to(device).eval()
         self.transform = card.preprocessing.transform()
+        self.finds_objects = card.task != "classification"
+        given = {"score": score, "tile": tile}
+        for name in (name for name, value in given.items() if value is not None and not self.finds_objects):
+            raise BadOption(f"{name} means nothing to {card.task}; leave it out, or give a run that finds objects")
+        if score is not None and not 0 <= score <= 1:
+            raise BadOption(f"score {score} is outside 0 to 1")
+        if tile is not None:
+            check_tiles(tile, overlap)
+        self.score = (card.metrics.get("best_score") or SURE) if score is None else score
+        self.tile, self.overlap = tile, overlap
 
     def __call__(self, image: ImageSource) -> Record:
         """The record of one image: a path, encoded bytes, PIL image, array (H, W, 3) or tensor (3, H, W)."""
         return self.predict([image])[0]
 
+    @torch.inference_mode()
     def predict(self, images: Sequence[ImageSource]) -> list[Record]:
         """Records of several images, computed as one batch. Raises `BadImage`."""
-        return self.decode(self.batch(images)) if images else []
+        pictures = [read_image(image) for image in images]
+        if not pictures:
+            return []
+        if self.tile is not None:
+            about = (self.tile, self.overlap, self.device, self.score)
+            return [decode_tiled(self.task, self.card.preprocessing, picture, *about) for picture in pictures]
+        raw = self.task(torch.stack([self.transform(picture) for picture in pictures]).to(self.device))
+        if not self.finds_objects:
+            return self.task.decode(raw)
+        frames = [self.card.preprocessing.frame(picture.height, picture.width) for picture in pictures]
+        return self.task.decode(raw, frames, self.score)
 
-    def batch(self, images: Sequence[ImageSource]) -> Tensor:
-        """The network's input (B, 3, H, W) for these images."""
-        return torch.stack([self.transform(read_image(image)) for image in images])
 
-    @torch.inference_mode()
-    def decode(self, batch: Tensor) -> list[Record]:
-        """Records of a batch of the network's input."""
-        return self.task.decode(self.task(batch.to(self.device)))
+def load(
+    run: str | Path, device: str = "auto", score: float | None = None, tile: int | None = None, overlap: float = 0.2
+) -> Predictor:
+    """The predictor of a run folder; the options are those of `Predictor`.
 
-
-def load(run: str | Path, device: str = "auto") -> Predictor:
-    """The predictor of a run folder. Raises `BadRun` where it is none, or damaged."""
+    Raises `BadRun` where it is none, or damaged, and `BadOption` for an option that does not suit it.
+    """
     card, task = load_task(Path(run))
-    return Predictor(card, task, find_device(device))
+    return Predictor(card, task, find_device(device), score, tile, overlap)
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:

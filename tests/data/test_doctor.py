@@ -4,7 +4,6 @@ import io
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from featherbone.data.doctor import Examination, Finding, examine
+from examined import Page, picture
+from featherbone.data.doctor import examine
 from featherbone.data.doctor_page import write_page
+from featherbone.data.findings import Examination, Finding
 from featherbone.errors import BadData
 
 FLOWERS = (Path(__file__).parents[2] / "../shared/data/flowers5").resolve()
 COUNTS = {"train": 10, "val": 2}
-
-
-def picture(seed: int, size: tuple[int, int] = (96, 80)) -> Image.Image:
-    """Coloured clouds, other ones for each seed."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
 
 def png(image: Image.Image) -> bytes:
@@ -252,29 +247,6 @@ def test_photos_are_not_flooded_with_findings():
     assert not examination.spoiled and sum(map(sum, examination.counts.values())) == 650
 
 
-class Page(HTMLParser):
-    """The text, classes and picture addresses of a page whose elements close in order."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text: list[str] = []
-        self.addresses: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        if tag not in ("meta", "img", "br", "wbr"):
-            self.open.append(tag)
-        self.addresses += [value for name, value in attrs if name in ("src", "href")]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.text.append(data)
-
-
 def test_the_page_holds_all_and_needs_nothing(data, tmp_path):
     evil = "<script>alert('&')</script>".replace("/", "")
     (data / "train" / evil).mkdir()
@@ -296,9 +268,7 @@ def test_the_page_holds_all_and_needs_nothing(data, tmp_path):
 
 def test_the_page_of_many_classes_shows_both_ends(tmp_path):
     names = tuple(f"class {k}" for k in range(1000))
-    write_page(
-        Examination("data", names, {"train": tuple(range(1000)), "val": (0,) * 1000}, (), {}), tmp_path / "p.html"
-    )
+    write_page(Examination("data", names, {"train": tuple(range(1000)), "val": (0,) * 1000}, ()), tmp_path / "p.html")
     text = "".join(Page((tmp_path / "p.html").read_text()).text)
     assert all(f"class {k}" in text for k in (*range(20), *range(980, 1000))) and "class 500" not in text
     assert "960 more between these" in text and "Fit for training" in text and "Nothing to mend" in text

@@ -3,13 +3,17 @@ import sys
 
 from safetensors.torch import load_file
 
+from featherbone.data.scenes_write import write_coco
+from featherbone.engine.settings import complete
+from featherbone.engine.train import start_run
 from runs import options, rows
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 
 
-def launch_two(launch, drawn, run, settings):
-    process = launch("train", "--data", drawn, "--model", "lvt", "--out", run, *options(settings), launcher=TORCHRUN)
+def launch_two(launch, data, run, settings, task="classification"):
+    where = ("--data", data, "--model", "lvt", "--out", run, "--task", task)
+    process = launch("train", *where, *options(settings), launcher=TORCHRUN)
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     return run
@@ -43,3 +47,14 @@ def test_a_process_is_a_part_of_the_batch(drawn, train, launch, short, tmp_path)
     close(rows(two), rows(one), 1e-5)
     first, second = load_file(two / "weights.safetensors"), load_file(one / "weights.safetensors")
     assert max((first[name] - second[name]).abs().max() for name in first) < 1e-5
+
+
+def test_two_processes_find_what_one_finds(launch, tmp_path):
+    """Objects are divided over all processes, and what each finds counts once."""
+    write_coco(tmp_path / "scenes", 8, 5, (64, 64))
+    fixed = dict(image_size=64, batch_size=4, epochs=2, device="cpu", workers=0, head_args="dim=16,num_convs=1")
+    settings = fixed | dict(scale=(0.5, 1.5), mosaic=0.5, expand=1.5, iou_crop=0.3, ema=0.9)
+    two = launch_two(launch, tmp_path / "scenes", tmp_path / "two", settings, "detection")
+    settings = complete(task="detection", **settings, accumulate=2)
+    one = start_run(tmp_path / "scenes", "lvt", "detection", tmp_path / "one", settings)
+    close(rows(two), rows(one), 1e-3)

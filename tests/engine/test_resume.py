@@ -5,37 +5,10 @@ import time
 import pytest
 import torch
 
-from featherbone.engine.loop import Loop
 from featherbone.engine.run import load_state
 from featherbone.engine.train import resume_run
 from featherbone.errors import BadOption, BadRun
-from runs import options, rows
-
-
-class Interrupted(Exception):
-    pass
-
-
-def stop_after(monkeypatch, step):
-    """Let training fail right before update `step`."""
-    original = Loop.micro_step
-
-    def micro_step(self, batch, part):
-        if self.step == step:
-            raise Interrupted
-        return original(self, batch, part)
-
-    monkeypatch.setattr(Loop, "micro_step", micro_step)
-
-
-def same_run(one, other):
-    assert (one / "weights.safetensors").read_bytes() == (other / "weights.safetensors").read_bytes()
-    assert rows(one) == rows(other)
-    first, second = load_state(one), load_state(other)
-    for part in ("task", "ema"):
-        assert all(torch.equal(value, second[part][name]) for name, value in first[part].items())
-    for index, state in first["optimiser"]["state"].items():
-        assert all(torch.equal(value, second["optimiser"]["state"][index][name]) for name, value in state.items())
+from runs import Interrupted, options, same_run, stop_after
 
 
 @pytest.mark.parametrize("step", [1, 4])

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from featherbone.data.images import read_image
 from featherbone.engine.optimiser import build_optimiser, build_schedule, freeze_parts, set_training
-from featherbone.engine.settings import DEFAULTS, RANGES, Settings, complete, parse_model_args
+from featherbone.engine.settings import DEFAULTS, RANGES, Settings, complete, parse_keywords
 from featherbone.errors import BadOption, FeatherboneError
 from featherbone.tasks.backbone import build_backbone
 
@@ -80,7 +80,7 @@ def test_frozen_parts_are_the_first():
 
 def test_rates_fall_with_depth_and_decay_spares_vectors():
     net = build_backbone("lvt")
-    optimiser = build_optimiser(net, complete(layer_decay=0.5))
+    optimiser = build_optimiser(net, net, complete(layer_decay=0.5))
     scale = {id(p): group["lr_scale"] for group in optimiser.param_groups for p in group["params"]}
     decay = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
     named = dict(net.named_parameters())
@@ -93,7 +93,7 @@ def test_rates_fall_with_depth_and_decay_spares_vectors():
 def test_a_model_may_slow_some_of_its_parameters():
     net = build_backbone("lvt")
     net.lr_scales = lambda: {r"\.atrous$": 0.01}
-    optimiser = build_optimiser(net, complete())
+    optimiser = build_optimiser(net, net, complete())
     slow = {id(p): group.get("lr_scale", 1) for group in optimiser.param_groups for p in group["params"]}
     assert len(slow) == len(list(net.parameters()))
     for name, parameter in net.named_parameters():
@@ -162,6 +162,6 @@ def test_given_beats_recipe_beats_preset_beats_default():
 
 
 def test_model_args():
-    assert parse_model_args("a=1,b=True,c='x',d=word,e=(1, 2)") == dict(a=1, b=True, c="x", d="word", e=(1, 2))
+    assert parse_keywords("a=1,b=True,c='x',d=word,e=(1, 2)") == dict(a=1, b=True, c="x", d="word", e=(1, 2))
     with pytest.raises(BadOption):
-        parse_model_args("a=__import__('os').system('true')")
+        parse_keywords("a=__import__('os').system('true')")

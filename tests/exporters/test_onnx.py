@@ -69,10 +69,10 @@ def test_no_image_no_proof(tmp_path):
 def test_parity_sees_scores_classes_and_raw_values():
     task = build_classifier("mobilenetv3_small_050", CLASSES)
     raw = torch.tensor([[0.0, 1, 2], [3, 0, 0]])
-    decoded = task.decode(raw, 3)
+    decoded = task.decode(raw, top=3)
     assert compare(decoded, decoded, raw, raw).holds
     for wrong in (raw + torch.tensor([0, 0, 0.1]), raw.flip(1)):
-        assert not compare(decoded, task.decode(wrong, 3), raw, wrong).holds
+        assert not compare(decoded, task.decode(wrong, top=3), raw, wrong).holds
     shifted = raw + 5  # the same scores, other logits
-    parity = compare(decoded, task.decode(shifted, 3), raw, shifted)
+    parity = compare(decoded, task.decode(shifted, top=3), raw, shifted)
     assert parity.same_class == 2 and parity.worst_score < 1e-6 and not parity.holds

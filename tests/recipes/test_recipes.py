@@ -3,7 +3,7 @@ import re
 import pytest
 import timm
 
-from featherbone.engine.settings import DEFAULTS, parse_model_args
+from featherbone.engine.settings import DEFAULTS, parse_keywords
 from featherbone.recipes import RECIPES, find_recipe
 
 
@@ -14,4 +14,4 @@ def test_a_recipe_is_complete_and_says_what_it_gave(name):
     text = RECIPES[name].__doc__
     assert all(word in text for word in ("Command:", "Cost:", "Paper:", "Ours:"))
     model = re.search(r"--model (\w+)", text)[1]
-    timm.create_model(model, **parse_model_args(settings["model_args"]))
+    timm.create_model(model, **parse_keywords(settings["model_args"]))

@@ -209,6 +209,8 @@ class LightViT(PyramidBackbone):
     """
 
     output_fmt = "NLC"
+    dense_levels = (1, 2, 3)  # a detector reads the stages' maps, not the stem's
+    dense_norms = dict.fromkeys(dense_levels, 1e-6)
 
     def __init__(
         self,

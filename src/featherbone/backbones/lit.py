@@ -283,6 +283,7 @@ class LIT(PyramidBackbone):
             raise BadOption(f"attention_stages {attention_stages}: the class token reads the image in stage 3; add it")
         self.in_chans, self.drop_rate, self.num_prefix_tokens = in_chans, drop_rate, int(class_token)
         self.output_fmt = "NLC" if class_token else "NHWC"  # type: ignore[misc]  # one paper, two kinds of output
+        self.dense_norms = {} if class_token else dict.fromkeys((1, 2, 3), 1e-5)
         self.num_features = self.head_hidden_size = dims[-1]
         stages = []
         drop_rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(list(depths))

@@ -241,6 +241,8 @@ class LVT(PyramidBackbone):
     embedding, in cells of one final position, and yields `TokenLabels` (Sec. 4.1).
     """
 
+    dense_norms = dict.fromkeys(range(4), 1e-5)
+
     def __init__(
         self,
         in_chans: int = 3,

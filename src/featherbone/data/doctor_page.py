@@ -1,11 +1,10 @@
 """An examination as one HTML page that needs nothing else."""
 
 from base64 import b64encode
-from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-from featherbone.data.doctor import Examination, Example, Finding
+from featherbone.data.findings import Examination, Example, Finding, ObjectFacts, many
 from featherbone.files import write_text
 
 MOST_CLASSES = 40
@@ -44,20 +43,21 @@ i.train { background: var(--train); } i.val { background: var(--val); }
 .examples { display: flex; flex-wrap: wrap; gap: 1.1rem; margin-top: .9rem; align-items: flex-start; }
 figure { margin: 0; display: flex; flex-direction: column; gap: .35rem; }
 .pictures { display: flex; gap: .25rem; align-items: flex-end; }
-figure img { display: block; border-radius: .3rem; max-width: 128px; max-height: 100px; }
-figcaption { max-width: 16rem; font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; }
-.narrow figcaption { max-width: 8.5rem; }
+figure img { display: block; border-radius: .3rem; max-width: 220px; max-height: 220px; }
+figcaption { max-width: 14rem; font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; }
+svg { display: block; width: 100%; max-width: 46rem; margin-top: .5rem; font-size: 11px; fill: var(--soft); }
+svg .train { fill: var(--train); } svg .val { fill: var(--val); }
+svg line { stroke: var(--line); } svg .stride { stroke: var(--soft); stroke-dasharray: 3 3; }
 ul { margin: .6rem 0 0; padding-left: 1.2rem; font-size: .9rem; overflow-wrap: anywhere; }
 """
 
 
 def write_page(examination: Examination, path: Path) -> None:
-    """Write the page: the images of every class and split, and each finding with examples."""
-    total = {split: sum(counts) for split, counts in examination.counts.items()}
-    summary = ", ".join(f"{count:,} in {split}" for split, count in total.items() if count)
-    images = f"{sum(total.values()):,} readable images of {len(examination.classes):,} classes"
+    """Write the page: images or objects of every class and split, sizes of objects, and each finding with examples."""
+    thing = "object" if examination.objects else "image"
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    findings = "".join(map(lambda finding: _finding(finding, examination.thumbnails), examination.findings))
+    findings = "".join(map(_finding, examination.findings))
+    key = '<p class="soft">Boxes are red, the second of two orange; masks are blue.</p>' if examination.objects else ""
     write_text(
         path,
         f"""<!DOCTYPE html>
@@ -73,9 +73,10 @@ def write_page(examination: Examination, path: Path) -> None:
 <h1>{escape(Path(examination.data).name)}</h1>
 <p class="soft">{escape(examination.data)}</p>
 <p class="verdict">{_verdict(examination)}</p>
-<h2>Images</h2>
-<section class="card"><p>{images}{": " + summary if summary else ""}</p>{_chart(examination)}</section>
-<h2>Findings</h2>
+<h2>{thing.title()}s</h2>
+<section class="card">{_summary(examination, thing)}{_chart(examination)}</section>
+{_sizes(examination.objects) if examination.objects else ""}
+<h2>Findings</h2>{key}
 {findings or '<section class="card">Nothing to mend.</section>'}
 </body>
 </html>
@@ -90,8 +91,58 @@ def _verdict(examination: Examination) -> str:
         for severity in ("error", "warning", "note")
         if (count := severities.count(severity))
     ]
-    verdict = "Mend the errors before training" if examination.spoiled else "Fit for training"
-    return f"{verdict}: {', '.join(counted)}" if counted else verdict
+    return f"{examination.verdict}: {', '.join(counted)}" if counted else examination.verdict
+
+
+def _summary(examination: Examination, thing: str) -> str:
+    total = {split: sum(counts) for split, counts in examination.counts.items()}
+    parts = ", ".join(f"{count:,} in {split}" for split, count in total.items() if count)
+    what = "readable images" if thing == "image" else "objects"
+    lines = [f"{sum(total.values()):,} {what} of {many(examination.classes, 'class', 'classes')}: {parts}"]
+    if facts := examination.objects:
+        images = [
+            f"{facts.images[split]:,} images in {split}, {facts.negatives[split]:,} of them without objects"
+            for split in facts.images
+            if facts.images[split]
+        ]
+        lines += ["; ".join(images), f"Objects in an image: {facts.median:g} in the middle, {facts.most:,} at most"]
+    return "".join(f"<p>{line}</p>" for line in lines)
+
+
+def _sizes(facts: ObjectFacts) -> str:
+    """A histogram of the smaller sides, each split's as shares, with the strides of the usual heads."""
+    splits = [split for split, counts in facts.sides.items() if sum(counts)]
+    shares = {split: [n / sum(facts.sides[split]) for n in facts.sides[split]] for split in splits}
+    if not splits:
+        return ""
+    bins = max(14, *map(len, shares.values()))
+    highest = max(map(max, shares.values()))
+    step, floor = 700 / bins, 170
+
+    def bar(i: int, split: str, share: float) -> str:
+        width, height = (step - 4) / len(splits), 130 * share / highest
+        x = 10 + i * step + 2 + splits.index(split) * width
+        return (
+            f'<rect class="{split}" x="{x:.1f}" y="{floor - height:.1f}" width="{width:.1f}" height="{height:.1f}">'
+            f"<title>{split}: {share:.1%} from {2 ** (i / 2):.3g} to {2 ** (i / 2 + 0.5):.3g} px</title></rect>"
+        )
+
+    bars = [bar(i, split, share) for split in splits for i, share in enumerate(shares[split]) if share]
+    ticks = [
+        f'<text x="{10 + i * step:.1f}" y="{floor + 16}" text-anchor="middle">{2 ** (i // 2)}</text>'
+        for i in range(0, bins + 1, 2)
+    ]
+    strides = [
+        f'<line class="stride" x1="{10 + i * step:.1f}" x2="{10 + i * step:.1f}" y1="24" y2="{floor}"/>'
+        f'<text x="{10 + i * step:.1f}" y="16" text-anchor="middle">stride {2 ** (i // 2)}</text>'
+        for i in range(4, 14, 2)
+    ]
+    keys = "".join(f'<i class="key {split}"></i>{split} &ensp; ' for split in splits)
+    return f"""<h2>Sizes at {facts.input_size} px input</h2>
+<section class="card"><p>Smaller side of each object in pixels of the network's input, in shares of its split.</p>
+<p class="soft">{keys}</p><svg viewBox="0 0 720 192" role="img" aria-label="Sizes of objects">
+{"".join(strides + bars + ticks)}<line x1="10" x2="710" y1="{floor}" y2="{floor}"/></svg></section>
+"""
 
 
 def _chart(examination: Examination) -> str:
@@ -119,14 +170,12 @@ def _chart(examination: Examination) -> str:
     return f'<p class="soft">{keys}</p><div class="chart">{"".join(rows)}</div>'
 
 
-def _finding(finding: Finding, thumbnails: dict[str, bytes]) -> str:
-    shown = [example for example in finding.examples if any(name in thumbnails for name in example.names)]
-    listed = [example for example in finding.examples if example not in shown]
+def _finding(finding: Finding) -> str:
+    shown = [example for example in finding.examples if any(example.pictures)]
+    rest = [example for example in finding.examples if example not in shown]
     more = finding.count - len(finding.examples)
-    figures = (
-        f'<div class="examples">{"".join(_figure(example, thumbnails) for example in shown)}</div>' if shown else ""
-    )
-    items = "".join(f"<li>{_caption(example, ', ', ' - ')}</li>" for example in listed)
+    figures = f'<div class="examples">{"".join(map(_figure, shown))}</div>' if shown else ""
+    items = "".join(f"<li>{_caption(example, ', ', ' - ')}</li>" for example in rest)
     return f"""<section class="card finding {finding.severity}">
 <header><h3>{escape(finding.code)}</h3><span class="{finding.severity}">{finding.severity}</span></header>
 <p class="message">{escape(finding.message)}</p>{figures}{f"<ul>{items}</ul>" if items else ""}
@@ -135,19 +184,13 @@ def _finding(finding: Finding, thumbnails: dict[str, bytes]) -> str:
 """
 
 
-def _figure(example: Example, thumbnails: dict[str, bytes]) -> str:
-    width = "wide" if len(example.names) > 1 else "narrow"
-    return (
-        f'<figure class="{width}"><div class="pictures">{"".join(_images(example, thumbnails))}</div>'
-        f"<figcaption>{_caption(example)}</figcaption></figure>"
+def _figure(example: Example) -> str:
+    images = "".join(
+        f'<img src="data:image/jpeg;base64,{b64encode(picture).decode()}" alt="{escape(name)}">'
+        for name, picture in zip(example.names, example.pictures, strict=True)
+        if picture
     )
-
-
-def _images(example: Example, thumbnails: dict[str, bytes]) -> Iterator[str]:
-    for name in example.names:
-        if name in thumbnails:
-            source = f"data:image/jpeg;base64,{b64encode(thumbnails[name]).decode()}"
-            yield f'<img src="{source}" alt="{escape(name)}">'
+    return f'<figure><div class="pictures">{images}</div><figcaption>{_caption(example)}</figcaption></figure>'
 
 
 def _caption(example: Example, between: str = "<br>", before_note: str = "<br>") -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from featherbone.errors import BadImage
 
@@ -49,6 +49,17 @@ def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
     except (OSError, RuntimeError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
         reason = str(error) or type(error).__name__
         raise BadImage(f"{name}: damaged ({reason}); replace the file or leave it out") from None
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Height and width of the picture that `read_image` gives, from the file's head alone. Raises `BadImage`."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return (width, height) if turned else (height, width)
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        raise BadImage(f"{path.name}: damaged ({error}); replace the file or leave it out") from None
 
 
 def _formats() -> str:

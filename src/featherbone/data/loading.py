@@ -80,21 +80,36 @@ class Batches(Sampler[list[tuple[int, int]]]):
                 yield [(self.epoch, int(index)) for index in part]
 
 
-def train_loader(samples: Samples, batches: Batches, workers: int, device: torch.device) -> DataLoader[Any]:
-    """Batches (B, 3, H, W) and labels (B,), read by `workers` processes."""
+Collate = Callable[[list[Any]], Any] | None
+"""How samples become a batch; None for torch's own way."""
+
+
+def train_loader(
+    samples: Any, batches: Batches, workers: int, device: torch.device, collate: Collate = None
+) -> DataLoader[Any]:
+    """Batches of samples, read by `workers` processes."""
     return DataLoader(
         samples,
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
+        collate_fn=collate,
     )
 
 
 def eval_loader(
-    samples: Samples, batch_size: int, workers: int, device: torch.device, rank: int = 0, world: int = 1
+    samples: Any,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    rank: int = 0,
+    world: int = 1,
+    collate: Collate = None,
 ) -> DataLoader[Any]:
     """All samples in order, each once; `rank` of `world` takes every world-th."""
     indices = list(range(len(samples.images)))[rank::world]
     batches = [[(0, i) for i in indices[at : at + batch_size]] for at in range(0, len(indices), batch_size)]
-    return DataLoader(samples, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda")
+    return DataLoader(
+        samples, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda", collate_fn=collate
+    )

@@ -1,19 +1,18 @@
 """Reading every image once before work starts."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from featherbone.data.classification import LabelledImages
 from featherbone.errors import BadImage
 from featherbone.progress import track
 
 T = TypeVar("T")
 
 
-def look_at_each(images: LabelledImages, look: Callable[[int], T], title: str = "checking images") -> Iterator[T]:
+def look_at_each(images: Sized, look: Callable[[int], T], title: str = "checking images") -> Iterator[T]:
     """`look(index)` of every image in order, by one thread a core, with a bar."""
     count, chunk = len(images), 1024  # chunks, for the pool holds all that it was given at once
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -21,7 +20,7 @@ def look_at_each(images: LabelledImages, look: Callable[[int], T], title: str = 
         yield from track(chain.from_iterable(looks), title, count)
 
 
-def find_unreadable(images: LabelledImages) -> dict[int, str]:
+def find_unreadable(images: Any) -> dict[int, str]:
     """Index and reason of every image that cannot be read."""
 
     def problem(index: int) -> str | None:
@@ -34,6 +33,6 @@ def find_unreadable(images: LabelledImages) -> dict[int, str]:
     return {index: reason for index, reason in enumerate(look_at_each(images, problem)) if reason}
 
 
-def leave_out(images: LabelledImages, indices: dict[int, str]) -> LabelledImages:
+def leave_out(images: Any, indices: dict[int, str]) -> Any:
     """The images without those of `indices`."""
     return images.take([i for i in range(len(images)) if i not in indices]) if indices else images

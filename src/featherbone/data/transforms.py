@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from PIL import Image
-from timm.data import create_transform
+from timm.data import create_transform, str_to_pil_interp
 from torch import Tensor
+from torch.nn import functional as F
 
+from featherbone.data.frames import Frame, fit, lay
 from featherbone.errors import BadOption
 
 Transform = Callable[[Image.Image], Tensor]
@@ -16,7 +20,8 @@ Transform = Callable[[Image.Image], Tensor]
 class Preprocessing:
     """From any RGB image to the network's input; it travels with the weights.
 
-    The shorter side is resized to the input's over `crop`, the centre cut out, and channels of 0 to 1 normalised.
+    By the rule "crop" the shorter side is resized to the input's over `crop` and the centre cut out; by "fit" the whole
+    image is scaled to touch two borders, and what is right of it or below is 0. Channels of 0 to 1 are normalised.
     """
 
     height: int
@@ -26,9 +31,12 @@ class Preprocessing:
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    rule: Literal["crop", "fit"] = "crop"
 
     def transform(self) -> Transform:
         """RGB image to tensor (3, H, W)."""
+        if self.rule == "fit":
+            return self._fit
         return create_transform(
             (3, self.height, self.width),
             interpolation=self.interpolation,
@@ -36,6 +44,25 @@ class Preprocessing:
             std=self.std,
             crop_pct=self.crop,
         )
+
+    def frame(self, height: int, width: int) -> Frame:
+        """How an image of that size lies on the input, by the rule "fit"."""
+        return fit(height, width, self.height, self.width)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Bytes (3, h, w) to the values that the network sees."""
+        mean, std = (pixels.new_tensor(values, dtype=torch.float32)[:, None, None] for values in (self.mean, self.std))
+        return (pixels / 255 - mean) / std
+
+    def picture(self, values: Tensor) -> Image.Image:
+        """What the network sees (3, h, w) as a picture: the inverse of `normalise`."""
+        mean, std = (values.new_tensor(numbers)[:, None, None] for numbers in (self.mean, self.std))
+        pixels = ((values * std + mean).clamp(0, 1) * 255).round().byte()
+        return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+    def _fit(self, image: Image.Image) -> Tensor:
+        shown = self.normalise(lay(image, self.frame(image.height, image.width), str_to_pil_interp(self.interpolation)))
+        return F.pad(shown, (0, self.width - shown.shape[2], 0, self.height - shown.shape[1]))
 
 
 def training_transform(

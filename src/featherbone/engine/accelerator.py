@@ -5,7 +5,7 @@ import os
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 
 from featherbone.devices import find_device
 from featherbone.engine.settings import Settings
@@ -31,6 +31,7 @@ def build_accelerator(settings: Settings) -> Accelerator:
         cpu=device.type == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,
         gradient_accumulation_steps=settings["accumulate"],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # a head may leave maps unread
     )
     set_seed(settings["seed"])
     return accelerator

@@ -1,15 +1,24 @@
-"""Metrics of a classifier over a split, summed over all processes."""
+"""Metrics of a task over a split, from all processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from featherbone.data.objects import MarkedImages
+from featherbone.data.samples import to_device
+from featherbone.data.transforms import Preprocessing
 from featherbone.metrics.classification import ClassificationMetrics
+from featherbone.metrics.detection import DetectionMetrics
 from featherbone.progress import track
+from featherbone.results import Detections
+from featherbone.tasks.detection import SURE
+from featherbone.tasks.tiling import decode_tiled
 
 
 @torch.no_grad()
@@ -41,3 +50,75 @@ def evaluate_classifier(
         metrics.counts = {name: accelerator.reduce(count, "sum") for name, count in metrics.counts.items()}
         outcome = accelerator.reduce(outcome, "sum")
     return metrics.compute(), outcome.cpu()
+
+
+@dataclass(frozen=True)
+class Finds:
+    """What a detector found on the images of a split, in order."""
+
+    records: list[Detections]
+    metrics: DetectionMetrics
+    score: float
+    """The limit on the score that gives the best F1 at IoU 0.5, if anything was found: what is worth drawing."""
+
+
+@torch.no_grad()
+def evaluate_detector(
+    task: Any,
+    images: MarkedImages,
+    loader: DataLoader[Any],
+    preprocessing: Preprocessing,
+    masks: bool,
+    accelerator: Accelerator,
+) -> tuple[dict[str, Any], Finds]:
+    """Official metrics of a detector over a split, from all processes, each of which sees its share of the images.
+
+    Boxes alone have a validation loss, too: what Mask R-CNN yields in training is another thing.
+    """
+    device = accelerator.device
+    found: list[tuple[int, Detections]] = []
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    batches: Any = loader.batch_sampler
+    for keys, (batch, targets) in track(zip(batches, loader, strict=True), "evaluating", len(loader)):
+        raw = task(batch.to(device, non_blocking=True))
+        entries = [images.entries[index] for _, index in keys]
+        frames = [preprocessing.frame(entry.height, entry.width) for entry in entries]
+        found += zip([index for _, index in keys], task.decode(raw, frames), strict=True)
+        if not masks:
+            terms = task.losses(raw, to_device(targets, device))
+            total += len(keys) * torch.stack(list(terms.values())).sum().double()
+    if accelerator.num_processes > 1:
+        found, total = gather_object(found), accelerator.reduce(total, "sum")
+    metrics, finds = measure_found(images, [record for _, record in sorted(found, key=lambda pair: pair[0])], masks)
+    return (metrics if masks else {**metrics, "loss": float(total) / len(images)}), finds
+
+
+@torch.no_grad()
+def evaluate_tiled(
+    task: Any,
+    images: MarkedImages,
+    preprocessing: Preprocessing,
+    masks: bool,
+    accelerator: Accelerator,
+    size: int,
+    overlap: float,
+) -> tuple[dict[str, Any], Finds]:
+    """As `evaluate_detector`, each image searched in tiles and as a whole."""
+    mine = range(accelerator.process_index, len(images), accelerator.num_processes)
+    about = (size, overlap, accelerator.device)
+    found = [
+        (index, decode_tiled(task, preprocessing, images.read(index), *about))
+        for index in track(mine, "evaluating in tiles", len(mine))
+    ]
+    if accelerator.num_processes > 1:
+        found = gather_object(found)
+    return measure_found(images, [record for _, record in sorted(found, key=lambda pair: pair[0])], masks)
+
+
+def measure_found(images: MarkedImages, records: Sequence[Detections], masks: bool) -> tuple[dict[str, Any], Finds]:
+    """Official metrics of the records of a split's images, in their order."""
+    metrics = DetectionMetrics(images.classes, images.category_ids, masks)
+    for index, record in enumerate(records):
+        metrics.update(images.entries[index].image_id, images.objects(index, masks), record)
+    best = metrics.best_score()
+    return {**metrics.compute(), "best_score": best}, Finds(list(records), metrics, SURE if best is None else best)

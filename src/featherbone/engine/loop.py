@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -32,14 +32,15 @@ Evaluate = Callable[[nn.Module], dict[str, Any]]
 
 
 class Wrapped(nn.Module):
-    """What accelerate wraps and `compile` compiles; the task inside stays plain, and is evaluated in float32."""
+    """Images and targets to loss terms: what accelerate wraps. The task inside stays plain, evaluated in float32."""
 
-    def __init__(self, task: nn.Module) -> None:
+    def __init__(self, task: Any, compile: bool) -> None:
         super().__init__()
         self.task = task
+        self.network = torch.compile(task.forward) if compile else task.forward
 
-    def forward(self, images: Tensor) -> Any:
-        return self.task(images)
+    def forward(self, images: Tensor, targets: Any) -> dict[str, Tensor]:
+        return self.task.losses(self.network(images), targets)
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Loop:
     task: Any
     """The module with `forward` and `losses`."""
     optimiser: torch.optim.Optimizer
-    schedule: CosineLRScheduler
+    schedule: Scheduler
     loader: DataLoader[Any]
     batches: Batches
     prepare: Prepare
@@ -66,6 +67,7 @@ class Loop:
     compile: bool = False
     ema: ModelEmaV3 | None = None
     save_seconds: float = 60.0
+    eval_every: int = 1
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None
     step: int = 0
     best: float = -1.0
@@ -75,8 +77,7 @@ class Loop:
     """Of the epoch so far."""
 
     def __post_init__(self) -> None:
-        wrapped: Any = torch.compile(Wrapped(self.task)) if self.compile else Wrapped(self.task)
-        self.model, self.optimiser = self.accelerator.prepare(wrapped, self.optimiser)
+        self.model, self.optimiser = self.accelerator.prepare(Wrapped(self.task, self.compile), self.optimiser)
         self.parts = self.batches.parts // self.batches.world
         """Micro-batches of a step in this process."""
 
@@ -116,7 +117,7 @@ class Loop:
         torch.manual_seed(int(draws[0]))
         with self.accelerator.accumulate(self.model):
             images, targets = self.prepare(batch, (self.seed, self.step))
-            terms = self.task.losses(self.model(images), targets)
+            terms = self.model(images, targets)
             loss = torch.stack(list(terms.values())).sum()
             if not torch.isfinite(loss):
                 raise FeatherboneError(
@@ -137,10 +138,11 @@ class Loop:
         return loss.item()
 
     def finish_epoch(self, epoch: int) -> None:
-        """Evaluate, keep the best weights, write the epoch's row, and save."""
+        """Evaluate if it is time, keep the best weights, write the epoch's row, and save."""
         means = {name: self.mean(total) for name, total in self.sums.items()}
         weights = self.ema.module if self.ema is not None else self.task
-        metrics = self.evaluate(weights)
+        due = (epoch + 1) % self.eval_every == 0 or epoch + 1 == self.epochs
+        metrics = self.evaluate(weights) if due else {}
         row = {
             "epoch": epoch + 1,
             "step": self.step,
@@ -152,11 +154,11 @@ class Loop:
         if self.accelerator.is_main_process:
             rows = [past for past in read_metrics(self.run) if past["epoch"] <= epoch]
             write_metrics(self.run, [*rows, row])
-            if metrics[self.metric] >= self.best:
+            if due and metrics[self.metric] >= self.best:
                 save_weights(self.run, weights)
                 self.on_best(metrics, epoch + 1)
             self.on_epoch(row)
-        self.best = max(self.best, metrics[self.metric])
+        self.best = max(self.best, metrics.get(self.metric, -1.0))
         self.sums, self.seconds = {}, 0.0
         self.save()
 

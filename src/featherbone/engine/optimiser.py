@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 from timm.models import group_parameters
-from timm.optim import create_optimizer_v2, list_optimizers
-from timm.scheduler import CosineLRScheduler
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay, param_groups_weight_decay
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 from featherbone.engine.settings import Settings
@@ -49,22 +50,34 @@ def set_training(module: nn.Module) -> None:
             child.eval()
 
 
-def build_optimiser(backbone: Any, settings: Settings) -> torch.optim.Optimizer:
-    """Timm's optimiser and parameter groups: no decay on 1-D parameters, layer-wise rates, the model's own factors.
+def freeze_norms(backbone: nn.Module) -> None:
+    """Keep batch norms as they are: neither weights nor, by `set_training`, running statistics move."""
+    for module in backbone.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.requires_grad_(False)
 
-    A model may have `lr_scales()`, patterns of parameter names and factors on their learning rate.
+
+def build_optimiser(task: nn.Module, backbone: Any, settings: Settings) -> torch.optim.Optimizer:
+    """Timm's optimiser over a task and the timm model in it.
+
+    Parameter groups are timm's: no decay on 1-D parameters, layer-wise rates in the backbone, full rate elsewhere. A
+    backbone may have `lr_scales()`, patterns of parameter names and factors on their learning rate.
     """
     name = settings["optimizer"]
     if name not in list_optimizers():
         raise BadOption(f"no optimizer {name!r}{did_you_mean(name, list_optimizers())} timm's names are allowed")
+    decay, layer_decay = settings["weight_decay"], settings["layer_decay"]
+    spared = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()
+    if layer_decay is None:
+        groups = param_groups_weight_decay(backbone, decay, no_weight_decay_list=spared)
+    else:
+        groups = param_groups_layer_decay(backbone, decay, no_weight_decay_list=spared, layer_decay=layer_decay)
+    inside = {id(parameter) for parameter in backbone.parameters()}
+    rest = [p for p in task.parameters() if p.requires_grad and id(p) not in inside]
+    groups.append({"params": [p for p in rest if p.ndim > 1], "weight_decay": decay})
+    groups.append({"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0})
+    optimiser = create_optimizer_v2([g for g in groups if g["params"]], opt=name, lr=settings["lr"])
     scales: dict[str, float] = backbone.lr_scales() if hasattr(backbone, "lr_scales") else {}
-    optimiser = create_optimizer_v2(
-        backbone,
-        opt=name,
-        lr=settings["lr"],
-        weight_decay=settings["weight_decay"],
-        layer_decay=settings["layer_decay"],
-    )
     for pattern, factor in scales.items():
         _scale_group(backbone, optimiser, pattern, factor)
     return optimiser
@@ -83,13 +96,16 @@ def _scale_group(backbone: nn.Module, optimiser: torch.optim.Optimizer, pattern:
     optimiser.param_groups[:] = [group for group in optimiser.param_groups if group["params"]]
 
 
-def build_schedule(optimiser: torch.optim.Optimizer, settings: Settings, steps_per_epoch: int) -> CosineLRScheduler:
-    """Linear warm-up, cosine, cooldown, by the number of updates: nothing to save."""
-    return CosineLRScheduler(
-        optimiser,
-        t_initial=settings["epochs"] * steps_per_epoch,
-        lr_min=settings["min_lr"],
-        warmup_t=min(round(settings["warmup_epochs"] * steps_per_epoch), settings["epochs"] * steps_per_epoch - 1),
-        warmup_lr_init=min(settings["warmup_lr"], settings["lr"]),
-        t_in_epochs=False,
-    )
+def build_schedule(optimiser: torch.optim.Optimizer, settings: Settings, steps_per_epoch: int) -> Scheduler:
+    """Linear warm-up, then a cosine and cooldown, or steps, by the number of updates: nothing to save."""
+    updates = settings["epochs"] * steps_per_epoch
+    warmup: dict[str, Any] = {
+        "warmup_t": min(round(settings["warmup_epochs"] * steps_per_epoch), updates - 1),
+        "warmup_lr_init": min(settings["warmup_lr"], settings["lr"]),
+        "warmup_prefix": False,
+        "t_in_epochs": False,
+    }
+    if settings["schedule"] == "step":
+        falls = [milestone * steps_per_epoch + 1 for milestone in settings["milestones"]]  # timm's count is one early
+        return MultiStepLRScheduler(optimiser, decay_t=falls, decay_rate=0.1, **warmup)
+    return CosineLRScheduler(optimiser, t_initial=updates, lr_min=settings["min_lr"], **warmup)

@@ -9,8 +9,12 @@ from featherbone.errors import BadOption, did_you_mean
 class Settings(TypedDict, total=False):
     """How to train. What is not given comes from the recipe, the preset, or `DEFAULTS`."""
 
-    image_size: int | None
-    """Side of the square input in pixels; by default the model's own."""
+    image_size: int | tuple[int, int] | None
+    """Side of the square input in pixels, or height and width; by default the model's own, or that of the head."""
+    head: str | None
+    """What finds objects: retinanet, yolov3 or mask_rcnn; by default retinanet, for instances mask_rcnn."""
+    head_args: str
+    """More keywords of the head, for example dim=96,num_convs=2; anchors=fit fits YOLOv3's to the training objects."""
     batch_size: int
     """Images per update, over all processes and accumulated parts."""
     epochs: int
@@ -19,6 +23,10 @@ class Settings(TypedDict, total=False):
     """Peak learning rate."""
     min_lr: float
     """Learning rate at the end."""
+    schedule: Literal["cosine", "step"]
+    """How the learning rate falls: along a cosine to `min_lr`, or to a tenth at each of `milestones`."""
+    milestones: tuple[int, ...]
+    """Epochs after which the step schedule divides the learning rate by ten."""
     warmup_epochs: float
     """Epochs of linear warm-up from `warmup_lr`."""
     warmup_lr: float
@@ -55,6 +63,16 @@ class Settings(TypedDict, total=False):
     """Chance of a horizontal flip."""
     min_area: float
     """Least share of the image that a random crop shows."""
+    scale: tuple[float, float]
+    """Least and largest factor by which an image is scaled before it is cut to the input (large-scale jitter)."""
+    photometric: float
+    """Chance that brightness, contrast, saturation and hue change."""
+    expand: float
+    """Largest factor by which a canvas grows round an image, with the chance of one half; 1 is off."""
+    iou_crop: float
+    """Chance of a crop that keeps a least overlap with some object."""
+    mosaic: float
+    """Chance that four images are put together."""
     drop_path: float
     """Chance that the last block is skipped; earlier ones less."""
     dropout: float
@@ -63,12 +81,16 @@ class Settings(TypedDict, total=False):
     """Decay of the moving average of the weights, which is then what is evaluated and saved; none by default."""
     freeze: int
     """Parts of the network, from the stem on, that are not trained; -1 freezes all but the head."""
+    freeze_norm: bool
+    """Keep the backbone's batch norms as they are: batches of a detector are small."""
     model_args: str
     """More keywords of the backbone, for example recursion=3,mix_token=True."""
     pretrained: bool
     """Start from timm's weights."""
     checkpoint: str | None
     """Start from this file of published weights."""
+    backbone_from: str | None
+    """Start the backbone from this run folder, of any task, with the same backbone."""
     teacher: str | None
     """Run folder or timm name of a network to learn from."""
     distillation: Literal["soft", "hard"]
@@ -79,6 +101,10 @@ class Settings(TypedDict, total=False):
     """Softness of the teacher's probabilities."""
     val_share: float
     """Share of each class held out where the data has no validation split."""
+    unlabelled: Literal["leave-out", "negative"]
+    """What an image is that no annotation file mentions: left out, or taken to show no object."""
+    eval_every: int
+    """Epochs from one evaluation to the next; the last is always evaluated."""
     seed: int
     """All randomness follows from it."""
     device: str
@@ -95,10 +121,14 @@ class Settings(TypedDict, total=False):
 
 DEFAULTS: Settings = {
     "image_size": None,
+    "head": None,
+    "head_args": "",
     "batch_size": 32,
     "epochs": 50,
     "lr": 5e-4,
     "min_lr": 1e-6,
+    "schedule": "cosine",
+    "milestones": (),
     "warmup_epochs": 3,
     "warmup_lr": 1e-6,
     "cooldown_epochs": 0,
@@ -117,18 +147,27 @@ DEFAULTS: Settings = {
     "erasing": 0.1,
     "flip": 0.5,
     "min_area": 0.25,
+    "scale": (1.0, 1.0),
+    "photometric": 0.0,
+    "expand": 1.0,
+    "iou_crop": 0.0,
+    "mosaic": 0.0,
     "drop_path": 0.0,
     "dropout": 0.0,
     "ema": None,
     "freeze": 0,
+    "freeze_norm": False,
     "model_args": "",
     "pretrained": False,
     "checkpoint": None,
+    "backbone_from": None,
     "teacher": None,
     "distillation": "soft",
     "distillation_weight": 0.5,
     "temperature": 2.0,
     "val_share": 0.2,
+    "unlabelled": "leave-out",
+    "eval_every": 1,
     "seed": 0,
     "device": "auto",
     "precision": "auto",
@@ -137,19 +176,46 @@ DEFAULTS: Settings = {
     "tensorboard": False,
 }
 
-PRESETS: dict[str, Settings] = {
+OF_OBJECTS: Settings = {
+    "batch_size": 8,
+    "warmup_epochs": 1,
+    "clip_grad": 10.0,
+    "scale": (0.6, 1.4),
+    "photometric": 0.5,
+}
+"""Other defaults of detection and instance segmentation."""
+
+TASK_DEFAULTS: dict[str, Settings] = {"classification": {}, "detection": OF_OBJECTS, "instance": OF_OBJECTS}
+
+ONLY: dict[str, tuple[str, ...]] = {
+    "classification": (
+        *("smoothing", "mixup", "cutmix", "auto_augment", "color_jitter", "erasing", "min_area", "dropout"),
+        *("teacher", "distillation", "distillation_weight", "temperature"),
+    ),
+    "objects": (
+        *("head", "head_args", "scale", "photometric", "expand", "iou_crop", "mosaic", "unlabelled"),
+        *("backbone_from", "freeze_norm"),
+    ),
+}
+"""Settings that have a meaning for some tasks alone."""
+
+PRESETS: dict[str, dict[str, Settings]] = {
     "small-data": {
-        "batch_size": 16,
-        "epochs": 100,
-        "warmup_epochs": 5,
-        "clip_grad": 1.0,
-        "mixup": 0.2,
-        "cutmix": 0.0,
-        "auto_augment": "rand-m6-mstd0.5-inc1",
-        "ema": 0.995,
+        "classification": {
+            "batch_size": 16,
+            "epochs": 100,
+            "warmup_epochs": 5,
+            "clip_grad": 1.0,
+            "mixup": 0.2,
+            "cutmix": 0.0,
+            "auto_augment": "rand-m6-mstd0.5-inc1",
+            "ema": 0.995,
+        },
+        "detection": {"batch_size": 4, "epochs": 100, "lr": 1e-3, "warmup_epochs": 3, "ema": 0.998, "mosaic": 0.5},
+        "instance": {"batch_size": 2, "epochs": 100, "lr": 3e-4, "warmup_epochs": 3, "ema": 0.998},
     },
 }
-"""`small-data`: tens to hundreds of images; more updates per image, an average of the weights, gentler augmentation."""
+"""`small-data`: tens to hundreds of images; more updates per image, an average of the weights, other augmentation."""
 
 RANGES: dict[str, tuple[float, float]] = {
     "image_size": (32, 8192),
@@ -171,6 +237,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "erasing": (0, 1),
     "flip": (0, 1),
     "min_area": (0.01, 1),
+    "scale": (0.01, 100),
+    "photometric": (0, 1),
+    "expand": (1, 10),
+    "iou_crop": (0, 1),
+    "mosaic": (0, 1),
+    "milestones": (1, 1e6),
+    "eval_every": (1, 1e6),
     "drop_path": (0, 0.999),
     "dropout": (0, 0.999),
     "ema": (0, 1),
@@ -185,35 +258,57 @@ RANGES: dict[str, tuple[float, float]] = {
 """Least and largest value of each number."""
 
 
-def complete(preset: str | None = None, recipe: Settings | None = None, **given: Unpack[Settings]) -> Settings:
-    """All settings: what is `given`, else the recipe's, else the preset's, else the default.
+def complete(
+    preset: str | None = None,
+    recipe: Settings | None = None,
+    task: str = "classification",
+    **given: Unpack[Settings],
+) -> Settings:
+    """All settings of a task: what is `given`, else the recipe's, else the preset's, else the default.
 
-    Raises `BadOption` for a name that does not exist or a value out of range.
+    Raises `BadOption` for a name that does not exist or means nothing to the task, or a value out of range.
     """
     if preset is not None and preset not in PRESETS:
         raise BadOption(f"no preset {preset!r}; there is {', '.join(PRESETS)}")
     known = get_type_hints(Settings)
+    foreign = ONLY["objects" if task == "classification" else "classification"]
     for name in given:
         if name not in known:
             raise BadOption(f"no option {name!r}{did_you_mean(name, known)} See: featherbone train --help")
-    settings: Any = {**DEFAULTS, **(PRESETS[preset] if preset else {}), **(recipe or {}), **given}
+    chosen_by_recipe = [name for name, value in (recipe or {}).items() if value != DEFAULTS[name]]  # type: ignore[literal-required]
+    for name in (*given, *chosen_by_recipe):
+        if name in foreign:
+            raise BadOption(f"option {name} means nothing to {task}; leave it out, or choose another task or recipe")
+    chosen: Settings = PRESETS[preset][task] if preset else {}
+    settings: Any = {**DEFAULTS, **TASK_DEFAULTS[task], **chosen, **(recipe or {}), **given}
     for name, (least, most) in RANGES.items():
         value = settings[name]
         if value is None and DEFAULTS[name] is None:  # type: ignore[literal-required]
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            raise BadOption(f"{name} {value!r} is outside {least:g} to {most:g}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, bool) or not isinstance(number, int | float) or not least <= number <= most:
+                raise BadOption(f"{name} {number!r} is outside {least:g} to {most:g}")
+    if settings["scale"][0] > settings["scale"][1]:
+        raise BadOption(f"scale {settings['scale']}: the least factor comes first")
+    if settings["schedule"] == "step" and not settings["milestones"]:
+        raise BadOption("schedule step needs milestones: the epochs after which the rate falls, as in 8 11 of 12")
     for name, choices in CHOICES.items():
         if settings[name] not in choices:
             raise BadOption(f"{name} {settings[name]!r} is none of {', '.join(choices)}")
-    parse_model_args(settings["model_args"])
+    for name in ("model_args", "head_args"):
+        parse_keywords(settings[name], name)
     return settings
 
 
-CHOICES = {"precision": ("auto", "fp32", "bf16", "fp16"), "distillation": ("soft", "hard")}
+CHOICES = {
+    "precision": ("auto", "fp32", "bf16", "fp16"),
+    "distillation": ("soft", "hard"),
+    "schedule": ("cosine", "step"),
+    "unlabelled": ("leave-out", "negative"),
+}
 
 
-def parse_model_args(text: str) -> dict[str, Any]:
+def parse_keywords(text: str, option: str = "model_args") -> dict[str, Any]:
     """`a=1,b=True` as keywords; values are Python literals or plain words. Raises `BadOption`."""
     try:
         call = ast.parse(f"f({text})", mode="eval").body
@@ -225,4 +320,4 @@ def parse_model_args(text: str) -> dict[str, Any]:
             for word in call.keywords
         }
     except (SyntaxError, ValueError, AssertionError):
-        raise BadOption(f"model_args {text!r}: write keywords, as in recursion=3,mix_token=True") from None
+        raise BadOption(f"{option} {text!r}: write keywords, as in recursion=3,mix_token=True") from None

@@ -1,49 +1,65 @@
-"""A run from its settings to its folder, and an interrupted one to its end."""
+"""A run from its settings to its folder, an interrupted one to its end, and a finished one measured."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from timm.utils import ModelEmaV3
+from torch import nn
 
-from featherbone.data.classification import Splits
+from featherbone.data.classification import listed
 from featherbone.data.layouts import find_task
+from featherbone.data.loading import Batches, train_loader
 from featherbone.engine.accelerator import build_accelerator, count_workers
-from featherbone.engine.classification import build_loop, describe, open_readable, report_on
+from featherbone.engine.classification import ClassificationJob
+from featherbone.engine.detection import DetectionJob
+from featherbone.engine.job import Job
 from featherbone.engine.loop import Loop
-from featherbone.engine.report import write_first_batch
+from featherbone.engine.optimiser import build_optimiser, build_schedule, freeze_norms, freeze_parts
 from featherbone.engine.run import load_state
 from featherbone.engine.settings import Settings
 from featherbone.engine.tensorboard import curves
-from featherbone.errors import BadOption, BadRun
+from featherbone.errors import BadData, BadOption, BadRun
 from featherbone.progress import say
 from featherbone.tasks.card import CARD, Card
+from featherbone.tasks.run import load_task
 
 CHANGEABLE = ("device", "workers", "save_seconds", "tensorboard")
 """Settings that a resumed run may change: none of them changes the result."""
 
+JOBS: dict[str, type[Job]] = {
+    "classification": ClassificationJob,
+    "detection": DetectionJob,
+    "instance": DetectionJob,
+}
+
+
+def open_job(task: str, data: Path, settings: Settings) -> Job:
+    """The job of a task on a data folder. Raises `BadOption` for a task that is not trained yet."""
+    if task not in JOBS:
+        raise BadOption(f"{data} is for {task}; this version trains {', '.join(JOBS)}: choose one of them with --task")
+    return JOBS[task](task, data, settings)
+
 
 def start_run(data: Path, model: str, task: str | None, out: Path | None, settings: Settings) -> Path:
     """Train `model` on `data` into the folder `out`, by default a new one under runs/; the folder."""
-    task = find_task(data, task)
-    if task != "classification":
-        raise BadOption(f"{data} is for {task}; this version trains classification")
     accelerator = build_accelerator(settings)
-    splits, skipped = open_readable(data, settings)
-    card = describe(data, model, splits, skipped, settings)
+    job = open_job(find_task(data, task), data, settings)
+    card = job.card(model)
     if accelerator.is_main_process:
-        notices = [*splits.notices, *(f"left out: {reason}" for reason in skipped.values())]
-        for notice in notices:
+        for notice in job.notices:
             say(notice, "note")
     run = _agree(accelerator, new_folder(out, data, model) if accelerator.is_main_process else None)
-    loop = build_loop(run, card, splits, settings, accelerator)
+    loop = build_loop(run, card, job, accelerator)
     if accelerator.is_main_process:
         run.mkdir(parents=True, exist_ok=True)
         card.write(run)
-        samples: Any = loop.loader.dataset
-        write_first_batch(run / "first_batch.jpg", samples, next(iter(loop.batches)), card.preprocessing)
+        job.show_batch(run / "first_batch.jpg", loop.loader.dataset, next(iter(loop.batches)), card)
     accelerator.wait_for_everyone()
-    return _finish(loop, splits, settings)
+    return _finish(loop, job)
 
 
 def resume_run(run: Path, given: Settings) -> Path:
@@ -58,12 +74,111 @@ def resume_run(run: Path, given: Settings) -> Path:
     settings: Any = {**card.settings, **given}
     data = Path(card.data["path"])
     accelerator = build_accelerator(settings)
-    splits, _ = open_readable(data, settings)
-    if splits.fingerprint() != card.data["fingerprint"]:
+    job = open_job(card.task, data, settings)
+    if job.fingerprint() != card.data["fingerprint"]:
         raise BadRun(f"{data}: not the images this run began with; restore them, or start a new run")
-    loop = build_loop(run, card, splits, settings, accelerator)
+    loop = build_loop(run, card, job, accelerator)
     loop.resume()
-    return _finish(loop, splits, settings)
+    return _finish(loop, job)
+
+
+def evaluate_run(
+    run: Path,
+    data: Path | None,
+    out: Path | None,
+    device: str,
+    workers: int | None,
+    tiles: tuple[int, float] | None = None,
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Metrics of a run on the validation split of its own or another data folder, and the class names.
+
+    `tiles` are the side in pixels of the tiles in which objects are sought, and the share of it that they overlap.
+    """
+    card, task = load_task(run)
+    settings: Any = {**card.settings, "device": device, "precision": "fp32", "accumulate": 1, "workers": workers}
+    accelerator = build_accelerator(settings)
+    folder = Path(card.data["path"]) if data is None else data
+    job = open_job(find_task(folder, card.task), folder, settings)
+    if job.classes != card.classes:
+        raise BadData(
+            f"{folder}: classes {listed(job.classes)}, the run knows {listed(card.classes)}; "
+            f"give data with the run's classes, in the same order"
+        )
+    for reason in job.skipped.values():
+        say(reason, "left out")
+    if tiles is not None:
+        job.set_tiles(*tiles)
+    metrics, outcome = measure(job, card, task, accelerator)
+    page = out or (run / "report.html" if job.fingerprint() == card.data["fingerprint"] else None)
+    if page is not None and accelerator.is_main_process:
+        shown = replace(card, metrics={**card.metrics, **metrics}, data={**card.data, **job.about_data()})
+        job.report(page, shown, outcome)
+    return metrics, card.classes
+
+
+def measure(job: Job, card: Card, task: nn.Module, accelerator: Accelerator) -> tuple[dict[str, Any], Any]:
+    """Metrics and outcome of a task over the validation images, each process taking its share."""
+    loader = job.eval_loader(card, job.eval_batch, accelerator)
+    return job.measure(task.to(accelerator.device).eval(), card, loader, accelerator)
+
+
+def build_loop(run: Path, card: Card, job: Job, accelerator: Accelerator) -> Loop:
+    """Everything a run needs, ready to `fit`; its pictures and pages appear in `run`."""
+    settings, device = job.settings, accelerator.device
+    batches = cut_batches(len(job.train), settings, accelerator)
+    torch.manual_seed(settings["seed"])
+    task = job.build(card, device)
+    freeze_parts(task.backbone, settings["freeze"])
+    if settings["freeze_norm"]:
+        freeze_norms(task.backbone)
+    if settings["recompute"]:
+        task.backbone.set_grad_checkpointing()
+    optimiser = build_optimiser(task, task.backbone, settings)
+    val = job.eval_loader(card, max(job.eval_batch // accelerator.num_processes, 1), accelerator)
+
+    def evaluate(weights: nn.Module) -> dict[str, Any]:
+        metrics, outcome = job.measure(weights.eval(), card, val, accelerator)
+        if accelerator.is_main_process:
+            job.show_outcome(run / "predictions.jpg", outcome)
+        return metrics
+
+    def on_best(metrics: dict[str, Any], epoch: int) -> None:
+        replace(card, metrics={**metrics, "epoch": epoch}).write(run)
+
+    workers = count_workers(settings["workers"], device)
+    return Loop(
+        run,
+        accelerator,
+        task,
+        optimiser,
+        build_schedule(optimiser, settings, batches.steps),
+        train_loader(job.samples(card), batches, workers, device, type(job).collate),
+        batches,
+        job.preparer(card, device),
+        evaluate,
+        on_best,
+        epochs=settings["epochs"] + settings["cooldown_epochs"],
+        metric=job.metric,
+        seed=settings["seed"],
+        clip_grad=settings["clip_grad"],
+        compile=settings["compile"],
+        ema=ModelEmaV3(task, settings["ema"], use_warmup=True) if settings["ema"] else None,
+        save_seconds=settings["save_seconds"],
+        eval_every=settings["eval_every"],
+    )
+
+
+def cut_batches(count: int, settings: Settings, accelerator: Accelerator) -> Batches:
+    """The batches of `count` images, this process's share. Raises `BadOption` where they do not divide."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    parts = world * settings["accumulate"]
+    batch_size = min(settings["batch_size"], count // parts * parts)
+    if batch_size % parts or not batch_size:
+        raise BadOption(
+            f"batch size {settings['batch_size']} does not divide into {world} processes x "
+            f"{settings['accumulate']} parts; use a multiple of {parts}, at most {count} images"
+        )
+    return Batches(count, batch_size, parts, rank, world, settings["seed"])
 
 
 def new_folder(out: Path | None, data: Path, model: str) -> Path:
@@ -88,18 +203,22 @@ def _agree(accelerator: Accelerator, run: Path | None) -> Path:
     return box[0]
 
 
-def _finish(loop: Loop, splits: Splits, settings: Settings) -> Path:
-    with curves(loop.run, settings["tensorboard"] and loop.accelerator.is_main_process) as write:
+def _finish(loop: Loop, job: Job) -> Path:
+    """Train to the end, then measure the saved weights, as any user would, and report."""
+    main = loop.accelerator.is_main_process
+    with curves(loop.run, job.settings["tensorboard"] and main) as write:
 
         def on_epoch(row: dict[str, Any]) -> None:
             write(row)
-            val = row["val"]
-            say(
-                f"epoch {row['epoch']}/{loop.epochs}  loss {row['train']['loss']:.3f}  val loss {val['loss']:.3f}  "
-                f"top-1 {val['top1']:.3f}  best {max(loop.best, val['top1']):.3f}  {row['seconds']:.0f} s"
+            val = (
+                f"  {job.headline(row['val'])}  best {max(loop.best, row['val'][job.metric]):.3f}" if row["val"] else ""
             )
+            say(f"epoch {row['epoch']}/{loop.epochs}  loss {row['train']['loss']:.3f}{val}  {row['seconds']:.0f} s")
 
         loop.on_epoch = on_epoch
         loop.fit()
-    report_on(loop.run, splits.val, loop.accelerator, count_workers(settings["workers"], loop.accelerator.device))
+    card, task = load_task(loop.run)
+    metrics, outcome = measure(job, card, task, loop.accelerator)
+    if main:
+        job.report(loop.run / "report.html", replace(card, metrics={**card.metrics, **metrics}), outcome)
     return loop.run

@@ -125,6 +125,8 @@ def find_subject(model: str | Path, pretrained: bool) -> Subject:
         if pretrained:
             raise BadOption(f"{model} is a run and has weights of its own; leave --pretrained out")
         card, task = load_task(run)
+        if card.task != "classification":
+            raise BadOption(f"{model} is a run for {card.task}; explain takes runs for classification in this version")
         return Subject(
             card.backbone, task.backbone, card.preprocessing, f"the weights of run {run.resolve().name}", task
         )

@@ -127,4 +127,4 @@ def prove(task: Classifier, path: Path, batch: Tensor) -> Parity:
         raw = torch.cat([task(image[None]) for image in batch])
     got = torch.cat([torch.from_numpy(row) for row in rows])
     every = len(task.classes)
-    return compare(task.decode(raw, every), task.decode(got, every), raw, got)
+    return compare(task.decode(raw, top=every), task.decode(got, top=every), raw, got)

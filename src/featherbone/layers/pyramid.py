@@ -25,6 +25,8 @@ class PyramidBackbone(nn.Module):
     """
 
     output_fmt: ClassVar[str] = "NHWC"  # of `forward_features`, timm's attribute
+    dense_norms: dict[int, float] = {}  # noqa: RUF012  # replaced as a whole, never changed
+    """Levels on whose maps a dense head puts a LayerNorm, with its eps."""
 
     stages: Any
     """The levels' modules, an `nn.ModuleList`; a stem before them is the family's own."""

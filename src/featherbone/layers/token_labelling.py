@@ -54,8 +54,8 @@ def token_label_losses(out: TokenLabels, targets: Tensor, smoothing: float = 0.0
     lam = 1 - (out.box.bottom - out.box.top) * (out.box.right - out.box.left) / (height * width)
     mixed = lam * targets + (1 - lam) * targets.flip(0)
     per_position = targets[:, None].expand(-1, height * width, -1).flatten(0, 1)
-    aux_logits = out.aux_logits.flatten(0, 2)
+    aux_logits = out.aux_logits.float().flatten(0, 2)
     return {
-        "class": F.cross_entropy(out.logits, mixed, label_smoothing=smoothing),
+        "class": F.cross_entropy(out.logits.float(), mixed, label_smoothing=smoothing),
         "aux": 0.5 * F.cross_entropy(aux_logits, per_position, label_smoothing=smoothing),
     }

@@ -2,9 +2,12 @@
 
 from featherbone.engine.settings import Settings
 from featherbone.errors import BadOption, did_you_mean
+from featherbone.recipes.coco import lightvit_mask_rcnn, lit_mask_rcnn, lit_retinanet, xformer_yolov3
 from featherbone.recipes.imagenet import lightvit_imagenet, lit_imagenet, lvt_imagenet, xformer_imagenet
 
-RECIPES = {recipe.__name__: recipe for recipe in (lvt_imagenet, lightvit_imagenet, xformer_imagenet, lit_imagenet)}
+IMAGENET = (lvt_imagenet, lightvit_imagenet, xformer_imagenet, lit_imagenet)
+COCO = (lit_retinanet, lit_mask_rcnn, lightvit_mask_rcnn, xformer_yolov3)
+RECIPES = {recipe.__name__: recipe for recipe in (*IMAGENET, *COCO)}
 
 
 def find_recipe(name: str) -> Settings:

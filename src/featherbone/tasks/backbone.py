@@ -23,14 +23,15 @@ def require_model(name: str) -> None:
         raise UnknownModel(f"backbone {architecture!r} has no weights {tag!r}; it has {', '.join(tags) or 'none'}")
 
 
-def preprocessing_of(name: str, image_size: int | None = None) -> Preprocessing:
-    """The input that the backbone's own configuration asks for, or a square of `image_size` pixels."""
+def preprocessing_of(name: str, image_size: int | tuple[int, int] | None = None) -> Preprocessing:
+    """The input that the backbone's own configuration asks for, or a square of `image_size` pixels, or (H, W)."""
     require_model(name)
     cfg = get_pretrained_cfg(name)
     assert cfg is not None, f"{name} is registered without a configuration"
-    if image_size is not None and image_size < 32:
-        raise BadOption(f"image size {image_size}; backbones take 32 pixels or more")
-    height, width = (image_size, image_size) if image_size else cfg.input_size[1:]
+    square = (image_size, image_size) if isinstance(image_size, int) else image_size
+    height, width = square or cfg.input_size[1:]
+    if min(height, width) < 32:
+        raise BadOption(f"image size {height}x{width}; backbones take 32 pixels or more")
     return Preprocessing(height, width, cfg.crop_pct, cfg.interpolation, tuple(cfg.mean), tuple(cfg.std))
 
 

@@ -26,6 +26,9 @@ class Card:
     preprocessing: Preprocessing
     model_args: dict[str, Any] = field(default_factory=dict)
     """Keywords of the backbone beside `num_classes`."""
+    head: str | None = None
+    """What stands on the backbone's maps; None for classification."""
+    head_args: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     """Path, fingerprint and counts of the data set."""
     settings: dict[str, Any] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from featherbone.data.frames import Frame
 from featherbone.layers.token_labelling import TokenLabels, token_label_losses
 from featherbone.results import Classification
 from featherbone.tasks.backbone import build_backbone
@@ -53,10 +54,10 @@ class Classifier(nn.Module):
     def losses(self, raw: Tensor | TokenLabels, targets: ClassTargets) -> dict[str, Tensor]:
         """Named terms whose sum is minimised."""
         if isinstance(raw, TokenLabels):
-            terms, logits = token_label_losses(raw, targets.labels, self.smoothing), raw.logits
+            terms, logits = token_label_losses(raw, targets.labels, self.smoothing), raw.logits.float()
         else:
-            terms = {"class": F.cross_entropy(raw, targets.labels, label_smoothing=self.smoothing)}
-            logits = raw
+            logits = raw.float()
+            terms = {"class": F.cross_entropy(logits, targets.labels, label_smoothing=self.smoothing)}
         if targets.teacher is None:
             return terms
         w, t = self.distillation_weight, self.temperature
@@ -67,8 +68,8 @@ class Classifier(nn.Module):
             learned = t**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
         return {**{name: (1 - w) * term for name, term in terms.items()}, "teacher": w * learned}
 
-    def decode(self, raw: Tensor, top: int = 5) -> list[Classification]:
-        """The `top` likeliest classes of each image from logits (B, K)."""
+    def decode(self, raw: Tensor, frames: Sequence[Frame] = (), top: int = 5) -> list[Classification]:
+        """The `top` likeliest classes of each image from logits (B, K); where it lies on the input does not matter."""
         scores, labels = raw.float().softmax(1).topk(min(top, raw.shape[1]), dim=1)
         return [
             Classification(tuple(row), tuple(self.classes[i] for i in row), tuple(best))

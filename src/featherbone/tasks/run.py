@@ -1,6 +1,7 @@
 """A run folder as users of its weights see it: card and weights."""
 
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -9,15 +10,43 @@ from torch import Tensor, nn
 from featherbone.errors import BadRun
 from featherbone.files import write_bytes
 from featherbone.tasks.card import WEIGHTS, Card
-from featherbone.tasks.classification import Classifier, build_classifier
+from featherbone.tasks.classification import build_classifier
+from featherbone.tasks.detection import HEADS, build_detector
 
 
-def load_task(run: Path) -> tuple[Card, Classifier]:
+def load_task(run: Path) -> tuple[Card, Any]:
     """The card of a run and its model with the run's weights, in evaluation mode. Raises `BadRun`."""
     card = Card.read(run)
-    task = build_classifier(card.backbone, card.classes, card.model_args)
+    task = build_task(card)
     load_weights(run, task)
     return card, task.eval()
+
+
+def build_task(card: Card) -> Any:
+    """The model that a card describes, untrained. Raises `BadRun` for a task this version does not know."""
+    if card.task == "classification":
+        return build_classifier(card.backbone, card.classes, card.model_args)
+    if card.task in HEADS:
+        return build_detector(
+            card.backbone, card.task, card.head, card.classes, card.preprocessing, card.head_args, card.model_args
+        )
+    raise BadRun(f"{card.backbone}: a run for {card.task!r}; this version knows classification, {', '.join(HEADS)}")
+
+
+def load_backbone(run: Path, card: Card, backbone: Any, name: str) -> None:
+    """The weights of another run's backbone, of any task, into `backbone`, the timm model `name`.
+
+    Parts that `backbone` lacks, such as a classifier, are left behind; all that it has must be there.
+    """
+    if card.backbone != name:
+        raise BadRun(
+            f"{run}: its backbone is {card.backbone}, not {name}; give a run of {name}, or --model {card.backbone}"
+        )
+    tensors = read_weights(run)
+    inside = ("pyramid.backbone.", "backbone.")
+    found = {key.removeprefix(p): value for p in inside for key, value in tensors.items() if key.startswith(p)}
+    own = backbone.state_dict()
+    fit(backbone, {key: value for key, value in found.items() if key in own}, run / WEIGHTS)
 
 
 def save_weights(run: Path, model: nn.Module) -> None:
@@ -28,14 +57,18 @@ def save_weights(run: Path, model: nn.Module) -> None:
 
 def load_weights(run: Path, model: nn.Module) -> None:
     """The weights of a run into the model of its card. Raises `BadRun` naming what does not fit."""
+    fit(model, read_weights(run), run / WEIGHTS)
+
+
+def read_weights(run: Path) -> dict[str, Tensor]:
+    """The weights of a run by name. Raises `BadRun` where they are missing or damaged."""
     path = run / WEIGHTS
     if not path.is_file():
         raise BadRun(f"{run}: no {WEIGHTS} yet; finish the run with: featherbone train --resume {run}")
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except (SafetensorError, OSError) as error:
         raise BadRun(f"{path}: damaged ({error}); restore the file or train again") from None
-    fit(model, tensors, path)
 
 
 def fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -1,0 +1,66 @@
+"""Facts of the dense models of the papers, set beside what the papers say."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from featherbone.bench.models import count_macs
+from featherbone.tasks.backbone import preprocessing_of
+from featherbone.tasks.detection import build_detector
+
+
+@dataclass(frozen=True)
+class DenseModel:
+    """One dense model of a paper, and what is published of it."""
+
+    backbone: str
+    task: str
+    head: str
+    classes: int
+    height: int
+    width: int
+    published: str
+    """Parameters and multiply-adds, as the paper prints them."""
+    result: str
+    """Of the paper."""
+
+
+PAPERS = (
+    DenseModel("lit_tiny", "detection", "retinanet", 80, 800, 1280, "30M", "41.6 AP"),
+    DenseModel("lit_small", "detection", "retinanet", 80, 800, 1280, "39M", "41.6 AP"),
+    DenseModel("lit_tiny", "instance", "mask_rcnn", 80, 800, 1280, "40M", "box 42.0, mask 39.1 AP"),
+    DenseModel("lit_small", "instance", "mask_rcnn", 80, 800, 1280, "48M", "box 42.9, mask 39.6 AP"),
+    DenseModel("lightvit_tiny", "instance", "mask_rcnn", 80, 800, 1280, "28M, 187G", "box 37.8, mask 35.9 AP"),
+    DenseModel("lightvit_small", "instance", "mask_rcnn", 80, 800, 1280, "38M, 204G", "box 40.0, mask 37.4 AP"),
+    DenseModel("lightvit_base", "instance", "mask_rcnn", 80, 800, 1280, "54M, 240G", "box 41.7, mask 38.8 AP"),
+    DenseModel("xformer_small", "detection", "yolov3", 80, 320, 320, "6.3M, 3.8G", "33.2 AP"),
+)
+"""The papers' detectors; XFormer is a reconstruction."""
+
+
+def dense_cost(model: DenseModel) -> tuple[int, int]:
+    """Parameters and multiply-adds of one image, convolutions and matrix products counted; nothing is computed."""
+    preprocessing = preprocessing_of(model.backbone, (model.height, model.width))
+    classes = [str(i) for i in range(model.classes)]
+    detector = build_detector(model.backbone, model.task, model.head, classes, preprocessing).requires_grad_(False)
+    params = sum(parameter.numel() for parameter in detector.parameters())
+    with FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv()):
+        return params, count_macs(detector, model.height, model.width)
+
+
+def dense_table(costs: Mapping[DenseModel, tuple[int, int]]) -> str:
+    """Models and their parameters and multiply-adds as a table in Markdown."""
+    head = ("model", "classes", "input", "params", "MACs", "published", "published result", "measured result")
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for model, (params, macs) in costs.items():
+        name = f"{model.backbone} + {model.head}"
+        cost = f"{params / 1e6:.3f}M | {macs / 1e9:.2f}G"
+        about = f"{model.published} | {model.result} | not run"
+        lines.append(f"| {name} | {model.classes} | {model.width}x{model.height} | {cost} | {about} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(dense_table({model: dense_cost(model) for model in PAPERS}))

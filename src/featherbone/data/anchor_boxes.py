@@ -1,0 +1,75 @@
+"""Anchors that fit the objects of a data set: k-means of their sizes, 1 - IoU for the distance (arXiv 1612.08242)."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featherbone.data.objects import MarkedImages
+from featherbone.data.transforms import Preprocessing
+from featherbone.errors import BadData
+
+RESTARTS, ROUNDS = 30, 100
+MOST = 5_000
+"""Sizes that are clustered; of more, a sample."""
+
+
+def input_sizes(images: MarkedImages, preprocessing: Preprocessing) -> NDArray[np.float64]:
+    """Width and height of all objects but crowds in pixels of the network's input (n, 2)."""
+    sizes = [np.empty((0, 2))]
+    for index, entry in enumerate(images.entries):
+        frame, objects = preprocessing.frame(entry.height, entry.width), images.objects(index)
+        boxes = objects.boxes[~objects.crowd].astype(np.float64)
+        scale = frame.inner_width / frame.width, frame.inner_height / frame.height
+        sizes.append((boxes[:, 2:] - boxes[:, :2]) * scale)
+    return np.concatenate(sizes)
+
+
+def fit_anchors(sizes: ArrayLike, count: int = 9, seed: int = 0) -> list[tuple[float, float]]:
+    """`count` pairs of width and height near all of `sizes` (n, 2), smallest area first; the best of `RESTARTS`.
+
+    Where there are no more different sizes than that, these, some of them repeatedly. Raises `BadData` for no sizes, or
+    one that is not above 0.
+    """
+    sizes = np.asarray(sizes, np.float64).reshape(-1, 2)
+    if not len(sizes) or not (np.isfinite(sizes) & (sizes > 0)).all():
+        raise BadData("anchors are fitted to objects of some width and height; annotate some, or write the anchors")
+    generator = np.random.default_rng(seed)
+    if len(sizes) > MOST:
+        sizes = sizes[generator.choice(len(sizes), MOST, replace=False)]
+    different = np.unique(sizes, axis=0)
+    if len(different) <= count:
+        best = np.resize(different, (count, 2))
+    else:
+        trials = [_cluster(sizes, count, generator) for _ in range(RESTARTS)]
+        best = max(trials, key=lambda anchors: mean_best_iou(sizes, anchors))
+    return [(w, h) for w, h in best[best.prod(1).argsort(kind="stable")].tolist()]
+
+
+def mean_best_iou(sizes: ArrayLike, anchors: ArrayLike) -> float:
+    """IoU of each of `sizes` (n, 2) with the most similar anchor (m, 2) laid on it, on average: from 0 to 1."""
+    return float(_iou(np.asarray(sizes, np.float64), np.asarray(anchors, np.float64)).max(1).mean())
+
+
+def _cluster(sizes: NDArray[np.float64], count: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """Anchors (count, 2): Lloyd's algorithm from sizes drawn the likelier the further they are from those before.
+
+    An anchor moves to the median of its sizes: few large ones pull a mean so far that the IoU of most falls.
+    """
+    anchors = sizes[generator.integers(len(sizes), size=1)]
+    while len(anchors) < count:
+        distance = (1 - _iou(sizes, anchors).max(1)).clip(1e-12)  # nearly equal ones have none
+        drawn = generator.choice(len(sizes), p=distance / distance.sum())
+        anchors = np.concatenate((anchors, sizes[drawn : drawn + 1]))
+    for _ in range(ROUNDS):
+        nearest = _iou(sizes, anchors).argmax(1)
+        own = [sizes[nearest == i] for i in range(count)]
+        moved = np.stack([np.median(x, 0) if len(x) else anchor for x, anchor in zip(own, anchors, strict=True)])
+        if np.array_equal(moved, anchors):
+            break
+        anchors = moved
+    return anchors
+
+
+def _iou(sizes: NDArray[np.float64], anchors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of all pairs (n, m), centre on centre."""
+    common = np.minimum(sizes[:, :1], anchors[:, 0]) * np.minimum(sizes[:, 1:], anchors[:, 1])
+    return common / (sizes.prod(1, keepdims=True) + anchors.prod(1) - common)

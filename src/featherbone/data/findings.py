@@ -1,0 +1,279 @@
+"""What an examination of a data set says, and the checks on its pictures that every task shares.
+
+An error would spoil training or its figures; a warning should be looked at; a note says what will be done on its own.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from featherbone.data.duplicates import Print, take_print
+from featherbone.data.images import read_image
+from featherbone.errors import BadImage
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+FEW = 10
+"""Fewer training images, or objects, of a class are a warning."""
+SPOILS = 0.01
+"""From this share on, damaged files, wrong labels and leaked images are errors, not warnings."""
+MAX_EXAMPLES = 12
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a finding points at: images, or classes, files and folders; copies together."""
+
+    names: tuple[str, ...]
+    note: str = ""
+    pictures: tuple[bytes, ...] = field(default=(), repr=False)
+    """A small JPEG file of each name, empty where it is no image that can be read."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing noticed."""
+
+    severity: Severity
+    code: str
+    """A fixed name in kebab-case."""
+    message: str
+    """What was found, what is allowed, what to do."""
+    count: int
+    """Images, objects, classes or files concerned."""
+    examples: tuple[Example, ...] = ()
+    """The first of them; of the objects in one image, the first stands for all."""
+
+
+@dataclass(frozen=True)
+class ObjectFacts:
+    """What a data set of objects amounts to, crowds left aside."""
+
+    input_size: int
+    """Height and width of the network's input in pixels."""
+    images: dict[str, int]
+    """Of each split, how many images can be read."""
+    negatives: dict[str, int]
+    """And how many of all show no object."""
+    median: float
+    """Objects in an image."""
+    most: int
+    """Objects in the image that has most."""
+    sides: dict[str, tuple[int, ...]]
+    """Of each split, how many objects have a smaller side from 2^(i/2) to 2^((i+1)/2) pixels on the input, i from 0;
+    the first holds all that are smaller."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What the doctor says of a data set, worst first."""
+
+    data: str
+    classes: tuple[str, ...]
+    counts: dict[str, tuple[int, ...]]
+    """Of each split, how many images that can be read, or objects, there are of each class."""
+    findings: tuple[Finding, ...]
+    objects: ObjectFacts | None = None
+    """Only where objects were examined."""
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether there is an error."""
+        return any(finding.severity == "error" for finding in self.findings)
+
+    @property
+    def verdict(self) -> str:
+        """The whole in a few words."""
+        return "Mend the errors before training" if self.spoiled else "Fit for training"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as the command line prints them."""
+        return {
+            "data": self.data,
+            "spoiled": self.spoiled,
+            "classes": list(self.classes),
+            "counts": {split: list(counts) for split, counts in self.counts.items()},
+            "findings": [
+                {
+                    "severity": finding.severity,
+                    "code": finding.code,
+                    "message": finding.message,
+                    "count": finding.count,
+                    "examples": [{"names": list(example.names), "note": example.note} for example in finding.examples],
+                }
+                for finding in self.findings
+            ],
+            "objects": self.objects
+            and {
+                "input_size": self.objects.input_size,
+                "images": self.objects.images,
+                "negatives": self.objects.negatives,
+                "median_per_image": self.objects.median,
+                "most_per_image": self.objects.most,
+                "sides": {split: list(counts) for split, counts in self.objects.sides.items()},
+            },
+        }
+
+    def __str__(self) -> str:
+        lines = [self.verdict]
+        for finding in self.findings:
+            lines.append(f"{finding.severity:8}{finding.code}: {finding.message}")
+            shown = [
+                "; ".join(example.names) + f" ({example.note})" * bool(example.note) for example in finding.examples
+            ]
+            lines += [f"{'':8}{text}" for text in shown[:3]]
+            if finding.count > 3 and shown:
+                lines.append(f"{'':8}and {finding.count - 3:,} more")
+        return "\n".join(lines)
+
+
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Errors, warnings, notes; each kind in the order given."""
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def finding(severity: Severity, code: str, message: str, examples: Sequence[Example]) -> Finding:
+    """A finding that counts its examples and keeps the first."""
+    return Finding(severity, code, message, len(examples), tuple(examples[:MAX_EXAMPLES]))
+
+
+def grade(count: int, total: int, spoils: float = SPOILS) -> Severity:
+    """An error where `count` is a share of `spoils` or more of `total`, else a warning."""
+    return "error" if count >= spoils * total else "warning"
+
+
+def many(things: int | Sequence[Any], one: str, several: str = "") -> str:
+    """`"1 class"`, `"2 classes"`."""
+    count = things if isinstance(things, int) else len(things)
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
+def illustrate(findings: Iterable[Finding], draw: Callable[[str], bytes]) -> tuple[Finding, ...]:
+    """The findings, their examples with pictures by `draw(name)` where they have none yet."""
+    draw = cache(draw)
+
+    def shown(example: Example) -> Example:
+        return example if example.pictures else replace(example, pictures=tuple(map(draw, example.names)))
+
+    return tuple(replace(one, examples=tuple(map(shown, one.examples))) for one in findings)
+
+
+def to_jpeg(image: Image.Image) -> bytes:
+    """A small file of a small picture."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What is kept of an image that can be read; its size is that of the upright image."""
+
+    width: int
+    height: int
+    kind: str
+    orientation: int
+    """By EXIF, 1 to 8: 1 is upright, from 5 on width and height change places."""
+    print: Print
+
+
+class Images(Protocol):
+    """What `look_at` needs of a data set."""
+
+    def name(self, index: int) -> str: ...
+
+    def encoded(self, index: int) -> bytes: ...
+
+
+def look_at(images: Images, index: int) -> Picture | str:
+    """The picture of an image, or why it cannot be read."""
+    name = images.name(index)
+    try:
+        encoded = images.encoded(index)
+        image = read_image(encoded, name)
+    except (BadImage, OSError) as error:
+        return str(error).removeprefix(f"{name}: ")
+    with Image.open(io.BytesIO(encoded)) as file:
+        orientation = file.getexif().get(ExifTags.Base.Orientation, 1) if "exif" in file.info else 1
+        orientation = orientation if orientation in range(1, 9) else 1
+        return Picture(*image.size, _kind(file), orientation, take_print(image, encoded))
+
+
+def _kind(file: Image.Image) -> str:
+    if file.mode.startswith("I"):
+        return "sixteen-bit"
+    if file.mode in ("P", "PA"):
+        return "palette"
+    if file.has_transparency_data:
+        return "transparent"
+    return {"L": "grey", "1": "grey", "RGB": "colour", "CMYK": "cmyk"}.get(file.mode, "other-colours")
+
+
+_KINDS = {
+    "sixteen-bit": "with 16 bits a channel, scaled to 8",
+    "palette": "with a palette, turned into RGB, transparency laid over white",
+    "transparent": "with transparency, laid over white",
+    "grey": "in grey, repeated in red, green and blue",
+    "cmyk": "in CMYK, turned into RGB without its colour profile",
+    "other-colours": "in a colour space other than RGB, turned into RGB",
+}
+
+
+def check_readable(names: Sequence[str], looks: Sequence[Picture | str]) -> Iterator[Finding]:
+    """Files that are no pictures."""
+    if broken := [Example((name,), look) for name, look in zip(names, looks, strict=True) if isinstance(look, str)]:
+        message = f"{many(broken, 'file')} of {len(names):,} cannot be read and will be left out; replace or remove"
+        yield finding(grade(len(broken), len(names)), "unreadable", message, broken)
+
+
+def check_kinds(names: Sequence[str], looks: Sequence[Picture | str]) -> Iterator[Finding]:
+    """Pictures that are turned into 8-bit RGB."""
+    kinds: dict[str, list[Example]] = {}
+    for name, look in zip(names, looks, strict=True):
+        if isinstance(look, Picture):
+            kinds.setdefault(look.kind, []).append(Example((name,)))
+    for kind, text in _KINDS.items():
+        if found := kinds.get(kind):
+            yield finding("note", kind, f"{many(found, 'image')} {text}", found)
+
+
+def check_balance(
+    classes: Sequence[str], train: NDArray[np.int64], val: NDArray[np.int64], thing: str, imbalance: int
+) -> Iterator[Finding]:
+    """Classes by the number (K,) of images or objects, as `thing` says, in both splits, and by their names."""
+
+    def of(which: NDArray[np.bool_], counts: NDArray[np.int64]) -> list[Example]:
+        return [Example((classes[i],), many(int(counts[i]), thing)) for i in np.flatnonzero(which).tolist()]
+
+    if train.any() and (unknown := of((train == 0) & (val > 0), val)):
+        message = f"{many(unknown, 'class', 'classes')} in validation only; add training images or remove them"
+        yield finding("error", "class-only-in-val", message, unknown)
+    if val.any() and (missing := of((train > 0) & (val == 0), train)):
+        message = (
+            f"{many(missing, 'class', 'classes')} without a validation {thing}: nothing will be known of them; add some"
+        )
+        yield finding("warning", "class-missing-in-val", message, missing)
+    if few := of((train > 0) & (train < FEW), train):
+        message = f"{many(few, 'class', 'classes')} with fewer than {FEW} training {thing}s; add more or join classes"
+        yield finding("warning", f"few-{thing}s", message, few)
+    present = train[train > 0]
+    if len(present) and present.max() > imbalance * present.min():
+        message = (
+            f"the largest class has {present.max():,} training {thing}s and the smallest {present.min():,}: over "
+            f"{imbalance} to 1, rare classes will hardly be learned; add images of the rare ones"
+        )
+        ends = of((train == present.max()) | (train == present.min()), train)
+        yield finding("warning", "class-imbalance", message, ends)
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault("".join(name.split()).casefold(), []).append(name)
+    if pairs := [Example(tuple(names)) for names in alike.values() if len(names) > 1]:
+        message = "class names that differ only by case or spaces; join them if they mean the same"
+        yield finding("warning", "alike-class-names", message, pairs)

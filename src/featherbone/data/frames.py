@@ -1,0 +1,41 @@
+"""Images of any size on a canvas of one size, and back."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How one image of `height` x `width` lies on the network's input: scaled, in the upper left corner.
+
+    The scaled image is `inner_height` x `inner_width`; what is right of it and below is padding.
+    """
+
+    height: int
+    width: int
+    inner_height: int
+    inner_width: int
+
+    def to_image(self, boxes: Tensor) -> Tensor:
+        """Boxes (n, 4) in pixels of the input, in pixels of the image, cut at its borders."""
+        scale = boxes.new_tensor([self.width / self.inner_width, self.height / self.inner_height] * 2)
+        limit = boxes.new_tensor([self.width, self.height] * 2)
+        return (boxes * scale).clamp(min=0).minimum(limit)
+
+
+def fit(height: int, width: int, canvas_height: int, canvas_width: int) -> Frame:
+    """The frame of an image scaled, with its proportions, to touch two borders of the canvas."""
+    scale = min(canvas_height / height, canvas_width / width)
+    inner = min(max(round(height * scale), 1), canvas_height), min(max(round(width * scale), 1), canvas_width)
+    return Frame(height, width, *inner)
+
+
+def lay(image: Image.Image, frame: Frame, resample: Image.Resampling = Image.Resampling.BILINEAR) -> Tensor:
+    """The image as the frame shows it, without padding: (3, h, w), uint8."""
+    size = (frame.inner_width, frame.inner_height)
+    scaled = image if image.size == size else image.resize(size, resample)
+    return torch.from_numpy(np.array(scaled)).permute(2, 0, 1)

@@ -1,0 +1,149 @@
+"""Images with objects marked on them: what COCO and YOLO files come to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from featherbone.data.images import read_image
+from featherbone.errors import BadData, BadImage
+from featherbone.ops import rle
+from featherbone.results import Box, Detections, Instances, Rle
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """What is marked in one image of `height` and `width`, n objects."""
+
+    height: int
+    width: int
+    boxes: NDArray[np.float32]
+    """x1 y1 x2 y2 in pixels of the upright image (n, 4), cut at its borders."""
+    labels: NDArray[np.int64]
+    """Class indices (n,)."""
+    crowd: NDArray[np.bool_]
+    """Whether it is a group that was not taken apart (n,): nothing to learn, and no mistake to find."""
+    areas: NDArray[np.float64]
+    """Pixels covered (n,), by which COCO tells small, medium and large."""
+    masks: tuple[Rle, ...] | None = None
+    """None where the data has boxes only."""
+
+    def record(self, classes: Sequence[str]) -> Detections:
+        """What a perfect detector would say, each object with score 1."""
+        boxes: list[Box] = [(x1, y1, x2, y2) for x1, y1, x2, y2 in self.boxes.tolist()]
+        labels = tuple(self.labels.tolist())
+        names, scores = tuple(classes[label] for label in labels), (1.0,) * len(labels)
+        about = (self.height, self.width, tuple(boxes), labels, names, scores)
+        return Detections(*about) if self.masks is None else Instances(*about, self.masks)
+
+
+@dataclass(frozen=True)
+class Marked:
+    """One image and its annotations, as the files state them."""
+
+    path: str
+    """Below the data folder."""
+    height: int
+    width: int
+    image_id: int
+    """Of the file it is listed in; for YOLO its place in the sorted list, from 1."""
+    annotations: tuple[Mapping[str, Any], ...]
+    """COCO's form: `bbox` x y width height in pixels, `segmentation` if there is one, `iscrowd`, `area`, `id`; and
+    `label`, the class index; -1 for a class that is not known."""
+
+
+@dataclass(frozen=True, eq=False)
+class MarkedImages:
+    """Images of one split, with objects marked on them or known to have none."""
+
+    root: Path
+    entries: tuple[Marked, ...]
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    """The number that each class has in the files."""
+    has_masks: bool
+    """Whether every object has a mask."""
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def name(self, index: int) -> str:
+        """What messages call the image: its path below the data folder."""
+        return self.entries[index].path
+
+    def encoded(self, index: int) -> bytes:
+        """The image's file as it lies on disk. Raises `OSError`."""
+        return (self.root / self.name(index)).read_bytes()
+
+    def read(self, index: int) -> Image.Image:
+        """The image in RGB, upright. Raises `BadImage`, also where its size is not the annotated one."""
+        image = read_image(self.root / self.name(index), self.name(index))
+        entry = self.entries[index]
+        if image.size != (entry.width, entry.height):
+            turned = ", turned by its EXIF orientation" if image.size == (entry.height, entry.width) else ""
+            raise BadImage(
+                f"{entry.path}: {image.width}x{image.height} pixels{turned}, but annotated as {entry.width}x"
+                f"{entry.height}; annotate the upright image, or correct the size"
+            )
+        return image
+
+    def take(self, indices: Sequence[int]) -> "MarkedImages":
+        """Only the images of `indices`, in that order."""
+        entries = tuple(self.entries[i] for i in indices)
+        return MarkedImages(self.root, entries, self.classes, self.category_ids, self.has_masks)
+
+    def objects(self, index: int, masks: bool = False) -> Objects:
+        """The objects of an image, with their masks on request; boxes that are empty within the image are left out."""
+        entry = self.entries[index]
+        limit = np.array([entry.width, entry.height] * 2, np.float64)
+        given = np.array([a["bbox"] for a in entry.annotations], np.float64).reshape(-1, 4)
+        given[:, 2:] += given[:, :2]
+        boxes = given.clip(0, limit)
+        fit = np.flatnonzero(((boxes[:, 2:] - boxes[:, :2]) > 0).all(1))
+        kept = [entry.annotations[i] for i in fit]
+        sides = boxes[fit, 2:] - boxes[fit, :2]
+        return Objects(
+            entry.height,
+            entry.width,
+            boxes[fit].astype(np.float32),
+            np.array([a["label"] for a in kept], np.int64),
+            np.array([bool(a.get("iscrowd", 0)) for a in kept], bool),
+            np.array([a.get("area", side.prod()) for a, side in zip(kept, sides, strict=True)], np.float64),
+            tuple(_mask(a, entry) for a in kept) if masks else None,
+        )
+
+    def fingerprint(self) -> str:
+        """A hash of every image's name and objects; the same set has the same one, wherever it lies."""
+        digest = sha256(f"{len(self)} images of {self.classes}\n".encode())
+        for entry in self.entries:
+            digest.update(f"{entry.path} {entry.width}x{entry.height}\n".encode())
+            for a in entry.annotations:
+                digest.update(f"{a['label']} {a['bbox']} {a.get('iscrowd', 0)} {a.get('segmentation')}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """One split as its files give it."""
+
+    images: MarkedImages
+    missing: tuple[str, ...]
+    """Images that are listed, but not there."""
+    unlisted: tuple[str, ...]
+    """Images that are there, but not listed, and were left out."""
+    orphans: int
+    """Annotations of images that are not listed."""
+
+
+def _mask(annotation: Mapping[str, Any], entry: Marked) -> Rle:
+    try:
+        return rle.from_coco(annotation.get("segmentation") or [], entry.height, entry.width)
+    except ValueError as error:
+        raise BadData(
+            f"{entry.path}: the mask of annotation {annotation.get('id')} cannot be read: {error}; mend or remove it"
+        ) from None

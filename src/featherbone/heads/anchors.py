@@ -1,0 +1,44 @@
+"""Anchors on the cells of a map, and which of them answer for which object."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+NEGATIVE, IGNORED = -1, -2
+"""What `match` says of an anchor that should find nothing, and of one that is not asked."""
+
+
+def base_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
+    """Anchors (A, 4) about the origin, of area size^2 and height / width = ratio; ratios are the outer loop."""
+    rows = [(size / ratio**0.5, size * ratio**0.5) for ratio in ratios for size in sizes]
+    return torch.tensor([(-w / 2, -h / 2, w / 2, h / 2) for w, h in rows])
+
+
+def grid_anchors(base: Tensor, height: int, width: int, stride: float) -> Tensor:
+    """`base` (A, 4) moved to the corner of every cell of a map, row by row: (height * width * A, 4) in pixels."""
+    y, x = torch.meshgrid(
+        torch.arange(height, device=base.device) * stride,
+        torch.arange(width, device=base.device) * stride,
+        indexing="ij",
+    )
+    corners = torch.stack((x, y, x, y), -1).reshape(-1, 1, 4)
+    return (corners + base).reshape(-1, 4)
+
+
+def match(objects: Tensor, anchors: Tensor, positive: float, negative: float, best: bool = True) -> Tensor:
+    """For each anchor (N, 4) the index of its object (n, 4), `NEGATIVE`, or `IGNORED`: int64 (N,).
+
+    An anchor belongs to the object it overlaps most, if by at least `positive` in IoU; below `negative` it is
+    negative. With `best`, anchors that no other overlaps an object more than belong to one whatever their IoU is.
+    """
+    if not len(objects):
+        return anchors.new_full((len(anchors),), NEGATIVE, dtype=torch.int64)
+    iou = box_iou(objects, anchors)
+    overlap, index = iou.max(0)
+    matched = torch.where(overlap >= positive, index, torch.where(overlap < negative, NEGATIVE, IGNORED))
+    if best:
+        top = ((iou == iou.max(1, keepdim=True).values) & (iou > 0)).any(0)
+        matched = torch.where(top, index, matched)
+    return matched

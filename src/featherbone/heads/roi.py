@@ -1,0 +1,210 @@
+"""The second stage of Mask R-CNN (arXiv 1703.06870): what each proposed box shows, where exactly, and which pixels."""
+
+from collections.abc import Sequence
+from math import inf
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+from featherbone.heads.anchors import match
+from featherbone.heads.levels import Level
+from featherbone.heads.rpn import has_area, sample
+from featherbone.ops.boxes import Target, clip_boxes, decode_deltas, encode_deltas, keep_nms
+
+BOX_CELLS, MASK_CELLS = 7, 14
+"""Rows and columns that the box and mask heads read of each box; a mask has twice as many."""
+WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+"""Of the deltas."""
+
+
+class MaskRaw(NamedTuple):
+    """What is found, the surest first; where less than the limit is, the rest has score 0 and empty boxes."""
+
+    boxes: Tensor
+    """(B, limit, 4), in pixels."""
+    scores: Tensor
+    """(B, limit), from 0 to 1."""
+    labels: Tensor
+    """Classes (B, limit), int64."""
+    masks: Tensor
+    """Probabilities over each box (B, limit, 28, 28)."""
+
+
+class Samples(NamedTuple):
+    """The proposals of one image that are taught."""
+
+    boxes: Tensor
+    """(n, 4), the p positive ones first."""
+    labels: Tensor
+    """Classes (n,), the number of classes for background."""
+    objects: Tensor
+    """Of the positive ones the index of their object (p,)."""
+
+
+class RoIHeads(nn.Module):
+    """Boxes and masks of `num_classes` classes from maps of `levels`, which have the same channels, and proposals.
+
+    Of the `candidates` surest pairs of proposal and class, boxes that overlap a surer one of their class by more than
+    `nms` in IoU fall out, and the `limit` surest are found. Of each image `samples` proposals are taught, at most a
+    quarter of them positive.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[Level],
+        num_classes: int,
+        fc_dim: int = 1024,
+        mask_dim: int = 256,
+        *,
+        candidates: int = 2000,
+        nms: float = 0.5,
+        limit: int = 100,
+        samples: int = 512,
+    ) -> None:
+        super().__init__()
+        self.levels, self.num_classes = list(levels), num_classes
+        self.candidates, self.nms, self.limit, self.samples = candidates, nms, limit, samples
+        self.box = BoxHead(levels[0].channels, num_classes, fc_dim)
+        self.mask = MaskHead(levels[0].channels, num_classes, mask_dim)
+
+    def forward(self, maps: Sequence[Tensor], proposals: Tensor, size: tuple[int, int]) -> MaskRaw:
+        """What maps (B, C, h, w) show in proposals (B, N, 4), of which empty ones do not count, of images of `size`."""
+        logits, deltas = self.box(align(maps, self.levels, proposals.unbind(), BOX_CELLS))
+        b, n, _ = proposals.shape
+        scores = logits.float().softmax(1)[:, :-1].reshape(b, n, -1) * has_area(proposals)[..., None]
+        scores, index = scores.flatten(1).topk(min(self.candidates, n * self.num_classes))
+        places = index[..., None].expand(-1, -1, 4)
+        shifts = deltas.float().reshape(b, -1, 4).gather(1, places)
+        boxes = decode_deltas(shifts, proposals.gather(1, places // self.num_classes), WEIGHTS)
+        images = zip(clip_boxes(boxes, *size), scores, index % self.num_classes, strict=True)
+        boxes, scores, labels = (torch.stack(x) for x in zip(*(self._select(*image) for image in images), strict=True))
+        masks = self.mask(align(maps, self.levels, boxes.unbind(), MASK_CELLS))
+        masks = masks.gather(1, labels.reshape(-1, 1, 1, 1).expand(-1, -1, *masks.shape[2:]))
+        return MaskRaw(boxes, scores, labels, masks.float().sigmoid().reshape(*labels.shape, *masks.shape[2:]))
+
+    def _select(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The surest of one image's candidates (n, 4), (n,), (n,) that do not repeat one another."""
+        kept = keep_nms(boxes, scores, self.nms, labels) & has_area(boxes)
+        scores, index = scores.where(kept, 0).topk(min(self.limit, len(scores)))
+        found = scores > 0
+        return boxes[index] * found[:, None], scores, labels[index] * found
+
+    def losses(self, maps: Sequence[Tensor], proposals: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Cross-entropy of the sampled proposals' classes, L1 of the positive ones' deltas, and cross-entropy of masks.
+
+        The objects' own boxes join the proposals (B, N, 4); a box is positive from IoU 0.5 on. The first two sums of an
+        image are divided by its samples, the third is the mean over its positives; then the mean over the images.
+        """
+        with torch.no_grad():
+            images = [self._sample(boxes, target) for boxes, target in zip(proposals, targets, strict=True)]
+        counts, positives = [len(x.boxes) for x in images], [len(x.objects) for x in images]
+        logits, deltas = self.box(align(maps, self.levels, [x.boxes for x in images], BOX_CELLS))
+        labels = torch.cat([x.labels for x in images])
+        entropy = F.cross_entropy(logits.float(), labels, reduction="none")
+
+        positive = (labels < self.num_classes).nonzero()[:, 0]
+        found = [x.boxes[: len(x.objects)] for x in images]
+        pairs = list(zip(found, targets, images, strict=True))
+        wanted = torch.cat([encode_deltas(target.boxes[x.objects], boxes, WEIGHTS) for boxes, target, x in pairs])
+        distance = (deltas[positive, labels[positive]].float() - wanted).abs().sum(1)
+
+        masks = self.mask(align(maps, self.levels, found, MASK_CELLS))
+        masks = masks[torch.arange(len(masks), device=masks.device), labels[positive]].float()
+        shapes = torch.cat([crop_masks(target, x.objects, boxes, masks.shape[-1]) for boxes, target, x in pairs])
+        pixels = F.binary_cross_entropy_with_logits(masks, shapes, reduction="none").mean((1, 2))
+        return {
+            "class": _mean(entropy, counts, counts),
+            "box": _mean(distance, positives, counts),
+            "mask": _mean(pixels, positives, positives),
+        }
+
+    def _sample(self, proposals: Tensor, target: Target) -> Samples:
+        boxes = torch.cat((target.boxes, proposals[has_area(proposals)]))
+        matched = match(target.boxes, boxes, positive=0.5, negative=0.5, best=False)
+        positive, negative = sample(matched, self.samples, 0.25)
+        objects = matched[positive]
+        background = torch.full_like(negative, self.num_classes)
+        return Samples(boxes[torch.cat((positive, negative))], torch.cat((target.labels[objects], background)), objects)
+
+
+class BoxHead(nn.Module):
+    """Two fully connected layers of `dim` on what a box shows; on them its class and where the object is exactly."""
+
+    def __init__(self, channels: int, num_classes: int, dim: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(channels * BOX_CELLS**2, dim), nn.Linear(dim, dim)
+        self.classes, self.boxes = nn.Linear(dim, num_classes + 1), nn.Linear(dim, 4 * num_classes)
+        nn.init.xavier_uniform_(self.first.weight)
+        nn.init.xavier_uniform_(self.second.weight)
+        nn.init.normal_(self.classes.weight, std=0.01)
+        nn.init.normal_(self.boxes.weight, std=0.001)
+        for layer in (self.first, self.second, self.classes, self.boxes):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes (R, C, 7, 7) to logits (R, K + 1), background last, and for each class deltas (R, K, 4)."""
+        x = torch.relu(self.second(torch.relu(self.first(x.flatten(1)))))
+        return self.classes(x), self.boxes(x).unflatten(1, (-1, 4))
+
+
+class MaskHead(nn.Module):
+    """Four 3x3 convolutions of `dim` channels on what a box shows, and a transposed one that doubles its size."""
+
+    def __init__(self, channels: int, num_classes: int, dim: int) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(nn.Conv2d(width, dim, 3, padding=1) for width in (channels, dim, dim, dim))
+        self.finer = nn.ConvTranspose2d(dim, dim, 2, 2)
+        self.classes = nn.Conv2d(dim, num_classes, 1)
+        for layer in (*self.convolutions, self.finer, self.classes):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.classes.weight, std=0.001)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Boxes (R, C, 14, 14) to logits of each class's mask (R, K, 28, 28)."""
+        for convolution in self.convolutions:
+            x = torch.relu(convolution(x))
+        return self.classes(torch.relu(self.finer(x)))
+
+
+def align(maps: Sequence[Tensor], levels: Sequence[Level], boxes: Sequence[Tensor], cells: int) -> Tensor:
+    """What maps (B, C, h, w) show in the boxes (n, 4) of each image, one image after the other: (R, C, cells, cells).
+
+    Each box is read from one of the `levels`: octave floor(4 + log2(sqrt(area) / 224)), or the nearest that there is
+    (arXiv 1612.03144, Eq. 1).
+    """
+    rois = torch.cat([F.pad(x, (1, 0), value=i) for i, x in enumerate(boxes)])  # (R, 5), the image first
+    areas = (rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])
+    pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], cells, cells)
+    bounds = [-inf, *((224 * 2.0 ** (level.octave - 4)) ** 2 for level in levels[1:]), inf]
+    for x, level, low, high in zip(maps, levels, bounds[:-1], bounds[1:], strict=True):
+        here = (areas >= low) & (areas < high)
+        if torch.compiler.is_compiling():  # for shapes that are known, every box on every level; an empty one is free
+            part = _align(x, rois * here[:, None], cells, level)
+            pooled = torch.where(here[:, None, None, None], part, pooled)
+        else:
+            index = here.nonzero()[:, 0]
+            pooled[index] = _align(x, rois[index], cells, level)
+    return pooled
+
+
+def _align(x: Tensor, rois: Tensor, cells: int, level: Level) -> Tensor:
+    return roi_align(x.float(), rois, cells, 1 / level.stride, sampling_ratio=0, aligned=True).to(x.dtype)
+
+
+def crop_masks(target: Target, objects: Tensor, boxes: Tensor, cells: int) -> Tensor:
+    """The masks of the `objects` (p,) within boxes (p, 4), as zeros and ones: (p, cells, cells)."""
+    if target.masks is None:
+        raise ValueError("a target has no masks, from which alone this head learns; mark them, or take RetinaNet")
+    rois = torch.cat((objects[:, None].to(boxes), boxes), 1)
+    shares = roi_align(target.masks[:, None].to(boxes), rois, cells, 1.0, sampling_ratio=0, aligned=True)
+    return (shares[:, 0] >= 0.5).to(boxes)
+
+
+def _mean(terms: Tensor, sizes: list[int], counts: list[int]) -> Tensor:
+    """The mean over images of the sum of an image's terms, of which there are `sizes`, by its count."""
+    parts = zip(terms.split(sizes), counts, strict=True)
+    return torch.stack([part.sum() / max(count, 1) for part, count in parts]).mean()

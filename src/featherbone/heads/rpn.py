@@ -1,0 +1,140 @@
+"""Region proposal network (arXiv 1506.01497): every anchor of a pyramid says whether it shows any object, and where."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from featherbone.heads.anchors import NEGATIVE, base_anchors, grid_anchors, match
+from featherbone.heads.levels import Level
+from featherbone.ops.boxes import Target, clip_boxes, decode_deltas, encode_deltas, keep_nms
+
+SIZE = 8
+"""Of the anchors, in strides of their level."""
+RATIOS = (0.5, 1, 2)
+"""Height by width of a cell's anchors."""
+WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+"""Of the deltas."""
+
+
+class RPNRaw(NamedTuple):
+    """What the network gives: one map a level, finest first; channels are those of the first anchor, then the next."""
+
+    logits: tuple[Tensor, ...]
+    """Of there being an object (B, 3, h, w)."""
+    deltas: tuple[Tensor, ...]
+    """From anchors to boxes (B, 3 * 4, h, w)."""
+
+
+class RPN(nn.Module):
+    """Proposals from maps of `levels`: one 3x3 convolution of `dim` channels, the same for all levels.
+
+    Of each level the surest anchors are read, as many as `candidates` says for training and for evaluation; those that
+    overlap a surer one of their level by more than `nms` in IoU fall out, and the `limit` surest are proposed. Of each
+    image `samples` anchors are taught, at most half of them positive.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[Level],
+        dim: int = 256,
+        *,
+        candidates: tuple[int, int] = (2000, 1000),
+        nms: float = 0.7,
+        limit: int = 1000,
+        samples: int = 256,
+    ) -> None:
+        super().__init__()
+        self.strides = [level.stride for level in levels]
+        self.candidates, self.nms, self.limit, self.samples = candidates, nms, limit, samples
+        self.shared = nn.Conv2d(levels[0].channels, dim, 3, padding=1)
+        self.classes = nn.Conv2d(dim, len(RATIOS), 1)
+        self.boxes = nn.Conv2d(dim, 4 * len(RATIOS), 1)
+        for convolution in (self.shared, self.classes, self.boxes):
+            nn.init.normal_(convolution.weight, std=0.01)
+            convolution.bias = nn.Parameter(torch.zeros(convolution.out_channels))
+
+    def forward(self, maps: Sequence[Tensor]) -> RPNRaw:
+        """Maps (B, C, h, w) of `levels` to raw maps."""
+        shared = [torch.relu(self.shared(x)) for x in maps]
+        return RPNRaw(tuple(self.classes(x) for x in shared), tuple(self.boxes(x) for x in shared))
+
+    def propose(self, raw: RPNRaw, size: tuple[int, int]) -> Tensor:
+        """Boxes (B, limit, 4) within images of `size`, the surest first and then empty ones; no gradient passes."""
+        parts = zip(raw.logits, raw.deltas, self._anchors(raw), strict=True)
+        levels = [self._surest(logits.detach(), deltas.detach(), anchors, size) for logits, deltas, anchors in parts]
+        boxes, scores = (torch.cat(x, 1) for x in zip(*levels, strict=True))
+        groups = torch.cat([torch.full_like(x[0], i) for i, (_, x) in enumerate(levels)])
+        return torch.stack([self._select(*image, groups) for image in zip(boxes, scores, strict=True)])
+
+    def losses(self, raw: RPNRaw, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Cross-entropy of the sampled anchors and L1 of the positive ones' deltas, weighted alike.
+
+        An anchor is positive from IoU 0.7 on or as an object's best, negative below 0.3, else ignored. Sums of an image
+        are divided by its samples; then the mean over the images.
+        """
+        logits = torch.cat([_by_anchor(x, 1).flatten(1) for x in raw.logits], 1).float()  # (B, N)
+        deltas = torch.cat([_by_anchor(x, 4) for x in raw.deltas], 1).float()  # (B, N, 4)
+        anchors = torch.cat(self._anchors(raw))  # (N, 4)
+        images = zip(logits, deltas, targets, strict=True)
+        of_classes, of_boxes = zip(*(self._losses(x, shifts, anchors, t) for x, shifts, t in images), strict=True)
+        return {"rpn_class": torch.stack(of_classes).mean(), "rpn_box": torch.stack(of_boxes).mean()}
+
+    def _anchors(self, raw: RPNRaw) -> list[Tensor]:
+        """Of each level (h * w * 3, 4), in pixels."""
+        anchors = []
+        for maps, stride in zip(raw.logits, self.strides, strict=True):
+            base = base_anchors([SIZE * stride], RATIOS).to(maps.device)
+            anchors.append(grid_anchors(base, maps.shape[2], maps.shape[3], stride))
+        return anchors
+
+    def _surest(self, logits: Tensor, deltas: Tensor, anchors: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Boxes (B, n, 4) and scores (B, n) of a level's surest anchors."""
+        logits = _by_anchor(logits, 1).flatten(1).float()
+        values, index = logits.topk(min(self.candidates[not self.training], logits.shape[1]))
+        shifts = _by_anchor(deltas, 4).float().gather(1, index[..., None].expand(-1, -1, 4))
+        return clip_boxes(decode_deltas(shifts, anchors[index], WEIGHTS), *size), values.sigmoid()
+
+    def _select(self, boxes: Tensor, scores: Tensor, groups: Tensor) -> Tensor:
+        """The surest (limit, 4) of one image's candidates (n, 4), (n,), (n,) that do not repeat one another."""
+        kept = keep_nms(boxes, scores, self.nms, groups) & has_area(boxes)
+        values, index = scores.where(kept, -1).topk(min(self.limit, len(scores)))
+        chosen = boxes[index] * (values >= 0)[:, None]
+        return F.pad(chosen, (0, 0, 0, self.limit - len(chosen)))
+
+    def _losses(self, logits: Tensor, deltas: Tensor, anchors: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+        """Class and box loss of one image, of logits (N,) and deltas (N, 4)."""
+        matched = match(target.boxes, anchors, positive=0.7, negative=0.3)
+        positive, negative = sample(matched, self.samples, 0.5)
+        answers = torch.cat((logits[positive], logits[negative]))
+        wanted = torch.cat((torch.ones_like(logits[positive]), torch.zeros_like(logits[negative])))
+        shifts = encode_deltas(target.boxes[matched[positive]], anchors[positive], WEIGHTS)
+        entropy = F.binary_cross_entropy_with_logits(answers, wanted, reduction="sum")
+        distance = F.l1_loss(deltas[positive], shifts, reduction="sum")
+        count = max(len(answers), 1)
+        return entropy / count, distance / count
+
+
+def sample(matched: Tensor, count: int, share: float) -> tuple[Tensor, Tensor]:
+    """Indices of positives, at most `share` of `count`, and of negatives in the places left, drawn from `match`'s."""
+    positive = (matched >= 0).nonzero()[:, 0]
+    negative = (matched == NEGATIVE).nonzero()[:, 0]
+    positive = _draw(positive, int(count * share))
+    return positive, _draw(negative, count - len(positive))
+
+
+def _draw(index: Tensor, count: int) -> Tensor:
+    return index[torch.randperm(len(index), device=index.device)[:count]]
+
+
+def has_area(boxes: Tensor) -> Tensor:
+    """Which boxes (..., 4) are not empty: bool (...)."""
+    return (boxes[..., 2:] > boxes[..., :2]).all(-1)
+
+
+def _by_anchor(maps: Tensor, values: int) -> Tensor:
+    """Maps (B, A * V, h, w) as the V `values` of each anchor, in the order of `grid_anchors`: (B, h * w * A, V)."""
+    b, _, h, w = maps.shape
+    return maps.reshape(b, -1, values, h, w).permute(0, 3, 4, 1, 2).reshape(b, -1, values)

@@ -1,0 +1,240 @@
+"""Average precision and recall as COCO defines them, of boxes and masks, counted by faster-coco-eval."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval.core import mask as coco
+from numpy.typing import NDArray
+
+from featherbone.errors import BadData
+from featherbone.ops import rle
+from featherbone.results import Box, Detections, Instances, Rle
+
+Floats = NDArray[np.float64]
+
+OVERLAP = 0.5
+"""IoU from which on a detection has found an object, where single images are judged."""
+AREAS = {"": 0, "s": 1, "m": 2, "l": 3}
+"""COCO's sizes by the letter at a metric's end: all, under 32 x 32 pixels of the image, under 96 x 96, larger."""
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """How one image fared at a limit on the score, at IoU 0.5."""
+
+    image_id: int
+    true_positives: int
+    false_positives: int
+    misses: int
+
+    @property
+    def mistakes(self) -> int:
+        """Missed and made up objects."""
+        return self.false_positives + self.misses
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The detections of one image, crowds aside: whether each is right, and how many objects there are."""
+
+    scores: Floats
+    right: NDArray[np.bool_]
+    objects: int
+
+
+class DetectionMetrics:
+    """Metrics over images, in any order; an image has the objects that `update` is told of."""
+
+    def __init__(self, classes: Sequence[str], category_ids: Sequence[int], masks: bool) -> None:
+        self.classes, self.category_ids, self.masks = tuple(classes), tuple(category_ids), masks
+        self.images: list[dict[str, Any]] = []
+        self.truth: list[dict[str, Any]] = []
+        self.found: list[dict[str, Any]] = []
+        self.judged: dict[int, _Judged] = {}
+        self._evals: dict[str, Any] | None = None
+
+    def update(self, image_id: int, objects: Any, record: Detections) -> None:
+        """Count one image: the `data.objects.Objects` marked in it, and what was found."""
+        self._evals = None
+        self.images.append({"id": image_id, "height": objects.height, "width": objects.width})
+        for i, box in enumerate(xywh(objects.boxes)):
+            row = {"id": len(self.truth) + 1, "image_id": image_id, "bbox": box.tolist()}
+            row |= {"category_id": self.category_ids[objects.labels[i]], "area": float(objects.areas[i])}
+            row |= {"iscrowd": int(objects.crowd[i])}
+            if self.masks and objects.masks is not None:
+                row["segmentation"] = dict(objects.masks[i])
+            self.truth.append(row)
+        self.found += to_coco_results(image_id, record, self.category_ids)
+        self.judged[image_id] = _judge(objects, record)
+
+    def compute(self) -> dict[str, Any]:
+        """`AP`, `AP50`, `AP75`, `AR1`, `AR10`, `AR100`, by size `APs` ... `ARl`, `per_class`; of masks with `mask_`.
+
+        From 0 to 1; None where there is no object to find. Of an image and class the 100 surest detections count.
+        """
+        metrics: dict[str, Any] = {}
+        for kind, told in self._evaluated().items():
+            precision, recall = told["precision"], told["recall"]
+            of = {f"AP{letter}": precision[:, :, :, area, -1] for letter, area in AREAS.items()}
+            of |= {"AP50": precision[0, :, :, 0, -1], "AP75": precision[5, :, :, 0, -1]}
+            of |= {f"AR{most}": recall[:, :, 0, i] for i, most in enumerate((1, 10, 100))}
+            of |= {f"AR{letter}": recall[:, :, area, -1] for letter, area in AREAS.items() if letter}
+            prefix = "mask_" if kind == "segm" else ""
+            metrics |= {prefix + name: _mean(values) for name, values in of.items()}
+            metrics[prefix + "per_class"] = [_mean(precision[:, :, k, 0, -1]) for k in range(len(self.classes))]
+        objects = sum(not row["iscrowd"] for row in self.truth)
+        engine = f"faster-coco-eval {version('faster-coco-eval')}"
+        return {**metrics, "images": len(self.images), "objects": objects, "engine": engine}
+
+    def curves(self) -> list[Floats | None]:
+        """Of each class the precision at recall 0, 0.01 ... 1 and IoU 0.5 (101,); None where there is no object."""
+        precision = self._evaluated()["segm" if self.masks else "bbox"]["precision"][0, :, :, 0, -1]
+        return [None if (of < 0).any() else of for of in precision.T]
+
+    def per_image(self, score: float) -> list[ImageRow]:
+        """How each image fared, with boxes that have at least that score."""
+        rows = []
+        for image_id, judged in self.judged.items():
+            right = judged.right[judged.scores >= score]
+            hits = int(right.sum())
+            rows.append(ImageRow(image_id, hits, len(right) - hits, judged.objects - hits))
+        return rows
+
+    def best_score(self) -> float | None:
+        """The limit on the score that gives boxes the best F1 at IoU 0.5 over all classes; None where none is right."""
+        scores = np.concatenate([judged.scores for judged in self.judged.values()] or [np.zeros(0)])
+        right = np.concatenate([judged.right for judged in self.judged.values()] or [np.zeros(0, bool)])
+        if not right.any():
+            return None
+        order = np.argsort(-scores, kind="stable")
+        scores, hits = np.append(scores[order], 0.0), right[order].cumsum()
+        objects = sum(judged.objects for judged in self.judged.values())
+        f1 = 2 * hits / (np.arange(1, len(hits) + 1) + objects)
+        f1[scores[:-1] == scores[1:]] = 0  # a limit parts no equals
+        last = int(f1.argmax())
+        return float(scores[last] + scores[last + 1]) / 2
+
+    def _evaluated(self) -> dict[str, Any]:
+        """COCO's tables for boxes and, if there are, masks: precision (T, R, K, A, M) and recall (T, K, A, M)."""
+        if self._evals is None:
+            self._evals = {kind: self._evaluate(kind) for kind in ("bbox", "segm")[: 1 + self.masks]}
+        return self._evals
+
+    def _evaluate(self, kind: str) -> Any:
+        categories = [{"id": i, "name": name} for i, name in zip(self.category_ids, self.classes, strict=True)]
+        about = {"images": self.images, "categories": categories}
+        left_out = "bbox" if kind == "segm" else "segmentation"  # sizes are those of masks only where there is no box
+        rows = [{name: value for name, value in row.items() if name != left_out} for row in self.found]
+        truth = COCO({**about, "annotations": self.truth})
+        found = truth.loadRes(rows) if rows else COCO({**about, "annotations": []})
+        evaluation = COCOeval_faster(truth, found, kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        return evaluation.eval
+
+
+def _mean(values: Floats) -> float | None:
+    known = values[values > -1]
+    return float(known.mean()) if known.size else None
+
+
+def _judge(objects: Any, record: Detections) -> _Judged:
+    """COCO's matching at IoU 0.5: the surest first, each to the free object of its class that it overlaps most."""
+    labels, scores = np.array(record.labels, np.int64), np.array(record.scores, np.float64)
+    found, marked = xywh(np.array(record.boxes, np.float64).reshape(-1, 4)), xywh(objects.boxes)
+    iou = np.zeros((len(found), len(marked)))
+    if iou.size:
+        iou = np.asarray(coco.iou(found, marked, objects.crowd.astype(np.uint8).tolist()))
+    iou = np.where(labels[:, None] == objects.labels, iou, 0)
+    free, right, counts = ~objects.crowd, np.zeros(len(found), bool), np.ones(len(found), bool)
+    for i in np.argsort(-scores, kind="stable"):
+        best = int((iou[i] * free).argmax()) if len(marked) else 0
+        if len(marked) and free[best] and iou[i, best] >= OVERLAP:
+            free[best], right[i] = False, True
+        else:
+            counts[i] = not (iou[i] * objects.crowd >= OVERLAP).any()
+    return _Judged(scores[counts], right[counts], int((~objects.crowd).sum()))
+
+
+def xywh(boxes: NDArray[Any]) -> Floats:
+    """Boxes x1 y1 x2 y2 (n, 4) as COCO writes them."""
+    boxes = boxes.astype(np.float64)
+    return np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), 1)
+
+
+def to_coco_results(image_id: int, record: Detections, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """A record as rows of COCO's results format."""
+    boxes = xywh(np.array(record.boxes, np.float64).reshape(-1, 4)).tolist()
+    rows: list[dict[str, Any]] = [
+        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
+        for box, label, score in zip(boxes, record.labels, record.scores, strict=True)
+    ]
+    if isinstance(record, Instances):
+        return [{**row, "segmentation": dict(mask)} for row, mask in zip(rows, record.masks, strict=True)]
+    return rows
+
+
+def read_coco_results(
+    path: Path, sizes: Mapping[int, tuple[int, int]], category_ids: Sequence[int], classes: Sequence[str]
+) -> dict[int, Detections]:
+    """Records of the images of `sizes` (id to height and width) from a file in COCO's results format.
+
+    They have masks where every row has. Raises `BadData` for what is not that format, or of other images or classes.
+    """
+    try:
+        rows = json.loads(path.read_bytes())
+    except OSError as error:
+        raise BadData(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise BadData(f"{path}: not JSON ({error})") from None
+    form = "a list of image_id, category_id, score and bbox or segmentation"
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise BadData(f"{path}: not COCO's results format; write {form}")
+    masks = bool(rows) and all("segmentation" in row for row in rows)
+    labels = {number: label for label, number in enumerate(category_ids)}
+    of: dict[int, list[tuple[Any, ...]]] = {image_id: [] for image_id in sizes}
+    for place, row in enumerate(rows):
+        where = f"{path}: row {place + 1}"
+        image_id, category, score = row.get("image_id"), row.get("category_id"), row.get("score")
+        if image_id not in sizes:
+            raise BadData(f"{where}: image_id {image_id!r} is none of the {len(sizes)} validation images")
+        if category not in labels:
+            raise BadData(f"{where}: category_id {category!r} is none of {', '.join(map(str, labels))}")
+        if not isinstance(score, int | float) or not math.isfinite(score):
+            raise BadData(f"{where}: score {score!r}; write {form}")
+        shape = _read_shape(row, *sizes[image_id], where)
+        of[image_id].append((float(score), labels[category], *shape))
+    return {image_id: _record(*sizes[image_id], found, classes, masks) for image_id, found in of.items()}
+
+
+def _read_shape(row: Mapping[str, Any], height: int, width: int, where: str) -> tuple[Box, Rle | None]:
+    """The box of a row, and its mask if it has one."""
+    mask = None
+    if "segmentation" in row:
+        try:
+            mask = rle.from_coco(row["segmentation"], height, width)
+        except ValueError as error:
+            raise BadData(f"{where}: segmentation: {error}") from None
+    box = row.get("bbox")
+    if box is None and mask is not None:
+        box = np.asarray(coco.toBbox([mask])).reshape(4).tolist()
+    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(x, int | float) for x in box)):
+        raise BadData(f"{where}: bbox {box!r}; write x, y, width and height in pixels")
+    x, y, w, h = box
+    if not all(map(math.isfinite, box)):
+        raise BadData(f"{where}: bbox {box!r} is not finite")
+    return (x, y, x + w, y + h), mask
+
+
+def _record(height: int, width: int, found: list[tuple[Any, ...]], classes: Sequence[str], masks: bool) -> Detections:
+    found = sorted(found, key=lambda row: -row[0])
+    scores, labels, boxes, shapes = zip(*found, strict=True) if found else ((), (), (), ())
+    about = (height, width, boxes, labels, tuple(classes[label] for label in labels), scores)
+    return Instances(*about, shapes) if masks else Detections(*about)

@@ -1,0 +1,77 @@
+"""Boxes x1 y1 x2 y2 and what heads do with them; the shapes of all results are known before any value is."""
+
+from math import log
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+
+class Target(NamedTuple):
+    """The objects of one image that a head should find, in pixels of the network's input."""
+
+    boxes: Tensor
+    """(n, 4)"""
+    labels: Tensor
+    """Classes (n,), int64."""
+    masks: Tensor | None = None
+    """(n, H, W), bool, of the network's input; only for heads that learn masks."""
+
+
+class Found(NamedTuple):
+    """What a head finds in one image, the surest first, in pixels of the network's input."""
+
+    boxes: Tensor
+    """(n, 4)"""
+    labels: Tensor
+    """Classes (n,), int64."""
+    scores: Tensor
+    """(n,), from 0 to 1."""
+    masks: Tensor | None = None
+    """Probabilities (n, M, M) over each box."""
+
+
+WIDEST = log(1000 / 16)
+"""Largest change of a side, as a logarithm, that deltas may ask for."""
+
+
+def encode_deltas(boxes: Tensor, anchors: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
+    """From anchors (..., 4) to boxes (..., 4): shift of the centre in sides of the anchor, and log of the sides' ratio.
+
+    Times `weights`: dx, dy, dw, dh (arXiv 1311.2524).
+    """
+    wx, wy, ww, wh = weights
+    (ax, ay, aw, ah), (bx, by, bw, bh) = _centres(anchors), _centres(boxes)
+    deltas = (wx * (bx - ax) / aw, wy * (by - ay) / ah, ww * torch.log(bw / aw), wh * torch.log(bh / ah))
+    return torch.stack(deltas, -1)
+
+
+def decode_deltas(deltas: Tensor, anchors: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
+    """The inverse of `encode_deltas`; a side grows at most `exp(WIDEST)` times."""
+    dx, dy, dw, dh = (delta / weight for delta, weight in zip(deltas.unbind(-1), weights, strict=True))
+    x, y, w, h = _centres(anchors)
+    x, y = x + dx * w, y + dy * h
+    w, h = w * torch.exp(dw.clamp(max=WIDEST)), h * torch.exp(dh.clamp(max=WIDEST))
+    return torch.stack((x - w / 2, y - h / 2, x + w / 2, y + h / 2), -1)
+
+
+def _centres(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
+
+
+def clip_boxes(boxes: Tensor, height: float, width: float) -> Tensor:
+    """Boxes (..., 4) cut at the borders of an image."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack((x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), -1)
+
+
+def keep_nms(boxes: Tensor, scores: Tensor, threshold: float, groups: Tensor | None = None) -> Tensor:
+    """Which boxes (N, 4) no surer one of the same group (N,) overlaps by more than `threshold` in IoU: bool (N,).
+
+    The number of survivors varies, the shape of the answer does not, so what follows it exports.
+    """
+    if groups is not None and len(boxes):
+        boxes = boxes + (groups * (boxes.max() - boxes.min() + 1))[:, None]  # no two groups meet
+    return torch.zeros_like(scores, dtype=torch.bool).index_fill(0, nms(boxes, scores, threshold), True)

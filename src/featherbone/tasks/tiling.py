@@ -1,0 +1,74 @@
+"""Objects of a large image, sought in overlapping tiles and in the whole, and merged without doubles."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from featherbone.data.transforms import Preprocessing
+from featherbone.errors import BadOption
+from featherbone.ops import rle
+from featherbone.ops.tiles import cut_tiles, merge_tiles
+from featherbone.results import Box, Detections, Instances, Rle
+
+MOST = 1000
+"""Objects of one image that are kept: more than of an image seen whole."""
+
+
+def check_tiles(size: int, overlap: float) -> None:
+    """Raise `BadOption` for tiles that cannot be cut."""
+    if size < 32:
+        raise BadOption(f"tiles of {size} pixels; give 32 or more, best the input size of the run")
+    if not 0 <= overlap <= 0.9:
+        raise BadOption(f"overlap {overlap} is outside 0 to 0.9")
+
+
+@torch.inference_mode()
+def decode_tiled(
+    task: Any,
+    preprocessing: Preprocessing,
+    image: Image.Image,
+    size: int,
+    overlap: float,
+    device: torch.device,
+    score: float | None = None,
+    batch_size: int = 8,
+) -> Detections:
+    """The record of an RGB image, from tiles of `size` pixels a side that overlap by a share, and the whole image."""
+    width, height = image.size
+    whole = (0, 0, width, height)
+    tiles = [whole, *(tile for tile in cut_tiles(height, width, size, overlap) if tile != whole)]
+    transform, records = preprocessing.transform(), list[Detections]()
+    for at in range(0, len(tiles), batch_size):
+        crops = [image.crop(tile) for tile in tiles[at : at + batch_size]]
+        batch = torch.stack([transform(crop) for crop in crops]).to(device)
+        records += task.decode(task(batch), [preprocessing.frame(crop.height, crop.width) for crop in crops], score)
+    return merge_records(records, tiles, height, width)
+
+
+def merge_records(
+    records: list[Detections], tiles: list[tuple[int, int, int, int]], height: int, width: int
+) -> Detections:
+    """One record of an image of `height` x `width` from those of its tiles, doubles left out, the surest first."""
+    source = np.repeat(np.arange(len(records)), [len(record) for record in records])
+    inside = np.concatenate([np.arange(len(record)) for record in records])
+    corners = np.array(tiles, np.float64)[source][:, [0, 1, 0, 1]]
+    boxes = np.array([box for record in records for box in record.boxes], np.float64).reshape(-1, 4) + corners
+    labels = np.array([label for record in records for label in record.labels], np.int64)
+    scores = np.array([score for record in records for score in record.scores], np.float64)
+    kept = merge_tiles(boxes, scores, labels, source, tiles, height, width)
+    kept = kept[np.argsort(-scores[kept], kind="stable")][:MOST]
+    rows: list[Box] = [(x1, y1, x2, y2) for x1, y1, x2, y2 in boxes[kept].tolist()]
+    names = tuple(records[source[i]].names[inside[i]] for i in kept)
+    about = (height, width, tuple(rows), tuple(labels[kept].tolist()), names, tuple(scores[kept].tolist()))
+    masks: list[Rle] = []
+    for i in kept:
+        record = records[source[i]]
+        if not isinstance(record, Instances):
+            return Detections(*about)
+        x1, y1, x2, y2 = tiles[source[i]]
+        full = np.zeros((height, width), bool)
+        full[y1:y2, x1:x2] = rle.decode(record.masks[inside[i]])
+        masks.append(rle.encode(full))
+    return Instances(*about, tuple(masks)) if isinstance(records[0], Instances) else Detections(*about)

@@ -1,0 +1,98 @@
+"""Run lengths against masks laid out in full."""
+
+import numpy as np
+import pytest
+
+from featherbone.ops import rle
+
+RANDOM = np.random.default_rng(0)
+SIZES = [(1, 1), (1, 9), (9, 1), (7, 5), (33, 64)]
+
+
+def masks(height, width):
+    """None, all, some, and one that starts and ends with a set pixel."""
+    some = RANDOM.random((height, width)) < 0.4
+    ends = some.copy()
+    ends[0, 0] = ends[-1, -1] = True
+    return [np.zeros((height, width), bool), np.ones((height, width), bool), some, ends]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_decode_inverts_encode(height, width):
+    for mask in masks(height, width):
+        for order in ("C", "F"):
+            written = rle.encode(np.array(mask, order=order))
+            assert written["size"] == [height, width] and isinstance(written["counts"], str)
+            assert rle.decode(written).dtype == bool
+            assert (rle.decode(written) == mask).all()
+
+
+def column_runs(mask):
+    """COCO's plain run lengths: down the columns, zeros first."""
+    runs, current = [0], False
+    for value in mask.T.ravel():
+        if value != current:
+            runs.append(0)
+            current = value
+        runs[-1] += 1
+    return runs
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_from_coco_reads_run_lengths(height, width):
+    for mask in masks(height, width):
+        plain = {"size": [height, width], "counts": column_runs(mask)}
+        text = rle.encode(mask)
+        assert rle.from_coco(plain, height, width) == text
+        assert rle.from_coco(text, height, width) == text
+        assert rle.from_coco({**text, "counts": text["counts"].encode()}, height, width) == text
+
+
+def test_from_coco_reads_polygons():
+    square, corner = [2, 1, 6, 1, 6, 5, 2, 5], [7, 6, 10, 6, 10, 8, 7, 8]
+    expected = np.zeros((8, 10), bool)
+    expected[1:5, 2:6] = True
+    assert (rle.decode(rle.from_coco([square], 8, 10)) == expected).all()
+    expected[6:8, 7:10] = True
+    assert (rle.decode(rle.from_coco([square, corner], 8, 10)) == expected).all()  # parts of one object
+    assert not rle.decode(rle.from_coco([], 8, 10)).any()
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        None,
+        7,
+        "polygons",
+        [[1, "x", 3, 4, 5, 6]],
+        [[1, 2, 3, 4, 5, 6, 7]],
+        {"counts": "04"},
+        {"counts": 5, "size": [8, 10]},
+        {"counts": "!!!", "size": [8, 10]},
+        {"counts": [1, 2], "size": [8, 10]},
+        {"counts": [80], "size": [10, 8]},
+    ],
+)
+def test_anything_else_is_refused(segmentation):
+    with pytest.raises(ValueError):
+        rle.from_coco(segmentation, 8, 10)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_areas_and_iou(height, width):
+    one, other = masks(height, width), masks(height, width)[1:]
+    coded, others = [rle.encode(mask) for mask in one], [rle.encode(mask) for mask in other]
+    np.testing.assert_array_equal(rle.areas(coded), [mask.sum() for mask in one])
+    shared = np.array([[(a & b).sum() for b in other] for a in one], float)
+    whole = np.array([[(a | b).sum() for b in other] for a in one], float)
+    np.testing.assert_allclose(rle.iou(coded, others), shared / np.maximum(whole, 1))
+    own = np.array([[a.sum()] * len(other) for a in one], float)
+    crowd = [True, False, True]
+    expected = np.where(crowd, shared / np.maximum(own, 1), shared / np.maximum(whole, 1))
+    np.testing.assert_allclose(rle.iou(coded, others, crowd), expected)
+
+
+def test_none_is_none():
+    mask = rle.encode(np.ones((3, 4), bool))
+    assert rle.areas([]).shape == (0,)
+    assert rle.iou([], [mask, mask]).shape == (0, 2) and rle.iou([mask], []).shape == (1, 0)
