@@ -111,7 +111,7 @@ def test_a_predictor_takes_several_images_at_once(world):
         assert together.labels == alone.labels
         assert together.scores == pytest.approx(alone.scores, abs=1e-5)
         assert np.array(together.boxes) == pytest.approx(np.array(alone.boxes), abs=1e-3)
-    assert featherbone.load(world / "boxes").score == predictor.card.metrics["best_score"]
+    assert featherbone.load(world / "boxes").score == (predictor.card.metrics["best_score"] or 0.3)
 
 
 def test_doctor_examines_objects(world, capsys, tmp_path):

@@ -279,7 +279,7 @@ def doctor(
 
     Args:
         data: Data folder.
-        task: What it is for, where the folder serves several tasks; by default the most that it serves.
+        task: What it is for, where the folder serves several tasks; by default detection, if it serves that.
         image_size: Side of the input it is meant for; by default 224 for classification and 640 for objects.
         out: Page to write, with pictures of each finding.
 
@@ -287,9 +287,10 @@ def doctor(
     from featherbone.data.doctor import examine
     from featherbone.data.doctor_objects import examine_objects
     from featherbone.data.doctor_page import write_page
-    from featherbone.data.layouts import find_task
+    from featherbone.data.layouts import find_task, find_tasks
 
-    found = find_task(Path(data), task)
+    fits = find_tasks(Path(data))
+    found = find_task(Path(data), task or ("detection" if "detection" in fits else fits[0]))
     if found == "classification":
         examination = examine(Path(data), image_size or 224)
     elif found in ("detection", "instance"):

@@ -96,10 +96,11 @@ def test_four_images_are_learned_by_heart(find, tmp_path, model, head, more):
     assert losses[-1] < 0.2 * losses[0]
 
 
+@pytest.mark.slow
 def test_masks_are_learned_by_heart(find, tmp_path):
     run = find(
         model=LIGHT, task="instance", data=four(tmp_path / "four"), head="mask_rcnn",
-        head_args="dim=32,fc_dim=64", lr=2e-3, epochs=120, **MEMORISE,
+        head_args="dim=32,fc_dim=64,proposals=200", lr=2e-3, epochs=120, **MEMORISE,
     )  # fmt: skip
     metrics = Card.read(run).metrics
     assert metrics["AP50"] > 0.9 and metrics["mask_AP50"] > 0.9
