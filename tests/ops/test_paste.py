@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from featherbone.ops import rle
 from featherbone.ops.paste import paste_masks
@@ -22,12 +23,13 @@ def pasted(*arguments, **options):
     return np.stack([rle.decode(mask) for mask in paste_masks(*arguments, **options)])
 
 
-@pytest.mark.parametrize(("cells", "height", "width"), [(28, 61, 83), (7, 40, 9), (1, 17, 30)])
+@pytest.mark.parametrize(("cells", "height", "width"), [(28, 61, 83), (7, 40, 9), (1, 17, 30), (14, 1, 1)])
 @pytest.mark.parametrize("threshold", [0.5, 0.3, 0.05])
 def test_equals_grid_sample(cells, height, width, threshold):
     torch.manual_seed(0)
-    corners = torch.rand(40, 2) * torch.tensor((width, height)) * 1.4 - 5  # many reach out, some are outside
-    boxes = torch.cat((corners, corners + torch.rand(40, 2).square() * torch.tensor((width, height)) * 1.5 + 0.05), 1)
+    sides = torch.tensor((width, height))
+    corners = torch.rand(40, 2) * sides * 1.4 - (sides / 2).clamp(max=5)  # many reach out, some are outside
+    boxes = torch.cat((corners, corners + torch.rand(40, 2).square() * sides * 1.5 + 0.05), 1)
     probabilities = torch.rand(40, cells, cells)
     expected = plain(probabilities, boxes, height, width) >= threshold
     assert expected.any() and not expected.all()
@@ -57,6 +59,23 @@ def test_boxes_without_pixels_cover_nothing():
 def test_a_small_object_in_a_vast_image_is_cheap():
     mask = paste_masks(torch.ones(1, 28, 28), torch.tensor([[50_000, 50_000, 50_010, 50_020.0]]), 60_000, 60_000)
     assert list(rle.areas(mask)) == [200]  # 3.6 gigapixels are never made
+
+
+def test_near_torchvision():
+    """It enlarges boxes to whole pixels and by one, so outlines move by up to two pixels; the inside is the same.
+
+    Boxes keep off the image's border, where it rounds towards zero and loses a column.
+    """
+    torch.manual_seed(2)
+    smooth = F.interpolate(torch.rand(20, 1, 4, 4), size=28, mode="bicubic").clamp(0, 1)
+    corners = torch.rand(20, 2) * 60 + 3
+    boxes = torch.cat((corners, corners + 20 + torch.rand(20, 2) * 60), 1)
+    ours = torch.from_numpy(pasted(smooth[:, 0], boxes, 120, 130))
+    theirs = (paste_masks_in_image(smooth, boxes, (120, 130)) >= 0.5)[:, 0]
+    grown = F.max_pool2d(ours.float()[:, None], 5, 1, 2)[:, 0] > 0
+    core = F.max_pool2d(1 - ours.float()[:, None], 5, 1, 2)[:, 0] == 0
+    assert not (theirs & ~grown).any() and not (core & ~theirs).any()
+    assert (ours & theirs).sum() / (ours | theirs).sum() > 0.9
 
 
 def test_bad_input_says_what_to_do():

@@ -27,6 +27,12 @@ def grid_anchors(base: Tensor, height: int, width: int, stride: float) -> Tensor
     return (corners + base).reshape(-1, 4)
 
 
+def by_anchor(maps: Tensor, values: int) -> Tensor:
+    """Maps (B, A * V, h, w) as the V `values` of each anchor, in the order of `grid_anchors`: (B, h * w * A, V)."""
+    b, _, h, w = maps.shape
+    return maps.reshape(b, -1, values, h, w).permute(0, 3, 4, 1, 2).reshape(b, -1, values)
+
+
 def match(objects: Tensor, anchors: Tensor, positive: float, negative: float, best: bool = True) -> Tensor:
     """For each anchor (N, 4) the index of its object (n, 4), `NEGATIVE`, or `IGNORED`: int64 (N,).
 

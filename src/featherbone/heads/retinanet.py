@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from featherbone.heads.anchors import IGNORED, base_anchors, grid_anchors, match
+from featherbone.heads.anchors import IGNORED, base_anchors, by_anchor, grid_anchors, match
 from featherbone.heads.fpn import FPN
 from featherbone.heads.levels import Level
-from featherbone.ops.boxes import Found, Target, clip_boxes, decode_deltas, encode_deltas, keep_nms
+from featherbone.ops.boxes import Found, Target, clip_boxes, decode_deltas, encode_deltas, select_surest
 
 SCALES = (1, 2 ** (1 / 3), 2 ** (2 / 3))
 """Sizes of a cell's anchors, in fours of its stride."""
@@ -78,8 +78,8 @@ class RetinaNet(nn.Module):
         An anchor is positive from IoU 0.5 on or as an object's best, negative below 0.4, else ignored. Sums of an
         image are divided by its positives, at least 1; then the mean over the images.
         """
-        logits = torch.cat([_by_anchor(x) for x in raw.logits], 1).float()  # (B, N, K)
-        deltas = torch.cat([_by_anchor(x) for x in raw.deltas], 1).float()  # (B, N, 4)
+        logits = torch.cat([by_anchor(x, x.shape[1] // NUM_ANCHORS) for x in raw.logits], 1).float()  # (B, N, K)
+        deltas = torch.cat([by_anchor(x, 4) for x in raw.deltas], 1).float()  # (B, N, 4)
         anchors = torch.cat(self._anchors(raw))  # (N, 4)
         images = zip(logits, deltas, targets, strict=True)
         of_classes, of_boxes = zip(*(_losses(x, shifts, anchors, target) for x, shifts, target in images), strict=True)
@@ -96,7 +96,8 @@ class RetinaNet(nn.Module):
         height, width = raw.logits[0].shape[2:]
         stride = self.fpn.levels[0].stride
         boxes = clip_boxes(boxes, (height + 1) * stride, (width + 1) * stride)
-        return [self._select(*image, threshold) for image in zip(boxes, labels, scores, strict=True)]
+        images = zip(boxes, labels, scores, strict=True)
+        return [select_surest(*image, threshold, self.nms, self.limit) for image in images]
 
     def _anchors(self, raw: RetinaRaw) -> list[Tensor]:
         """Of each level (h * w * 9, 4), in pixels."""
@@ -114,15 +115,8 @@ class RetinaNet(nn.Module):
         channel, cell = index // (height * width), index % (height * width)
         num_classes = channels // NUM_ANCHORS
         chosen = cell * NUM_ANCHORS + channel // num_classes
-        shifts = _by_anchor(deltas).float().gather(1, chosen[..., None].expand(-1, -1, 4))
+        shifts = by_anchor(deltas, 4).float().gather(1, chosen[..., None].expand(-1, -1, 4))
         return decode_deltas(shifts, anchors[chosen], WEIGHTS), channel % num_classes, values.sigmoid()
-
-    def _select(self, boxes: Tensor, labels: Tensor, scores: Tensor, threshold: float) -> Found:
-        """The surest of one image's candidates (n, 4), (n,), (n,) that do not repeat one another."""
-        kept = keep_nms(boxes, scores, self.nms, labels) & (scores > threshold)
-        values, index = scores.where(kept, -1).topk(min(self.limit, len(scores)))
-        index = index[values >= 0]
-        return Found(boxes[index], labels[index], scores[index])
 
 
 def _tower(dim: int, num_convs: int, out: int, bias: float = 0.0) -> nn.Sequential:
@@ -138,12 +132,6 @@ def _convolution(dim: int, out: int, bias: float = 0.0) -> nn.Conv2d:
     nn.init.normal_(convolution.weight, std=0.01)
     convolution.bias = nn.Parameter(torch.full((out,), bias))
     return convolution
-
-
-def _by_anchor(maps: Tensor) -> Tensor:
-    """Maps (B, 9 * V, h, w) as the V values of each anchor, in the order of `grid_anchors`: (B, h * w * 9, V)."""
-    b, channels, h, w = maps.shape
-    return maps.reshape(b, NUM_ANCHORS, -1, h, w).permute(0, 3, 4, 1, 2).reshape(b, -1, channels // NUM_ANCHORS)
 
 
 def _losses(logits: Tensor, deltas: Tensor, anchors: Tensor, target: Target) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featherbone.heads.anchors import NEGATIVE, base_anchors, grid_anchors, match
+from featherbone.heads.anchors import NEGATIVE, base_anchors, by_anchor, grid_anchors, match
 from featherbone.heads.levels import Level
 from featherbone.ops.boxes import Target, clip_boxes, decode_deltas, encode_deltas, keep_nms
 
@@ -75,8 +75,8 @@ class RPN(nn.Module):
         An anchor is positive from IoU 0.7 on or as an object's best, negative below 0.3, else ignored. Sums of an image
         are divided by its samples; then the mean over the images.
         """
-        logits = torch.cat([_by_anchor(x, 1).flatten(1) for x in raw.logits], 1).float()  # (B, N)
-        deltas = torch.cat([_by_anchor(x, 4) for x in raw.deltas], 1).float()  # (B, N, 4)
+        logits = torch.cat([by_anchor(x, 1).flatten(1) for x in raw.logits], 1).float()  # (B, N)
+        deltas = torch.cat([by_anchor(x, 4) for x in raw.deltas], 1).float()  # (B, N, 4)
         anchors = torch.cat(self._anchors(raw))  # (N, 4)
         images = zip(logits, deltas, targets, strict=True)
         of_classes, of_boxes = zip(*(self._losses(x, shifts, anchors, t) for x, shifts, t in images), strict=True)
@@ -92,9 +92,9 @@ class RPN(nn.Module):
 
     def _surest(self, logits: Tensor, deltas: Tensor, anchors: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Boxes (B, n, 4) and scores (B, n) of a level's surest anchors."""
-        logits = _by_anchor(logits, 1).flatten(1).float()
+        logits = by_anchor(logits, 1).flatten(1).float()
         values, index = logits.topk(min(self.candidates[not self.training], logits.shape[1]))
-        shifts = _by_anchor(deltas, 4).float().gather(1, index[..., None].expand(-1, -1, 4))
+        shifts = by_anchor(deltas, 4).float().gather(1, index[..., None].expand(-1, -1, 4))
         return clip_boxes(decode_deltas(shifts, anchors[index], WEIGHTS), *size), values.sigmoid()
 
     def _select(self, boxes: Tensor, scores: Tensor, groups: Tensor) -> Tensor:
@@ -132,9 +132,3 @@ def _draw(index: Tensor, count: int) -> Tensor:
 def has_area(boxes: Tensor) -> Tensor:
     """Which boxes (..., 4) are not empty: bool (...)."""
     return (boxes[..., 2:] > boxes[..., :2]).all(-1)
-
-
-def _by_anchor(maps: Tensor, values: int) -> Tensor:
-    """Maps (B, A * V, h, w) as the V `values` of each anchor, in the order of `grid_anchors`: (B, h * w * A, V)."""
-    b, _, h, w = maps.shape
-    return maps.reshape(b, -1, values, h, w).permute(0, 3, 4, 1, 2).reshape(b, -1, values)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import box_convert, box_iou
 
-from featherbone.heads.anchors import IGNORED, NEGATIVE, grid_anchors
+from featherbone.heads.anchors import IGNORED, NEGATIVE, by_anchor, grid_anchors
 from featherbone.heads.levels import Level, Levels
-from featherbone.ops.boxes import WIDEST, Found, Target, clip_boxes, keep_nms
+from featherbone.ops.boxes import WIDEST, Found, Target, clip_boxes, select_surest
 
 ANCHORS = {
     320: ((10, 15), (24, 36), (72, 42), (35, 87), (102, 96), (60, 170), (220, 125), (128, 222), (264, 266)),
@@ -97,7 +97,7 @@ class YOLOv3(nn.Module):
 
         Classes, centres and sizes are asked of positive anchors (see `assign`), objectness of negative ones too.
         """
-        answers = torch.cat([_by_anchor(x) for x in raw.maps], 1).float()  # (B, N, 5 + K)
+        answers = torch.cat([by_anchor(x, x.shape[1] // NUM_ANCHORS) for x in raw.maps], 1).float()  # (B, N, 5 + K)
         shapes = [(*x.shape[2:], level.stride) for x, level in zip(raw.maps, self.levels.levels, strict=True)]
         anchors, strides = self._grid(raw)
         images = []
@@ -120,7 +120,8 @@ class YOLOv3(nn.Module):
         height, width = raw.maps[0].shape[2:]
         stride = self.levels.levels[0].stride
         boxes = clip_boxes(boxes, (height + 1) * stride, (width + 1) * stride)
-        return [self._select(*image, threshold) for image in zip(boxes, labels, scores, strict=True)]
+        images = zip(boxes, labels, scores, strict=True)
+        return [select_surest(*image, threshold, self.nms, self.limit) for image in images]
 
     def _grid(self, raw: YoloRaw) -> tuple[Tensor, Tensor]:
         """Of all levels' anchors, cell by cell, the boxes in the middle of their cell (N, 4) and the strides (N,)."""
@@ -134,7 +135,7 @@ class YOLOv3(nn.Module):
 
     def _surest(self, maps: Tensor, anchors: Tensor, strides: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes (B, n, 4), labels (B, n) and scores (B, n) of a level's surest pairs of anchor and class."""
-        answers = _by_anchor(maps).float()
+        answers = by_anchor(maps, maps.shape[1] // NUM_ANCHORS).float()
         objectness, classes = answers[..., 4:5].sigmoid(), answers[..., 5:].sigmoid()
         scores = (objectness * classes).where(objectness > OBJECTNESS, 0).flatten(1)
         values, index = scores.topk(min(self.candidates, scores.shape[1]))
@@ -143,13 +144,6 @@ class YOLOv3(nn.Module):
         shifts = answers[..., :4].gather(1, chosen[..., None].expand(-1, -1, 4))
         shifts = torch.cat((shifts[..., :2].sigmoid(), shifts[..., 2:]), -1)
         return decode(shifts, anchors[chosen], strides[chosen]), index % num_classes, values
-
-    def _select(self, boxes: Tensor, labels: Tensor, scores: Tensor, threshold: float) -> Found:
-        """The surest of one image's candidates (n, 4), (n,), (n,) that do not repeat one another."""
-        kept = keep_nms(boxes, scores, self.nms, labels) & (scores > threshold)
-        values, index = scores.where(kept, -1).topk(min(self.limit, len(scores)))
-        index = index[values >= 0]
-        return Found(boxes[index], labels[index], scores[index])
 
 
 def cells_of(boxes: Tensor, shapes: Sequence[tuple[int, int, float]]) -> Tensor:
@@ -217,12 +211,6 @@ def _errors(answers: Tensor, target: Target, matched: Tensor, anchors: Tensor, s
     of_centre = entropy(asked[:, :2], wanted[:, :2], reduction="sum")
     of_size = F.mse_loss(asked[:, 2:4], wanted[:, 2:], reduction="sum")
     return torch.stack((of_class, objectness.sum(), of_centre, of_size))
-
-
-def _by_anchor(maps: Tensor) -> Tensor:
-    """Maps (B, 3 * V, h, w) as the V values of each anchor, in the order of `grid_anchors`: (B, h * w * 3, V)."""
-    b, channels, h, w = maps.shape
-    return maps.reshape(b, NUM_ANCHORS, -1, h, w).permute(0, 3, 4, 1, 2).reshape(b, -1, channels // NUM_ANCHORS)
 
 
 def _sorted_anchors(anchors: Iterable[Any]) -> list[tuple[float, float]]:

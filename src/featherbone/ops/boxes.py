@@ -75,3 +75,16 @@ def keep_nms(boxes: Tensor, scores: Tensor, threshold: float, groups: Tensor | N
     if groups is not None and len(boxes):
         boxes = boxes + (groups * (boxes.max() - boxes.min() + 1))[:, None]  # no two groups meet
     return torch.zeros_like(scores, dtype=torch.bool).index_fill(0, nms(boxes, scores, threshold), True)
+
+
+def select_surest(
+    boxes: Tensor, labels: Tensor, scores: Tensor, threshold: float, nms_threshold: float, limit: int
+) -> Found:
+    """The `limit` surest of one image's boxes (N, 4), labels (N,) and scores (N,) above `threshold`, after NMS.
+
+    NMS is that of each class by itself, see `keep_nms`.
+    """
+    kept = keep_nms(boxes, scores, nms_threshold, labels) & (scores > threshold)
+    values, index = scores.where(kept, -1).topk(min(limit, len(scores)))
+    index = index[values >= 0]
+    return Found(boxes[index], labels[index], scores[index])

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featherbone.ops.rle import Bools, from_coco
+from featherbone.ops.rle import Bools, from_runs
 from featherbone.results import Rle
 
 
@@ -55,4 +55,4 @@ def _encode_part(part: Bools, left: int, top: int, height: int, width: int) -> R
     runs = np.diff(edges, prepend=0, append=height * width).tolist()
     if runs[-1] == 0:
         runs.pop()
-    return from_coco({"size": [height, width], "counts": runs}, height, width)
+    return from_runs(runs, height, width)

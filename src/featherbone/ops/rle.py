@@ -22,6 +22,11 @@ def decode(rle: Rle) -> Bools:
     return coco.decode(rle).astype(bool)
 
 
+def from_runs(runs: Sequence[int], height: int, width: int) -> Rle:
+    """Lengths of the runs of pixels column by column, outside and inside by turns, which are not checked."""
+    return _as_text(coco.frPyObjects({"size": [height, width], "counts": list(runs)}, height, width))
+
+
 def from_coco(segmentation: Any, height: int, width: int) -> Rle:
     """What COCO's `segmentation` holds (polygons x y x y ..., or run lengths as list or text) as run lengths.
 
