@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are read with care, and appear whole or not at all."""
 
 import errno
 import json
@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from featherbone.errors import FeatherboneError
+from featherbone.errors import BadData, FeatherboneError
 
 REFUSALS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),  # no room
@@ -51,6 +51,16 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 def write_text(path: Path, text: str) -> None:
     """`text` to `path` in UTF-8, atomically."""
     write_bytes(path, text.encode())
+
+
+def read_json(path: Path, name: str) -> Any:
+    """What a JSON file holds. Raises `BadData`, which calls it `name`."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise BadData(f"{name}: cannot be read ({error.strerror}); give a file that is there") from None
+    except (ValueError, RecursionError) as error:
+        raise BadData(f"{name}: not JSON ({error}); write it anew") from None
 
 
 def write_json(path: Path, value: Any) -> None:

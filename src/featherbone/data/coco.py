@@ -1,6 +1,5 @@
 """COCO's annotation files, as COCO itself names them and as Roboflow exports them."""
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,11 +8,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from featherbone.data.images import SUFFIXES, upright_size
-from featherbone.data.layouts import SPLITS
+from featherbone.data.layouts import ROBOFLOW, SPLITS
 from featherbone.data.objects import Marked, MarkedImages, Opened
 from featherbone.errors import BadData, BadImage
-
-ROBOFLOW = "_annotations.coco.json"
+from featherbone.files import read_json
 
 
 def find_coco(data: Path, split: str) -> tuple[Path, list[Path]] | None:
@@ -43,9 +41,9 @@ def open_coco(data: Path, split: str, unlabelled: str, check: bool) -> Opened | 
     images, annotations, categories = read_coco(path, file)
     ids = sorted(categories)
     labels = {number: label for label, number in enumerate(ids)}
-    marked: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    marked: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for a in annotations:
-        marked[a.get("image_id")].append(_annotation(a, labels, file, check))
+        marked[a["image_id"]].append(_annotation(a, labels, file, check))
     orphans = sum(len(of) for number, of in marked.items() if number not in images)
     if orphans and check:
         odd = next(number for number in marked if number not in images)
@@ -74,20 +72,15 @@ def open_coco(data: Path, split: str, unlabelled: str, check: bool) -> Opened | 
 
 def read_coco(path: Path, name: str) -> tuple[dict[int, Any], list[dict[str, Any]], dict[int, str]]:
     """Images by id, annotations, and class names by id. Raises `BadData` for what is not COCO's form."""
+    content = read_json(path, name)
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise BadData(f"{name}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise BadData(f"{name}: not JSON ({error}); write COCO's form: images, annotations, categories") from None
-    try:
-        images = {image["id"]: image for image in content["images"]}
+        images = {int(image["id"]): image for image in content["images"]}
         categories = {int(category["id"]): str(category["name"]) for category in content["categories"]}
         annotations = content["annotations"]
         if not all(isinstance(image["file_name"], str) for image in images.values()):
             raise TypeError("a file_name that is no text")
-        if not all(isinstance(a, dict) for a in annotations):
-            raise TypeError("an annotation that is no object")
+        if not all(isinstance(a["image_id"], int) and isinstance(a["category_id"], int) for a in annotations):
+            raise TypeError("an annotation whose image_id or category_id is no whole number")
         counts = len(images) - len(content["images"]), len(categories) - len(content["categories"])
     except (KeyError, TypeError, ValueError) as error:
         told = f"no {error}" if isinstance(error, KeyError) else str(error)
@@ -102,13 +95,13 @@ def read_coco(path: Path, name: str) -> tuple[dict[int, Any], list[dict[str, Any
 def _annotation(a: Mapping[str, Any], labels: Mapping[int, int], file: str, check: bool) -> dict[str, Any]:
     """An annotation with its class index."""
     box: Any = a.get("bbox")
-    label = labels.get(a.get("category_id"), -1)  # type: ignore[arg-type]
+    label = labels.get(a["category_id"], -1)
     sound = isinstance(box, list) and len(box) == 4 and all(isinstance(x, int | float) and isfinite(x) for x in box)
     if check and not sound:
         raise BadData(f"{file}: annotation {a.get('id')}: bbox {box!r}; give x, y, width and height in pixels")
     if check and label < 0:
         raise BadData(
-            f"{file}: annotation {a.get('id')} is of category {a.get('category_id')!r}; listed are "
+            f"{file}: annotation {a.get('id')} is of category {a['category_id']}; listed are "
             f"{', '.join(map(str, labels))}"
         )
     return {**a, "bbox": box if sound else [0, 0, 0, 0], "label": label, "iscrowd": bool(a.get("iscrowd", 0))}

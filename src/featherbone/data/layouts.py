@@ -1,5 +1,6 @@
 """Which tasks a data folder can serve, told from what lies in it."""
 
+from itertools import islice
 from pathlib import Path
 
 from featherbone.errors import BadData, BadOption
@@ -7,10 +8,13 @@ from featherbone.errors import BadData, BadOption
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
 """Names a split goes by in folders and files."""
 
+ROBOFLOW = "_annotations.coco.json"
+"""What Roboflow calls COCO's annotations, which it puts beside the images of each split."""
+
 LAYOUTS = """\
   classification   train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg, or train*.parquet and val*.parquet
   detection        annotations/instances_{train,val}.json, or a YOLO data.yaml
-  instance         annotations/instances_{train,val}.json
+  instance         annotations/instances_{train,val}.json, or a YOLO data.yaml with polygons
   semantic         images/{train,val}, masks/{train,val} and classes.txt
   panoptic         annotations/panoptic_{train,val}.json"""
 
@@ -20,13 +24,13 @@ def find_tasks(data: Path) -> tuple[str, ...]:
     if not data.is_dir():
         what = "a file" if data.exists() else "nothing"
         raise BadData(f"{data}: {what} there; give a folder of one of these layouts:\n{LAYOUTS}")
-    coco = any(data.glob("annotations/instances_*.json"))
+    coco = any(data.glob("annotations/instances_*.json")) or any(data.glob(f"*/{ROBOFLOW}"))
     panoptic = any(data.glob("annotations/panoptic_*.json"))
     masks = (data / "masks").is_dir() and (data / "images").is_dir()
     yolo = (data / "data.yaml").is_file()
     found = {
         "detection": coco or panoptic or yolo,
-        "instance": coco or panoptic,
+        "instance": coco or panoptic or (yolo and _has_polygons(data)),
         "semantic": masks or panoptic,
         "panoptic": panoptic,
     }
@@ -36,6 +40,12 @@ def find_tasks(data: Path) -> tuple[str, ...]:
     if any(data.glob("**/*.parquet")) or any(entry.is_dir() for entry in data.iterdir()):
         return ("classification",)
     raise BadData(f"{data}: no data layout known; give a folder of one of these:\n{LAYOUTS}")
+
+
+def _has_polygons(data: Path) -> bool:
+    """Whether one of a YOLO folder's first label files has a line that is longer than a box."""
+    files = islice(data.glob("**/labels/**/*.txt"), 50)
+    return any(len(line.split()) > 5 for file in files for line in file.read_text(errors="replace").splitlines())
 
 
 def find_task(data: Path, task: str | None) -> str:

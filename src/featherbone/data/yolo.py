@@ -100,7 +100,7 @@ def _images(roots: list[Path], source: str) -> tuple[list[Path], list[str]]:
         raise BadData(f"{roots[0] / LIST}: there is no {source}; give a folder, or a .txt of paths, below it")
     if place.is_dir():
         return [p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()], []
-    lines = [line.strip() for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in place.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     found = {line: next((r / line for r in (*roots, place.parent) if (r / line).is_file()), None) for line in lines}
     return [path for path in found.values() if path], [line for line, path in found.items() if not path]
 

@@ -237,7 +237,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "erasing": (0, 1),
     "flip": (0, 1),
     "min_area": (0.01, 1),
-    "scale": (0.01, 100),
+    "scale": (0.05, 4),  # the enlarged image is held whole
     "photometric": (0, 1),
     "expand": (1, 10),
     "iou_crop": (0, 1),

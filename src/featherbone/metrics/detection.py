@@ -1,6 +1,5 @@
 """Average precision and recall as COCO defines them, of boxes and masks, counted by faster-coco-eval."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from faster_coco_eval.core import mask as coco
 from numpy.typing import NDArray
 
 from featherbone.errors import BadData
+from featherbone.files import read_json
 from featherbone.ops import rle
 from featherbone.results import Box, Detections, Instances, Rle
 
@@ -188,12 +188,7 @@ def read_coco_results(
 
     They have masks where every row has. Raises `BadData` for what is not that format, or of other images or classes.
     """
-    try:
-        rows = json.loads(path.read_bytes())
-    except OSError as error:
-        raise BadData(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise BadData(f"{path}: not JSON ({error})") from None
+    rows = read_json(path, str(path))
     form = "a list of image_id, category_id, score and bbox or segmentation"
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise BadData(f"{path}: not COCO's results format; write {form}")

@@ -1,0 +1,324 @@
+"""COCO and YOLO folders: what they hold, what they share, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featherbone.data.detection import open_detection, open_detection_split
+from featherbone.data.layouts import find_tasks
+from featherbone.data.scenes_write import write_coco, write_yolo
+from featherbone.data.yolo import label_file
+from featherbone.errors import BadData
+from featherbone.ops import rle
+
+SHARED = (Path(__file__).parents[2] / "../shared/data").resolve()
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The same scenes in both layouts."""
+    folder = tmp_path_factory.mktemp("both")
+    write_coco(folder / "coco", 8, 4, (48, 64))
+    write_yolo(folder / "yolo", 8, 4, (48, 64))
+    return folder
+
+
+@pytest.fixture
+def coco(drawn, tmp_path):
+    shutil.copytree(drawn / "coco", tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def yolo(drawn, tmp_path):
+    shutil.copytree(drawn / "yolo", tmp_path / "data")
+    return tmp_path / "data"
+
+
+def edit(data, change, split="train"):
+    """Change the json of a split."""
+    path = data / f"annotations/instances_{split}.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_formats_hold_the_same(drawn):
+    one, other = open_detection(drawn / "coco"), open_detection(drawn / "yolo")
+    assert one.classes == other.classes and one.notices == other.notices == ()
+    for mine, theirs in ((one.train, other.train), (one.val, other.val)):
+        assert len(mine) == len(theirs) > 0
+        negatives = 0
+        for i in range(len(mine)):
+            assert np.array_equal(np.asarray(mine.read(i)), np.asarray(theirs.read(i)))
+            a, b = mine.objects(i), theirs.objects(i)
+            np.testing.assert_allclose(a.boxes, b.boxes, atol=1e-4)
+            assert a.labels.tolist() == b.labels.tolist() and not a.crowd.any() and not b.crowd.any()
+            negatives += not len(a.labels)
+        assert negatives or len(mine) < 8  # every eighth scene has no things
+    assert one.train.has_masks and not other.train.has_masks
+
+
+def test_ids_are_mapped_once_and_kept(coco):
+    numbers = {1: 90, 2: 7, 3: 18, 4: 3, 5: 1, 6: 44, 0: 2}
+
+    def change(content):
+        for category in content["categories"]:
+            category["id"] = numbers[category["id"]]
+        for a in content["annotations"]:
+            a["category_id"] = numbers[a["category_id"]]
+
+    before = open_detection(coco)
+    for split in ("train", "val"):
+        edit(coco, change, split)
+    after = open_detection(coco)
+    assert after.train.category_ids == tuple(sorted(after.train.category_ids))
+    for old, new in zip(before.train.entries, after.train.entries, strict=True):
+        names = [[x.classes[a["label"]] for a in y.annotations] for x, y in ((before.train, old), (after.train, new))]
+        assert names[0] == names[1]
+        assert all(after.train.category_ids[a["label"]] == a["category_id"] for a in new.annotations)
+
+
+def test_segmentations_of_every_form_and_crowds(coco):
+    mask = np.zeros((48, 64), bool)
+    mask[10:20, 30:50] = True
+    runs = [10 + 48 * 30] + [10, 38] * 19 + [10, 48 * 64 - 48 * 49 - 20]
+    forms = [[[30, 10, 50, 10, 50, 20, 30, 20]], rle.encode(mask), {"size": [48, 64], "counts": runs}]
+
+    def change(content):
+        first = content["images"][0]["id"]
+        content["annotations"] = [
+            {"id": i, "image_id": first, "category_id": 1, "bbox": [30, 10, 20, 10], "segmentation": form}
+            for i, form in enumerate(forms)
+        ]
+        content["annotations"].append({**content["annotations"][0], "iscrowd": 1, "id": 9, "area": 50})
+
+    edit(coco, change)
+    images = open_detection(coco, masks=True).train
+    objects = images.objects(0, masks=True)
+    assert objects.boxes.tolist() == [[30, 10, 50, 20]] * 4 and objects.crowd.tolist() == [False] * 3 + [True]
+    assert objects.areas.tolist() == [200, 200, 200, 50]
+    assert all((rle.decode(shape) == mask).all() for shape in objects.masks)
+
+
+def test_boxes_are_cut_at_the_image_and_empty_ones_left_out(coco):
+    def change(content):
+        image = content["images"][0]["id"]
+        boxes = [[-5, -5, 20, 20], [60, 40, 50, 50], [70, 10, 5, 5], [3, 3, 0, 9]]
+        content["annotations"] = [
+            {"id": i, "image_id": image, "category_id": 1, "bbox": b} for i, b in enumerate(boxes)
+        ]
+
+    edit(coco, change)
+    assert open_detection(coco).train.objects(0).boxes.tolist() == [[0, 0, 15, 15], [60, 40, 64, 48]]
+
+
+@pytest.mark.parametrize("layout", ["coco", "yolo"])
+def test_images_that_nobody_labelled(layout, request):
+    data = request.getfixturevalue(layout)
+    folder = data / ("train" if layout == "coco" else "images/train")
+    Image.new("RGB", (30, 20)).save(folder / "new one.png")
+    left_out = open_detection(data)
+    assert len(left_out.train) == 8 and "new one.png" in left_out.notices[0] and "--unlabelled" in left_out.notices[0]
+    taken = open_detection(data, unlabelled="negative")
+    assert len(taken.train) == 9 and taken.notices == ()
+    (entry,) = (e for e in taken.train.entries if e.path.endswith("new one.png"))
+    assert (entry.height, entry.width, entry.annotations) == (20, 30, ())
+    assert len({e.image_id for e in taken.train.entries}) == 9
+
+
+def test_listed_images_may_lack_a_size_or_be_gone(coco):
+    (coco / "train/00001.jpg").unlink()
+    edit(coco, lambda content: [image.pop("width") for image in content["images"]])
+    opened = open_detection(coco)
+    assert len(opened.train) == 7 and "not there" in opened.notices[0] and "00001.jpg" in opened.notices[0]
+    assert {(e.height, e.width) for e in opened.train.entries} == {(48, 64)}
+
+
+def test_names_of_2017_and_of_roboflow(coco, tmp_path):
+    expected = open_detection(coco)
+    for split in ("train", "val"):
+        (coco / split).rename(coco / f"{split}2017")
+        (coco / f"annotations/instances_{split}.json").rename(coco / f"annotations/instances_{split}2017.json")
+    original = open_detection(coco)
+    for split, name in (("train", "train"), ("val", "valid")):
+        (coco / f"{split}2017").rename(coco / name)
+        shutil.move(coco / f"annotations/instances_{split}2017.json", coco / name / "_annotations.coco.json")
+    assert "detection" in find_tasks(coco) and "instance" in find_tasks(coco)
+    export = open_detection(coco)
+    for opened in (original, export):
+        for mine, theirs in ((opened.train, expected.train), (opened.val, expected.val)):
+            assert [e.annotations for e in mine.entries] == [e.annotations for e in theirs.entries]
+
+
+def test_a_split_is_held_out_where_there_is_none(coco):
+    (coco / "annotations/instances_val.json").unlink()
+    one, same, other = open_detection(coco, 0.25, 1), open_detection(coco, 0.25, 1), open_detection(coco, 0.25, 2)
+    paths = [{e.path for e in images.entries} for images in (one.train, one.val)]
+    assert len(paths[1]) == 2 and not paths[0] & paths[1] and len(paths[0] | paths[1]) == 8
+    assert "held out 2 of 8" in one.notices[0]
+    assert one.fingerprint() == same.fingerprint() != other.fingerprint()
+
+
+def test_the_fingerprint_knows_contents_not_places(drawn, coco):
+    before = open_detection(coco).fingerprint()
+    assert before == open_detection(drawn / "coco").fingerprint()
+
+    def change(content):
+        content["annotations"][0]["bbox"][0] += 1
+
+    edit(coco, change)
+    assert open_detection(coco).fingerprint() != before
+
+
+def first(key, value):
+    return lambda content: content["annotations"][0].update({key: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (first("bbox", [1, 2, 3]), r"bbox \[1, 2, 3\]; give x, y, width"),
+        (first("bbox", [1, 2, float("nan"), 3]), "bbox"),
+        (first("category_id", 99), "of category 99; listed are"),
+        (first("category_id", "cat"), "no whole number"),
+        (first("image_id", 10_000), "that it does not list, as 10000"),
+        (lambda content: content.pop("images"), "no 'images'"),
+        (lambda content: content["images"].append(content["images"][0]), "given to two images"),
+        (lambda content: content["categories"].append(content["categories"][0]), "given to two categories"),
+        (lambda content: content["images"][0].update(file_name="../../etc/passwd"), "leads out"),
+        (lambda content: content["images"][0].update(file_name="/etc/passwd"), "leads out"),
+        (lambda content: [i.update(file_name="no" + i["file_name"]) for i in content["images"]], "looked in train"),
+        (lambda content: content["categories"][0].update(name="other"), "list the same in both"),
+        (lambda content: content["annotations"][0].pop("segmentation"), "not every object has a mask"),
+    ],
+)
+def test_coco_is_refused_with_a_reason(coco, change, message):
+    edit(coco, change)
+    with pytest.raises(BadData, match=message):
+        open_detection(coco, masks=True)
+
+
+def test_a_file_that_is_no_json_is_named(coco):
+    (coco / "annotations/instances_train.json").write_text("{")
+    with pytest.raises(BadData, match=r"instances_train\.json: not JSON"):
+        open_detection(coco)
+
+
+def test_a_mask_that_cannot_be_read_is_named(coco):
+    edit(coco, first("segmentation", {"size": [1, 1], "counts": "0"}))
+    images = open_detection(coco, masks=True).train
+    place = next(i for i, entry in enumerate(images.entries) if entry.annotations)
+    with pytest.raises(BadData, match="the mask of annotation"):
+        images.objects(place, masks=True)
+
+
+def test_without_checks_all_that_is_wrong_is_kept(coco):
+    edit(coco, first("category_id", 99))
+    edit(coco, lambda content: content["annotations"][1].update(image_id=10_000))
+    edit(coco, lambda content: content["annotations"][2].update(bbox="none"))
+    opened = open_detection_split(coco, "train", check=False)
+    marked = [a for entry in opened.images.entries for a in entry.annotations]
+    assert opened.orphans == 1 and marked[0]["label"] == -1 and [0, 0, 0, 0] in [a["bbox"] for a in marked]
+
+
+def test_yolo_polygons_are_masks(yolo):
+    assert find_tasks(yolo) == ("detection",)
+    for file in (yolo / "labels").rglob("*.txt"):
+        rows = [line.split() for line in file.read_text().splitlines()]
+        lines = []
+        for label, x, y, w, h in ((row[0], *map(float, row[1:])) for row in rows):
+            corners = (x - w / 2, y - h / 2, x + w / 2, y - h / 2, x + w / 2, y + h / 2, x - w / 2, y + h / 2)
+            lines.append(" ".join([label, *(f"{c:.6f}" for c in corners)]))
+        file.write_text("\n".join(lines))
+    assert find_tasks(yolo) == ("detection", "instance")
+    images = open_detection(yolo, masks=True).train
+    for i in range(len(images)):
+        objects = images.objects(i, masks=True)
+        for box, shape in zip(objects.boxes, objects.masks, strict=True):
+            x1, y1, x2, y2 = box.round().astype(int)
+            expected = np.zeros((48, 64), bool)
+            expected[y1:y2, x1:x2] = True
+            assert (rle.decode(shape) == expected).all()
+
+
+def test_yolo_lists_and_names_of_every_form(yolo):
+    expected = open_detection(yolo)
+    names = list(expected.classes)
+    listing = "\n".join(f"./images/train/{p.name}" for p in sorted((yolo / "images/train").iterdir()))
+    (yolo / "train.txt").write_text(listing)
+    for content in (
+        {"train": "train.txt", "val": "images/val", "names": names},
+        {"train": "../images/train", "valid": ["images/val"], "names": names},
+        {"path": "/gone/elsewhere", "train": "images/train", "val": "images/val", "names": dict(enumerate(names))},
+    ):
+        (yolo / "data.yaml").write_text(json.dumps({str(k): v for k, v in content.items()}).replace('"0":', "0:"))
+        if isinstance(content["names"], dict):
+            lines = "".join(f"  {i}: {name}\n" for i, name in enumerate(names))
+            (yolo / "data.yaml").write_text(f"path: /gone\ntrain: images/train\nval: images/val\nnames:\n{lines}")
+        assert open_detection(yolo).classes == expected.classes
+        assert len(open_detection(yolo).train) == 8
+
+
+def test_labels_lie_under_the_last_images_or_beside():
+    assert label_file(Path("a/images/b/images/c.jpg")) == Path("a/images/b/labels/c.txt")
+    assert label_file(Path("images.d/c.jpg")) == Path("images.d/c.txt")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0 0.5 0.5 0.1", "line 1: .*write class, centre"),
+        ("cat 0.5 0.5 0.1 0.1", "write class, centre"),
+        ("0 nan 0.5 0.1 0.1", "write class, centre"),
+        ("99 0.5 0.5 0.1 0.1", "class 99 is outside 0 to"),
+        ("0.5 0.5 0.5 0.1 0.1", "class 0.5 is outside"),
+        ("0 30 20 10 10", "from 0 to 1, not pixels"),
+    ],
+)
+def test_yolo_lines_are_refused_by_number(yolo, line, message):
+    file = sorted((yolo / "labels/train").iterdir())[0]
+    file.write_text(line)
+    with pytest.raises(BadData, match=f"{file.name}, {message}" if "line" in message else message):
+        open_detection(yolo)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("names: [", "cannot be read"),
+        ("train: images/train", "no names"),
+        ("names: {0: a, 2: b}\ntrain: images/train", "without gaps"),
+        ("names: [a]\ntrain: images/nowhere", "there is no images/nowhere"),
+        ("names: [a, b, c, d, e, f, g, h]\nval: images/val", "no annotated images to train on"),
+        ("names: !!python/object/apply:os.system ['true']\ntrain: x", "cannot be read"),
+    ],
+)
+def test_yolo_lists_are_refused(yolo, text, message):
+    (yolo / "data.yaml").write_text(text)
+    with pytest.raises(BadData, match=message):
+        open_detection(yolo)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared photos")
+@pytest.mark.parametrize(
+    ("name", "train", "val", "classes", "crowds"),
+    [("nuts", 14, 4, 3, 0), ("pennfudan", 120, 50, 1, 0), ("coco_cc", 26, 27, 80, 3)],
+)
+def test_photographs(name, train, val, classes, crowds):
+    opened = open_detection(SHARED / name, masks=True)
+    assert (len(opened.train), len(opened.val), len(opened.classes), opened.notices) == (train, val, classes, ())
+    parts = [images.objects(i, masks=True) for images in (opened.train, opened.val) for i in range(len(images))]
+    assert sum(part.crowd.sum() for part in parts) == crowds
+    gaps = []
+    for part in parts:
+        for box, shape, area, crowd in zip(part.boxes, part.masks, part.areas, part.crowd, strict=True):
+            rows, columns = np.nonzero(rle.decode(shape))
+            around = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            gaps.append(np.abs(np.array(around) - box).max())
+            assert crowd or abs(len(rows) - area) <= max(0.1 * area, 16)
+    assert np.quantile(gaps, 0.9) <= 2  # COCO's boxes are not all drawn round their masks
