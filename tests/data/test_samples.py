@@ -150,11 +150,11 @@ def test_a_sample_follows_from_its_key(images):
 
 
 def test_what_a_cut_leaves_too_little_of_is_dropped():
-    boxes = torch.tensor([[0.0, 0, 10, 10], [18, 0, 38, 10], [28, 0, 48, 10], [19.5, 0, 40, 10]])
+    boxes = torch.tensor([[0.0, 0, 10, 10], [18, 0, 38, 10], [28, 0, 48, 10], [18.5, 0, 58, 10]])
     one = Marking(torch.zeros(3, 20, 60, dtype=torch.uint8), boxes, torch.arange(4))
     left = one.window(0, 0, 20, 20).kept_of(one)
     assert left.labels.tolist() == [0, 1] and left.boxes.tolist() == [[0, 0, 10, 10], [18, 0, 20, 10]]
-    assert VISIBLE == 0.1  # two of twenty
+    assert 1.5 / 39.5 < VISIBLE <= 2 / 20
 
 
 def test_a_mosaic_shows_four_images_that_meet_in_a_point():

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from featherbone.data.images import read_image
-from featherbone.data.scenes_write import write_coco, write_yolo
+from featherbone.data.scenes_write import write_coco
 from featherbone.engine.optimiser import build_schedule
 from featherbone.engine.settings import DEFAULTS, complete
 from featherbone.engine.train import evaluate_run, resume_run, start_run
@@ -96,7 +96,6 @@ def test_four_images_are_learned_by_heart(find, tmp_path, model, head, more):
     assert losses[-1] < 0.2 * losses[0]
 
 
-@pytest.mark.slow
 def test_masks_are_learned_by_heart(find, tmp_path):
     run = find(
         model=LIGHT, task="instance", data=four(tmp_path / "four"), head="mask_rcnn",
@@ -134,15 +133,6 @@ def test_an_interrupted_run_ends_in_the_same_bits(find, objects, monkeypatch, ta
 
 def test_workers_change_nothing(find, objects):
     same_run(find("none", **objects), find("two", **objects | dict(workers=2)))
-
-
-def test_coco_and_yolo_train_alike(find, objects, scenes, tmp_path):
-    """The same scenes in two formats: the same images, objects and negatives, so the same losses to rounding."""
-    write_yolo(tmp_path / "yolo", 8, 4, (64, 64))
-    objects |= dict(iou_crop=0.0, mosaic=0.0, expand=1.0, scale=(1.0, 1.0))
-    one, other = rows(find("coco", **objects)), rows(find("yolo-run", data=tmp_path / "yolo", **objects))
-    for mine, theirs in zip(one, other, strict=True):  # six decimals in YOLO's files decide which anchors are best
-        assert mine["train"]["loss"] == pytest.approx(theirs["train"]["loss"], rel=1e-2)
 
 
 def test_a_backbone_comes_from_a_run_of_another_task(find, objects, train, short):
@@ -204,8 +194,9 @@ def test_classification_refuses_what_is_for_objects():
         complete(mosaic=1.0)
 
 
-@pytest.mark.parametrize("backbone", ["lvt", "lit_tiny", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("backbone", ["lvt", "lightvit_tiny", "lit_tiny", "vit_tiny_patch16_224"])
 def test_other_backbones_train(find, objects, backbone):
     """Three strides, a class token, or one stride and a fixed input: every backbone yields what the head asks for."""
-    run = find(model=backbone, **objects | dict(epochs=1, precision="bf16", layer_decay=0.8, recompute=True))
+    more = dict(epochs=1, precision="bf16", image_size=96, layer_decay=0.8, recompute=True)  # bf16: no map of one pixel
+    run = find(model=backbone, **objects | more)
     assert rows(run)[0]["train"]["loss"] > 0
