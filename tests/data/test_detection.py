@@ -10,7 +10,7 @@ from PIL import Image
 
 from featherbone.data.detection import open_detection, open_detection_split
 from featherbone.data.layouts import find_tasks
-from featherbone.data.scenes_write import write_coco, write_yolo
+from featherbone.data.scenes_write import write_coco, write_panoptic, write_yolo
 from featherbone.data.yolo import label_file
 from featherbone.errors import BadData
 from featherbone.ops import rle
@@ -201,6 +201,12 @@ def test_coco_is_refused_with_a_reason(coco, change, message):
     edit(coco, change)
     with pytest.raises(BadData, match=message):
         open_detection(coco, masks=True)
+
+
+def test_panoptic_files_alone_are_refused_by_name(tmp_path):
+    write_panoptic(tmp_path / "data", 2, 2, (32, 32))
+    with pytest.raises(BadData, match="panoptic files are not read yet"):
+        open_detection(tmp_path / "data")
 
 
 def test_a_file_that_is_no_json_is_named(coco):

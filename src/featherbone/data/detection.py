@@ -45,6 +45,8 @@ def open_detection(
     opened = {split: open_detection_split(data, split, unlabelled) for split in SPLITS}
     train, val = opened["train"], opened["val"]
     if train is None:
+        if any(data.glob("annotations/panoptic_*.json")):
+            raise BadData(f"{data}: objects of panoptic files are not read yet; write annotations/instances_train.json")
         raise BadData(f"{data}: no annotated images to train on; the layouts are\n{LAYOUTS}")
     notices = [notice for split, part in opened.items() if part for notice in _notices(split, part)]
     images = train.images

@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 from featherbone.data.classification import LabelledImages, ParquetImages, open_split
-from featherbone.data.duplicates import find_copies
 from featherbone.data.findings import (
     MAX_EXAMPLES,
     Examination,
@@ -19,12 +18,14 @@ from featherbone.data.findings import (
     Picture,
     check_balance,
     check_kinds,
+    check_leaks,
     check_readable,
     finding,
     grade,
     illustrate,
     look_at,
     many,
+    sort_copies,
     to_jpeg,
     worst_first,
 )
@@ -213,36 +214,17 @@ def _check_files(pictures: _Pictures, input_size: int) -> Iterator[Finding]:
 
 def _check_copies(pictures: _Pictures) -> Iterator[Finding]:
     """Copies under two classes, in both splits, and the rest."""
-    readable = list(pictures.readable())
     names, splits, labels = pictures.names, pictures.splits, pictures.labels
-    conflicts: list[Example] = []
-    leaks: list[Example] = []
-    spare: list[Example] = []
-    for group in find_copies([picture.print for _, picture in readable]):
-        members = [readable[at][0] for at in group]
-        one = members[0]
-        train = next((i for i in members if splits[i] == "train"), None)
-        for i in members[1:]:
-            if labels[i] != labels[one]:
-                note = f"{pictures.classes[labels[one]]} or {pictures.classes[labels[i]]}?"
-                conflicts.append(Example((names[one], names[i]), note))
-            elif splits[i] == splits[one]:
-                spare.append(Example((names[one], names[i])))
-        if train is not None:
-            leaks += [Example((names[train], names[i])) for i in members if splits[i] == "val"]
+    every = range(len(names))
+    conflicts, leaks, spare = sort_copies(pictures.looks, every, splits, lambda one, i: labels[one] == labels[i])
     if conflicts:
         message = f"{many(conflicts, 'image')} also found under another class; keep the right one"
-        yield finding(grade(len(conflicts), len(readable)), "label-conflict", message, conflicts)
-    if leaks:
-        count = splits.count("val")
-        message = (
-            f"{many(leaks, 'validation image')} of {count:,} with a copy among the training images, so accuracy "
-            "will look better than it is; remove one of each pair"
-        )
-        yield finding(grade(len(leaks), count), "leakage", message, leaks)
-    if spare:
-        message = f"{many(spare, 'copy', 'copies')} of another image of the same class and split; remove them"
-        yield finding("note", "duplicates", message, spare)
+        examples = [
+            Example((names[one], names[i]), f"{pictures.classes[labels[one]]} or {pictures.classes[labels[i]]}?")
+            for one, i in conflicts
+        ]
+        yield finding(grade(len(conflicts), len(list(pictures.readable()))), "label-conflict", message, examples)
+    yield from check_leaks(names, splits, leaks, spare, "class and split")
 
 
 def _draw(places: dict[str, int], splits: dict[str, LabelledImages], name: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +11,20 @@ from featherbone.data.classification import listed
 from featherbone.data.detection import open_detection_split
 from featherbone.data.doctor_boxes import box_iou, check_boxes, check_masks, check_sizes, facts_at
 from featherbone.data.doctor_marks import Ints, Marks, gather
-from featherbone.data.duplicates import find_copies
 from featherbone.data.findings import (
     MAX_EXAMPLES,
     Examination,
     Example,
     Finding,
-    Picture,
     check_balance,
     check_kinds,
+    check_leaks,
     check_readable,
     finding,
     grade,
     illustrate,
     many,
+    sort_copies,
     worst_first,
 )
 from featherbone.data.layouts import LAYOUTS, SPLITS
@@ -235,40 +236,20 @@ def _check_classes(marks: Marks, train: Ints, val: Ints) -> Iterator[Finding]:
 
 def _check_copies(marks: Marks) -> Iterator[Finding]:
     """Copies in both splits, those marked differently, and the rest."""
-    last = {pair: i for i, pair in enumerate(zip(marks.splits.tolist(), marks.names, strict=True))}
-    readable = [(i, look) for i in last.values() if isinstance(look := marks.looks[i], Picture)]
     splits, names = marks.splits.tolist(), marks.names
-    differing: list[Example] = []
-    leaks: list[Example] = []
-    spare: list[Example] = []
-    for group in find_copies([picture.print for _, picture in readable]):
-        members = [readable[at][0] for at in group]
-        one = members[0]
-        train = next((i for i in members if splits[i] == "train"), None)
-        for i in members[1:]:
-            if not _same_objects(marks, one, i):
-                pictures = (marks.draw(one), marks.draw(i)) if len(differing) < MAX_EXAMPLES else ()
-                differing.append(Example((names[one], names[i]), pictures=pictures))
-            elif splits[i] == splits[one]:
-                spare.append(Example((names[one], names[i])))
-        if train is not None:
-            leaks += [Example((names[train], names[i])) for i in members if splits[i] == "val"]
+    last = {pair: i for i, pair in enumerate(zip(splits, names, strict=True))}
+    differing, leaks, spare = sort_copies(marks.looks, last.values(), splits, partial(_same_objects, marks))
     if differing:
         message = (
             f"{many(differing, 'image')} with a copy on which other objects are marked; keep the right one, or, if "
             "they are frames of one scene, keep those in one split"
         )
-        yield finding("warning", "copies-marked-differently", message, differing)
-    if leaks:
-        count = splits.count("val")
-        message = (
-            f"{many(leaks, 'validation image')} of {count:,} with a copy among the training images, so the metrics "
-            "will look better than they are; remove one of each pair"
-        )
-        yield finding(grade(len(leaks), count), "leakage", message, leaks)
-    if spare:
-        message = f"{many(spare, 'copy', 'copies')} of another image of the same split; remove them"
-        yield finding("note", "duplicates", message, spare)
+        examples = [
+            Example((names[one], names[i]), pictures=(marks.draw(one), marks.draw(i)) if at < MAX_EXAMPLES else ())
+            for at, (one, i) in enumerate(differing)
+        ]
+        yield finding("warning", "copies-marked-differently", message, examples)
+    yield from check_leaks(names, splits, leaks, spare, "split")
 
 
 def _same_objects(marks: Marks, one: int, other: int) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from featherbone.data.duplicates import Print, take_print
+from featherbone.data.duplicates import Print, find_copies, take_print
 from featherbone.data.images import read_image
 from featherbone.errors import BadImage
 
@@ -277,3 +277,44 @@ def check_balance(
     if pairs := [Example(tuple(names)) for names in alike.values() if len(names) > 1]:
         message = "class names that differ only by case or spaces; join them if they mean the same"
         yield finding("warning", "alike-class-names", message, pairs)
+
+
+Pairs = list[tuple[int, int]]
+
+
+def sort_copies(
+    looks: Sequence[Picture | str], indices: Iterable[int], splits: Sequence[str], alike: Callable[[int, int], bool]
+) -> tuple[Pairs, Pairs, Pairs]:
+    """Images of `indices` and their copies: labelled otherwise by `alike`, in training and validation, and spare."""
+    readable = [(i, look) for i in indices if isinstance(look := looks[i], Picture)]
+    differing: Pairs = []
+    leaks: Pairs = []
+    spare: Pairs = []
+    for group in find_copies([picture.print for _, picture in readable]):
+        one, *others = members = [readable[at][0] for at in group]
+        for i in others:
+            if not alike(one, i):
+                differing.append((one, i))
+            elif splits[i] == splits[one]:
+                spare.append((one, i))
+        train = next((i for i in members if splits[i] == "train"), None)
+        if train is not None:
+            leaks += [(train, i) for i in members if splits[i] == "val"]
+    return differing, leaks, spare
+
+
+def check_leaks(
+    names: Sequence[str], splits: Sequence[str], leaks: Pairs, spare: Pairs, same: str
+) -> Iterator[Finding]:
+    """Copies in both splits, and those without harm, which have the `same`."""
+    if leaks:
+        count = splits.count("val")
+        message = (
+            f"{many(leaks, 'validation image')} of {count:,} with a copy among the training images, so the metrics "
+            "will look better than they are; remove one of each pair"
+        )
+        examples = [Example((names[one], names[i])) for one, i in leaks]
+        yield finding(grade(len(leaks), count), "leakage", message, examples)
+    if spare:
+        message = f"{many(spare, 'copy', 'copies')} of another image of the same {same}; remove them"
+        yield finding("note", "duplicates", message, [Example((names[one], names[i])) for one, i in spare])
