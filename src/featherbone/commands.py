@@ -72,40 +72,53 @@ def evaluate(
     data: Path | None = None,
     results: Path | None = None,
     masks: bool = False,
+    ignore_index: int | None = None,
+    zero_ignored: bool = False,
     out: Path | None = None,
     tile: int | None = None,
     overlap: float = 0.2,
+    slide: bool = False,
+    scales: tuple[float, ...] = (1.0,),
+    mirror: bool = False,
     device: str = "auto",
     workers: int | None = None,
 ) -> EvaluateResult:
-    """Measure a run, or another tool's detections, on the validation images of a data set.
+    """Measure a run, or another tool's results, on the validation images of a data set.
 
     A run that finds objects also writes them beside the report, as `detections.json`, in COCO's results format.
 
     Args:
         run: Run folder.
         data: Data folder, with the run's classes; by default the one the run was trained on.
-        results: Detections of any tool, in COCO's results format, to measure on `data` instead of a run.
+        results: What any tool said, to measure on `data` instead of a run: detections in COCO's results format, a
+            folder of index PNGs named as the images, or COCO's panoptic json with its PNGs beside it.
         masks: Measure the masks of `results`, too.
+        ignore_index: Value of the masks of `data` that is no class, beside 255, for index PNGs as `results`.
+        zero_ignored: Value 0 of the masks of `data` is no class, as in ADE20K, for index PNGs as `results`.
         out: Where to write the report; by default `report.html` in the run folder, for its own data only.
         tile: Search large images in tiles of so many pixels a side, too.
         overlap: Share of a tile that its neighbour covers, too.
+        slide: Scale an image to cover the input, not to fit in it, and look through windows of the input's size.
+        scales: Sizes in which an image is looked at, in sizes of the usual one; what is seen is averaged.
+        mirror: Look at images mirrored, too.
         device: auto, cpu, cuda or mps.
         workers: Processes that read images; by default by the number of cores.
 
     """
-    from featherbone.engine.detection import evaluate_results
+    from featherbone.engine.results import evaluate_results
     from featherbone.engine.train import evaluate_run
+    from featherbone.tasks.testing import Testing
 
     if (run is None) == (results is None):
         raise BadOption("evaluate what? Give a run folder, or --results FILE with --data DIR, and not both")
     if results is not None:
         if data is None:
             raise BadOption(f"{results} was found on which images? Give their data folder with --data DIR")
-        return EvaluateResult(*evaluate_results(Path(results), Path(data), masks))
+        reading = {"ignore_index": ignore_index, "zero_ignored": zero_ignored}
+        return EvaluateResult(*evaluate_results(Path(results), Path(data), masks, **reading))
     tiles = None if tile is None else (tile, overlap)
     where = (Path(run or ""), data and Path(data), out and Path(out))
-    return EvaluateResult(*evaluate_run(*where, device, workers, tiles))
+    return EvaluateResult(*evaluate_run(*where, device, workers, tiles, Testing(slide, tuple(scales), mirror)))
 
 
 def predict(
@@ -117,31 +130,48 @@ def predict(
     score: float | None = None,
     tile: int | None = None,
     overlap: float = 0.2,
+    slide: bool = False,
+    scales: tuple[float, ...] = (1.0,),
+    mirror: bool = False,
+    geojson: bool = False,
     batch_size: int = 16,
     device: str = "auto",
 ) -> PredictResult:
     """Say what is on pictures, and write annotated copies and `predictions.json`.
+
+    Semantic segmentation also writes index PNGs, 255 where nothing is known, under `maps`; panoptic segmentation COCO's
+    PNGs there, and `panoptic.json`.
 
     Args:
         run: Run folder.
         images: Pictures, and folders of pictures.
         out: Folder to write to; by default `predictions` in the run folder.
         pictures: Write annotated copies.
-        score: Least score of an object; by default the one that served best on the run's validation images.
+        score: Least score of an object; by default the one that served best on the run's validation images, and 0.6 for
+            panoptic segmentation.
         tile: Search large images in tiles of so many pixels a side, too.
         overlap: Share of a tile that its neighbour covers, too.
+        slide: Scale an image to cover the input, not to fit in it, and look through windows of the input's size.
+        scales: Sizes in which an image is looked at, in sizes of the usual one; what is seen is averaged.
+        mirror: Look at images mirrored, too.
+        geojson: Also write the regions of semantic maps as polygons, under `maps`.
         batch_size: Pictures computed at a time.
         device: auto, cpu, cuda or mps.
 
     """
     from featherbone.data.images import read_image
+    from featherbone.data.map_files import to_coco_panoptic, write_map
     from featherbone.draw import draw_record, save_picture
     from featherbone.files import write_json
     from featherbone.predictor import find_images, in_batches, load
+    from featherbone.results import PanopticMap
 
     if batch_size < 1:
         raise BadOption(f"batch size {batch_size} is not 1 or more")
-    predictor = load(run, device, score, tile, overlap)
+    predictor = load(run, device, score, tile, overlap, slide, scales, mirror)
+    card = predictor.card
+    if geojson and card.task != "semantic":
+        raise BadOption(f"geojson means nothing to {card.task}; leave it out, or give a run for semantic")
     folder = Path(run) / "predictions" if out is None else Path(out)
     found = find_images([Path(path) for path in images])
     names = unique_names(found)
@@ -162,10 +192,13 @@ def predict(
                 picture = folder / f"{names[path]}.jpg" if pictures else None
                 if picture is not None:
                     save_picture(draw_record(image, record), picture)
-                done.append(Prediction(path, record, picture))
+                done.append(Prediction(path, record, picture, write_map(folder / "maps", names[path], record, geojson)))
             advance(len(paths))
     if not done:
         raise BadImage(f"none of {len(found)} pictures can be read; the first: {next(iter(skipped.values()))}")
+    if card.task == "panoptic":
+        maps = [(str(p.image), p.map.name, p.record) for p in done if p.map and isinstance(p.record, PanopticMap)]
+        write_json(folder / "panoptic.json", to_coco_panoptic(maps, card.classes, card.things, card.category_ids))
     result = PredictResult(tuple(done), skipped, folder)
     write_json(folder / "predictions.json", result.to_json())
     return result

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from featherbone.files import atomic
+from featherbone.ops.label_maps import IGNORE
 from featherbone.ops.rle import decode
-from featherbone.results import Classification, Detections, Instances, Record, Rle
+from featherbone.results import Classification, Detections, Instances, PanopticMap, Record, Rle, SemanticMap
 
 INK, PAPER, TRACK, BAR = "#1d2433", "#ffffff", "#e8ebf2", "#4c6fff"
 PALETTE = (
@@ -97,10 +99,58 @@ def draw_detections(
     return canvas
 
 
+def draw_semantic(image: Image.Image, record: SemanticMap, legend: bool = True) -> Image.Image:
+    """The RGB image tinted by class, with lines where classes meet, above a legend of what is there, the most first.
+
+    Pixels of no known class keep their own colours, darkened. Raises `ValueError` where the record speaks of an image
+    of another size.
+    """
+    shown = list(record.counts())
+    paints = _apart(shown)
+    numbers = np.zeros(256, np.uint8)
+    numbers[shown] = 1 + np.arange(len(shown))
+    numbers[IGNORE] = 0
+    picture = _tint(image, numbers[record.labels], [paints[i] for i in shown])
+    if not legend:
+        return picture
+    area = record.labels.size
+    rows = [(record.classes[i], f"{_percent(count / area)}", paints[i]) for i, count in record.counts().items()]
+    return _with_legend(picture, rows)
+
+
+def draw_panoptic(image: Image.Image, record: PanopticMap, legend: bool = True) -> Image.Image:
+    """The RGB image tinted by segment, with lines where they meet, names on the things, and a legend of the stuff.
+
+    What no segment has is darkened. Raises `ValueError` where the record speaks of an image of another size.
+    """
+    things = [segment for segment in record.segments if segment.thing]
+    stuff = sorted((s for s in record.segments if not s.thing), key=lambda segment: -segment.area)
+    paints = _apart([segment.label for segment in stuff])
+    boxes = np.array([segment.box for segment in things], float).reshape(-1, 4)
+    own = dict(zip((s.id for s in things), _colours([s.label for s in things], boxes, by_object=True), strict=True))
+    own |= {segment.id: paints[segment.label] for segment in stuff}
+    numbers = np.zeros(int(record.ids.max(initial=0)) + 1, np.int64)
+    for number, segment in enumerate(record.segments, 1):
+        numbers[segment.id] = number
+    picture = _tint(image, numbers[record.ids], [own[segment.id] for segment in record.segments])
+    order = sorted(things, key=lambda segment: -segment.area)[:MOST]
+    scale = np.divide(picture.size, image.size)[[0, 1, 0, 1]]
+    places = np.array([segment.box for segment in order], float).reshape(-1, 4) * scale
+    _draw_chips(picture, places, [("", segment.name, own[segment.id]) for segment in order])
+    if not legend:
+        return picture
+    area = record.ids.size
+    return _with_legend(picture, [(s.name, f"{_percent(s.area / area)}", own[s.id]) for s in stuff])
+
+
 def draw_record(image: Image.Image, record: Record, score: float = 0.0) -> Image.Image:
     """The picture of any task's record; of objects, those with at least `score`."""
     if isinstance(record, Detections):
         return draw_detections(image, record, score=score)
+    if isinstance(record, SemanticMap):
+        return draw_semantic(image, record)
+    if isinstance(record, PanopticMap):
+        return draw_panoptic(image, record)
     return draw_classification(image, record)
 
 
@@ -130,16 +180,71 @@ def _colours(labels: Sequence[int], boxes: Floats, by_object: bool) -> list[str]
     """One for each object, by its class, or such that what is near differs."""
     places: list[int] = []
     if not by_object and len(set(labels)) != 1:
-        taken: dict[int, int] = {}
-        for label in sorted(set(labels)):  # a class keeps its colour from picture to picture, unless it meets its twin
-            turns = ((label + turn) % len(PALETTE) for turn in range(len(PALETTE)))
-            taken[label] = next((place for place in turns if place not in taken.values()), label)
-        return [colour(taken[label]) for label in labels]
+        paints = _apart(labels)
+        return [paints[label] for label in labels]
     for i, box in enumerate(boxes):
         gaps = np.maximum(np.maximum(boxes[:i, :2] - box[2:], box[:2] - boxes[:i, 2:]), 0)
         near = 1 / (1 + np.hypot(*gaps.T))
         places.append(int(np.bincount(np.array(places, int), near, len(PALETTE)).argmin()))
     return [colour(place) for place in places]
+
+
+def _apart(labels: Sequence[int]) -> dict[int, str]:
+    """A colour for each class: its own from picture to picture, unless it meets another class that has the same."""
+    taken: dict[int, int] = {}
+    for label in sorted(set(labels)):
+        turns = ((label + turn) % len(PALETTE) for turn in range(len(PALETTE)))
+        taken[label] = next((place for place in turns if place not in taken.values()), label)
+    return {label: colour(place) for label, place in taken.items()}
+
+
+def _tint(image: Image.Image, numbers: NDArray[Any], paints: Sequence[str]) -> Image.Image:
+    """The image with pixels of number 1 + i (H, W) half in `paints[i]`, darker where it is 0, and lines between."""
+    if numbers.shape != (image.height, image.width):
+        raise ValueError(
+            f"the record is of an image {numbers.shape[1]} wide and {numbers.shape[0]} high, this one is {image.width} "
+            f"by {image.height}; give the image that the record was made from, neither resized nor turned"
+        )
+    canvas, size, corner = _stage(image, (240, 240), 1600)
+    small = Image.fromarray(numbers.astype(np.int32), "I").resize(size, Image.Resampling.NEAREST)
+    shown = np.asarray(small)
+    table = np.array([ImageColor.getrgb(paint) for paint in (INK, *paints)], np.float32)
+    line = round(min(max((size[0] * size[1]) ** 0.5 / 500, 1), 3))
+    edge = np.zeros(shown.shape, bool)
+    for step in range(1, line + 1):
+        edge[:-step] |= shown[:-step] != shown[step:]
+        edge[:, :-step] |= shown[:, :-step] != shown[:, step:]
+    below = np.asarray(canvas.crop((*corner, corner[0] + size[0], corner[1] + size[1])), np.float32)
+    tinted = 0.5 * below + 0.5 * table[shown]
+    tinted[edge] = 0.75 * table[shown][edge] + 0.25 * 255
+    canvas = canvas.copy()  # not the caller's
+    canvas.paste(Image.fromarray(tinted.round().astype(np.uint8)), corner)
+    return canvas
+
+
+def _with_legend(picture: Image.Image, rows: Sequence[tuple[str, str, str]]) -> Image.Image:
+    """The picture above rows (name, number, colour), in as many columns as fit."""
+    if not rows:
+        return picture
+    line = round(min(max(picture.width / 30, 18), 34))
+    face = font(round(line * 0.62))
+    columns = max(picture.width // (line * 9), 1)
+    height = line * -(-len(rows) // columns) + line // 2
+    canvas = Image.new("RGB", (picture.width, picture.height + height), PAPER)
+    canvas.paste(picture)
+    draw = ImageDraw.Draw(canvas)
+    width = picture.width / columns
+    for i, (name, number, paint) in enumerate(rows):
+        x, y = i % columns * width + line // 3, picture.height + line // 4 + i // columns * line
+        draw.rounded_rectangle((x, y + line * 0.2, x + line * 0.6, y + line * 0.8), 3, paint, (0, 0, 0, 60))
+        room = width - 1.4 * line - face.getlength(f"  {number}")
+        text = f"{shorten(name, face, room)}  {number}"
+        draw.text((x + line * 0.85, y + line / 2), text, INK, face, anchor="lm")
+    return canvas
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.01 else "<1%"
 
 
 def _on_canvas(

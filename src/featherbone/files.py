@@ -63,6 +63,16 @@ def read_json(path: Path, name: str) -> Any:
         raise BadData(f"{name}: not JSON ({error}); write it anew") from None
 
 
+def read_text(path: Path, name: str) -> str:
+    """What a text file in UTF-8 holds. Raises `BadData`, which calls it `name`."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise BadData(f"{name}: cannot be read ({error.strerror}); give a file that is there") from None
+    except ValueError as error:
+        raise BadData(f"{name}: not text in UTF-8 ({error}); write it anew") from None
+
+
 def write_json(path: Path, value: Any) -> None:
     """`value` to `path` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -8,7 +8,14 @@ from typing import Any
 from featherbone.bench.models import ModelFacts, model_table
 from featherbone.data.findings import Examination
 from featherbone.exporters.parity import Parity
-from featherbone.results import Classification, Record
+from featherbone.results import Classification, PanopticMap, Record, SemanticMap
+
+TOLD = (
+    *("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "mask_AP", "mask_AP50"),
+    *("mIoU", "boundary_mIoU", "pixel_accuracy", "mean_accuracy"),
+    *("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff"),
+)
+"""Metrics of dense tasks in the order in which they are told."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,8 @@ class Prediction:
     record: Record
     picture: Path | None
     """The annotated picture, where one was written."""
+    map: Path | None = None
+    """The PNG of classes or segments, for tasks that give one."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,11 @@ class PredictResult:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         rows = [
-            {"image": str(p.image), "picture": p.picture and str(p.picture), **p.record.to_json()}
+            {
+                **{"image": str(p.image), "picture": p.picture and str(p.picture)},
+                **({"map": str(p.map)} if p.map else {}),
+                **p.record.to_json(),
+            }
             for p in self.predictions
         ]
         return {"predictions": rows, "skipped": self.skipped}
@@ -161,9 +174,9 @@ def _shares(metrics: dict[str, Any]) -> str:
     """The metrics that matter most, in one line."""
     if "top1" in metrics:
         return f"top-1 {metrics['top1']:.3f}  top-5 {metrics['top5']:.3f}  on {metrics['images']} images"
-    names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "mask_AP", "mask_AP50")
-    told = "  ".join(f"{name.replace('_', ' ')} {_share(metrics[name])}" for name in names if name in metrics)
-    return f"{told}  on {metrics['images']} images with {metrics['objects']} objects; {metrics['engine']}"
+    told = "  ".join(f"{name.replace('_', ' ')} {_share(metrics[name])}" for name in TOLD if name in metrics)
+    objects = f" with {metrics['objects']} objects; {metrics['engine']}" if "objects" in metrics else ""
+    return f"{told}  on {metrics['images']} images{objects}"
 
 
 def _share(value: float | None) -> str:
@@ -174,4 +187,11 @@ def _told(record: Record) -> str:
     """A record in a few words."""
     if isinstance(record, Classification):
         return f"{record.name} {record.score:.1%}"
+    if isinstance(record, SemanticMap):
+        size = record.labels.size
+        return ", ".join(f"{record.classes[i]} {count / size:.0%}" for i, count in record.counts().items())
+    if isinstance(record, PanopticMap):
+        things = Counter(segment.name for segment in record.segments if segment.thing)
+        stuff = [segment.name for segment in record.segments if not segment.thing]
+        return ", ".join([*(f"{count} {name}" for name, count in things.most_common()), *stuff]) or "nothing"
     return ", ".join(f"{count} {name}" for name, count in Counter(record.names).most_common()) or "no object"

@@ -16,16 +16,26 @@ from featherbone.errors import BadImage, BadOption
 from featherbone.results import Record
 from featherbone.tasks.card import Card
 from featherbone.tasks.detection import SURE
+from featherbone.tasks.panoptic import KEPT
 from featherbone.tasks.run import load_task
+from featherbone.tasks.testing import Testing, decode_tested
 from featherbone.tasks.tiling import check_tiles, decode_tiled
+
+MEANT = {
+    "score": ("detection", "instance", "panoptic"),
+    "tile": ("detection", "instance"),
+    **dict.fromkeys(("slide", "scales", "mirror"), ("semantic",)),
+}
+"""Options, and the tasks that they mean something to."""
 
 
 class Predictor:
     """The model of a run with everything it needs to read an image.
 
     Objects below `score` are not told; by default below the limit that balanced precision and recall best on the run's
-    validation images. With `tile`, large images are searched in tiles of so many pixels a side, too, `overlap` of
-    which neighbours share.
+    validation images, and for panoptic segmentation below 0.6. With `tile`, large images are searched in tiles of so
+    many pixels a side, too, `overlap` of which neighbours share. `slide`, `scales` and `mirror` are of `Testing`, for
+    semantic segmentation.
 
     >>> predictor = featherbone.load("runs/flowers5-lvt")
     >>> predictor("rose.jpg").name
@@ -39,19 +49,24 @@ class Predictor:
         score: float | None = None,
         tile: int | None = None,
         overlap: float = 0.2,
+        slide: bool = False,
+        scales: tuple[float, ...] = (1.0,),
+        mirror: bool = False,
     ) -> None:
         self.card, self.device = card, device
         self.task = task.to(device).eval()
         self.transform = card.preprocessing.transform()
-        self.finds_objects = card.task != "classification"
-        given = {"score": score, "tile": tile}
-        for name in (name for name, value in given.items() if value is not None and not self.finds_objects):
-            raise BadOption(f"{name} means nothing to {card.task}; leave it out, or give a run that finds objects")
+        self.testing = Testing(slide, tuple(scales), mirror)
+        given = {"score": score is not None, "tile": tile is not None, "slide": slide}
+        given |= {"scales": self.testing.scales != (1.0,), "mirror": mirror}
+        for name in (name for name, is_given in given.items() if is_given and card.task not in MEANT[name]):
+            raise BadOption(f"{name} means nothing to {card.task}; leave it out, or give a run for {MEANT[name][0]}")
         if score is not None and not 0 <= score <= 1:
             raise BadOption(f"score {score} is outside 0 to 1")
         if tile is not None:
             check_tiles(tile, overlap)
-        self.score = (card.metrics.get("best_score") or SURE) if score is None else score
+        best = KEPT if card.task == "panoptic" else card.metrics.get("best_score") or SURE
+        self.score = best if score is None else score
         self.tile, self.overlap = tile, overlap
 
     def __call__(self, image: ImageSource) -> Record:
@@ -67,22 +82,30 @@ class Predictor:
         if self.tile is not None:
             about = (self.tile, self.overlap, self.device, self.score)
             return [decode_tiled(self.task, self.card.preprocessing, picture, *about) for picture in pictures]
+        if not self.testing.plain:
+            seen = (self.task, self.card.preprocessing)
+            return [decode_tested(*seen, picture, self.testing, self.device) for picture in pictures]
         raw = self.task(torch.stack([self.transform(picture) for picture in pictures]).to(self.device))
-        if not self.finds_objects:
-            return self.task.decode(raw)
         frames = [self.card.preprocessing.frame(picture.height, picture.width) for picture in pictures]
-        return self.task.decode(raw, frames, self.score)
+        return self.task.decode(raw, frames, *((self.score,) if self.card.task in MEANT["score"] else ()))
 
 
 def load(
-    run: str | Path, device: str = "auto", score: float | None = None, tile: int | None = None, overlap: float = 0.2
+    run: str | Path,
+    device: str = "auto",
+    score: float | None = None,
+    tile: int | None = None,
+    overlap: float = 0.2,
+    slide: bool = False,
+    scales: tuple[float, ...] = (1.0,),
+    mirror: bool = False,
 ) -> Predictor:
     """The predictor of a run folder; the options are those of `Predictor`.
 
     Raises `BadRun` where it is none, or damaged, and `BadOption` for an option that does not suit it.
     """
     card, task = load_task(Path(run))
-    return Predictor(card, task, find_device(device), score, tile, overlap)
+    return Predictor(card, task, find_device(device), score, tile, overlap, slide, scales, mirror)
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:

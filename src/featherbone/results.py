@@ -1,7 +1,10 @@
 """What a task says of an image: frozen records, the same from the model, an exported file and the command line."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
 
 Box = tuple[float, float, float, float]
 """x1 y1 x2 y2 in pixels of the image that was given, x to the right and y down from its upper left corner."""
@@ -91,4 +94,81 @@ class Instances(Detections):
         return {**values, "task": "instance", "objects": objects}
 
 
-Record = Classification | Detections  # a task's result; grows with the tasks
+@dataclass(frozen=True, eq=False)
+class SemanticMap:
+    """The class of every pixel of one image."""
+
+    labels: NDArray[np.uint8]
+    """Class indices (H, W), of the image's size; 255 where none is known."""
+    classes: tuple[str, ...]
+    """Class names, by index."""
+
+    @property
+    def height(self) -> int:
+        """Of the image, in pixels."""
+        return self.labels.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Of the image, in pixels."""
+        return self.labels.shape[1]
+
+    def counts(self) -> dict[int, int]:
+        """Pixels of each class that is there, the most first."""
+        counts = np.bincount(self.labels.ravel(), minlength=256)[: len(self.classes)]
+        return {int(i): int(counts[i]) for i in np.argsort(-counts, kind="stable") if counts[i]}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: what is there and how much of it; the map itself is a picture of its own."""
+        rows = [
+            {"label": i, "name": self.classes[i], "pixels": count, "share": count / self.labels.size}
+            for i, count in self.counts().items()
+        ]
+        return {"task": "semantic", "height": self.height, "width": self.width, "classes": rows}
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A thing, or all of one kind of stuff, of one image."""
+
+    id: int
+    """Its value on the map, from 1."""
+    label: int
+    """Class index."""
+    name: str
+    """Class name."""
+    thing: bool
+    """Whether it can be counted."""
+    score: float | None
+    """From 0 to 1; None for stuff."""
+    area: int
+    """Pixels."""
+    box: Box
+
+
+@dataclass(frozen=True, eq=False)
+class PanopticMap:
+    """The segment of every pixel of one image."""
+
+    ids: NDArray[np.int32]
+    """Segments' ids (H, W), of the image's size; 0 where there is none."""
+    segments: tuple[Segment, ...]
+
+    @property
+    def height(self) -> int:
+        """Of the image, in pixels."""
+        return self.ids.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Of the image, in pixels."""
+        return self.ids.shape[1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; the map itself is a picture of its own."""
+        rows = [{**asdict(segment), "box": list(segment.box)} for segment in self.segments]
+        return {"task": "panoptic", "height": self.height, "width": self.width, "segments": rows}
+
+
+Record = Classification | Detections | SemanticMap | PanopticMap
+"""A task's result."""

@@ -15,6 +15,11 @@ EXPECTED = {  # parameters in millions and GMACs as the papers' architectures ad
     ("lightvit_small", "mask_rcnn"): (37.76, 205.6),
     ("lightvit_base", "mask_rcnn"): (53.65, 243.7),
     ("xformer_small", "yolov3"): (6.30, 3.81),
+    ("lvt", "segformer"): (3.87, 10.63),
+    ("xformer_small", "segformer"): (5.18, None),
+    ("lit_tiny", "semantic_fpn"): (23.64, None),
+    ("lit_small", "semantic_fpn"): (31.58, None),
+    ("lvt", "panoptic_fpn_light"): (5.35, 56.8),
 }
 
 pytestmark = pytest.mark.filterwarnings("ignore:`create_unbacked_symint` is deprecated:FutureWarning")  # torchvision's

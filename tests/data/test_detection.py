@@ -203,10 +203,15 @@ def test_coco_is_refused_with_a_reason(coco, change, message):
         open_detection(coco, masks=True)
 
 
-def test_panoptic_files_alone_are_refused_by_name(tmp_path):
-    write_panoptic(tmp_path / "data", 2, 2, (32, 32))
-    with pytest.raises(BadData, match="panoptic files are not read yet"):
-        open_detection(tmp_path / "data")
+def test_panoptic_files_give_the_objects_that_instance_files_give(tmp_path):
+    write_panoptic(tmp_path / "panoptic", 6, 2, (48, 64))
+    write_coco(tmp_path / "coco", 6, 2, (48, 64))
+    parted, marked = (open_detection(tmp_path / name, masks=True).train for name in ("panoptic", "coco"))
+    assert parted.classes == marked.classes
+    for i in range(len(marked)):
+        one, other = parted.objects(i, masks=True), marked.objects(i, masks=True)
+        rows = [sorted(zip(o.labels.tolist(), o.boxes.tolist(), [m["counts"] for m in o.masks])) for o in (one, other)]
+        assert rows[0] == rows[1]
 
 
 def test_a_file_that_is_no_json_is_named(coco):

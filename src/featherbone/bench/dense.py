@@ -8,7 +8,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from featherbone.bench.models import count_macs
 from featherbone.tasks.backbone import preprocessing_of
-from featherbone.tasks.detection import build_detector
+from featherbone.tasks.dense import build_dense
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class DenseModel:
     """Parameters and multiply-adds, as the paper prints them."""
     result: str
     """Of the paper."""
+    things: int = 0
+    """Classes that are counted, for panoptic segmentation."""
 
 
 PAPERS = (
@@ -36,18 +38,24 @@ PAPERS = (
     DenseModel("lightvit_small", "instance", "mask_rcnn", 80, 800, 1280, "38M, 204G", "box 40.0, mask 37.4 AP"),
     DenseModel("lightvit_base", "instance", "mask_rcnn", 80, 800, 1280, "54M, 240G", "box 41.7, mask 38.8 AP"),
     DenseModel("xformer_small", "detection", "yolov3", 80, 320, 320, "6.3M, 3.8G", "33.2 AP"),
+    DenseModel("lvt", "semantic", "segformer", 150, 512, 512, "3.87M, 10.6G", "39.3 mIoU"),
+    DenseModel("xformer_small", "semantic", "segformer", 19, 512, 512, "5.2M", "78.5 mIoU"),
+    DenseModel("lit_tiny", "semantic", "semantic_fpn", 150, 512, 512, "24M", "41.3 mIoU"),
+    DenseModel("lit_small", "semantic", "semantic_fpn", 150, 512, 512, "32M", "41.7 mIoU"),
+    DenseModel("lvt", "panoptic", "panoptic_fpn_light", 133, 800, 1216, "5.35M, 56.4G", "PQ 42.8", 80),
 )
-"""The papers' detectors; XFormer is a reconstruction."""
+"""The papers' dense models; XFormer is a reconstruction."""
 
 
 def dense_cost(model: DenseModel) -> tuple[int, int]:
     """Parameters and multiply-adds of one image, convolutions and matrix products counted; nothing is computed."""
     preprocessing = preprocessing_of(model.backbone, (model.height, model.width))
     classes = [str(i) for i in range(model.classes)]
-    detector = build_detector(model.backbone, model.task, model.head, classes, preprocessing).requires_grad_(False)
-    params = sum(parameter.numel() for parameter in detector.parameters())
+    about = (model.backbone, model.task, model.head, classes, preprocessing)
+    net = build_dense(*about, things=range(model.things)).requires_grad_(False)
+    params = sum(parameter.numel() for parameter in net.parameters())
     with FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv()):
-        return params, count_macs(detector, model.height, model.width)
+        return params, count_macs(net, model.height, model.width)
 
 
 def dense_table(costs: Mapping[DenseModel, tuple[int, int]]) -> str:

@@ -18,6 +18,8 @@ LEAST = 1.0
 """Least side of a box in pixels."""
 CROPPED = 32
 """Least side of an image that is cropped."""
+TRIES = 10
+"""Windows that are tried for one in which no class has more than its share."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Marking:
     """(n,), int64."""
     masks: Tensor | None = None
     """(n, h, w), uint8."""
+    classes: Tensor | None = None
+    """1 + the class of each pixel (h, w), uint8; 0 where none is known, as beyond the image."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -42,8 +46,9 @@ class Marking:
         """What a transform of torchvision's makes of it."""
         parts = {"image": tv_tensors.Image(self.image)}
         parts["boxes"] = tv_tensors.BoundingBoxes(self.boxes, format="XYXY", canvas_size=self.size)
-        if self.masks is not None:
-            parts["masks"] = tv_tensors.Mask(self.masks)
+        for name in ("masks", "classes"):
+            if (given := getattr(self, name)) is not None:
+                parts[name] = tv_tensors.Mask(given)
         done = {name: part.as_subclass(Tensor) for name, part in transform(parts).items()}
         return replace(self, **done)
 
@@ -59,6 +64,8 @@ class Marking:
 
     def kept_of(self, before: "Marking") -> "Marking":
         """Without the objects of which a cut, which gave this, left too little."""
+        if not len(self.boxes):
+            return self
         size, old = self.boxes[:, 2:] - self.boxes[:, :2], before.boxes[:, 2:] - before.boxes[:, :2]
         kept = (size >= LEAST).all(1) & (size.prod(1) >= VISIBLE * old.prod(1))
         return self.take(kept)
@@ -86,6 +93,7 @@ class Augmentation:
     expand: float = 1.0
     iou_crop: float = 0.0
     mosaic: float = 0.0
+    class_share: float = 1.0
 
     def __call__(
         self, read: Callable[[int, float], Marking], index: int, count: int, height: int, width: int, fill: list[int]
@@ -106,7 +114,10 @@ class Augmentation:
         frame = fit(*seen.size, round(height * factor), round(width * factor))
         seen = self._flipped(seen).resized(frame.inner_height, frame.inner_width)
         h, w = min(seen.size[0], height), min(seen.size[1], width)
-        top, left = (int(torch.randint(more + 1, ())) for more in (seen.size[0] - h, seen.size[1] - w))
+        for _ in range(TRIES if self.class_share < 1 else 1):
+            top, left = (int(torch.randint(more + 1, ())) for more in (seen.size[0] - h, seen.size[1] - w))
+            if _largest_share(seen.classes, top, left, h, w) <= self.class_share:
+                break
         return seen.window(top, left, h, w).kept_of(seen).tight()
 
     def _factor(self) -> float:
@@ -137,6 +148,14 @@ def stitch(parts: list[Marking], height: int, width: int, fill: list[int]) -> Ma
     masks = None if parts[0].masks is None else torch.cat([part.masks for part in placed if part.masks is not None])
     boxes, labels = torch.cat([part.boxes for part in placed]), torch.cat([part.labels for part in placed])
     return Marking(image, boxes, labels, masks).tight()
+
+
+def _largest_share(classes: Tensor | None, top: int, left: int, height: int, width: int) -> float:
+    """Of the known pixels of a window, those of the most frequent class; 0 where there are none, or no map."""
+    if classes is None:
+        return 0.0
+    counts = classes[top : top + height, left : left + width].flatten().bincount(minlength=2)[1:]
+    return float(counts.max() / counts.sum().clamp(min=1))
 
 
 def _chance(share: float) -> bool:

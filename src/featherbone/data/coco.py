@@ -50,7 +50,7 @@ def open_coco(data: Path, split: str, unlabelled: str, check: bool) -> Opened | 
         raise BadData(f"{file}: {orphans} annotations of images that it does not list, as {odd!r}; list or remove them")
     entries, missing = [], []
     for number, image in images.items():
-        place = _find(folders, image["file_name"], file)
+        place = find_image(folders, image["file_name"], file)
         if place is None:
             missing.append(image["file_name"])
             continue
@@ -117,7 +117,7 @@ def _entry(name: str, path: Path, image: Mapping[str, Any], number: int, annotat
     return Marked(name, size[0], size[1], number, tuple(annotations))  # type: ignore[arg-type]
 
 
-def _find(folders: Sequence[Path], name: str, file: str) -> Path | None:
+def find_image(folders: Sequence[Path], name: str, file: str) -> Path | None:
     """Where an image lies."""
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise BadData(f"{file}: file_name {name!r} leads out of the data folder; give paths below it")

@@ -12,13 +12,31 @@ from torch import Tensor
 class Frame:
     """How one image of `height` x `width` lies on the network's input: scaled, in the upper left corner.
 
-    The scaled image is `inner_height` x `inner_width`; what is right of it and below is padding.
+    The scaled image is `inner_height` x `inner_width`; what is right of it and below, up to `canvas_height` x
+    `canvas_width`, is padding.
     """
 
     height: int
     width: int
     inner_height: int
     inner_width: int
+    canvas_height: int
+    canvas_width: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return self.height, self.width
+
+    @property
+    def inner(self) -> tuple[int, int]:
+        """Height and width of the scaled image."""
+        return self.inner_height, self.inner_width
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of the input."""
+        return self.canvas_height, self.canvas_width
 
     def to_image(self, boxes: Tensor) -> Tensor:
         """Boxes (n, 4) in pixels of the input, in pixels of the image, cut at its borders."""
@@ -31,7 +49,7 @@ def fit(height: int, width: int, canvas_height: int, canvas_width: int) -> Frame
     """The frame of an image scaled, with its proportions, to touch two borders of the canvas."""
     scale = min(canvas_height / height, canvas_width / width)
     inner = min(max(round(height * scale), 1), canvas_height), min(max(round(width * scale), 1), canvas_width)
-    return Frame(height, width, *inner)
+    return Frame(height, width, *inner, canvas_height, canvas_width)
 
 
 def lay(image: Image.Image, frame: Frame, resample: Image.Resampling = Image.Resampling.BILINEAR) -> Tensor:

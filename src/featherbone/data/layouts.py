@@ -15,8 +15,8 @@ LAYOUTS = """\
   classification   train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg, or train*.parquet and val*.parquet
   detection        annotations/instances_{train,val}.json, or a YOLO data.yaml
   instance         annotations/instances_{train,val}.json, or a YOLO data.yaml with polygons
-  semantic         images/{train,val}, masks/{train,val} and classes.txt
-  panoptic         annotations/panoptic_{train,val}.json"""
+  semantic         images/{train,val}, masks/{train,val}/*.png and classes.txt; or as for panoptic
+  panoptic         annotations/panoptic_{train,val}.json and panoptic_{train,val}/*.png; or Cityscapes' own folders"""
 
 
 def find_tasks(data: Path) -> tuple[str, ...]:
@@ -26,13 +26,16 @@ def find_tasks(data: Path) -> tuple[str, ...]:
         raise BadData(f"{data}: {what} there; give a folder of one of these layouts:\n{LAYOUTS}")
     coco = any(data.glob("annotations/instances_*.json")) or any(data.glob(f"*/{ROBOFLOW}"))
     panoptic = any(data.glob("annotations/panoptic_*.json"))
-    masks = (data / "masks").is_dir() and (data / "images").is_dir()
+    cityscapes = (data / "leftImg8bit").is_dir() and (data / "gtFine").is_dir()
+    masks = any(
+        (data / folder / name).is_dir() for folder in ("masks", "annotations") for name in sum(SPLITS.values(), ())
+    )
     yolo = (data / "data.yaml").is_file()
     found = {
         "detection": coco or panoptic or yolo,
         "instance": coco or panoptic or (yolo and _has_polygons(data)),
-        "semantic": masks or panoptic,
-        "panoptic": panoptic,
+        "semantic": masks or cityscapes or panoptic,
+        "panoptic": panoptic or (cityscapes and any(data.glob("gtFine/*/**/*_instanceIds.png"))),
     }
     tasks = tuple(task for task, fits in found.items() if fits)
     if tasks:

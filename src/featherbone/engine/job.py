@@ -15,6 +15,7 @@ from featherbone.engine.accelerator import count_workers
 from featherbone.engine.settings import Settings
 from featherbone.errors import BadData, BadOption
 from featherbone.tasks.card import Card, versions
+from featherbone.tasks.testing import Testing
 
 
 class Job(ABC):
@@ -94,6 +95,10 @@ class Job(ABC):
     def set_tiles(self, size: int, overlap: float) -> None:
         """Seek objects of large images in tiles, too. Raises `BadOption` for a task that finds none."""
         raise BadOption(f"tiles mean nothing to {self.task}; leave --tile out")
+
+    def set_testing(self, testing: Testing) -> None:
+        """Look at images by windows, in several sizes, mirrored. Raises `BadOption` for a task that has one way."""
+        raise BadOption(f"slide, scales and mirror mean nothing to {self.task}; leave them out")
 
     def about_data(self) -> dict[str, Any]:
         """What a card says of the data."""

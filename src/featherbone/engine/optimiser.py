@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay, param_groups_weight_decay
-from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
@@ -60,8 +60,8 @@ def freeze_norms(backbone: nn.Module) -> None:
 def build_optimiser(task: nn.Module, backbone: Any, settings: Settings) -> torch.optim.Optimizer:
     """Timm's optimiser over a task and the timm model in it.
 
-    Parameter groups are timm's: no decay on 1-D parameters, layer-wise rates in the backbone, full rate elsewhere. A
-    backbone may have `lr_scales()`, patterns of parameter names and factors on their learning rate.
+    Parameter groups are timm's: no decay on 1-D parameters, layer-wise rates in the backbone, `head_lr` of the rate
+    elsewhere. A backbone may have `lr_scales()`, patterns of parameter names and factors on their learning rate.
     """
     name = settings["optimizer"]
     if name not in list_optimizers():
@@ -74,8 +74,9 @@ def build_optimiser(task: nn.Module, backbone: Any, settings: Settings) -> torch
         groups = param_groups_layer_decay(backbone, decay, no_weight_decay_list=spared, layer_decay=layer_decay)
     inside = {id(parameter) for parameter in backbone.parameters()}
     rest = [p for p in task.parameters() if p.requires_grad and id(p) not in inside]
-    groups.append({"params": [p for p in rest if p.ndim > 1], "weight_decay": decay})
-    groups.append({"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0})
+    scale = {} if settings["head_lr"] == 1 else {"lr_scale": settings["head_lr"]}
+    groups.append({"params": [p for p in rest if p.ndim > 1], "weight_decay": decay, **scale})
+    groups.append({"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0, **scale})
     optimiser = create_optimizer_v2([g for g in groups if g["params"]], opt=name, lr=settings["lr"])
     scales: dict[str, float] = backbone.lr_scales() if hasattr(backbone, "lr_scales") else {}
     for pattern, factor in scales.items():
@@ -97,7 +98,7 @@ def _scale_group(backbone: nn.Module, optimiser: torch.optim.Optimizer, pattern:
 
 
 def build_schedule(optimiser: torch.optim.Optimizer, settings: Settings, steps_per_epoch: int) -> Scheduler:
-    """Linear warm-up, then a cosine and cooldown, or steps, by the number of updates: nothing to save."""
+    """Linear warm-up, then a cosine and cooldown, a power, or steps, by the number of updates: nothing to save."""
     updates = settings["epochs"] * steps_per_epoch
     warmup: dict[str, Any] = {
         "warmup_t": min(round(settings["warmup_epochs"] * steps_per_epoch), updates - 1),
@@ -108,4 +109,7 @@ def build_schedule(optimiser: torch.optim.Optimizer, settings: Settings, steps_p
     if settings["schedule"] == "step":
         falls = [milestone * steps_per_epoch + 1 for milestone in settings["milestones"]]  # timm's count is one early
         return MultiStepLRScheduler(optimiser, decay_t=falls, decay_rate=0.1, **warmup)
+    if settings["schedule"] == "poly":
+        about = {"t_initial": updates, "power": settings["power"], "lr_min": settings["min_lr"]}
+        return PolyLRScheduler(optimiser, **about, **warmup)
     return CosineLRScheduler(optimiser, t_initial=updates, lr_min=settings["min_lr"], **warmup)

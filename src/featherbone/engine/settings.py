@@ -12,7 +12,8 @@ class Settings(TypedDict, total=False):
     image_size: int | tuple[int, int] | None
     """Side of the square input in pixels, or height and width; by default the model's own, or that of the head."""
     head: str | None
-    """What finds objects: retinanet, yolov3 or mask_rcnn; by default retinanet, for instances mask_rcnn."""
+    """What reads the backbone's maps; by default the task's first: retinanet or yolov3 for detection, mask_rcnn for
+    instances, segformer or semantic_fpn for semantic, panoptic_fpn_light or panoptic_fpn for panoptic segmentation."""
     head_args: str
     """More keywords of the head, for example dim=96,num_convs=2; anchors=fit fits YOLOv3's to the training objects."""
     batch_size: int
@@ -23,8 +24,13 @@ class Settings(TypedDict, total=False):
     """Peak learning rate."""
     min_lr: float
     """Learning rate at the end."""
-    schedule: Literal["cosine", "step"]
-    """How the learning rate falls: along a cosine to `min_lr`, or to a tenth at each of `milestones`."""
+    head_lr: float
+    """Factor on the learning rate of all that is not the backbone."""
+    schedule: Literal["cosine", "step", "poly"]
+    """How the learning rate falls to `min_lr`: along a cosine, by (1 - progress)^`power`, or to a tenth at each of
+    `milestones`."""
+    power: float
+    """Of the poly schedule."""
     milestones: tuple[int, ...]
     """Epochs after which the step schedule divides the learning rate by ten."""
     warmup_epochs: float
@@ -73,6 +79,18 @@ class Settings(TypedDict, total=False):
     """Chance of a crop that keeps a least overlap with some object."""
     mosaic: float
     """Chance that four images are put together."""
+    class_share: float
+    """Largest share of one class in the part of an image that is shown; ten parts are tried."""
+    ignore_index: int | None
+    """Value of masks that is no class, beside 255."""
+    zero_ignored: bool
+    """Value 0 of masks is no class and the first class is 1, as in ADE20K."""
+    class_weights: str
+    """Weights of the classes in the loss: empty for none, balanced for median frequency over frequency, or numbers."""
+    hard_share: float
+    """Below 1, teach only pixels given less than 0.7 for their class, and at least this share of all."""
+    dice: float
+    """Weight of the Dice loss beside cross-entropy."""
     drop_path: float
     """Chance that the last block is skipped; earlier ones less."""
     dropout: float
@@ -127,7 +145,9 @@ DEFAULTS: Settings = {
     "epochs": 50,
     "lr": 5e-4,
     "min_lr": 1e-6,
+    "head_lr": 1.0,
     "schedule": "cosine",
+    "power": 1.0,
     "milestones": (),
     "warmup_epochs": 3,
     "warmup_lr": 1e-6,
@@ -152,6 +172,12 @@ DEFAULTS: Settings = {
     "expand": 1.0,
     "iou_crop": 0.0,
     "mosaic": 0.0,
+    "class_share": 1.0,
+    "ignore_index": None,
+    "zero_ignored": False,
+    "class_weights": "",
+    "hard_share": 1.0,
+    "dice": 0.0,
     "drop_path": 0.0,
     "dropout": 0.0,
     "ema": None,
@@ -185,17 +211,28 @@ OF_OBJECTS: Settings = {
 }
 """Other defaults of detection and instance segmentation."""
 
-TASK_DEFAULTS: dict[str, Settings] = {"classification": {}, "detection": OF_OBJECTS, "instance": OF_OBJECTS}
+OF_PIXELS: Settings = {"batch_size": 8, "warmup_epochs": 1, "schedule": "poly", "scale": (0.5, 2.0), "photometric": 0.5}
+"""Other defaults of semantic segmentation."""
 
-ONLY: dict[str, tuple[str, ...]] = {
-    "classification": (
+TASK_DEFAULTS: dict[str, Settings] = {
+    "classification": {},
+    "detection": OF_OBJECTS,
+    "instance": OF_OBJECTS,
+    "semantic": {**OF_PIXELS, "class_share": 0.75},
+    "panoptic": OF_OBJECTS,
+}
+
+ONLY: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("classification",): (
         *("smoothing", "mixup", "cutmix", "auto_augment", "color_jitter", "erasing", "min_area", "dropout"),
         *("teacher", "distillation", "distillation_weight", "temperature"),
     ),
-    "objects": (
-        *("head", "head_args", "scale", "photometric", "expand", "iou_crop", "mosaic", "unlabelled"),
-        *("backbone_from", "freeze_norm"),
+    ("detection", "instance", "semantic", "panoptic"): (
+        *("head", "head_args", "head_lr", "scale", "photometric", "expand", "backbone_from", "freeze_norm"),
     ),
+    ("detection", "instance", "panoptic"): ("iou_crop",),
+    ("detection", "instance"): ("mosaic", "unlabelled"),
+    ("semantic",): ("class_share", "ignore_index", "zero_ignored", "class_weights", "hard_share", "dice"),
 }
 """Settings that have a meaning for some tasks alone."""
 
@@ -213,6 +250,8 @@ PRESETS: dict[str, dict[str, Settings]] = {
         },
         "detection": {"batch_size": 4, "epochs": 100, "lr": 1e-3, "warmup_epochs": 3, "ema": 0.998, "mosaic": 0.5},
         "instance": {"batch_size": 2, "epochs": 100, "lr": 3e-4, "warmup_epochs": 3, "ema": 0.998},
+        "semantic": {"batch_size": 4, "epochs": 100, "lr": 1e-3, "warmup_epochs": 3, "ema": 0.998},
+        "panoptic": {"batch_size": 2, "epochs": 100, "lr": 3e-4, "warmup_epochs": 3, "ema": 0.998},
     },
 }
 """`small-data`: tens to hundreds of images; more updates per image, an average of the weights, other augmentation."""
@@ -242,6 +281,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "expand": (1, 10),
     "iou_crop": (0, 1),
     "mosaic": (0, 1),
+    "class_share": (0.05, 1),
+    "ignore_index": (0, 65535),
+    "hard_share": (0.001, 1),
+    "dice": (0, 1e3),
+    "head_lr": (0, 1e3),
+    "power": (0.01, 100),
     "milestones": (1, 1e6),
     "eval_every": (1, 1e6),
     "drop_path": (0, 0.999),
@@ -271,7 +316,7 @@ def complete(
     if preset is not None and preset not in PRESETS:
         raise BadOption(f"no preset {preset!r}; there is {', '.join(PRESETS)}")
     known = get_type_hints(Settings)
-    foreign = ONLY["objects" if task == "classification" else "classification"]
+    foreign = {name for tasks, names in ONLY.items() if task not in tasks for name in names}
     for name in given:
         if name not in known:
             raise BadOption(f"no option {name!r}{did_you_mean(name, known)} See: featherbone train --help")
@@ -303,7 +348,7 @@ def complete(
 CHOICES = {
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "distillation": ("soft", "hard"),
-    "schedule": ("cosine", "step"),
+    "schedule": ("cosine", "step", "poly"),
     "unlabelled": ("leave-out", "negative"),
 }
 

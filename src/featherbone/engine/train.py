@@ -20,12 +20,14 @@ from featherbone.engine.job import Job
 from featherbone.engine.loop import Loop
 from featherbone.engine.optimiser import build_optimiser, build_schedule, freeze_norms, freeze_parts
 from featherbone.engine.run import load_state
+from featherbone.engine.segmentation import PanopticJob, SemanticJob
 from featherbone.engine.settings import Settings
 from featherbone.engine.tensorboard import curves
 from featherbone.errors import BadData, BadOption, BadRun
 from featherbone.progress import say
 from featherbone.tasks.card import CARD, Card
 from featherbone.tasks.run import load_task
+from featherbone.tasks.testing import Testing
 
 CHANGEABLE = ("device", "workers", "save_seconds", "tensorboard")
 """Settings that a resumed run may change: none of them changes the result."""
@@ -34,13 +36,13 @@ JOBS: dict[str, type[Job]] = {
     "classification": ClassificationJob,
     "detection": DetectionJob,
     "instance": DetectionJob,
+    "semantic": SemanticJob,
+    "panoptic": PanopticJob,
 }
 
 
 def open_job(task: str, data: Path, settings: Settings) -> Job:
-    """The job of a task on a data folder. Raises `BadOption` for a task that is not trained yet."""
-    if task not in JOBS:
-        raise BadOption(f"{data} is for {task}; this version trains {', '.join(JOBS)}: choose one of them with --task")
+    """The job of a task on a data folder."""
     return JOBS[task](task, data, settings)
 
 
@@ -89,10 +91,12 @@ def evaluate_run(
     device: str,
     workers: int | None,
     tiles: tuple[int, float] | None = None,
+    testing: Testing | None = None,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Metrics of a run on the validation split of its own or another data folder, and the class names.
 
-    `tiles` are the side in pixels of the tiles in which objects are sought, and the share of it that they overlap.
+    `tiles` are the side in pixels of the tiles in which objects are sought, and the share of it that they overlap;
+    `testing` is how images are looked at for semantic segmentation.
     """
     card, task = load_task(run)
     settings: Any = {**card.settings, "device": device, "precision": "fp32", "accumulate": 1, "workers": workers}
@@ -108,6 +112,8 @@ def evaluate_run(
         say(reason, "left out")
     if tiles is not None:
         job.set_tiles(*tiles)
+    if testing is not None and not testing.plain:
+        job.set_testing(testing)
     metrics, outcome = measure(job, card, task, accelerator)
     page = out or (run / "report.html" if job.fingerprint() == card.data["fingerprint"] else None)
     if page is not None and accelerator.is_main_process:

@@ -56,7 +56,10 @@ class MaskRCNN(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Proposed | MaskRaw:
         """Maps (B, C, h, w) of the pyramid, of images of `size`, to what `losses` needs in training, else `find`."""
-        levels = self.fpn(maps)
+        return self.read(self.fpn(maps), size)
+
+    def read(self, levels: Sequence[Tensor], size: tuple[int, int]) -> Proposed | MaskRaw:
+        """The same from the FPN's maps, strides 4 to 64."""
         rpn = self.rpn(levels)
         proposals = self.rpn.propose(rpn, size)
         if self.training:

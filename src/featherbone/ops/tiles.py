@@ -10,21 +10,27 @@ Tile = tuple[int, int, int, int]
 
 
 def cut_tiles(height: int, width: int, size: int, overlap: float) -> list[Tile]:
-    """Square tiles of `size` pixels that cover an image, row by row; neighbours share `overlap` of a side.
+    """Square tiles of `size` pixels that cover an image, as `cut_windows` cuts them."""
+    return cut_windows(height, width, (size, size), overlap)
+
+
+def cut_windows(height: int, width: int, size: tuple[int, int], overlap: float) -> list[Tile]:
+    """Tiles of `size`, height and width, that cover an image, row by row; neighbours share `overlap` of a side.
 
     The last column and row are shifted inward, so that every tile has its full size; a side of the image shorter than
-    `size` is taken whole. `overlap` is from 0 to 0.9.
+    the tile's is taken whole. `overlap` is from 0 to 0.9.
     """
-    if size < 1 or not 0 <= overlap <= 0.9:
+    if min(size) < 1 or not 0 <= overlap <= 0.9:
         raise ValueError(
-            f"tiles of {size} pixels that overlap by {overlap} cannot be cut; give at least 1 pixel and 0 to 0.9"
+            f"tiles of {size[1]}x{size[0]} pixels that overlap by {overlap} cannot be cut; give at least 1 pixel and 0 "
+            "to 0.9"
         )
+    rows, columns = _starts(height, size[0], overlap), _starts(width, size[1], overlap)
+    return [(x, y, min(x + size[1], width), min(y + size[0], height)) for y in rows for x in columns]
+
+
+def _starts(length: int, size: int, overlap: float) -> list[int]:
     step = max(size - round(size * overlap), 1)
-    rows, columns = _starts(height, size, step), _starts(width, size, step)
-    return [(x, y, min(x + size, width), min(y + size, height)) for y in rows for x in columns]
-
-
-def _starts(length: int, size: int, step: int) -> list[int]:
     return [*range(0, length - size, step), max(length - size, 0)]
 
 

@@ -29,6 +29,8 @@ class Card:
     head: str | None = None
     """What stands on the backbone's maps; None for classification."""
     head_args: dict[str, Any] = field(default_factory=dict)
+    things: tuple[int, ...] = ()
+    """Indices of the classes that are counted, for panoptic segmentation."""
     data: dict[str, Any] = field(default_factory=dict)
     """Path, fingerprint and counts of the data set."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -43,6 +45,11 @@ class Card:
     def write(self, run: Path) -> None:
         """The card into the run folder, atomically."""
         write_json(run / CARD, asdict(self))
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """The number that each class has in the files it was learned from; by default from 1."""
+        return tuple(self.data.get("category_ids", range(1, len(self.classes) + 1)))
 
     @staticmethod
     def read(run: Path) -> "Card":
@@ -62,6 +69,7 @@ class Card:
             box = values["preprocessing"]
             values["preprocessing"] = Preprocessing(**{**box, "mean": tuple(box["mean"]), "std": tuple(box["std"])})
             values["classes"] = tuple(values["classes"])
+            values["things"] = tuple(values.get("things", ()))
             return Card(**values)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, BadRun):

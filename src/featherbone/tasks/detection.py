@@ -1,22 +1,14 @@
 """Detection and instance segmentation: any timm backbone, as a pyramid, under a head that finds objects."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
-from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from featherbone.data.frames import Frame
-from featherbone.data.transforms import Preprocessing
-from featherbone.errors import BadOption, did_you_mean
-from featherbone.heads.mask_rcnn import MaskRCNN
-from featherbone.heads.retinanet import RetinaNet
-from featherbone.heads.yolov3 import YOLOv3
 from featherbone.ops.boxes import Found, Target
 from featherbone.ops.paste import paste_masks
 from featherbone.results import Box, Detections, Instances
-from featherbone.tasks.backbone import build_backbone, preprocessing_of
 from featherbone.tasks.pyramid import Pyramid
 
 SURE = 0.3
@@ -37,13 +29,6 @@ class DetectionHead(Protocol):
 
     def find(self, raw: Any, score: float | None = None) -> list[Found]:
         """The objects of each image, from what evaluation's `forward` gave; by default above the paper's score."""
-
-
-HEADS: dict[str, dict[str, Any]] = {
-    "detection": {"retinanet": RetinaNet, "yolov3": YOLOv3},
-    "instance": {"mask_rcnn": MaskRCNN},
-}
-"""Heads by task and name; a task's first is its default."""
 
 
 class Detector(nn.Module):
@@ -87,43 +72,3 @@ class Detector(nn.Module):
             return Detections(*about, tuple(scores))
         masks = paste_masks(found.masks.float().cpu()[seen], boxes, frame.height, frame.width)
         return Instances(*about, tuple(scores), tuple(masks))
-
-
-def find_head(task: str, name: str | None) -> tuple[str, Any]:
-    """Name and class of a head of the task, by default its first. Raises `BadOption`."""
-    heads = HEADS[task]
-    name = name or next(iter(heads))
-    if name not in heads:
-        raise BadOption(f"no head {name!r} for {task}{did_you_mean(name, heads)}; there is {', '.join(heads)}")
-    return name, heads[name]
-
-
-def detection_preprocessing(backbone: str, head: Any, image_size: int | tuple[int, int] | None) -> Preprocessing:
-    """The backbone's normalisation on a canvas of `image_size`, by default the head's, the whole image on it."""
-    own = preprocessing_of(backbone, image_size or head.image_size)
-    return replace(own, crop=1.0, interpolation="bilinear", rule="fit")
-
-
-def build_detector(
-    backbone: str,
-    task: str,
-    head: str | None,
-    classes: Sequence[str],
-    preprocessing: Preprocessing,
-    head_args: dict[str, Any] | None = None,
-    model_args: dict[str, Any] | None = None,
-    pretrained: bool = False,
-    checkpoint: str | None = None,
-) -> Detector:
-    """A detector for `classes` on the timm model `backbone`, for inputs of `preprocessing`."""
-    name, kind = find_head(task, head)
-    arguments = dict(model_args or {})
-    cfg = get_pretrained_cfg(backbone)
-    if cfg is not None and cfg.fixed_input_size:
-        arguments.setdefault("img_size", (preprocessing.height, preprocessing.width))
-    pyramid = Pyramid(build_backbone(backbone, pretrained, checkpoint, **arguments))
-    try:
-        built = kind(pyramid.levels, len(classes), **(head_args or {}))
-    except (TypeError, ValueError) as error:
-        raise BadOption(f"{name} on {backbone} does not take these arguments: {error}") from None
-    return Detector(pyramid, built, classes)

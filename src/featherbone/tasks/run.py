@@ -11,7 +11,7 @@ from featherbone.errors import BadRun
 from featherbone.files import write_bytes
 from featherbone.tasks.card import WEIGHTS, Card
 from featherbone.tasks.classification import build_classifier
-from featherbone.tasks.detection import HEADS, build_detector
+from featherbone.tasks.dense import HEADS, build_dense
 
 
 def load_task(run: Path) -> tuple[Card, Any]:
@@ -27,8 +27,15 @@ def build_task(card: Card) -> Any:
     if card.task == "classification":
         return build_classifier(card.backbone, card.classes, card.model_args)
     if card.task in HEADS:
-        return build_detector(
-            card.backbone, card.task, card.head, card.classes, card.preprocessing, card.head_args, card.model_args
+        return build_dense(
+            card.backbone,
+            card.task,
+            card.head,
+            card.classes,
+            card.preprocessing,
+            card.head_args,
+            card.model_args,
+            card.things,
         )
     raise BadRun(f"{card.backbone}: a run for {card.task!r}; this version knows classification, {', '.join(HEADS)}")
 

@@ -1,0 +1,102 @@
+"""Maps as files that other tools read: index PNG, COCO's panoptic PNG and json, GeoJSON."""
+
+import io
+import json
+from collections.abc import Sequence
+from colorsys import hls_to_rgb
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from featherbone.files import write_bytes, write_text
+from featherbone.ops.polygons import trace
+from featherbone.results import PanopticMap, Record, SemanticMap
+
+GOLDEN = 0.618034
+"""Step of the hue from one class to the next, which keeps neighbours apart."""
+
+
+def write_labels(path: Path, labels: NDArray[np.uint8], colours: Sequence[tuple[int, int, int]] = ()) -> None:
+    """Classes (H, W) as an index PNG, shown in `colours` by programs that know palettes."""
+    image = Image.fromarray(labels, "L" if not colours else "P")
+    if colours:
+        image.putpalette([channel for colour in colours for channel in colour])
+    _write_png(path, image)
+
+
+def write_panoptic(path: Path, ids: NDArray[np.int32]) -> None:
+    """Segment ids (H, W), up to 2^24 - 1, as COCO's PNG: R + 256 G + 65536 B."""
+    channels = np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], -1)
+    _write_png(path, Image.fromarray(channels.astype(np.uint8)))
+
+
+def write_map(folder: Path, name: str, record: Record, geojson: bool) -> Path | None:
+    """The map of a record as `name`.png into a folder, and its regions as `name`.geojson; None where it has no map."""
+    path = folder / f"{name}.png"
+    if isinstance(record, SemanticMap):
+        write_labels(path, record.labels, palette(len(record.classes)))
+        if geojson:
+            write_geojson(path.with_suffix(".geojson"), record)
+        return path
+    if isinstance(record, PanopticMap):
+        write_panoptic(path, record.ids)
+        return path
+    return None
+
+
+def palette(count: int) -> list[tuple[int, int, int]]:
+    """Colours of `count` classes, and black for the rest."""
+    colours = [tuple(hls_to_rgb(i * GOLDEN % 1, 0.35 + 0.3 * (i // 2 % 2), 0.9 - 0.4 * (i % 2))) for i in range(count)]
+    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colours] + [(0, 0, 0)] * (256 - count)
+
+
+def to_coco_panoptic(
+    maps: Sequence[tuple[str, str, PanopticMap]],
+    classes: Sequence[str],
+    things: Sequence[int],
+    category_ids: Sequence[int],
+) -> dict[str, Any]:
+    """COCO's panoptic json of images (file, file of the map, record)."""
+    rows = list(enumerate(maps, 1))
+    images = [{"id": i, "file_name": name, "height": r.height, "width": r.width} for i, (name, _, r) in rows]
+    annotations = [panoptic_annotation(record, i, file, category_ids) for i, (_, file, record) in rows]
+    categories = panoptic_categories(classes, things, category_ids)
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def panoptic_annotation(record: PanopticMap, image_id: int, file_name: str, category_ids: Sequence[int]) -> Any:
+    """What COCO's panoptic json says of one image."""
+    rows = []
+    for segment in record.segments:
+        x1, y1, x2, y2 = (int(side) for side in segment.box)
+        row = {"id": segment.id, "category_id": category_ids[segment.label], "area": segment.area, "iscrowd": 0}
+        rows.append({**row, "bbox": [x1, y1, x2 - x1, y2 - y1]})
+    return {"image_id": image_id, "file_name": file_name, "segments_info": rows}
+
+
+def panoptic_categories(classes: Sequence[str], things: Sequence[int], category_ids: Sequence[int]) -> list[Any]:
+    """COCO's list of panoptic classes."""
+    return [
+        {"id": number, "name": name, "supercategory": name, "isthing": int(label in things)}
+        for label, (name, number) in enumerate(zip(classes, category_ids, strict=True))
+    ]
+
+
+def write_geojson(path: Path, record: SemanticMap) -> None:
+    """Every region of one class as a polygon, with class, name and area in pixels; x right and y down in pixels."""
+    features = []
+    for label in record.counts():
+        for rings, area in trace(record.labels == label):
+            about = {"label": label, "name": record.classes[label], "area": area}
+            shape = {"type": "Polygon", "coordinates": [[*ring, ring[0]] for ring in rings]}
+            features.append({"type": "Feature", "properties": about, "geometry": shape})
+    write_text(path, json.dumps({"type": "FeatureCollection", "features": features}) + "\n")
+
+
+def _write_png(path: Path, image: Image.Image) -> None:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    write_bytes(path, file.getbuffer())

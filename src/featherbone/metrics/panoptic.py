@@ -1,0 +1,113 @@
+"""Panoptic quality (arXiv 1801.00868), by COCO's rule for what is void and for crowds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+OVERLAP = 0.5
+"""IoU above which two segments match; above one half there is one match at most."""
+
+Ids = NDArray[np.int32]
+
+
+class Stated(NamedTuple):
+    """One segment of a map, told by its value."""
+
+    id: int
+    label: int
+    crowd: bool = False
+
+
+@dataclass
+class PanopticMetrics:
+    """Matches and mistakes of K classes, of which `things` are counted; sums of several processes add up."""
+
+    num_classes: int
+    things: Sequence[int]
+    counts: NDArray[np.float64] = field(init=False)
+    """Sum of IoU, true positives, false positives, false negatives (4, K)."""
+
+    def __post_init__(self) -> None:
+        self.counts = np.zeros((4, self.num_classes))
+
+    def update(self, truth: Ids, stated: Sequence[Stated], said: Ids, found: Sequence[Stated]) -> float | None:
+        """Count one image from two maps (H, W) and their segments; what no segment has is void. Its own PQ.
+
+        Two segments of one class match where their IoU, void left out of the union, is above one half. Crowds match
+        nothing; a found segment of which more than half is void or crowd of its class is no mistake.
+        """
+        if truth.shape != said.shape:
+            raise ValueError(f"a map of {said.shape} for an image of {truth.shape}; bring it to the image's size")
+        own = np.zeros_like(self.counts)
+        # areas of all pairs (1 + n, 1 + m), the first of either void
+        shared = _areas(_places(truth, stated), _places(said, found), len(stated), len(found))
+        true_area, said_area = shared.sum(1)[1:], shared.sum(0)[1:]
+        inside, void = shared[1:, 1:], shared[0, 1:]
+        labels, found_labels = _labels(stated), _labels(found)
+        crowd = np.array([segment.crowd for segment in stated], bool)
+        union = true_area[:, None] + said_area - inside - void
+        same = labels[:, None] == found_labels
+        iou = np.where(same & ~crowd[:, None], inside / np.maximum(union, 1), 0)
+        rows, columns = np.nonzero(iou > OVERLAP)
+        np.add.at(own[0], labels[rows], iou[rows, columns])
+        np.add.at(own[1], labels[rows], 1)
+        missed = ~crowd & (true_area > 0)
+        missed[rows] = False
+        np.add.at(own[3], labels[missed], 1)
+        spared = void + (inside * (same & crowd[:, None])).sum(0)
+        made_up = (said_area > 0) & ~(spared > OVERLAP * said_area)
+        made_up[columns] = False
+        np.add.at(own[2], found_labels[made_up], 1)
+        self.counts += own
+        qualities, shown = _quality(own)[0], own[1:].sum(0) > 0
+        return float(qualities[shown].mean()) if shown.any() else None
+
+    def add(self, other: "PanopticMetrics") -> None:
+        """Take in what another process counted."""
+        self.counts += other.counts
+
+    def compute(self) -> dict[str, Any]:
+        """PQ, SQ and RQ over the classes that were seen or said: of all, `_things` and `_stuff`, and per class.
+
+        None where there is no such class.
+        """
+        seen = self.counts[1:].sum(0) > 0
+        thing = np.isin(np.arange(self.num_classes), list(self.things))
+        groups = {"": seen, "_things": seen & thing, "_stuff": seen & ~thing}
+        names, values = ("PQ", "SQ", "RQ"), _quality(self.counts)
+        means = {
+            f"{name}{group}": float(of[chosen].mean()) if chosen.any() else None
+            for group, chosen in groups.items()
+            for name, of in zip(names, values, strict=True)
+        }
+        rows = {
+            kind: [float(value) if there else None for value, there in zip(of, seen, strict=True)]
+            for kind, of in zip(("per_class", "SQ_per_class", "RQ_per_class"), values, strict=True)
+        }
+        return {**means, **rows, "segments": (self.counts[1] + self.counts[3]).astype(int).tolist()}
+
+
+def _quality(counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """PQ, SQ and RQ of each class (K,): PQ = SQ RQ, SQ = sum IoU / TP, RQ = TP / (TP + FP / 2 + FN / 2)."""
+    total, tp, fp, fn = counts
+    sq = total / np.maximum(tp, 1)
+    rq = tp / np.maximum(tp + (fp + fn) / 2, 0.5)
+    return sq * rq, sq, rq
+
+
+def _places(ids: Ids, segments: Sequence[Stated]) -> NDArray[np.int64]:
+    """Each pixel's place in `segments`, from 1; 0 for void."""
+    known, inverse = np.unique(ids, return_inverse=True)
+    numbers = {segment.id: number for number, segment in enumerate(segments, 1)}
+    return np.array([numbers.get(value, 0) for value in known.tolist()], np.int64)[inverse.reshape(-1)]
+
+
+def _areas(truth: NDArray[np.int64], said: NDArray[np.int64], n: int, m: int) -> NDArray[np.int64]:
+    return np.bincount(truth * (m + 1) + said, minlength=(n + 1) * (m + 1)).reshape(n + 1, m + 1)
+
+
+def _labels(segments: Sequence[Stated]) -> NDArray[np.int64]:
+    return np.array([segment.label for segment in segments], np.int64)

@@ -1,0 +1,83 @@
+"""Maps that give every pixel a class or a segment."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from featherbone.ops import rle
+from featherbone.ops.boxes import Target
+from featherbone.results import Rle
+
+IGNORE = 255
+"""The class of pixels of which nothing is known."""
+VALUES = 2**26
+"""Scores that `label_map` holds at a time."""
+
+
+class PanopticTarget(NamedTuple):
+    """What one image should have given."""
+
+    things: Target
+    stuff: Tensor
+    """(H, W), int64: 0 for any thing, 1 + i for stuff i, `IGNORE` where nothing is known."""
+
+
+def upsample(scores: Tensor, size: Sequence[int]) -> Tensor:
+    """Scores (B, K, h, w) at another size, bilinearly."""
+    return scores if scores.shape[-2:] == tuple(size) else F.interpolate(scores, size=tuple(size), mode="bilinear")
+
+
+def label_map(scores: Tensor, canvas: Sequence[int], inner: Sequence[int], size: Sequence[int]) -> Tensor:
+    """The best class of each pixel of an image of `size`, (H, W), uint8, from scores (K, h, w) of a network's input.
+
+    The scores are brought to `canvas`, the input's size, of which the image fills `inner` from the upper left corner,
+    and this part to the image's. A few classes at a time, so that large images of many classes fit in memory.
+    """
+    at_once = max(VALUES // max(canvas[0] * canvas[1], size[0] * size[1]), 1)
+    best = scores.new_full(tuple(size), -torch.inf, dtype=torch.float32)
+    labels = torch.zeros(tuple(size), dtype=torch.uint8, device=scores.device)
+    for first in range(0, len(scores), at_once):
+        shown = upsample(scores[None, first : first + at_once].float(), canvas)[..., : inner[0], : inner[1]]
+        value, index = upsample(shown, size)[0].max(0)
+        better = value > best
+        best = torch.where(better, value, best)
+        labels = torch.where(better, (index + first).to(torch.uint8), labels)
+    return labels
+
+
+class Laid(NamedTuple):
+    """Segments on a map, in the order in which they were laid."""
+
+    ids: NDArray[np.int32]
+    """(H, W): 1 + the segment's place, 0 where there is none."""
+    things: list[int]
+    """Indices of the things that were laid."""
+    stuff: list[int]
+    """Classes of stuff that follow them."""
+
+
+def fuse(masks: Sequence[Rle], stuff: NDArray[np.integer], num_stuff: int, least: float, overlap: float = 0.5) -> Laid:
+    """One map of things and stuff (arXiv 1801.00868), from masks of one size, the surest first.
+
+    A mask more than `overlap` of which is covered already is dropped, else its free part is laid. What is free then
+    goes to stuff (H, W), 0 for things and 1 + i for stuff i, each class one segment, unless under `least` pixels.
+    """
+    ids = np.zeros(stuff.shape, np.int32)
+    things: list[int] = []
+    for index, mask in enumerate(masks):
+        covered = rle.decode(mask)
+        free = covered & (ids == 0)
+        count, area = int(free.sum()), int(covered.sum())
+        if count and area - count <= overlap * area:
+            things.append(index)
+            ids[free] = len(things)
+    counts = np.bincount(stuff[ids == 0].astype(np.int64), minlength=1 + num_stuff)[1:]
+    kept = np.flatnonzero((counts > 0) & (counts >= least))
+    number = np.zeros(1 + num_stuff, np.int32)
+    number[1 + kept] = len(things) + 1 + np.arange(len(kept))
+    return Laid(np.where(ids == 0, number[stuff], ids), things, kept.tolist())
