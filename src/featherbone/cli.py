@@ -25,7 +25,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         commands.explain,
         commands.export,
     )
-}
+} | {"data": commands.make_data}
 INTERRUPTED = 130
 
 

@@ -9,6 +9,7 @@ from featherbone.engine.settings import Settings
 from featherbone.errors import BadImage, BadOption
 from featherbone.explainers import ExplainResult
 from featherbone.outcomes import (
+    DataResult,
     DemoResult,
     DoctorResult,
     EvaluateResult,
@@ -306,32 +307,75 @@ def doctor(
     *,
     task: Task | None = None,
     image_size: int | None = None,
+    ignore_index: int | None = None,
+    zero_ignored: bool = False,
     out: Path = Path("doctor.html"),
 ) -> DoctorResult:
     """Check the images and labels of a data folder before training; exit code 1 if anything would spoil it.
 
     Args:
         data: Data folder.
-        task: What it is for, where the folder serves several tasks; by default detection, if it serves that.
+        task: What it is for, where the folder serves several tasks; by default panoptic, where its maps are all there
+            is, else detection, if it serves that.
         image_size: Side of the input it is meant for; by default 224 for classification and 640 for objects.
+        ignore_index: Value of masks that is no class, beside 255.
+        zero_ignored: Value 0 of masks is no class and the first class is 1, as in ADE20K.
         out: Page to write, with pictures of each finding.
 
     """
+    from featherbone.data.coco import find_coco
     from featherbone.data.doctor import examine
+    from featherbone.data.doctor_maps import examine_semantic
     from featherbone.data.doctor_objects import examine_objects
     from featherbone.data.doctor_page import write_page
+    from featherbone.data.doctor_panoptic import examine_panoptic
     from featherbone.data.layouts import find_task, find_tasks
+    from featherbone.data.semantic import has_maps
 
     fits = find_tasks(Path(data))
-    found = find_task(Path(data), task or ("detection" if "detection" in fits else fits[0]))
+    maps_alone = "panoptic" in fits and find_coco(Path(data), "train") is None
+    default = "panoptic" if maps_alone else "detection" if "detection" in fits else fits[0]
+    found = find_task(Path(data), task or default)
     if found == "classification":
         examination = examine(Path(data), image_size or 224)
     elif found in ("detection", "instance"):
         examination = examine_objects(Path(data), found, image_size or 640)
+    elif found == "semantic" and has_maps(Path(data)):
+        examination = examine_semantic(Path(data), ignore_index, zero_ignored)
     else:
-        raise BadOption(f"{data}: this version examines data for classification, detection and instance, not {found}")
+        examination = examine_panoptic(Path(data))
     write_page(examination, Path(out))
     return DoctorResult(examination, Path(out))
+
+
+def make_data(
+    what: Positional[Literal["panoptic"]],
+    *,
+    instances: Path,
+    semantic: Path,
+    out: Path,
+    ignore_index: int | None = None,
+    zero_ignored: bool = False,
+) -> DataResult:
+    """Make a COCO panoptic set from objects with masks and maps of classes, and tell how overlaps were settled.
+
+    Things lie on stuff, smaller things on larger ones; what has a thing's class but is no object is void. The images
+    are copied, and `overlaps.json` beside them holds what is told.
+
+    Args:
+        what: Kind of data to make.
+        instances: Folder in COCO's layout, every object with a mask; its classes are the things.
+        semantic: Folder with `masks/{train,val}/*.png` of indices, named as the images, and `classes.txt`; its other
+            classes are the stuff.
+        out: Folder to write; must be new or empty.
+        ignore_index: Value of the masks that is no class, beside 255.
+        zero_ignored: Value 0 of the masks is no class and the first class is 1, as in ADE20K.
+
+    """
+    from featherbone.data.panoptic_write import make_panoptic_set
+
+    settled = make_panoptic_set(Path(instances), Path(semantic), Path(out), ignore_index, zero_ignored)
+    return DataResult(settled, Path(out))
 
 
 def demo(

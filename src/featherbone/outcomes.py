@@ -7,6 +7,7 @@ from typing import Any
 
 from featherbone.bench.models import ModelFacts, model_table
 from featherbone.data.findings import Examination
+from featherbone.data.panoptic_write import Settled
 from featherbone.exporters.parity import Parity
 from featherbone.results import Classification, PanopticMap, Record, SemanticMap
 
@@ -145,6 +146,21 @@ class DoctorResult:
 
     def __str__(self) -> str:
         return f"{self.examination}\npage    {self.page}"
+
+
+@dataclass(frozen=True)
+class DataResult:
+    """A data set that was made, and how overlaps were settled."""
+
+    settled: Settled
+    out: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"out": str(self.out), **self.settled.to_json()}
+
+    def __str__(self) -> str:
+        return f"{self.settled}\ndata    {self.out}\nnext: featherbone doctor {self.out} --task panoptic"
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,10 @@ def test_panoptic_files_give_the_objects_that_instance_files_give(tmp_path):
     assert parted.classes == marked.classes
     for i in range(len(marked)):
         one, other = parted.objects(i, masks=True), marked.objects(i, masks=True)
-        rows = [sorted(zip(o.labels.tolist(), o.boxes.tolist(), [m["counts"] for m in o.masks])) for o in (one, other)]
+        rows = [
+            sorted(zip(o.labels.tolist(), o.boxes.tolist(), (m["counts"] for m in o.masks), strict=True))
+            for o in (one, other)
+        ]
         assert rows[0] == rows[1]
 
 

@@ -132,6 +132,11 @@ def open_maps(data: Path, split: str, ignore_index: int | None = None, zero_igno
     return OpenedMaps(MappedImages(data, tuple(pairs), code), unmapped, orphans)
 
 
+def has_maps(data: Path) -> bool:
+    """Whether a folder has files of classes, not of segments alone."""
+    return any(_find(data, split) for split in SPLITS)
+
+
 Named = list[tuple[str, str]]
 """Paths below the data folder, and what an image and its mask have in common of them."""
 

@@ -1,0 +1,204 @@
+"""A COCO panoptic set made from objects with masks and from maps of classes."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featherbone.data.classification import listed
+from featherbone.data.coco import open_coco
+from featherbone.data.label_files import Code, read_code, read_values
+from featherbone.data.layouts import SPLITS
+from featherbone.data.map_files import panoptic_categories, write_panoptic
+from featherbone.data.objects import MarkedImages, Objects
+from featherbone.errors import BadData, BadOption
+from featherbone.files import write_bytes, write_json
+from featherbone.ops import rle
+from featherbone.ops.label_maps import IGNORE
+from featherbone.progress import track
+
+
+@dataclass
+class Settled:
+    """How overlaps were settled; counts are of pixels unless said otherwise."""
+
+    images: int = 0
+    """Images written."""
+    things: int = 0
+    """Segments of things written."""
+    stuff: int = 0
+    """Segments of stuff written."""
+    pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Pixels of two things at once, by the name of the upper, smaller one and that of the lower one."""
+    vanished: list[str] = field(default_factory=list)
+    """Things of which nothing was left, by image and annotation."""
+    under_things: int = 0
+    """Known as stuff, but covered by a thing."""
+    no_thing: int = 0
+    """Known as a class of things, but covered by none: void."""
+    void: int = 0
+    """Without a segment."""
+    pixels: int = 0
+    """Of all images."""
+    unmapped: list[str] = field(default_factory=list)
+    """Images without a map of classes: their stuff is void."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        pairs = [{"over": over, "under": under, "pixels": n} for (over, under), n in self.pairs.most_common()]
+        return {**self.__dict__, "pairs": pairs}
+
+    def __str__(self) -> str:
+        overlaps = sum(self.pairs.values())
+        lines = [
+            f"{self.images:,} images, {self.things:,} things, {self.stuff:,} segments of stuff",
+            f"{_share(self.void, self.pixels)} void; {_share(self.under_things, self.pixels)} stuff that lay under "
+            f"things; {_share(self.no_thing, self.pixels)} of a thing's class where no object is marked, made void",
+            f"{_share(overlaps, self.pixels)} of two things at once, given to the smaller one",
+        ]
+        lines += [f"  {over} over {under}: {count:,} pixels" for (over, under), count in self.pairs.most_common(5)]
+        if self.vanished:
+            lines.append(f"{len(self.vanished)} things of which nothing was left: {listed(self.vanished)}")
+        if self.unmapped:
+            lines.append(f"{len(self.unmapped)} images without a map of classes: {listed(self.unmapped)}")
+        return "\n".join(lines)
+
+
+def make_panoptic_set(
+    instances: Path, semantic: Path, out: Path, ignore_index: int | None = None, zero_ignored: bool = False
+) -> Settled:
+    """Write a COCO panoptic set into `out`, a new or empty folder, and tell how overlaps were settled.
+
+    `instances` is a folder in COCO's layout, every object with a mask; `semantic` has `masks/{train,val}/*.png`, or
+    `{train,val}/*.png`, named as the images, and `classes.txt`. Its classes that no object has are stuff. Things lie on
+    stuff, smaller things on larger ones, and crowds below. What has a thing's class but is no object is void.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadOption(f"{out} is not an empty folder; choose another --out")
+    code = read_code(semantic, ignore_index, zero_ignored)
+    settled = Settled()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
+        new = Path(temporary) / out.name
+        done = [split for split in SPLITS if _write_split(split, instances, semantic, new, code, settled)]
+        if not done:
+            raise BadData(f"{instances}: no annotations/instances_train.json or _val.json there")
+        write_json(new / "overlaps.json", settled.to_json())
+        if out.exists():
+            out.rmdir()
+        new.rename(out)
+    return settled
+
+
+def _write_split(split: str, instances: Path, semantic: Path, out: Path, code: Code, settled: Settled) -> bool:
+    opened = open_coco(instances, split, "leave-out", check=True)
+    if opened is None:
+        return False
+    marked = opened.images
+    if not marked.has_masks:
+        raise BadData(f"{instances}: not every object of {split} has a mask; mark them as polygons or run lengths")
+    folder = next(
+        (f for name in SPLITS[split] for f in (semantic / "masks" / name, semantic / name) if f.is_dir()), None
+    )
+    if folder is None:
+        raise BadData(f"{semantic}: neither masks/{split} nor {split} there; put the index PNGs of {split} into one")
+    names = (*marked.classes, *(name for name in code.names if name not in marked.classes))
+    numbers = _number(marked, len(names))
+    images, annotations = [], []
+    for index in track(range(len(marked)), f"writing {split}", len(marked)):
+        entry = marked.entries[index]
+        path = folder / Path(entry.path).with_suffix(".png").name
+        labels = _labels(path, code, names, entry.height, entry.width)
+        if labels is None:
+            settled.unmapped.append(entry.path)
+        ids, segments = _settle(marked.objects(index, masks=True), labels, marked.classes, names, entry.path, settled)
+        file = f"{entry.image_id:012}.png"
+        write_panoptic(out / f"panoptic_{split}" / file, ids)
+        rows = [_row(ids, number, numbers[label], crowd) for number, label, crowd in segments]
+        annotations.append({"image_id": entry.image_id, "file_name": file, "segments_info": rows})
+        target = out / split / Path(entry.path).name
+        if target.exists():
+            raise BadData(f"{entry.path}: another image of {split} has the same name; give each its own")
+        write_bytes(target, marked.encoded(index))
+        size = {"height": entry.height, "width": entry.width}
+        images.append({"id": entry.image_id, "file_name": target.name, **size})
+    categories = panoptic_categories(names, range(len(marked.classes)), numbers)
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    write_json(out / "annotations" / f"panoptic_{split}.json", content)
+    return True
+
+
+def _number(marked: MarkedImages, count: int) -> list[int]:
+    """The things' own ids, and for stuff those that follow the largest."""
+    last = max(marked.category_ids)
+    return [*marked.category_ids, *range(last + 1, last + 1 + count - len(marked.classes))]
+
+
+def _labels(path: Path, code: Code, names: Sequence[str], height: int, width: int) -> NDArray[np.int64] | None:
+    """Indices of `names` (H, W), -1 where nothing is known; None where there is no file."""
+    if not path.is_file():
+        return None
+    labels = code.classes(*read_values(path, str(path)))
+    if labels.shape != (height, width):
+        raise BadData(f"{path}: {labels.shape[1]}x{labels.shape[0]} pixels for an image of {width}x{height}")
+    if (labels < 0).any():
+        raise BadData(f"{path}: values that are no class; list them in classes.txt, or ignore one with --ignore-index")
+    table = np.full(IGNORE + 1, -1, np.int64)
+    table[: len(code.names)] = [names.index(name) for name in code.names]
+    return table[labels]
+
+
+def _settle(
+    objects: Objects,
+    labels: NDArray[np.int64] | None,
+    things: Sequence[str],
+    names: Sequence[str],
+    path: str,
+    settled: Settled,
+) -> tuple[NDArray[np.int32], list[tuple[int, int, bool]]]:
+    """Segment ids (H, W), and number, class and crowd of each segment."""
+    assert objects.masks is not None, "read with masks"
+    ids = np.zeros((objects.height, objects.width), np.int32)
+    masks = [rle.decode(mask) for mask in objects.masks]
+    order = sorted(range(len(masks)), key=lambda i: (not objects.crowd[i], -int(masks[i].sum())))
+    for i in order:  # what comes later lies above
+        for under, count in zip(*np.unique(ids[masks[i]], return_counts=True), strict=True):
+            if under:
+                pair = things[objects.labels[i]], things[objects.labels[under - 1]]
+                settled.pairs[pair] += int(count)
+        ids[masks[i]] = 1 + i
+    left = [i for i in range(len(masks)) if (ids == 1 + i).any()]
+    settled.vanished += [f"{path} object {i + 1}" for i in range(len(masks)) if i not in left]
+    segments = [(1 + i, int(objects.labels[i]), bool(objects.crowd[i])) for i in left]
+    if labels is not None:
+        stuff = labels >= len(things)
+        settled.under_things += int((stuff & (ids > 0)).sum())
+        settled.no_thing += int(((labels >= 0) & ~stuff & (ids == 0)).sum())
+        for label in np.unique(labels[stuff & (ids == 0)]).tolist():
+            number = 1 + len(masks) + label - len(things)
+            ids[(labels == label) & (ids == 0)] = number
+            segments.append((number, label, False))
+    settled.images += 1
+    settled.things += len(left)
+    settled.stuff += len(segments) - len(left)
+    settled.void += int((ids == 0).sum())
+    settled.pixels += ids.size
+    assert len(names) > max((label for _, label, _ in segments), default=-1), "classes of both are listed"
+    return ids, segments
+
+
+def _row(ids: NDArray[np.int32], number: int, category: int, crowd: bool) -> dict[str, Any]:
+    mask = ids == number
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    x, y = int(columns[0]), int(rows[0])
+    box = [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]
+    return {"id": number, "category_id": category, "area": int(mask.sum()), "bbox": box, "iscrowd": int(crowd)}
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count / max(total, 1):.2%}"
