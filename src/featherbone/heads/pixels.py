@@ -72,9 +72,8 @@ def _hard_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None, 
     with torch.no_grad():
         plain = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
         known = plain[labels != IGNORE]
-        if not len(known):
-            return logits.sum() * 0
-        least = known.topk(max(round(share * len(known)), 1)).values[-1].clamp(max=HARD)
+        count = max(round(share * len(known)), 1)
+        least = known.topk(count).values[-1].clamp(max=HARD) if len(known) else plain.new_zeros(())
     return _mean_cross_entropy(logits, labels.where(plain >= least, IGNORE), weights)
 
 

@@ -1,0 +1,224 @@
+"""Folders of maps, opened for training: our layout, ADE20K's, Cityscapes', and COCO's panoptic files."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featherbone.data.layouts import find_tasks
+from featherbone.data.map_files import to_coco_panoptic, write_panoptic
+from featherbone.data.scenes_write import write_masks
+from featherbone.data.scenes_write import write_panoptic as write_panoptic_scenes
+from featherbone.data.segmentation import open_segmentation
+from featherbone.engine.segmentation import truth_map
+from featherbone.errors import BadData, BadImage
+
+SHARED = (Path(__file__).parents[2] / "../shared/data").resolve()
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="real pictures are not there")
+
+
+@pytest.fixture
+def masks(tmp_path):
+    write_masks(tmp_path / "data", 6, 3, (32, 40))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def parted(tmp_path):
+    write_panoptic_scenes(tmp_path / "data", 6, 3, (32, 40))
+    return tmp_path / "data"
+
+
+def save(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+def edit(data, change, split="train"):
+    path = data / f"annotations/panoptic_{split}.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_masks_are_what_was_drawn(masks):
+    splits = open_segmentation(masks, "semantic")
+    assert (len(splits.train), len(splits.val)) == (6, 3) and find_tasks(masks) == ("semantic",)
+    for i in range(len(splits.train)):
+        stored = np.asarray(Image.open(masks / splits.train.pairs[i][1]))
+        np.testing.assert_array_equal(splits.train.labels(i), stored)
+        assert splits.train.size(i) == stored.shape and not splits.train.check(i)
+
+
+def test_both_layouts_draw_the_same_classes(masks, tmp_path):
+    write_panoptic_scenes(tmp_path / "panoptic", 6, 3, (32, 40))
+    one, other = open_segmentation(masks, "semantic").train, open_segmentation(tmp_path / "panoptic", "semantic").train
+    assert one.classes == other.classes
+    for i in range(len(one)):
+        np.testing.assert_array_equal(one.labels(i), other.labels(i))
+
+
+def test_a_share_is_held_out_by_the_seed(masks):
+    shutil.rmtree(masks / "masks/val")
+    one, same, other = (open_segmentation(masks, "semantic", 0.34, seed) for seed in (0, 0, 1))
+    assert len(one.val) == 2 and "held out 2 of 6" in one.notices[-1]
+    assert one.fingerprint() == same.fingerprint() != other.fingerprint()
+
+
+def test_the_fingerprint_knows_pixels_and_not_the_place(masks, tmp_path):
+    before = open_segmentation(masks, "semantic").fingerprint()
+    shutil.copytree(masks, tmp_path / "moved")
+    assert open_segmentation(tmp_path / "moved", "semantic").fingerprint() == before
+    path = next((masks / "masks/train").iterdir())
+    save(path, np.asarray(Image.open(path)) * 0)
+    assert open_segmentation(masks, "semantic").fingerprint() != before
+
+
+def test_images_without_masks_are_told(masks):
+    next((masks / "masks/train").iterdir()).unlink()
+    next((masks / "images/val").iterdir()).unlink()
+    splits = open_segmentation(masks, "semantic")
+    assert (len(splits.train), len(splits.val)) == (5, 2)
+    assert "1 images without a mask" in splits.notices[0] and "1 masks without an image" in splits.notices[1]
+
+
+def test_a_value_that_is_no_class_is_refused_by_name(masks):
+    path = sorted((masks / "masks/train").iterdir())[2]
+    values = np.asarray(Image.open(path)).copy()
+    values[0, :3] = 77
+    save(path, values)
+    with pytest.raises(BadData, match=rf"{path.name}: 3 pixels of value 77.*--ignore-index"):
+        open_segmentation(masks, "semantic").train.labels(2)
+    labels = open_segmentation(masks, "semantic", ignore_index=77).train.labels(2)
+    assert (labels[0, :3] == 255).all()
+
+
+def test_colours_without_a_table_are_refused(masks):
+    path = sorted((masks / "masks/train").iterdir())[0]
+    Image.open(path).convert("RGB").save(path)
+    with pytest.raises(BadData, match="names no colours"):
+        open_segmentation(masks, "semantic").train.labels(0)
+
+
+def test_a_mask_of_another_size_is_left_out(masks):
+    path = sorted((masks / "masks/train").iterdir())[0]
+    save(path, np.asarray(Image.open(path))[:-1])
+    with pytest.raises(BadImage, match="40x32 pixels, but 40x31"):
+        open_segmentation(masks, "semantic").train.check(0)
+
+
+def test_ade20k_is_read(tmp_path):
+    for split in ("training", "validation"):
+        save(tmp_path / "images" / split / "a.jpg", np.zeros((4, 4, 3), np.uint8))
+        save(tmp_path / "annotations" / split / "a.png", np.array([[0, 1, 2, 150]] * 4, np.uint8))
+    (tmp_path / "classes.txt").write_text("\n".join(f"class {i}" for i in range(150)))
+    images = open_segmentation(tmp_path, "semantic", zero_ignored=True).val
+    assert find_tasks(tmp_path) == ("semantic",) and images.labels(0)[0].tolist() == [255, 0, 1, 149]
+
+
+def cityscapes(root):
+    """One picture a split: road, a car, a second car beside it, a crowd of cars, and what is ignored."""
+    ids = np.array([[7, 7, 26, 26, 26, 26, 1, 23]] * 4, np.uint8)
+    instances = np.array([[7, 7, 26000, 26000, 26001, 26, 1, 23]] * 4, np.uint16)
+    for split in ("train", "val"):
+        save(root / f"leftImg8bit/{split}/town/town_0_leftImg8bit.png", np.zeros((4, 8, 3), np.uint8))
+        save(root / f"gtFine/{split}/town/town_0_gtFine_labelIds.png", ids)
+        save(root / f"gtFine/{split}/town/town_0_gtFine_instanceIds.png", instances)
+    return root
+
+
+def test_cityscapes_is_read(tmp_path):
+    root = cityscapes(tmp_path)
+    assert find_tasks(root) == ("semantic", "panoptic")
+    images = open_segmentation(root, "semantic").train
+    assert images.labels(0)[0].tolist() == [0, 0, 13, 13, 13, 13, 255, 10]
+    parted = open_segmentation(root, "panoptic").train
+    assert parted.labels(0)[0].tolist() == [0, 0, 13, 13, 13, 13, 255, 10]
+    assert [parted.classes[i] for i in parted.things][:3] == ["person", "rider", "car"] and len(parted.things) == 8
+    objects = parted.objects(0)
+    assert sorted(objects.boxes.tolist()) == [[2, 0, 4, 4], [4, 0, 5, 4], [5, 0, 6, 4]]
+    assert objects.crowd.sum() == 1 and set(objects.labels.tolist()) == {2}
+    assert parted.stuff_labels(0)[0].tolist() == [1, 1, 0, 0, 0, 0, 255, 11]
+
+
+def test_cityscapes_names_serve_our_layout(tmp_path):
+    root = cityscapes(tmp_path / "from")
+    for split in ("train", "val"):
+        for old, new in (("leftImg8bit", "images"), ("gtFine", "masks")):
+            for file in (root / old / split / "town").iterdir():
+                if "instanceIds" not in file.name:
+                    (tmp_path / "to" / new / split).mkdir(parents=True, exist_ok=True)
+                    shutil.copy(file, tmp_path / "to" / new / split)
+    assert open_segmentation(tmp_path / "to", "semantic").train.labels(0)[0].tolist()[:3] == [0, 0, 13]
+
+
+def test_panoptic_files_come_back(parted, tmp_path):
+    """What is read, written as another tool's results, and read again, is the same."""
+    images = open_segmentation(parted, "panoptic").train
+    records = [truth_map(images, i) for i in range(len(images))]
+    out = tmp_path / "again"
+    rows = [(Path(images.name(i)).name, f"{i}.png", record) for i, record in enumerate(records)]
+    (out / "annotations").mkdir(parents=True)
+    for split in ("train", "val"):
+        content = to_coco_panoptic(rows, images.classes, images.things, images.category_ids)
+        (out / f"annotations/panoptic_{split}.json").write_text(json.dumps(content))
+        shutil.copytree(parted / "train", out / split)
+        for _, name, record in rows:
+            write_panoptic(out / f"panoptic_{split}" / name, record.ids)
+    again = open_segmentation(out, "panoptic").train
+    assert (again.classes, again.things) == (images.classes, images.things)
+    for i, record in enumerate(records):
+        np.testing.assert_array_equal(again.labels(i), images.labels(i))
+        assert [s.box for s in truth_map(again, i).segments] == [s.box for s in record.segments]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("images"), "no 'images'"),
+        (lambda c: c["categories"][0].pop("isthing"), "no 'isthing'"),
+        (lambda c: c["categories"].append(dict(c["categories"][0])), "given to two categories"),
+        (lambda c: c["annotations"][0].update(image_id=99), "image 99, which it does not list"),
+        (lambda c: c["annotations"][0]["segments_info"][0].update(category_id=99), "category 99"),
+        (lambda c: c["annotations"][0].update(file_name=3), "no text"),
+        (lambda c: c["annotations"][0].update(file_name="../../x.png"), "leads out of"),
+        (lambda c: c["annotations"][0]["segments_info"][0].update(id="x"), "no whole number"),
+        (lambda c: [a.update(file_name="no.png") for a in c["annotations"]], "none of its 6 images"),
+        (lambda c: c["categories"][0].update(name="other"), "list the same in both"),
+    ],
+)
+def test_panoptic_files_are_refused_with_a_reason(parted, change, message):
+    edit(parted, change)
+    with pytest.raises(BadData, match=message):
+        open_segmentation(parted, "panoptic")
+
+
+def test_ids_that_are_not_listed_are_refused(parted):
+    edit(parted, lambda c: c["annotations"][0]["segments_info"].pop())
+    with pytest.raises(BadData, match="ids that segments_info does not list"):
+        open_segmentation(parted, "panoptic").train.check(0)
+
+
+def test_a_missing_map_is_told(parted):
+    next((parted / "panoptic_train").iterdir()).unlink()
+    splits = open_segmentation(parted, "panoptic")
+    assert len(splits.train) == 5 and "1 images or maps are listed but not there" in splits.notices[0]
+
+
+@needs_shared
+def test_real_panoptic_maps_are_the_semantic_ones_beside_them():
+    for split in ("train", "val"):
+        images = getattr(open_segmentation(SHARED / "coco_cc", "panoptic"), split)
+        for i, entry in enumerate(images.entries):
+            beside = Image.open(SHARED / "coco_cc" / f"semantic_{split}" / Path(entry.map).name)
+            np.testing.assert_array_equal(images.labels(i), np.asarray(beside))
+
+
+@needs_shared
+def test_camvid_is_read_without_a_word():
+    splits = open_segmentation(SHARED / "camvid", "semantic")
+    assert (len(splits.train), len(splits.val), len(splits.classes)) == (367, 101, 11)
+    assert {*np.unique(splits.val.labels(0)).tolist()} <= {*range(11), 255}
