@@ -14,10 +14,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 from featherbone import backbones as backbones
 
 if TYPE_CHECKING:
-    from featherbone.commands import demo, doctor, evaluate, explain, export, models, predict, train
+    from featherbone.commands import demo, doctor, evaluate, explain, export, make_data, models, predict, train
     from featherbone.predictor import Predictor, load
 
-__all__ = ["Predictor", "demo", "doctor", "evaluate", "explain", "export", "load", "models", "predict", "train"]
+__all__ = [
+    *("Predictor", "demo", "doctor", "evaluate", "explain", "export"),
+    *("load", "make_data", "models", "predict", "train"),
+]
 
 _HOMES = {"Predictor": "predictor", "load": "predictor"}
 

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -49,7 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted; a training run goes on with: featherbone train --resume RUN")
         return INTERRUPTED
-    print(json.dumps(result.to_json(), ensure_ascii=False) if as_json else result)
+    try:
+        print(json.dumps(result.to_json(), ensure_ascii=False) if as_json else result, flush=True)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return getattr(result, "exit_code", 0)
 
 

@@ -11,7 +11,9 @@ from torch.nn.functional import max_pool2d, pad
 
 from featherbone.data.augment import VISIBLE, Augmentation, Marking, stitch
 from featherbone.data.detection import open_detection
-from featherbone.data.samples import DetectionSamples, collate, to_device
+from featherbone.data.samples import DetectionSamples, PanopticSamples, SemanticSamples, collate, to_device
+from featherbone.data.scenes_write import write_panoptic
+from featherbone.data.segmentation import open_segmentation
 from featherbone.data.transforms import Preprocessing
 from featherbone.ops import rle
 
@@ -200,3 +202,79 @@ def test_an_image_without_objects(images):
         _, target = samples(images, augmentation)[0, 5]
         assert target.boxes.shape == (0, 4) and target.labels.shape == (0,) and target.masks.shape == (0, 128, 96)
         assert target.labels.dtype == torch.int64 and target.masks.dtype == torch.bool
+
+
+@pytest.fixture(scope="module")
+def parted(tmp_path_factory):
+    """Drawn scenes with segments."""
+    data = tmp_path_factory.mktemp("parted") / "data"
+    write_panoptic(data, 8, 2, (60, 80), seed=4)
+    return open_segmentation(data, "panoptic").train
+
+
+MAPPED = Augmentation(flip=0.5, scale=(0.5, 2.0), photometric=0.5, expand=1.5, iou_crop=0.5, class_share=0.75)
+
+
+def of_maps(images, augmentation, kind=SemanticSamples, height=64, width=96):
+    return kind(images, Preprocessing(height, width, interpolation="bilinear", rule="fit"), augmentation, 0)
+
+
+def test_maps_are_seen_whole_without_augmentation(parted):
+    """60 x 80 fits 64 x 96 as 64 x 85; nearest neighbours, what is beyond is not known."""
+    for i in range(len(parted)):
+        image, labels = of_maps(parted, None)[0, i]
+        assert image.shape == (3, 64, 96) and labels.dtype == torch.int64 and (labels[:, 85:] == 255).all()
+        truth = torch.from_numpy(parted.labels(i))
+        rows, columns = (torch.arange(64) + 0.5) * 60 / 64, (torch.arange(85) + 0.5) * 80 / 85
+        assert (labels[:, :85] == truth[rows.long()][:, columns.long()]).all()
+
+
+def test_maps_and_masks_stay_together(parted):
+    """Where a mask says thing, the map says thing."""
+    shown = 0
+    for key in ((epoch, i) for epoch in range(6) for i in range(len(parted))):
+        image, target = of_maps(parted, MAPPED, PanopticSamples)[key]
+        assert target.stuff.shape == image.shape[1:] and target.things.masks.shape[1:] == image.shape[1:]
+        assert set(target.stuff.unique().tolist()) <= {0, 1, 2, 3, 255}
+        covered = target.things.masks.any(0)
+        shown += int(covered.sum())
+        assert (target.stuff[covered] == 0).float().mean() > 0.9 if covered.any() else True
+    assert shown > 5000
+
+
+def test_a_map_follows_its_image(parted):
+    """Colours of drawn stuff: where the map says one class, pixels of the image hardly differ from it."""
+    flipped, plain = Augmentation(flip=1.0), Augmentation(flip=0.0)
+    for i in range(len(parted)):
+        (image, labels), (other, others) = (of_maps(parted, a)[0, i] for a in (flipped, plain))
+        inner = labels[:, :85]
+        assert (inner.flip(1) == others[:, :85]).float().mean() > 0.97
+        assert (image[:, :, :85].flip(2) - other[:, :, :85]).abs().mean() < 0.2
+
+
+def test_no_class_fills_a_window(parted):
+    """Of ten windows one is kept in which no class has more than its share, if there is one."""
+
+    def largest(share):
+        worst = []
+        for i in range(len(parted)):
+            for epoch in range(5):
+                labels = of_maps(parted, Augmentation(scale=(3.0, 3.0), class_share=share))[epoch, i][1]
+                counts = labels[labels != 255].bincount()
+                worst.append(float(counts.max() / counts.sum()))
+        return np.mean([value > 0.75 for value in worst])
+
+    assert largest(0.75) < 0.6 * largest(1.0)
+
+
+def test_maps_follow_from_seed_epoch_and_index(parted):
+    one, same = of_maps(parted, MAPPED)[3, 1], of_maps(parted, MAPPED)[3, 1]
+    assert torch.equal(one[0], same[0]) and torch.equal(one[1], same[1])
+    assert not torch.equal(one[1], of_maps(parted, MAPPED)[4, 1][1])
+
+
+def test_a_batch_of_maps_moves_to_a_device(parted):
+    images, targets = collate([of_maps(parted, None, PanopticSamples)[0, i] for i in range(2)])
+    moved = to_device(targets, torch.device("cpu"))
+    assert images.shape == (2, 3, 64, 96) and torch.equal(moved[0].stuff, targets[0].stuff)
+    assert torch.equal(moved[1].things.masks, targets[1].things.masks)

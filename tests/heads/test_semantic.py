@@ -29,7 +29,9 @@ def test_segformer_is_its_formula():
     same = [resize(linear(x), maps[0]) for linear, x in zip(head.projections, maps, strict=True)]
     mixed = torch.cat([same[3], same[2], same[1], same[0]], 1)  # the paper's order: coarsest first
     norm = head.mix[1]
-    mixed = F.batch_norm(F.conv2d(mixed, head.mix[0].weight), norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    mixed = F.batch_norm(
+        F.conv2d(mixed, head.mix[0].weight), norm.running_mean, norm.running_var, norm.weight, norm.bias
+    )
     torch.testing.assert_close(head(maps, (70, 90)), head.classify(mixed.relu()))
 
 

@@ -12,7 +12,6 @@ from timm.data import str_to_pil_interp
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from torchvision.transforms.v2 import functional as T
 
 from featherbone.data.augment import Augmentation, Marking
 from featherbone.data.frames import Frame, fit, lay
@@ -114,7 +113,7 @@ def mark_objects(objects: Objects, pixels: Tensor, frame: Frame) -> Marking:
     masks = None
     if objects.masks is not None:
         kept = [mask for mask, one in zip(objects.masks, asked, strict=True) if one]
-        shapes = [T.resize_mask(torch.from_numpy(rle.decode(mask)).byte()[None], list(frame.inner)) for mask in kept]
+        shapes = [_resize(rle.decode(mask).astype(np.uint8), frame)[None] for mask in kept]
         masks = torch.cat([*shapes, torch.zeros(0, *frame.inner, dtype=torch.uint8)])
     boxes, labels = torch.from_numpy(objects.boxes[asked]) * scale, torch.from_numpy(objects.labels[asked])
     return Marking(pixels, boxes.float(), labels, masks)
@@ -122,8 +121,12 @@ def mark_objects(objects: Objects, pixels: Tensor, frame: Frame) -> Marking:
 
 def mark_classes(labels: NDArray[np.uint8], frame: Frame) -> Tensor:
     """1 + class (h, w), uint8, of what the frame shows of an image; 0 where none is known."""
-    sized = F.interpolate(torch.from_numpy(labels)[None, None], size=frame.inner, mode="nearest-exact")
-    return sized[0, 0] + 1  # bytes: 255 becomes 0
+    return _resize(labels, frame) + 1  # bytes: 255 becomes 0
+
+
+def _resize(values: NDArray[np.uint8], frame: Frame) -> Tensor:
+    """Values (H, W) of an image's pixels at those the frame shows, by the nearest centre."""
+    return F.interpolate(torch.from_numpy(values)[None, None], size=frame.inner, mode="nearest-exact")[0, 0]
 
 
 def collate(samples: Sequence[tuple[Tensor, Any]]) -> tuple[Tensor, list[Any]]:

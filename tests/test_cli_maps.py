@@ -1,0 +1,168 @@
+"""The commands on runs whose result is a map."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import featherbone
+from featherbone.cli import main
+from featherbone.data.images import read_image
+from featherbone.data.panoptic import read_ids
+from featherbone.data.scenes_write import write_coco, write_masks, write_panoptic
+from featherbone.data.segmentation import open_segmentation
+from test_cli import run
+
+RUNS = {
+    "semantic": "--head segformer --head-args dim=16",
+    "panoptic": "--task panoptic --head-args dim=16,fc_dim=16,branch_dim=8,proposals=50",
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Scenes as masks and as segments, and a finished run of each kind, made by the command line itself."""
+    folder = tmp_path_factory.mktemp("maps")
+    write_masks(folder / "semantic-data", 8, 6, (64, 64))
+    write_panoptic(folder / "panoptic-data", 8, 6, (64, 64))
+    fixed = "--model mobilenetv3_small_050 --image-size 64 --epochs 1 --batch-size 4 --workers 0 --device cpu"
+    for name, options in RUNS.items():
+        command = f"train --data {folder / f'{name}-data'} {options} {fixed} --out {folder / name}"
+        assert main(command.split()) == 0
+    return folder
+
+
+def pictures(world, name):
+    return sorted((world / f"{name}-data").glob("images/val/*.jpg" if name == "semantic" else "val/*.jpg"))
+
+
+def test_predicted_maps_measure_as_the_run_does(world, capsys, tmp_path):
+    """Index PNGs that were written are another tool's results; the numbers are the run's."""
+    code, _, err = run(capsys, "predict", world / "semantic", *pictures(world, "semantic"), "--out", tmp_path)
+    assert code == 0, err
+    code, out, err = run(
+        capsys, "evaluate", "--results", tmp_path / "maps", "--data", world / "semantic-data", "--json"
+    )
+    assert code == 0, err
+    card = json.loads((world / "semantic/card.json").read_text())["metrics"]
+    measured = json.loads(out)["metrics"]
+    keys = ("mIoU", "boundary_mIoU", "pixel_accuracy", "mean_accuracy")
+    assert {key: measured[key] for key in keys} == pytest.approx({key: card[key] for key in keys})
+
+
+def test_predicted_segments_measure_as_the_run_does(world, capsys, tmp_path):
+    """COCO's panoptic json of a perfect tool has quality 1, and that of the run the run's."""
+    data = world / "panoptic-data"
+    content = data / "annotations/panoptic_val.json"
+    shutil.copytree(data / "panoptic_val", tmp_path / "perfect")
+    shutil.copy(content, tmp_path / "perfect.json")
+    code, out, err = run(capsys, "evaluate", "--results", tmp_path / "perfect.json", "--data", data, "--json")
+    assert code == 0, err
+    assert json.loads(out)["metrics"]["PQ"] == 1
+    code, _, err = run(capsys, "predict", world / "panoptic", *pictures(world, "panoptic"), "--out", tmp_path / "own")
+    assert code == 0, err
+    own = json.loads((tmp_path / "own/panoptic.json").read_text())
+    ids = {row["file_name"]: row["id"] for row in json.loads(content.read_text())["images"]}
+    names = {row["id"]: row["file_name"].rsplit("/", 1)[-1] for row in own["images"]}
+    for row in own["annotations"]:
+        row["image_id"] = ids[names[row["image_id"]]]
+    (tmp_path / "own/panoptic.json").write_text(json.dumps(own))
+    code, out, err = run(capsys, "evaluate", "--results", tmp_path / "own/panoptic.json", "--data", data, "--json")
+    assert code == 0, err
+    card = json.loads((world / "panoptic/card.json").read_text())["metrics"]
+    assert json.loads(out)["metrics"]["PQ"] == pytest.approx(card["PQ"])
+
+
+def test_semantic_predictions_are_written(world, capsys, tmp_path):
+    """On an image of another size: a picture with a legend, an index PNG, polygons that cover it all, a record."""
+    Image.new("RGB", (150, 90), "green").save(tmp_path / "a.png")
+    command = ("predict", world / "semantic", tmp_path / "a.png", "--out", tmp_path / "out", "--geojson", "--json")
+    code, out, err = run(capsys, *command)
+    assert code == 0, err
+    (row,) = json.loads(out)["predictions"]
+    labels = np.asarray(Image.open(row["map"]))
+    assert labels.shape == (90, 150) and Image.open(row["map"]).mode == "P"
+    assert sum(kind["pixels"] for kind in row["classes"]) == 90 * 150
+    assert {kind["label"] for kind in row["classes"]} == set(np.unique(labels).tolist())
+    assert read_image(row["picture"]).width >= 240
+    features = json.loads((tmp_path / "out/maps/a.geojson").read_text())["features"]
+    assert sum(feature["properties"]["area"] for feature in features) == 90 * 150
+    assert all(ring[0] == ring[-1] for f in features for ring in f["geometry"]["coordinates"])
+    record = featherbone.load(world / "semantic")(tmp_path / "a.png")
+    np.testing.assert_array_equal(record.labels, labels)
+
+
+def test_panoptic_predictions_are_written(world, capsys, tmp_path):
+    picture = pictures(world, "panoptic")[0]
+    command = ("predict", world / "panoptic", picture, "--out", tmp_path, "--score", "0.01", "--json")
+    code, out, err = run(capsys, *command)
+    assert code == 0, err
+    (row,) = json.loads(out)["predictions"]
+    told = json.loads((tmp_path / "panoptic.json").read_text())
+    assert [c["isthing"] for c in told["categories"]] == [1] * 6 + [0] * 3
+    ids = read_ids(tmp_path / "maps" / told["annotations"][0]["file_name"], "map")
+    for segment, other in zip(row["segments"], told["annotations"][0]["segments_info"], strict=True):
+        assert (ids == segment["id"]).sum() == segment["area"] == other["area"]
+        assert other["category_id"] == segment["label"] + 1
+    assert set(np.unique(ids).tolist()) - {0} == {segment["id"] for segment in row["segments"]}
+
+
+def test_other_ways_to_look(world, capsys):
+    code, out, err = run(
+        capsys, "evaluate", world / "semantic", "--slide", "--scales", "0.75", "1.0", "--mirror", "--workers", "0"
+    )
+    assert code == 0 and "mIoU" in out and "circle" in out, err
+    predictor = featherbone.load(world / "semantic", slide=True, scales=(0.75, 1.25), mirror=True)
+    assert predictor(Image.new("RGB", (70, 130))).labels.shape == (130, 70)
+
+
+def test_doctor_on_maps(world, capsys, tmp_path):
+    for name, spoil in (("semantic", "masks/train/00000.png"), ("panoptic", "panoptic_train/00000.png")):
+        data = tmp_path / name
+        shutil.copytree(world / f"{name}-data", data)
+        code, out, err = run(capsys, "doctor", data, "--out", tmp_path / "page.html", "--json")
+        assert code == 0, err + out
+        (data / spoil).write_bytes(b"no picture")
+        code, out, _ = run(capsys, "doctor", data, "--out", tmp_path / "page.html", "--json")
+        assert code == 1 and "unreadable-map" in {finding["code"] for finding in json.loads(out)["findings"]}
+
+
+def test_a_panoptic_set_is_made_and_trained_on(world, capsys, tmp_path):
+    write_coco(tmp_path / "coco", 4, 2, (64, 64))
+    write_masks(tmp_path / "masks", 4, 2, (64, 64))
+    made = ("--instances", tmp_path / "coco", "--semantic", tmp_path / "masks", "--out", tmp_path / "made")
+    code, out, err = run(capsys, "data", "panoptic", *made)
+    assert code == 0 and "of two things at once" in out, err
+    assert len(open_segmentation(tmp_path / "made", "panoptic").train) == 4
+    code, _, err = run(capsys, "data", "panoptic", *made)
+    assert code == 2 and "not an empty folder" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("evaluate {semantic} --tile 64", "tiles mean nothing to semantic"),
+        ("evaluate {panoptic} --slide", "mean nothing to panoptic"),
+        ("predict {semantic} {picture} --score 0.5", "score means nothing to semantic"),
+        ("predict {panoptic} {picture} --mirror", "mirror means nothing to panoptic"),
+        ("predict {panoptic} {picture} --geojson", "geojson means nothing to panoptic"),
+        ("predict {semantic} {picture} --scales 0", "give factors from 0.1 to 8"),
+        ("evaluate --results {empty} --data {semantic}-data", "write an index PNG for every validation image"),
+        ("evaluate --results {empty} --data {panoptic}-data", "write an index PNG"),
+        ("evaluate --results {foreign} --data {panoptic}-data", "nothing about image"),
+        ("export {semantic}", "this run is for semantic"),
+        ("explain {panoptic} {picture}", "this run is for panoptic"),
+        ("train --data {semantic}-data --epochs 1 --class-weights 1,2", "9 numbers"),
+        ("train --data {semantic}-data --epochs 1 --mosaic 0.5", "mosaic means nothing to semantic"),
+    ],
+)
+def test_mistakes_are_one_message(world, capsys, tmp_path, command, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "foreign.json").write_text('{"annotations": []}')
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    places = {"semantic": world / "semantic", "panoptic": world / "panoptic", "picture": tmp_path / "a.png"}
+    places |= {"empty": tmp_path / "empty", "foreign": tmp_path / "foreign.json"}
+    code, out, err = run(capsys, *command.format(**places).split())
+    assert code == 2 and not out and message in err and "Traceback" not in err and err.count("error") == 1
