@@ -18,8 +18,17 @@ if TYPE_CHECKING:
     from featherbone.predictor import Predictor, load
 
 __all__ = [
-    *("Predictor", "demo", "doctor", "evaluate", "explain", "export"),
-    *("load", "make_data", "models", "predict", "train"),
+    "Predictor",
+    "demo",
+    "doctor",
+    "evaluate",
+    "explain",
+    "export",
+    "load",
+    "make_data",
+    "models",
+    "predict",
+    "train",
 ]
 
 _HOMES = {"Predictor": "predictor", "load": "predictor"}

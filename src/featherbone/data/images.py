@@ -2,6 +2,7 @@
 
 import io
 import struct
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,24 @@ def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
     except (OSError, RuntimeError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
         reason = str(error) or type(error).__name__
         raise BadImage(f"{name}: damaged ({reason}); replace the file or leave it out") from None
+
+
+class Stored(ABC):
+    """Images that lie in files below a folder."""
+
+    root: Path
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What messages call the image: its path below the folder."""
+
+    def encoded(self, index: int) -> bytes:
+        """The image's file as it lies on disk. Raises `OSError`."""
+        return (self.root / self.name(index)).read_bytes()
+
+    def read(self, index: int) -> Image.Image:
+        """The image in RGB, upright. Raises `BadImage`."""
+        return read_image(self.root / self.name(index), self.name(index))
 
 
 def upright_size(path: Path) -> tuple[int, int]:

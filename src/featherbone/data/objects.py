@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featherbone.data.images import read_image
+from featherbone.data.images import Stored
 from featherbone.errors import BadData, BadImage
 from featherbone.ops import rle
 from featherbone.results import Box, Detections, Instances, Rle
@@ -58,7 +58,7 @@ class Marked:
 
 
 @dataclass(frozen=True, eq=False)
-class MarkedImages:
+class MarkedImages(Stored):
     """Images of one split, with objects marked on them or known to have none."""
 
     root: Path
@@ -73,16 +73,11 @@ class MarkedImages:
         return len(self.entries)
 
     def name(self, index: int) -> str:
-        """What messages call the image: its path below the data folder."""
         return self.entries[index].path
-
-    def encoded(self, index: int) -> bytes:
-        """The image's file as it lies on disk. Raises `OSError`."""
-        return (self.root / self.name(index)).read_bytes()
 
     def read(self, index: int) -> Image.Image:
         """The image in RGB, upright. Raises `BadImage`, also where its size is not the annotated one."""
-        image = read_image(self.root / self.name(index), self.name(index))
+        image = super().read(index)
         entry = self.entries[index]
         if image.size != (entry.width, entry.height):
             turned = ", turned by its EXIF orientation" if image.size == (entry.height, entry.width) else ""

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from featherbone.data.coco import find_image
-from featherbone.data.images import read_image, upright_size
+from featherbone.data.images import Stored, upright_size
 from featherbone.data.label_files import CITYSCAPES, CITYSCAPES_THINGS, read_values
 from featherbone.data.layouts import SPLITS
 from featherbone.data.objects import Marked, MarkedImages, Objects
@@ -49,7 +48,7 @@ class Parted(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class PanopticImages:
+class PanopticImages(Stored):
     """Images of one split, each with a map of segments."""
 
     root: Path
@@ -69,16 +68,7 @@ class PanopticImages:
         return len(self.entries)
 
     def name(self, index: int) -> str:
-        """What messages call the image: its path below the data folder."""
         return self.entries[index].path
-
-    def encoded(self, index: int) -> bytes:
-        """The image's file as it lies on disk. Raises `OSError`."""
-        return (self.root / self.name(index)).read_bytes()
-
-    def read(self, index: int) -> Image.Image:
-        """The image in RGB, upright. Raises `BadImage`."""
-        return read_image(self.root / self.name(index), self.name(index))
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the image."""

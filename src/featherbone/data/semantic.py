@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from featherbone.data.classification import listed
-from featherbone.data.images import SUFFIXES, read_image, upright_size
+from featherbone.data.images import SUFFIXES, Stored, upright_size
 from featherbone.data.label_files import Code, cityscapes_code, cityscapes_train_code, read_code, read_values
 from featherbone.data.layouts import SPLITS
 from featherbone.errors import BadData, BadImage
@@ -25,7 +24,7 @@ SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
-class MappedImages:
+class MappedImages(Stored):
     """Images of one split, each with a file of classes."""
 
     root: Path
@@ -42,16 +41,7 @@ class MappedImages:
         return len(self.pairs)
 
     def name(self, index: int) -> str:
-        """What messages call the image: its path below the data folder."""
         return self.pairs[index][0]
-
-    def encoded(self, index: int) -> bytes:
-        """The image's file as it lies on disk. Raises `OSError`."""
-        return (self.root / self.name(index)).read_bytes()
-
-    def read(self, index: int) -> Image.Image:
-        """The image in RGB, upright. Raises `BadImage`."""
-        return read_image(self.root / self.name(index), self.name(index))
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the image. Raises `BadImage`."""

@@ -14,8 +14,8 @@ from featherbone.engine.settings import parse_keywords
 from featherbone.progress import say
 from featherbone.tasks.backbone import weights_licence
 from featherbone.tasks.card import Card
-from featherbone.tasks.dense import build_dense, dense_preprocessing, find_head
-from featherbone.tasks.run import load_backbone
+from featherbone.tasks.dense import dense_preprocessing, find_head
+from featherbone.tasks.run import build_task, load_backbone
 
 SHOWN = 12
 """Images on the pictures of a batch and of predictions."""
@@ -51,18 +51,8 @@ class DenseJob(Job):
     def build(self, card: Card, device: torch.device) -> Any:
         settings = self.settings
         rates = {"drop_path_rate": settings["drop_path"]} if settings["drop_path"] else {}
-        task = build_dense(
-            card.backbone,
-            card.task,
-            card.head,
-            card.classes,
-            card.preprocessing,
-            card.head_args,
-            {**card.model_args, **rates},
-            card.things,
-            pretrained=settings["pretrained"] or settings["checkpoint"] is not None,
-            checkpoint=settings["checkpoint"],
-        )
+        start = settings["pretrained"] or settings["checkpoint"] is not None
+        task = build_task(card, start, settings["checkpoint"], **rates)
         if settings["backbone_from"]:
             source = Path(settings["backbone_from"])
             load_backbone(source, Card.read(source), task.backbone, card.backbone)

@@ -22,10 +22,14 @@ def load_task(run: Path) -> tuple[Card, Any]:
     return card, task.eval()
 
 
-def build_task(card: Card) -> Any:
-    """The model that a card describes, untrained. Raises `BadRun` for a task this version does not know."""
+def build_task(card: Card, pretrained: bool = False, checkpoint: str | None = None, **model_args: Any) -> Any:
+    """The model that a card describes, with more keywords of its backbone, untrained or as `build_backbone` starts it.
+
+    Raises `BadRun` for a task this version does not know.
+    """
+    arguments = {**card.model_args, **model_args}
     if card.task == "classification":
-        return build_classifier(card.backbone, card.classes, card.model_args)
+        return build_classifier(card.backbone, card.classes, arguments, pretrained, checkpoint)
     if card.task in HEADS:
         return build_dense(
             card.backbone,
@@ -34,8 +38,10 @@ def build_task(card: Card) -> Any:
             card.classes,
             card.preprocessing,
             card.head_args,
-            card.model_args,
+            arguments,
             card.things,
+            pretrained,
+            checkpoint,
         )
     raise BadRun(f"{card.backbone}: a run for {card.task!r}; this version knows classification, {', '.join(HEADS)}")
 
