@@ -82,8 +82,9 @@ def test_semantic_predictions_are_written(world, capsys, tmp_path):
     code, out, err = run(capsys, *command)
     assert code == 0, err
     (row,) = json.loads(out)["predictions"]
-    labels = np.asarray(Image.open(row["map"]))
-    assert labels.shape == (90, 150) and Image.open(row["map"]).mode == "P"
+    with Image.open(row["map"]) as stored:
+        labels = np.asarray(stored)
+        assert labels.shape == (90, 150) and stored.mode == "P"
     assert sum(kind["pixels"] for kind in row["classes"]) == 90 * 150
     assert {kind["label"] for kind in row["classes"]} == set(np.unique(labels).tolist())
     assert read_image(row["picture"]).width >= 240
@@ -153,7 +154,7 @@ def test_a_panoptic_set_is_made_and_trained_on(world, capsys, tmp_path):
         ("evaluate --results {empty} --data {panoptic}-data", "write an index PNG"),
         ("evaluate --results {foreign} --data {panoptic}-data", "nothing about image"),
         ("export {semantic}", "this run is for semantic"),
-        ("explain {panoptic} {picture}", "this run is for panoptic"),
+        ("explain {panoptic} {picture}", "is a run for panoptic; explain takes"),
         ("train --data {semantic}-data --epochs 1 --class-weights 1,2", "9 numbers"),
         ("train --data {semantic}-data --epochs 1 --mosaic 0.5", "mosaic means nothing to semantic"),
     ],

@@ -206,7 +206,7 @@ def _tint(image: Image.Image, numbers: NDArray[Any], paints: Sequence[str]) -> I
             f"by {image.height}; give the image that the record was made from, neither resized nor turned"
         )
     canvas, size, corner = _stage(image, (240, 240), 1600)
-    small = Image.fromarray(numbers.astype(np.int32), "I").resize(size, Image.Resampling.NEAREST)
+    small = Image.fromarray(numbers.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
     shown = np.asarray(small)
     table = np.array([ImageColor.getrgb(paint) for paint in (INK, *paints)], np.float32)
     line = round(min(max((size[0] * size[1]) ** 0.5 / 500, 1), 3))

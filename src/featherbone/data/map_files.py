@@ -21,7 +21,7 @@ GOLDEN = 0.618034
 
 def write_labels(path: Path, labels: NDArray[np.uint8], colours: Sequence[tuple[int, int, int]] = ()) -> None:
     """Classes (H, W) as an index PNG, shown in `colours` by programs that know palettes."""
-    image = Image.fromarray(labels, "L" if not colours else "P")
+    image = Image.fromarray(labels)
     if colours:
         image.putpalette([channel for colour in colours for channel in colour])
     _write_png(path, image)
