@@ -250,7 +250,14 @@ PRESETS: dict[str, dict[str, Settings]] = {
         },
         "detection": {"batch_size": 4, "epochs": 100, "lr": 1e-3, "warmup_epochs": 3, "ema": 0.998, "mosaic": 0.5},
         "instance": {"batch_size": 2, "epochs": 100, "lr": 3e-4, "warmup_epochs": 3, "ema": 0.998},
-        "semantic": {"batch_size": 4, "epochs": 100, "lr": 1e-3, "warmup_epochs": 3, "ema": 0.998},
+        "semantic": {
+            "batch_size": 4,
+            "epochs": 100,
+            "lr": 1e-3,
+            "warmup_epochs": 3,
+            "clip_grad": 1.0,
+            "ema": 0.998,
+        },
         "panoptic": {"batch_size": 2, "epochs": 100, "lr": 3e-4, "warmup_epochs": 3, "ema": 0.998},
     },
 }
