@@ -30,3 +30,19 @@ def test_small_float_maps_take_the_taps_and_agree():
 
 def test_empty_batch():
     assert atrous(torch.zeros(0, 2, 2, 4), torch.zeros(4, 1, 3, 3), 3).shape == (0, 2, 2, 4)
+
+
+@pytest.mark.parametrize("size", [(80, 80), (40, 40), (7, 9)])
+@pytest.mark.parametrize("dilation", [1, 3, 5])
+def test_autocast_has_the_gradient_of_float32(size, dilation):
+    """torch's own bf16 gradient of the kernel differs from call to call."""
+    x, kernel = torch.randn(2, *size, 64).bfloat16(), torch.randn(64, 1, 3, 3)
+    gradients = []
+    for enabled in (True, True, False):
+        own = kernel.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y = atrous(x if enabled else x.float(), own, dilation)
+        y.float().sum().backward()
+        gradients.append(own.grad)
+    assert torch.equal(gradients[0], gradients[1])
+    torch.testing.assert_close(gradients[0], gradients[2], rtol=1e-3, atol=1e-3)

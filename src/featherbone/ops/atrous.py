@@ -12,9 +12,13 @@ def atrous(x: Tensor, kernel: Tensor, dilation: int) -> Tensor:
     """Convolve x (B, H, W, C) with `kernel` (C, 1, 3, 3), no bias, zero outside, at the same size.
 
     On a CPU, torch's convolution leaves its fast path where most taps fall outside a small map (measured: up to 90
-    times slower); there the taps that meet the map are added one by one.
+    times slower); there the taps that meet the map are added one by one. Its bf16 gradient of a dilated kernel differs
+    from call to call on a CPU and can be NaN (torch 2.15), so there it is always computed in float32.
     """
     eager_cpu = x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.compiler.is_exporting())
+    if eager_cpu and (x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")):
+        with torch.autocast("cpu", enabled=False):
+            return atrous(x.float(), kernel.float(), dilation).to(x.dtype)
     if eager_cpu and x.dtype == torch.float32 and 2 * dilation > min(x.shape[1:3]):
         return _TapByTap.apply(x, kernel, dilation)
     return atrous_plain(x, kernel, dilation)
