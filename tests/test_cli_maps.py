@@ -130,6 +130,15 @@ def test_doctor_on_maps(world, capsys, tmp_path):
         assert code == 1 and "unreadable-map" in {finding["code"] for finding in json.loads(out)["findings"]}
 
 
+@pytest.mark.parametrize("task", ["detection", "instance"])
+def test_doctor_on_the_objects_of_segments(world, capsys, tmp_path, task):
+    """Ids that count anew on every image, and masks that lie in maps, are no faults."""
+    command = ("doctor", world / "panoptic-data", "--task", task, "--image-size", 64, "--out", tmp_path / "page.html")
+    code, out, err = run(capsys, *command, "--json")
+    kinds = {finding["code"] for finding in json.loads(out)["findings"]}
+    assert code == 0 and not kinds & {"no-mask", "duplicate-ids-in-train", "duplicate-ids-in-val"}, err
+
+
 def test_a_panoptic_set_is_made_and_trained_on(world, capsys, tmp_path):
     write_coco(tmp_path / "coco", 4, 2, (64, 64))
     write_masks(tmp_path / "masks", 4, 2, (64, 64))
@@ -145,6 +154,10 @@ def test_a_panoptic_set_is_made_and_trained_on(world, capsys, tmp_path):
     ("command", "message"),
     [
         ("evaluate {semantic} --tile 64", "tiles mean nothing to semantic"),
+        ("evaluate {semantic} --ignore-index 3", "ignore-index is for --results alone"),
+        ("evaluate --results {empty} --data {semantic}-data --mirror", "slide, scales and mirror is for a run alone"),
+        ("evaluate --results {foreign} --data {panoptic}-data --zero-ignored", "are for a folder of index PNGs"),
+        ("doctor {panoptic}-data --ignore-index 3", "leave them out for panoptic"),
         ("evaluate {panoptic} --slide", "mean nothing to panoptic"),
         ("predict {semantic} {picture} --score 0.5", "score means nothing to semantic"),
         ("predict {panoptic} {picture} --mirror", "mirror means nothing to panoptic"),

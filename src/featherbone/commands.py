@@ -112,6 +112,12 @@ def evaluate(
 
     if (run is None) == (results is None):
         raise BadOption("evaluate what? Give a run folder, or --results FILE with --data DIR, and not both")
+    testing = Testing(slide, tuple(scales), mirror)
+    of_results = {"masks": masks, "ignore-index": ignore_index is not None, "zero-ignored": zero_ignored}
+    of_runs = {"tile": tile is not None, "slide, scales and mirror": not testing.plain, "out": out is not None}
+    foreign, kind = (of_runs, "a run") if results is not None else (of_results, "--results")
+    if wrong := [name for name, given in foreign.items() if given]:
+        raise BadOption(f"{wrong[0]} is for {kind} alone; leave it out")
     if results is not None:
         if data is None:
             raise BadOption(f"{results} was found on which images? Give their data folder with --data DIR")
@@ -119,7 +125,7 @@ def evaluate(
         return EvaluateResult(*evaluate_results(Path(results), Path(data), masks, **reading))
     tiles = None if tile is None else (tile, overlap)
     where = (Path(run or ""), data and Path(data), out and Path(out))
-    return EvaluateResult(*evaluate_run(*where, device, workers, tiles, Testing(slide, tuple(scales), mirror)))
+    return EvaluateResult(*evaluate_run(*where, device, workers, tiles, testing))
 
 
 def predict(
@@ -336,11 +342,14 @@ def doctor(
     maps_alone = "panoptic" in fits and find_coco(Path(data), "train") is None
     default = "panoptic" if maps_alone else "detection" if "detection" in fits else fits[0]
     found = find_task(Path(data), task or default)
+    of_masks = found == "semantic" and has_maps(Path(data))
+    if not of_masks and (ignore_index is not None or zero_ignored):
+        raise BadOption(f"ignore-index and zero-ignored are for masks of classes; leave them out for {found}")
     if found == "classification":
         examination = examine(Path(data), image_size or 224)
-    elif found in ("detection", "instance"):
+    elif found == "detection" or (found == "instance" and not maps_alone):
         examination = examine_objects(Path(data), found, image_size or 640)
-    elif found == "semantic" and has_maps(Path(data)):
+    elif of_masks:
         examination = examine_semantic(Path(data), ignore_index, zero_ignored)
     else:
         examination = examine_panoptic(Path(data))

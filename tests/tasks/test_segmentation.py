@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from featherbone.data.frames import fit
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption
+from featherbone.heads.mask_rcnn import MaskRCNN
 from featherbone.heads.panoptic_fpn import PanopticRaw
 from featherbone.heads.roi import MaskRaw
-from featherbone.tasks.dense import build_dense, dense_preprocessing, find_head
+from featherbone.tasks.dense import HEADS, build_dense, dense_preprocessing, find_head
 from featherbone.tasks.panoptic import PanopticSegmenter
 from featherbone.tasks.testing import Testing, decode_tested
 
@@ -103,8 +104,6 @@ class Found(nn.Module):
     """Stands in for a panoptic head: what is above the score, as it is."""
 
     def find(self, raw, score):
-        from featherbone.heads.mask_rcnn import MaskRCNN
-
         return MaskRCNN.find(self, raw.things, score)
 
 
@@ -154,8 +153,6 @@ def test_little_stuff_is_void():
 @pytest.mark.parametrize("backbone", ["lvt", "mobilenetv3_small_050"])
 def test_forward_exports(task, backbone):
     """Every head, from the first day; the exported program says the same."""
-    from featherbone.tasks.dense import HEADS
-
     for name, head in HEADS[task].items():
         preprocessing = dense_preprocessing(backbone, head, 64)
         small = {"dim": 16} | ({"fc_dim": 16, "branch_dim": 8, "proposals": 20} if task == "panoptic" else {})

@@ -64,8 +64,6 @@ class Marking:
 
     def kept_of(self, before: "Marking") -> "Marking":
         """Without the objects of which a cut, which gave this, left too little."""
-        if not len(self.boxes):
-            return self
         size, old = self.boxes[:, 2:] - self.boxes[:, :2], before.boxes[:, 2:] - before.boxes[:, :2]
         kept = (size >= LEAST).all(1) & (size.prod(1) >= VISIBLE * old.prod(1))
         return self.take(kept)

@@ -105,11 +105,6 @@ def examine_semantic(data: Path, ignore_index: int | None = None, zero_ignored: 
     return conclude(str(data), code.names, mapped, findings)
 
 
-def meaning(code: Code, value: int, coloured: bool) -> int:
-    """The class of a value, `IGNORE`, or -1."""
-    return ((code.colours or {}) if coloured else code.values).get(value, -1)
-
-
 def add_up(labels: Sequence[int], counts: Sequence[int]) -> dict[int, int]:
     """Pixels by class from counts and their classes."""
     total: dict[int, int] = {}
@@ -303,7 +298,7 @@ def _check_values(mapped: Mapped, splits: Mapping[str, MappedImages], code: Code
     where: list[tuple[int, list[int]]] = []
     for i in readable:
         fact = mapped.facts[i]
-        unknown = {v: n for v, n in fact.values.items() if meaning(code, v, fact.coloured) < 0}
+        unknown = {v: n for v, n in fact.values.items() if v not in code.table(fact.coloured)}
         if unknown:
             odd.update(unknown)
             where.append((i, list(unknown)))

@@ -22,6 +22,7 @@ from featherbone.data.layouts import SPLITS
 from featherbone.data.panoptic import PanopticImages, Part, open_panoptic
 from featherbone.errors import BadData, BadImage
 from featherbone.ops.label_maps import IGNORE
+from featherbone.ops.rle import box_of
 
 NEAR = 2
 """Pixels by which a stated box may lie beside the true one."""
@@ -106,11 +107,8 @@ def _segments(splits: Mapping[str, PanopticImages], mapped: Mapped) -> list[Part
 
 
 def _measure(mask: NDArray[np.bool_]) -> tuple[int, tuple[int, int, int, int]]:
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    if not len(rows):
-        return 0, (0, 0, 0, 0)
-    x, y = int(columns[0]), int(rows[0])
-    return int(mask.sum()), (x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y)
+    x1, y1, x2, y2 = box_of(mask)
+    return int(mask.sum()), (x1, y1, x2 - x1, y2 - y1)
 
 
 def _check_categories(splits: Mapping[str, PanopticImages]) -> Iterator[Finding]:

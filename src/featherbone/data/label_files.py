@@ -39,9 +39,13 @@ class Code:
     colours: Mapping[int, int] | None = None
     """Class by colour, 65536 R + 256 G + B, of a coloured file."""
 
+    def table(self, coloured: bool) -> Mapping[int, int]:
+        """Class by value, or by colour."""
+        return (self.colours or {}) if coloured else self.values
+
     def classes(self, values: Values, coloured: bool) -> NDArray[np.int16]:
         """Classes (H, W) of values (H, W); -1 for a value without a meaning."""
-        table = (self.colours or {}) if coloured else self.values
+        table = self.table(coloured)
         known = np.array(sorted(table), np.int64)
         meaning = np.array([table[int(value)] for value in known], np.int16)
         if not len(known):

@@ -126,7 +126,7 @@ class PanopticImages(Stored):
         places, parts = self.segments(index)
         numbers = [n for n, part in enumerate(parts, 1) if part.label in self.things and (places == n).any()]
         covered = [places == number for number in numbers]
-        boxes = np.array([_box(mask) for mask in covered], np.float32).reshape(-1, 4)
+        boxes = np.array([rle.box_of(mask) for mask in covered], np.float32).reshape(-1, 4)
         kept = [parts[number - 1] for number in numbers]
         return Objects(
             self.entries[index].height,
@@ -170,7 +170,7 @@ class PanopticImages(Stored):
                 raise BadData(f"{self.root}: the boxes of Cityscapes are not read; train panoptic or semantic")
             rows = tuple(
                 {
-                    **{"bbox": part.about.get("bbox", [0, 0, 0, 0]), "iscrowd": part.crowd, "id": part.id},
+                    **{"bbox": part.about.get("bbox", [0, 0, 0, 0]), "iscrowd": part.crowd},
                     **{"label": self.things.index(part.label), "category_id": self.category_ids[part.label]},
                 }
                 for part in entry.parts
@@ -326,9 +326,3 @@ def _open_cityscapes(data: Path, split: str) -> OpenedPanoptic:
     things = tuple(label for label, number in enumerate(numbers) if number in CITYSCAPES_THINGS)
     images = PanopticImages(data, tuple(entries), tuple(CITYSCAPES.values()), numbers, things)
     return OpenedPanoptic(images, tuple(missing))
-
-
-def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """x1 y1 x2 y2 round what a mask covers."""
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

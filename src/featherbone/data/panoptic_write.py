@@ -194,9 +194,8 @@ def _settle(
 
 def _row(ids: NDArray[np.int32], number: int, category: int, crowd: bool) -> dict[str, Any]:
     mask = ids == number
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    x, y = int(columns[0]), int(rows[0])
-    box = [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]
+    x1, y1, x2, y2 = rle.box_of(mask)
+    box = [x1, y1, x2 - x1, y2 - y1]
     return {"id": number, "category_id": category, "area": int(mask.sum()), "bbox": box, "iscrowd": int(crowd)}
 
 

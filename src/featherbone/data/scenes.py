@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featherbone.errors import BadOption
+from featherbone.ops.rle import box_of
 
 THINGS = ("circle", "square", "triangle", "star", "cross", "ring")
 STUFF = ("grass", "water", "brick")
@@ -251,9 +252,3 @@ def _mix(pair: Floats, field: Floats) -> Floats:
 
 def _resize(grey: Bytes, shape: tuple[int, int]) -> Bytes:
     return np.asarray(Image.fromarray(grey).resize(shape[::-1], Image.Resampling.BICUBIC))
-
-
-def box_of(mask: Bools) -> tuple[int, int, int, int]:
-    """The tight box x1 y1 x2 y2 of a mask that is not empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from featherbone.data.scenes import CLASSES, THINGS, Bools, Scene, box_of, draw_portrait, draw_scene
+from featherbone.data.scenes import CLASSES, THINGS, Bools, Scene, draw_portrait, draw_scene
 from featherbone.errors import BadData, BadOption
+from featherbone.ops.rle import box_of
 
 
 def write_classification(

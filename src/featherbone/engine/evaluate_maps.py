@@ -12,14 +12,15 @@ from torch.utils.data import DataLoader
 from featherbone.data.panoptic import PanopticImages
 from featherbone.data.samples import to_device
 from featherbone.data.transforms import Preprocessing
+from featherbone.engine.dense import SHOWN
 from featherbone.metrics.panoptic import PanopticMetrics, Stated
 from featherbone.metrics.semantic import SemanticMetrics
 from featherbone.progress import track
 from featherbone.results import PanopticMap, SemanticMap
 from featherbone.tasks.testing import Testing, decode_tested
 
-SHOWN, WORST = 12, 9
-"""Images kept to be shown: spread over the split, and those that came out worst."""
+WORST = 9
+"""Images that came out worst and are kept to be shown, beside those spread over the split."""
 
 
 @dataclass

@@ -56,6 +56,11 @@ def figures(cells: Mapping[str, str]) -> str:
     return f'<div class="figures">{"".join(boxes)}</div>'
 
 
+def shown(value: float | None) -> str:
+    """A metric for people; None where nothing could be measured."""
+    return "nothing to measure" if value is None else f"{value:.3f}"
+
+
 def provenance(card: Card) -> list[str]:
     """What was left out, how it was trained, with what, and under which licence."""
     skipped = card.data.get("skipped", {})

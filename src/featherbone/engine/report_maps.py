@@ -8,7 +8,7 @@ from PIL import Image
 
 from featherbone.draw import contact_sheet
 from featherbone.engine.evaluate_maps import Kept
-from featherbone.engine.page import bars, curves, figures, heading, jpeg, provenance, write_page
+from featherbone.engine.page import bars, curves, figures, heading, jpeg, provenance, shown, write_page
 from featherbone.tasks.card import Card
 
 Draw = Callable[[Image.Image, Any], Image.Image]
@@ -48,11 +48,6 @@ def write_maps_report(
         *provenance(card),
     ]
     write_page(path, f"{card.backbone} {card.head} report", sections)
-
-
-def shown(value: float | None) -> str:
-    """A metric for people; None where nothing could be measured."""
-    return "nothing to measure" if value is None else f"{value:.3f}"
 
 
 def side_by_side(images: Any, kept: Kept, chosen: Sequence[int], draw: Draw, truth: Callable[[int], Any]) -> str:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from featherbone.data.objects import MarkedImages
 from featherbone.draw import colour, contact_sheet, draw_detections
 from featherbone.engine.evaluate import Finds
-from featherbone.engine.page import bars, curves, figures, heading, jpeg, provenance, svg, write_page
+from featherbone.engine.page import bars, curves, figures, heading, jpeg, provenance, shown, svg, write_page
 from featherbone.tasks.card import Card
 
 WORST = 9
@@ -61,11 +61,6 @@ def draw_precision(outcome: Finds, classes: Sequence[str]) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     return figure
-
-
-def shown(value: float | None) -> str:
-    """A metric for people; None where nothing could be measured."""
-    return "nothing to measure" if value is None else f"{value:.3f}"
 
 
 def class_bars(card: Card, val: MarkedImages) -> str:

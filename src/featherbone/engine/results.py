@@ -13,7 +13,7 @@ from featherbone.data.panoptic import PanopticImages, panoptic_rows, read_ids
 from featherbone.data.segmentation import open_segmentation
 from featherbone.engine.evaluate import measure_found
 from featherbone.engine.evaluate_maps import count_panoptic, measure_maps
-from featherbone.errors import BadData, BadImage
+from featherbone.errors import BadData, BadImage, BadOption
 from featherbone.files import read_json
 from featherbone.metrics.detection import read_coco_results
 from featherbone.metrics.panoptic import PanopticMetrics
@@ -34,6 +34,8 @@ def evaluate_results(results: Path, data: Path, masks: bool, **reading: Any) -> 
     if results.is_dir():
         find_task(data, "semantic")
         return evaluate_label_files(results, data, **reading)
+    if any(value not in (None, False) for value in reading.values()):
+        raise BadOption(f"ignore-index and zero-ignored are for a folder of index PNGs; {results} is none")
     content = read_json(results, str(results))
     if isinstance(content, dict) and "annotations" in content:
         find_task(data, "panoptic")

@@ -1,5 +1,6 @@
 """Runs that give every pixel a class or a segment: what is their own."""
 
+from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,13 @@ class MapsJob(DenseJob):
         """A record on its image, without its legend."""
         return (draw_panoptic if self.task == "panoptic" else draw_semantic)(image, record, legend=False)
 
+    @abstractmethod
     def asked(self, target: Any) -> Any:
         """What a training sample asks for, as a record."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def truth(self, index: int) -> Any:
+        """What a perfect network would say of a validation image."""
 
     def show_batch(self, path: Path, samples: Any, keys: list[tuple[int, int]], card: Card) -> None:
         pictures = []
@@ -120,7 +125,6 @@ class SemanticJob(MapsJob):
         write_maps_report(path, card, self.val, outcome, self.draw, self.truth, names, notes)
 
     def truth(self, index: int) -> SemanticMap:
-        """What a perfect network would say of a validation image."""
         return SemanticMap(self.val.labels(index), self.classes)
 
     def asked(self, target: Tensor) -> SemanticMap:
@@ -164,7 +168,6 @@ class PanopticJob(MapsJob):
         write_maps_report(path, card, self.val, outcome, self.draw, self.truth, names, notes)
 
     def truth(self, index: int) -> PanopticMap:
-        """What a perfect network would say of a validation image."""
         return truth_map(self.val, index)
 
     def asked(self, target: PanopticTarget) -> PanopticMap:

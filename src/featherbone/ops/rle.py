@@ -50,6 +50,14 @@ def from_coco(segmentation: Any, height: int, width: int) -> Rle:
     return found
 
 
+def box_of(mask: Bools) -> tuple[int, int, int, int]:
+    """The tight box x1 y1 x2 y2 of a mask (H, W); empty, all 0, where the mask is."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return 0, 0, 0, 0
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 def areas(masks: Sequence[Rle]) -> NDArray[np.float64]:
     """Pixels that each mask covers (N,)."""
     return np.asarray(coco.area(list(masks)), np.float64).reshape(-1) if masks else np.zeros(0)

@@ -12,6 +12,7 @@ from featherbone.heads.panoptic_fpn import PanopticRaw
 from featherbone.ops.boxes import Found
 from featherbone.ops.label_maps import PanopticTarget, fuse, label_map
 from featherbone.ops.paste import paste_masks
+from featherbone.ops.rle import box_of
 from featherbone.results import PanopticMap, Segment
 from featherbone.tasks.pyramid import Pyramid
 
@@ -87,8 +88,8 @@ def panoptic_map(
     for number, (label, score) in enumerate(about, 1):
         if not areas[number]:
             continue
-        of = ids == number
-        columns, rows = np.flatnonzero(of.any(0)), np.flatnonzero(of.any(1))
-        box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-        segments.append(Segment(number, label, classes[label], label in things, score, int(areas[number]), box))
+        x1, y1, x2, y2 = map(float, box_of(ids == number))
+        segments.append(
+            Segment(number, label, classes[label], label in things, score, int(areas[number]), (x1, y1, x2, y2))
+        )
     return PanopticMap(ids, tuple(segments))
