@@ -76,6 +76,14 @@ def test_windows_have_the_inputs_size(net):
     assert len(net.seen) == 3 and set(net.seen) == {(1, 3, 32, 48)}  # 100 x 32 in steps of 32
 
 
+@pytest.mark.parametrize("slide", [False, True])
+def test_a_mirrored_look_is_turned_back(net, slide):
+    """What sees alike from either side says the same with a mirrored look as without."""
+    image, _ = scene(32, 48)
+    plain, mirrored = (decode_tested(net, SIZE, image, Testing(slide, mirror=m), CPU).labels for m in (False, True))
+    assert (plain == mirrored).mean() > 0.999 and (plain != plain[:, ::-1]).any()
+
+
 def test_scales_are_of_the_input(net):
     decode_tested(net, SIZE, scene(64, 96)[0], Testing(scales=(1.0, 2.0), mirror=True), CPU)
     assert net.seen == [(1, 3, 32, 48)] * 2 + [(1, 3, 64, 96)] * 2
