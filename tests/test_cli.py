@@ -116,10 +116,34 @@ def test_explain_a_run_and_a_name(world, capsys, tmp_path):
 
 
 def test_export_is_proven_and_travels_with_what_it_needs(world, capsys):
-    code, out, err = run(capsys, "export", world / "run", "--count", 5, "--out", world / "small.onnx", "--json")
+    """The file serves where the run does, and says the same."""
+    file = world / "small" / "model.onnx"
+    code, out, err = run(capsys, "export", world / "run", "--count", 5, "--evaluate", "--out", file.parent, "--json")
     assert code == 0, err
     result = json.loads(out)
     assert result["parity"]["holds"] and result["parity"]["images"] == 5 and result["bytes"] > 1e6
+    of_run = json.loads((world / "run" / "card.json").read_text())["metrics"]
+    assert result["metrics"]["confusion"] == of_run["confusion"] == result["metrics_of_run"]["confusion"]
+    picture = next((world / "data" / "val").glob("*/*.jpg"))
+    told = []
+    for place in (world / "run", file, file.parent):
+        code, out, err = run(capsys, "predict", place, picture, "--out", world / "told", "--json")
+        assert code == 0, err
+        told.append([row["score"] for row in json.loads(out)["predictions"][0]["classes"]])
+    assert told[0] == pytest.approx(told[1], abs=1e-5) and told[1] == told[2]
+    code, out, err = run(capsys, "evaluate", file, "--data", world / "data", "--workers", 0, "--json")
+    assert code == 0 and json.loads(out)["metrics"]["confusion"] == of_run["confusion"], err
+    assert (file.parent / "report.html").exists()
+    code, _, err = run(capsys, "evaluate", file)
+    assert code == 2 and "--data DIR" in err
+    for spoil, message in (
+        (lambda: file.write_bytes(file.read_bytes()[:-1]), "not what featherbone export wrote"),
+        (lambda: (file.parent / "featherbone.json").write_text("{"), "damaged"),
+        (lambda: (file.parent / "featherbone.json").unlink(), "give a file that featherbone export wrote"),
+    ):
+        spoil()
+        code, _, err = run(capsys, "predict", file, picture)
+        assert code == 2 and message in err and "Traceback" not in err
 
 
 def test_models_lists_ours_and_timms(capsys):
@@ -160,6 +184,9 @@ def test_doctor_ends_in_one_where_training_would_be_spoiled(world, capsys, tmp_p
         (["evaluate", "DATA"], "not a run folder"),
         (["export", "RUN", "--count", "0"], "count 0"),
         (["export", "RUN", "--images", "nowhere"], "no such file"),
+        (["export", "RUN", "--with-nms"], "with-nms is for detectors"),
+        (["export", "RUN", "--out", "DATA"], "choose another with --out"),
+        (["export", "RUN", "--to", "executorch", "--dynamic", "size"], "give none"),
         (["predict", "RUN", "DATA", "--batch-size", "0"], "batch size 0"),
         (["demo", "--out", "DATA"], "not an empty folder"),
         (["doctor", "nowhere"], "nothing there"),

@@ -166,7 +166,7 @@ def test_a_panoptic_set_is_made_and_trained_on(world, capsys, tmp_path):
         ("evaluate --results {empty} --data {semantic}-data", "write an index PNG for every validation image"),
         ("evaluate --results {empty} --data {panoptic}-data", "write an index PNG"),
         ("evaluate --results {foreign} --data {panoptic}-data", "nothing about image"),
-        ("export {semantic}", "this run is for semantic"),
+        ("export {panoptic} --to executorch", "export to onnx, openvino, torch"),
         ("explain {panoptic} {picture}", "is a run for panoptic; explain takes"),
         ("train --data {semantic}-data --epochs 1 --class-weights 1,2", "9 numbers"),
         ("train --data {semantic}-data --epochs 1 --mosaic 0.5", "mosaic means nothing to semantic"),

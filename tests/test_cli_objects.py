@@ -114,6 +114,22 @@ def test_a_predictor_takes_several_images_at_once(world):
     assert featherbone.load(world / "boxes").score == (predictor.card.metrics["best_score"] or 0.3)
 
 
+def test_an_exported_file_serves_where_the_run_does(world, capsys, tmp_path):
+    code, out, err = run(capsys, "export", world / "boxes", "--with-nms", "--evaluate", "--out", tmp_path, "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["metrics"]["AP"] == pytest.approx(result["metrics_of_run"]["AP"], abs=1e-4)
+    picture = next((world / "data" / "val").iterdir())
+    told = [
+        json.loads(run(capsys, "predict", place, picture, "--score", 0.1, "--out", tmp_path / "p", "--json")[1])
+        for place in (world / "boxes", tmp_path / "model.onnx")
+    ]
+    one, other = (rows["predictions"][0]["objects"] for rows in told)
+    assert len(one) == len(other)
+    for mine, theirs in zip(one, other, strict=True):
+        assert mine["label"] == theirs["label"] and mine["box"] == pytest.approx(theirs["box"], abs=1e-2)
+
+
 def test_doctor_examines_objects(world, capsys, tmp_path):
     page = ["--out", tmp_path / "page.html", "--image-size", 64]
     code, out, err = run(capsys, "doctor", world / "data", "--task", "instance", *page, "--json")
@@ -142,7 +158,7 @@ def test_doctor_examines_objects(world, capsys, tmp_path):
         (["evaluate", "RUN", "--tile", "8"], "tiles of 8"),
         (["predict", "RUN", "DATA", "--tile", "64", "--overlap", "2"], "overlap 2"),
         (["predict", "RUN", "DATA", "--score", "7"], "score 7"),
-        (["export", "RUN"], "for detection"),
+        (["export", "RUN", "--with-nms", "--dynamic", "batch"], "give none"),
         (["explain", "RUN", "nothing.jpg"], "for detection"),
     ],
 )

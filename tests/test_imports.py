@@ -11,8 +11,8 @@ SOURCE = Path(featherbone.__file__).parent
 RANKS = (
     {"results", "errors"},
     {"files", "progress", "devices"},
-    {"layers", "ops"},
-    {"backbones", "heads", "data", "metrics", "draw"},
+    {"layers", "ops", "pages"},
+    {"backbones", "heads", "data", "metrics", "draw", "runtimes"},
     {"tasks"},
     {"engine", "predictor", "explainers", "exporters", "bench"},
     {"recipes"},
@@ -50,7 +50,7 @@ def test_imports_point_down(path):
 
 def test_rooms_are_small():
     lines = {path: len(path.read_text().splitlines()) for path in FILES}
-    assert sum(lines.values()) < 17_000  # five tasks, their data and its doctor: grow a room only for a reason
+    assert sum(lines.values()) < 20_000  # five tasks, their data and its doctor: grow a room only for a reason
     assert not any("utils" in path.stem or "common" in path.stem or "helpers" in path.stem for path in FILES)
 
 

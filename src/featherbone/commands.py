@@ -84,13 +84,13 @@ def evaluate(
     device: str = "auto",
     workers: int | None = None,
 ) -> EvaluateResult:
-    """Measure a run, or another tool's results, on the validation images of a data set.
+    """Measure a run, an exported file, or another tool's results, on the validation images of a data set.
 
     A run that finds objects also writes them beside the report, as `detections.json`, in COCO's results format.
 
     Args:
-        run: Run folder.
-        data: Data folder, with the run's classes; by default the one the run was trained on.
+        run: Run folder, or exported file.
+        data: Data folder, with the run's classes; by default the one the run was trained on. A file needs it.
         results: What any tool said, to measure on `data` instead of a run: detections in COCO's results format, a
             folder of index PNGs named as the images, or COCO's panoptic json with its PNGs beside it.
         masks: Measure the masks of `results`, too.
@@ -150,9 +150,9 @@ def predict(
     PNGs there, and `panoptic.json`.
 
     Args:
-        run: Run folder.
+        run: Run folder, or exported file.
         images: Pictures, and folders of pictures.
-        out: Folder to write to; by default `predictions` in the run folder.
+        out: Folder to write to; by default `predictions` in the run folder, or beside the file.
         pictures: Write annotated copies.
         score: Least score of an object; by default the one that served best on the run's validation images, and 0.6 for
             panoptic segmentation.
@@ -179,7 +179,8 @@ def predict(
     card = predictor.card
     if geojson and card.task != "semantic":
         raise BadOption(f"geojson means nothing to {card.task}; leave it out, or give a run for semantic")
-    folder = Path(run) / "predictions" if out is None else Path(out)
+    home = Path(run) if Path(run).is_dir() else Path(run).parent
+    folder = home / "predictions" if out is None else Path(out)
     found = find_images([Path(path) for path in images])
     names = unique_names(found)
     done: list[Prediction] = []
@@ -250,39 +251,55 @@ def explain(
 def export(
     run: Positional[Path],
     *,
-    to: Literal["onnx"] = "onnx",
+    to: Literal["onnx", "openvino", "executorch", "torch", "web"] = "onnx",
     images: Path | None = None,
     count: int = 32,
+    dynamic: Literal["none", "batch", "size"] | None = None,
+    with_pre: bool = False,
+    with_nms: bool = False,
+    evaluate: bool = False,
     out: Path | None = None,
 ) -> ExportResult:
     """Write a run as a file for another runtime, proven on real images to give the model's own results.
 
+    The folder also holds `featherbone.json`, which tells all that is needed to use the file, and `parity.json` and
+    `parity.html`, which tell how it compares. `featherbone predict` and `evaluate` take the file.
+
     Args:
         run: Run folder.
-        to: Format of the file.
+        to: Runtime that the file is for; web is a page that runs the model in a browser.
         images: Folder of pictures to prove it on; by default the run's validation images.
         count: How many of them.
-        out: File to write; by default `model.onnx` in the run folder.
+        dynamic: What of the input may vary: nothing, the batch, or batch, height and width; by default the batch where
+            target and head allow it.
+        with_pre: Let the file take bytes and normalise them itself.
+        with_nms: Let a detector's file end behind NMS.
+        evaluate: Also measure the file on all validation images of the run.
+        out: Folder to write; by default one named after the target under `exports` in the run folder.
 
     """
-    from featherbone.exporters.onnx import export_onnx, require_onnx
+    from featherbone.exporters.contract import Form, export_task
+    from featherbone.exporters.targets import find_target, settle
     from featherbone.predictor import proof_images
     from featherbone.tasks.run import load_task
 
-    require_onnx()
     if count < 1:
         raise BadOption(f"count {count} is not 1 or more")
+    target = find_target(to)
     card, task = load_task(Path(run))
-    require_classification(card.task, "export")
-    path = Path(run) / f"model.{to}" if out is None else Path(out)
-    parity = export_onnx(card, task, path, proof_images(card, images and Path(images), count))
-    return ExportResult(path, parity)
+    form = Form(target, settle(target, card.task, card.head, dynamic, with_pre, with_nms), with_pre, with_nms)
+    folder = Path(run) / "exports" / to if out is None else Path(out)
+    parity = export_task(card, task, form, folder, proof_images(card, images and Path(images), count))
+    data = Path(card.data["path"])
+    measured = measure_file(folder, data) if evaluate else None
+    return ExportResult(folder, folder / target.file, parity, measured, card.metrics)
 
 
-def require_classification(task: str, command: str) -> None:
-    """Raise `BadOption` where a command does not know the task of a run yet."""
-    if task != "classification":
-        raise BadOption(f"{command} takes runs for classification in this version; this run is for {task}")
+def measure_file(folder: Path, data: Path) -> dict[str, object]:
+    """Metrics of an exported file on a data folder; the report lies beside it."""
+    from featherbone.engine.train import evaluate_run
+
+    return evaluate_run(folder, data, folder / "report.html", "cpu", None)[0]
 
 
 def models(pattern: Positional[str | None] = None) -> ModelsResult:
@@ -400,9 +417,11 @@ def demo(
 
     """
     from featherbone.data.scenes_write import write_classification
-    from featherbone.exporters.onnx import require_onnx
+    from featherbone.exporters.targets import find_target
+    from featherbone.runtimes import require
 
-    require_onnx()
+    target = find_target("onnx")
+    require(target.packages, target.extra)
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadOption(f"{out} is not an empty folder; remove it or choose another with --out")

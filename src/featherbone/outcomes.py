@@ -98,20 +98,31 @@ class PredictResult:
 class ExportResult:
     """A file that was proven on real images."""
 
+    out: Path
+    """Folder that holds it and its report."""
     path: Path
     parity: Parity
+    metrics: dict[str, Any] | None = None
+    """Of the file on all validation images, where they were asked for."""
+    of_run: dict[str, Any] | None = None
+    """The run's own."""
+
+    @property
+    def size(self) -> int:
+        """Of the file, and of its weights where they lie beside it, in bytes."""
+        weights = self.path.with_suffix(".bin")
+        return self.path.stat().st_size + (weights.stat().st_size if weights.is_file() else 0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"path": str(self.path), "bytes": self.path.stat().st_size, "parity": self.parity.to_json()}
+        values = {"out": str(self.out), "path": str(self.path), "bytes": self.size, "parity": self.parity.to_json()}
+        return values if self.metrics is None else {**values, "metrics": self.metrics, "metrics_of_run": self.of_run}
 
     def __str__(self) -> str:
-        p = self.parity
-        return (
-            f"{self.path}  {self.path.stat().st_size / 1e6:.1f} MB\n"
-            f"same class on {p.same_class} of {p.images} images; scores differ by at most {p.worst_score:.1e} "
-            f"(allowed {p.score_bound:g})"
-        )
+        lines = [f"{self.path}  {self.size / 1e6:.1f} MB", str(self.parity), f"report  {self.out / 'parity.html'}"]
+        if self.metrics is not None:
+            lines += [f"file    {_shares(self.metrics)}", f"run     {_shares(self.of_run or {})}"]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)

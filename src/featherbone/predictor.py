@@ -10,14 +10,16 @@ import torch
 from PIL import Image
 
 from featherbone.data.classification import open_splits
+from featherbone.data.detection import open_detection
 from featherbone.data.images import SUFFIXES, ImageSource, read_image
+from featherbone.data.segmentation import open_segmentation
 from featherbone.devices import find_device
 from featherbone.errors import BadImage, BadOption
 from featherbone.results import Record
 from featherbone.tasks.card import Card
 from featherbone.tasks.detection import SURE
+from featherbone.tasks.exported import open_task
 from featherbone.tasks.panoptic import KEPT
-from featherbone.tasks.run import load_task
 from featherbone.tasks.testing import Testing, decode_tested
 from featherbone.tasks.tiling import check_tiles, decode_tiled
 
@@ -100,11 +102,12 @@ def load(
     scales: tuple[float, ...] = (1.0,),
     mirror: bool = False,
 ) -> Predictor:
-    """The predictor of a run folder; the options are those of `Predictor`.
+    """The predictor of a run folder or an exported file; the options are those of `Predictor`.
 
-    Raises `BadRun` where it is none, or damaged, and `BadOption` for an option that does not suit it.
+    A file runs in its own runtime, on the CPU. Raises `BadRun` where it is none, or damaged, and `BadOption` for an
+    option that does not suit it.
     """
-    card, task = load_task(Path(run))
+    card, task = open_task(Path(run))
     return Predictor(card, task, find_device(device), score, tile, overlap, slide, scales, mirror)
 
 
@@ -131,13 +134,24 @@ def in_batches(paths: Sequence[Path], size: int) -> Iterator[list[Path]]:
         yield batch
 
 
+def open_val(card: Card) -> Any:
+    """The validation images that a run was measured on."""
+    data, s = Path(card.data["path"]), card.settings
+    split = s["val_share"], s["seed"]
+    if card.task == "classification":
+        return open_splits(data, *split).val
+    if card.task in ("detection", "instance"):
+        return open_detection(data, *split, s["unlabelled"], card.task == "instance").val
+    return open_segmentation(data, card.task, *split, s["ignore_index"], s["zero_ignored"]).val
+
+
 def proof_images(card: Card, folder: Path | None, count: int) -> list[Image.Image]:
     """Up to `count` readable pictures, spread over the folder, or over the validation images a run was measured on."""
     if folder is not None:
         paths = find_images([folder])
         readers = [lambda path=path: read_image(path) for path in paths]
     else:
-        val = open_splits(Path(card.data["path"]), card.settings["val_share"], card.settings["seed"]).val
+        val = open_val(card)
         readers = [lambda i=i: val.read(i) for i in range(len(val))]
     pictures: list[Image.Image] = []
     for reader in readers[:: max(len(readers) // count, 1)]:

@@ -22,6 +22,7 @@ from featherbone.backbones.checkpoints import build, unwrap
 from featherbone.backbones.published import Published, imagenet_cfg
 from featherbone.errors import BadCheckpoint, BadOption
 from featherbone.layers.pyramid import PyramidBackbone
+from featherbone.ops.attention import attention
 from featherbone.ops.deform import TAPS, deformable_merge
 
 SIDE = 56  # positions of stage 1 along a side of 224 pixels, the size that embeddings and tables are learned at
@@ -198,10 +199,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         q, k, v = self.project(x)
         bias = self.position_bias(height, width)
-        if torch.compiler.is_exporting():  # devices take the plain form whole, the fused one in pieces or not at all
-            y = self.maps(q, k, bias) @ v
-        else:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        y = attention(q, k, v, bias)
         return self.proj(y.transpose(1, 2).flatten(2))
 
 

@@ -22,6 +22,7 @@ from featherbone.backbones.published import Published, imagenet_cfg
 from featherbone.layers.pyramid import PyramidBackbone, require_pool
 from featherbone.layers.token_labelling import Box, TokenLabels, draw_box, swap_box
 from featherbone.ops.atrous import atrous
+from featherbone.ops.attention import attention
 from featherbone.ops.csa import TAPS, convolutional_self_attention
 
 DILATIONS = (1, 3, 5)
@@ -63,8 +64,11 @@ class CSA(nn.Module):
 
     def attend(self, x: Tensor) -> Tensor:
         """A (B, h, w, heads, 81): for each output tap i of a window, a distribution over its input taps j."""
-        # the mean over the valid pixels of an odd border is the mean over its repetition; ceil_mode would not export
-        pooled = channels_last(F.avg_pool2d(F.pad(channels_first(x), (0, 1, 0, 1), mode="replicate"), 2))
+        maps = channels_first(x)
+        if not all(isinstance(side, int) and side % 2 == 0 for side in maps.shape[2:]):
+            # the mean over the valid pixels of an odd border is that over its repetition; ceil_mode would not export
+            maps = F.pad(maps, (0, 1, 0, 1), mode="replicate")
+        pooled = channels_last(F.avg_pool2d(maps, 2))
         b, h, w, _ = pooled.shape
         scores = self.attention(pooled).reshape(b, h, w, self.num_heads * TAPS, TAPS)
         return (scores * self.scale).softmax(-1).reshape(b, h, w, self.num_heads, TAPS * TAPS)
@@ -105,7 +109,7 @@ class RASA(nn.Module):
 
     def attend(self, x: Tensor) -> Tensor:
         """f(x) = SiLU(proj(softmax(q k^T d^-1/2) v)), Eq. 6."""
-        y = F.scaled_dot_product_attention(*self.project(x))  # (B, heads, N, d)
+        y = attention(*self.project(x))  # (B, heads, N, d)
         return F.silu(self.proj(y.transpose(1, 2).reshape(x.shape)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -183,7 +187,7 @@ class ClassBlock(nn.Module):
         n = self.norm1(torch.cat([cls, tokens], dim=1))
         q = self.q(n[:, :1]).reshape(b, 1, self.num_heads, -1).transpose(1, 2)
         k, v = self.kv(n).reshape(b, -1, 2 * self.num_heads, c // self.num_heads).transpose(1, 2).chunk(2, dim=1)
-        cls = cls + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, 1, c))
+        cls = cls + self.proj(attention(q, k, v).transpose(1, 2).reshape(b, 1, c))
         return cls + self.mlp(self.norm2(cls))
 
 

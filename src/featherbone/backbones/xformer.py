@@ -21,6 +21,7 @@ from featherbone.backbones.checkpoints import build, unwrap
 from featherbone.backbones.published import Published, imagenet_cfg
 from featherbone.errors import BadOption
 from featherbone.layers.pyramid import PyramidBackbone, require_pool
+from featherbone.ops.attention import attention
 from featherbone.ops.xfa import cross_feature_attention
 
 NUM_HEADS = 4
@@ -120,7 +121,7 @@ class SoftmaxAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, n, c = x.shape
         qkv = self.qkv(x).reshape(b, n, 3 * self.num_heads, c // self.num_heads).transpose(1, 2)
-        y = F.scaled_dot_product_attention(*qkv.chunk(3, dim=1))
+        y = attention(*qkv.chunk(3, dim=1))
         return self.proj(y.transpose(1, 2).reshape(x.shape))
 
 

@@ -15,6 +15,7 @@ from featherbone.data.samples import to_device
 from featherbone.data.transforms import Preprocessing
 from featherbone.metrics.classification import ClassificationMetrics
 from featherbone.metrics.detection import DetectionMetrics
+from featherbone.ops.boxes import Picked
 from featherbone.progress import track
 from featherbone.results import Detections
 from featherbone.tasks.detection import SURE
@@ -84,13 +85,13 @@ def evaluate_detector(
         entries = [images.entries[index] for _, index in keys]
         frames = [preprocessing.frame(entry.height, entry.width) for entry in entries]
         found += zip([index for _, index in keys], task.decode(raw, frames), strict=True)
-        if not masks:
+        if not masks and not isinstance(raw, Picked):
             terms = task.losses(raw, to_device(targets, device))
             total += len(keys) * torch.stack(list(terms.values())).sum().double()
     if accelerator.num_processes > 1:
         found, total = gather_object(found), accelerator.reduce(total, "sum")
     metrics, finds = measure_found(images, [record for _, record in sorted(found, key=lambda pair: pair[0])], masks)
-    return (metrics if masks else {**metrics, "loss": float(total) / len(images)}), finds
+    return ({**metrics, "loss": float(total) / len(images)} if total else metrics), finds
 
 
 @torch.no_grad()

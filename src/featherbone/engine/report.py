@@ -12,7 +12,8 @@ from featherbone.data.classification import LabelledImages
 from featherbone.data.loading import Samples
 from featherbone.data.transforms import Preprocessing
 from featherbone.draw import contact_sheet, save_picture
-from featherbone.engine.page import bars, curves, figures, heading, jpeg, provenance, svg, write_page
+from featherbone.engine.page import curves, heading, provenance
+from featherbone.pages import bars, figures, jpeg, svg, write_page
 from featherbone.tasks.card import Card
 
 

@@ -8,7 +8,8 @@ from PIL import Image
 
 from featherbone.draw import contact_sheet
 from featherbone.engine.evaluate_maps import Kept
-from featherbone.engine.page import bars, curves, figures, heading, jpeg, provenance, shown, write_page
+from featherbone.engine.page import curves, heading, provenance, shown
+from featherbone.pages import bars, figures, jpeg, write_page
 from featherbone.tasks.card import Card
 
 Draw = Callable[[Image.Image, Any], Image.Image]

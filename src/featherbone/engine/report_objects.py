@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from featherbone.data.objects import MarkedImages
 from featherbone.draw import colour, contact_sheet, draw_detections
 from featherbone.engine.evaluate import Finds
-from featherbone.engine.page import bars, curves, figures, heading, jpeg, provenance, shown, svg, write_page
+from featherbone.engine.page import curves, heading, provenance, shown
+from featherbone.pages import bars, figures, jpeg, svg, write_page
 from featherbone.tasks.card import Card
 
 WORST = 9

@@ -253,10 +253,11 @@ PRESETS: dict[str, dict[str, Settings]] = {
         "semantic": {
             "batch_size": 4,
             "epochs": 100,
-            "lr": 1e-3,
+            "lr": 2e-3,
             "warmup_epochs": 3,
             "clip_grad": 1.0,
             "ema": 0.998,
+            "scale": (0.8, 1.5),
         },
         "panoptic": {"batch_size": 2, "epochs": 100, "lr": 3e-4, "warmup_epochs": 3, "ema": 0.998},
     },

@@ -21,11 +21,12 @@ from featherbone.engine.loop import Loop
 from featherbone.engine.optimiser import build_optimiser, build_schedule, freeze_norms, freeze_parts
 from featherbone.engine.run import load_state
 from featherbone.engine.segmentation import PanopticJob, SemanticJob
-from featherbone.engine.settings import Settings
+from featherbone.engine.settings import Settings, complete
 from featherbone.engine.tensorboard import curves
 from featherbone.errors import BadData, BadOption, BadRun
 from featherbone.progress import say
 from featherbone.tasks.card import CARD, Card
+from featherbone.tasks.exported import open_task
 from featherbone.tasks.run import load_task
 from featherbone.tasks.testing import Testing
 
@@ -98,8 +99,11 @@ def evaluate_run(
     `tiles` are the side in pixels of the tiles in which objects are sought, and the share of it that they overlap;
     `testing` is how images are looked at for semantic segmentation.
     """
-    card, task = load_task(run)
-    settings: Any = {**card.settings, "device": device, "precision": "fp32", "accumulate": 1, "workers": workers}
+    card, task = open_task(run)
+    if data is None and "path" not in card.data:
+        raise BadOption(f"{run}: an exported file does not say where its images lie; give their folder with --data DIR")
+    settings: Any = {**complete(task=card.task), **card.settings, "device": device, "precision": "fp32"}
+    settings |= {"accumulate": 1, "workers": workers}
     accelerator = build_accelerator(settings)
     folder = Path(card.data["path"]) if data is None else data
     job = open_job(find_task(folder, card.task), folder, settings)
@@ -115,7 +119,8 @@ def evaluate_run(
     if testing is not None and not testing.plain:
         job.set_testing(testing)
     metrics, outcome = measure(job, card, task, accelerator)
-    page = out or (run / "report.html" if job.fingerprint() == card.data["fingerprint"] else None)
+    beside = run if run.is_dir() else run.parent
+    page = out or (beside / "report.html" if job.fingerprint() == card.data["fingerprint"] else None)
     if page is not None and accelerator.is_main_process:
         shown = replace(card, metrics={**card.metrics, **metrics}, data={**card.data, **job.about_data()})
         job.report(page, shown, outcome)

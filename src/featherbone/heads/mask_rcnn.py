@@ -1,7 +1,7 @@
 """Mask R-CNN (arXiv 1703.06870): a first stage proposes boxes, a second says what they show, as boxes and as masks."""
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -33,6 +33,8 @@ class MaskRCNN(nn.Module):
 
     image_size: ClassVar[int] = 640
     """Default side of the input, in pixels."""
+    raw: ClassVar[type] = MaskRaw
+    """Of what `forward` gives in evaluation."""
 
     def __init__(
         self,
@@ -65,6 +67,10 @@ class MaskRCNN(nn.Module):
         if self.training:
             return Proposed(tuple(levels), rpn, proposals)
         return self.rois(levels[:-1], proposals, size)
+
+    def decoding(self) -> dict[str, Any]:
+        """What a program needs to find objects in the raw tensors."""
+        return {"kind": "mask_rcnn", "score": self.score, "mask_threshold": 0.5}
 
     def losses(self, raw: Proposed, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The five losses of `RPN` and `RoIHeads`, weighted alike; which boxes are taught is drawn at random."""

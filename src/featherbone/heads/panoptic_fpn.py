@@ -1,13 +1,14 @@
 """Panoptic FPN (arXiv 1901.02446): Mask R-CNN for what can be counted, a semantic branch for the rest, on one FPN."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from featherbone.heads.levels import Level
-from featherbone.heads.mask_rcnn import MaskRCNN
+from featherbone.heads.mask_rcnn import MaskRCNN, Proposed
 from featherbone.heads.pixels import pixel_loss
+from featherbone.heads.roi import MaskRaw
 from featherbone.heads.semantic_fpn import SemanticBranch
 from featherbone.ops.boxes import Found
 from featherbone.ops.label_maps import PanopticTarget
@@ -16,8 +17,8 @@ from featherbone.ops.label_maps import PanopticTarget
 class PanopticRaw(NamedTuple):
     """What `forward` gives: Mask R-CNN's raw tensors and the semantic branch's."""
 
-    things: Any
-    """`Proposed` in training, else `MaskRaw`."""
+    things: Proposed | MaskRaw
+    """The former in training."""
     stuff: Tensor
     """Logits (B, 1 + S, h, w) at stride 4: of any thing, then of each class of stuff."""
 
@@ -32,6 +33,8 @@ class PanopticFPN(nn.Module):
 
     image_size: ClassVar[int] = 640
     """Default side of the input, in pixels."""
+    raw: ClassVar[type] = PanopticRaw
+    """Of what `forward` gives in evaluation."""
 
     def __init__(
         self,
@@ -59,12 +62,14 @@ class PanopticFPN(nn.Module):
 
     def losses(self, raw: PanopticRaw, targets: Sequence[PanopticTarget]) -> dict[str, Tensor]:
         """The five losses of `MaskRCNN`, and cross-entropy of the semantic branch."""
+        assert isinstance(raw.things, Proposed), "the network was evaluating"
         terms = self.things.losses(raw.things, [target.things for target in targets])
         loss = pixel_loss(raw.stuff, [target.stuff for target in targets])
         return terms | {"stuff": self.stuff_weight * loss}
 
     def find(self, raw: PanopticRaw, score: float | None = None) -> list[Found]:
         """The things of each image whose score is above `score`, by default Mask R-CNN's own."""
+        assert isinstance(raw.things, MaskRaw), "the network was training"
         return self.things.find(raw.things, score)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import log
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,17 @@ from torchvision.ops import sigmoid_focal_loss
 from featherbone.heads.anchors import IGNORED, base_anchors, by_anchor, grid_anchors, match
 from featherbone.heads.fpn import FPN
 from featherbone.heads.levels import Level
-from featherbone.ops.boxes import Found, Target, clip_boxes, decode_deltas, encode_deltas, select_surest
+from featherbone.ops.boxes import (
+    WIDEST,
+    Found,
+    Picked,
+    Target,
+    clip_boxes,
+    decode_deltas,
+    encode_deltas,
+    pick_surest,
+    select_surest,
+)
 
 SCALES = (1, 2 ** (1 / 3), 2 ** (2 / 3))
 """Sizes of a cell's anchors, in fours of its stride."""
@@ -48,6 +58,8 @@ class RetinaNet(nn.Module):
 
     image_size: ClassVar[int] = 640
     """Default side of the input, in pixels."""
+    raw: ClassVar[type] = RetinaRaw
+    """Of what `forward` gives in evaluation."""
 
     def __init__(
         self,
@@ -91,13 +103,32 @@ class RetinaNet(nn.Module):
         Boxes are cut one cell beyond the finest map, where no image reaches: the head does not know its borders.
         """
         threshold = self.score if score is None else score
+        return [select_surest(*x, threshold, self.nms, self.limit) for x in zip(*self.surest(raw), strict=True)]
+
+    def pick(self, raw: RetinaRaw) -> Picked:
+        """The same of fixed shapes, above the head's own score: for NMS inside of an exported file."""
+        limits = (self.score, self.nms, self.limit)
+        images = [pick_surest(*image, *limits) for image in zip(*self.surest(raw), strict=True)]
+        boxes, labels, scores = (torch.stack(parts) for parts in zip(*images, strict=True))
+        return Picked(boxes, scores, labels)
+
+    def surest(self, raw: RetinaRaw) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (B, N, 4), labels (B, N) and scores (B, N) of the surest answers of all levels, before NMS."""
         levels = zip(raw.logits, raw.deltas, self._anchors(raw), strict=True)
         boxes, labels, scores = (torch.cat(parts, 1) for parts in zip(*(self._surest(*x) for x in levels), strict=True))
         height, width = raw.logits[0].shape[2:]
         stride = self.fpn.levels[0].stride
-        boxes = clip_boxes(boxes, (height + 1) * stride, (width + 1) * stride)
-        images = zip(boxes, labels, scores, strict=True)
-        return [select_surest(*image, threshold, self.nms, self.limit) for image in images]
+        return clip_boxes(boxes, (height + 1) * stride, (width + 1) * stride), labels, scores
+
+    def decoding(self) -> dict[str, Any]:
+        """What a program needs to find objects in the raw maps: anchors lie about the corner of their cell."""
+        strides = [level.stride for level in self.fpn.levels]
+        anchors = [base_anchors([4 * stride * scale for scale in SCALES], RATIOS).tolist() for stride in strides]
+        about = {"kind": "retinanet", "strides": strides, "anchors": anchors, "weights": WEIGHTS, "widest": WIDEST}
+        return {**about, **self._limits()}
+
+    def _limits(self) -> dict[str, Any]:
+        return {"score": self.score, "candidates": self.candidates, "nms": self.nms, "limit": self.limit}
 
     def _anchors(self, raw: RetinaRaw) -> list[Tensor]:
         """Of each level (h * w * 9, 4), in pixels."""

@@ -16,7 +16,7 @@ from torchvision.ops import box_convert, box_iou
 
 from featherbone.heads.anchors import IGNORED, NEGATIVE, by_anchor, grid_anchors
 from featherbone.heads.levels import Level, Levels
-from featherbone.ops.boxes import WIDEST, Found, Target, clip_boxes, select_surest
+from featherbone.ops.boxes import WIDEST, Found, Picked, Target, clip_boxes, pick_surest, select_surest
 
 ANCHORS = {
     320: ((10, 15), (24, 36), (72, 42), (35, 87), (102, 96), (60, 170), (220, 125), (128, 222), (264, 266)),
@@ -53,6 +53,8 @@ class YOLOv3(nn.Module):
 
     image_size: ClassVar[int] = 320
     """Default side of the input, in pixels."""
+    raw: ClassVar[type] = YoloRaw
+    """Of what `forward` gives in evaluation."""
 
     def __init__(
         self,
@@ -113,15 +115,33 @@ class YOLOv3(nn.Module):
         Boxes are cut one cell beyond the finest map, where no image reaches: the head does not know its borders.
         """
         threshold = self.score if score is None else score
+        return [select_surest(*x, threshold, self.nms, self.limit) for x in zip(*self.surest(raw), strict=True)]
+
+    def pick(self, raw: YoloRaw) -> Picked:
+        """The same of fixed shapes, above the head's own score: for NMS inside of an exported file."""
+        limits = (self.score, self.nms, self.limit)
+        images = [pick_surest(*image, *limits) for image in zip(*self.surest(raw), strict=True)]
+        boxes, labels, scores = (torch.stack(parts) for parts in zip(*images, strict=True))
+        return Picked(boxes, scores, labels)
+
+    def surest(self, raw: YoloRaw) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (B, N, 4), labels (B, N) and scores (B, N) of the surest answers of all levels, before NMS."""
         anchors, strides = self._grid(raw)
         counts = [x.shape[2] * x.shape[3] * NUM_ANCHORS for x in raw.maps]
         levels = zip(raw.maps, anchors.split(counts), strides.split(counts), strict=True)
         boxes, labels, scores = (torch.cat(parts, 1) for parts in zip(*(self._surest(*x) for x in levels), strict=True))
         height, width = raw.maps[0].shape[2:]
         stride = self.levels.levels[0].stride
-        boxes = clip_boxes(boxes, (height + 1) * stride, (width + 1) * stride)
-        images = zip(boxes, labels, scores, strict=True)
-        return [select_surest(*image, threshold, self.nms, self.limit) for image in images]
+        return clip_boxes(boxes, (height + 1) * stride, (width + 1) * stride), labels, scores
+
+    def decoding(self) -> dict[str, Any]:
+        """What a program needs to find objects in the raw maps: anchors are widths and heights."""
+        sizes = [self.anchors[NUM_ANCHORS * i : NUM_ANCHORS * (i + 1)] for i in range(len(self.levels.levels))]
+        about = {"kind": "yolov3", "strides": [level.stride for level in self.levels.levels], "anchors": sizes}
+        return {**about, "objectness": OBJECTNESS, "widest": WIDEST, **self._limits()}
+
+    def _limits(self) -> dict[str, Any]:
+        return {"score": self.score, "candidates": self.candidates, "nms": self.nms, "limit": self.limit}
 
     def _grid(self, raw: YoloRaw) -> tuple[Tensor, Tensor]:
         """Of all levels' anchors, cell by cell, the boxes in the middle of their cell (N, 4) and the strides (N,)."""

@@ -32,6 +32,17 @@ class Found(NamedTuple):
     """Probabilities (n, M, M) over each box."""
 
 
+class Picked(NamedTuple):
+    """What is found in each image, of fixed shapes, the surest first; where less is found, the rest has score 0."""
+
+    boxes: Tensor
+    """(B, n, 4), in pixels of the network's input."""
+    scores: Tensor
+    """(B, n), from 0 to 1."""
+    labels: Tensor
+    """Classes (B, n), int64."""
+
+
 WIDEST = log(1000 / 16)
 """Largest change of a side, as a logarithm, that deltas may ask for."""
 
@@ -77,14 +88,22 @@ def keep_nms(boxes: Tensor, scores: Tensor, threshold: float, groups: Tensor | N
     return torch.zeros_like(scores, dtype=torch.bool).index_fill(0, nms(boxes, scores, threshold), True)
 
 
+def pick_surest(
+    boxes: Tensor, labels: Tensor, scores: Tensor, threshold: float, nms_threshold: float, limit: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The `limit` surest of one image's boxes (N, 4), labels (N,) and scores (N,) above `threshold`, after NMS.
+
+    NMS is that of each class by itself, see `keep_nms`. Where less is found, the rest has score 0.
+    """
+    kept = keep_nms(boxes, scores, nms_threshold, labels) & (scores > threshold)
+    values, index = scores.where(kept, 0).topk(min(limit, len(scores)))
+    return boxes[index], labels[index], values
+
+
 def select_surest(
     boxes: Tensor, labels: Tensor, scores: Tensor, threshold: float, nms_threshold: float, limit: int
 ) -> Found:
-    """The `limit` surest of one image's boxes (N, 4), labels (N,) and scores (N,) above `threshold`, after NMS.
-
-    NMS is that of each class by itself, see `keep_nms`.
-    """
-    kept = keep_nms(boxes, scores, nms_threshold, labels) & (scores > threshold)
-    values, index = scores.where(kept, -1).topk(min(limit, len(scores)))
-    index = index[values >= 0]
-    return Found(boxes[index], labels[index], scores[index])
+    """What `pick_surest` finds, and no more."""
+    boxes, labels, scores = pick_surest(boxes, labels, scores, threshold, nms_threshold, limit)
+    found = scores > 0
+    return Found(boxes[found], labels[found], scores[found])

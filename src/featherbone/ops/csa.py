@@ -4,6 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from featherbone.ops.attention import in_device_form
+from featherbone.ops.windows import crop
+
 TAPS = 9  # of a 3x3 window, row by row
 
 
@@ -15,20 +18,34 @@ def convolutional_self_attention(x: Tensor, attention: Tensor, weight: Tensor) -
     """
     b, height, width, c = x.shape
     h, w, heads = attention.shape[1:4]
-    values = torch.stack(
-        [F.linear(tap, matrix) for tap, matrix in zip(_taps(x, h, w), weight.unbind(), strict=True)], dim=3
-    )  # (B, h, w, 9, C)
-    values = values.reshape(b * h * w, TAPS, heads, c // heads).transpose(1, 2)
+    taps = _taps(x, h, w)
+    if in_device_form():  # one product of nine matrices, not nine
+        values = torch.stack(taps).reshape(TAPS, b * h * w, c) @ weight.transpose(1, 2)
+        values = values.reshape(TAPS, b * h * w, heads, c // heads).permute(1, 2, 0, 3)
+    else:
+        values = torch.stack(
+            [F.linear(tap, matrix) for tap, matrix in zip(taps, weight.unbind(), strict=True)], dim=3
+        )  # (B, h, w, 9, C)
+        values = values.reshape(b * h * w, TAPS, heads, c // heads).transpose(1, 2)
     mixed = attention.reshape(b * h * w, heads, TAPS, TAPS) @ values  # (B*h*w, heads, 9, d)
     mixed = mixed.transpose(1, 2).reshape(b, h, w, TAPS * c)
     return _overlap_add(mixed, height, width)
 
 
 def _taps(x: Tensor, h: int, w: int) -> list[Tensor]:
-    """Tap (row, column) of every window, nine maps (B, h, w, C); zero outside the map."""
-    _, height, width, _ = x.shape
-    padded = F.pad(x, (0, 0, 1, 2 * w - width, 1, 2 * h - height))  # (B, 2h + 1, 2w + 1, C)
-    return [padded[:, row : row + 2 * h - 1 : 2, col : col + 2 * w - 1 : 2] for row in range(3) for col in range(3)]
+    """Tap (row, column) of every window, nine maps (B, h, w, C); zero outside the map.
+
+    Even and odd rows and columns are told apart by reshaping: phones cut maps, but do not skip in them.
+    """
+    b, height, width, c = x.shape
+    padded = F.pad(x, (0, 0, 1, 2 * w + 1 - width, 1, 2 * h + 1 - height))  # (B, 2h + 2, 2w + 2, C)
+    pairs = padded.reshape(b * (h + 1), 2, w + 1, 2 * c)
+    maps = [half.reshape(b, h + 1, w + 1, c) for row in pairs.unbind(1) for half in row.chunk(2, dim=2)]
+    return [
+        maps[2 * (row % 2) + col % 2][:, row // 2 : row // 2 + h, col // 2 : col // 2 + w]
+        for row in range(3)
+        for col in range(3)
+    ]
 
 
 def _overlap_add(windows: Tensor, height: int, width: int) -> Tensor:
@@ -44,7 +61,7 @@ def _overlap_add(windows: Tensor, height: int, width: int) -> Tensor:
     left, centre, right = rows.split(c, dim=3)
     odd = right + F.pad(left[:, :, 1:], (0, 0, 0, 1))
     both = torch.stack([centre, odd], dim=3).reshape(b, 2 * h, 2 * w, c)
-    return F.pad(both, (0, 0, 0, width - 2 * w, 0, height - 2 * h))  # cuts an odd border off; exports at any size
+    return crop(both, height, width)  # cuts an odd border off
 
 
 def convolutional_self_attention_plain(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ import torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
+from featherbone.ops.attention import in_device_form
+
 TAPS = 4  # of a 2x2 window, row by row
 
 
@@ -32,6 +34,9 @@ def deformable_merge(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | 
     b, height, width, c = x.shape
     y, x_ = sampling_points(offsets)
     _, h, w, _ = y.shape
+    matrix = weight.permute(0, 2, 3, 1).flatten(1)  # (D, 4C)
+    if in_device_form():
+        return F.linear(_sample(x, y, x_).reshape(b, h, w, TAPS * c), matrix, bias)
     rows = x.reshape(b * height * width, c)
     image = height * width * torch.arange(b, device=x.device).reshape(b, 1, 1, 1)
     top, left = y.floor(), x_.floor()
@@ -44,7 +49,16 @@ def deformable_merge(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | 
             corner = rows.index_select(0, index.flatten()) * share.reshape(-1, 1)
             sampled = corner if sampled is None else sampled + corner
     assert sampled is not None
-    return F.linear(sampled.reshape(b, h, w, TAPS * c), weight.permute(0, 2, 3, 1).flatten(1), bias)
+    return F.linear(sampled.reshape(b, h, w, TAPS * c), matrix, bias)
+
+
+def _sample(x: Tensor, y: Tensor, x_: Tensor) -> Tensor:
+    """What (B, H, W, C) holds at y, x_ (B, h, w, 4), as (B, h, w*4, C), by the operator that devices have."""
+    _, height, width, _ = x.shape
+    b, h, w, taps = y.shape
+    ends = [2 * places / (side - 1) - 1 for places, side in ((x_, width), (y, height))]  # from -1 to 1
+    grid = torch.stack([end.reshape(b, h, w * taps) for end in ends], dim=3).to(x.dtype)
+    return F.grid_sample(x.permute(0, 3, 1, 2), grid, align_corners=True).permute(0, 2, 3, 1)
 
 
 def deformable_merge_plain(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from featherbone.ops.attention import in_device_form
+
 
 def pad_to_windows(x: Tensor, size: int) -> Tensor:
     """Append zeros right and below a map (B, H, W, C) until `size` divides both sides."""
@@ -15,14 +17,17 @@ def pad_to_windows(x: Tensor, size: int) -> Tensor:
 
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:
-    """The upper left height x width of maps (B, H, W, C); unlike slices, it exports where sizes are symbols."""
+    """The upper left height x width of maps (B, H, W, C)."""
+    if not isinstance(height, torch.SymInt) and not isinstance(width, torch.SymInt):
+        return x if (height, width) == x.shape[1:3] else x[:, :height, :width]
+    # where sizes are symbols, slices do not export; where they are not, no device pads by less than nothing
     return F.pad(x, (0, 0, 0, width - x.shape[2], 0, height - x.shape[1]))
 
 
 def split_windows(x: Tensor, size: int) -> Tensor:
     """Cut maps (B, H, W, C) into windows (B*n, size*size, C), row by row; H and W are multiples of `size`."""
     b, h, w, c = x.shape
-    if torch.compiler.is_exporting():  # torch cannot prove that a symbol's multiple can be cut by `size`
+    if isinstance(h, torch.SymInt) or isinstance(w, torch.SymInt):  # a symbol's multiple is not known to be cut evenly
         x = torch.stack([x[:, row::size] for row in range(size)], dim=2).flatten(0, 1)
         x = torch.stack([x[:, :, column::size] for column in range(size)], dim=3)  # (B*rows, size, columns, size, C)
         return x.transpose(1, 2).reshape(-1, size * size, c)
@@ -44,9 +49,18 @@ def position_bias(table: Tensor, height: int, width: int) -> Tensor:
     Row (y - y' + H - 1)(2W - 1) + (x - x' + W - 1) of `table` ((2H - 1)(2W - 1), heads) serves query (y, x) and
     key (y', x'). Sliding windows over the reversed table read it without an index to keep.
     """
+    if in_device_form():  # no device slides windows or reverses; all know how to pick rows
+        rows = torch.tensor(bias_rows(height, width), device=table.device)
+        return table.index_select(0, rows).reshape(height * width, height * width, -1).permute(2, 0, 1)
     grid = table.reshape(2 * height - 1, 2 * width - 1, -1).flip(0, 1)  # entry (H-1 - dy, W-1 - dx)
     bias = grid.unfold(0, height, 1).unfold(1, width, 1).flip(0, 1)  # (y, x, heads, y', x')
     return bias.permute(2, 0, 1, 3, 4).reshape(-1, height * width, height * width)
+
+
+def bias_rows(height: int, width: int) -> list[int]:
+    """The row of `position_bias`'s table that serves each query and key, query by query."""
+    places = [(y, x) for y in range(height) for x in range(width)]
+    return [(y - v + height - 1) * (2 * width - 1) + x - u + width - 1 for y, x in places for v, u in places]
 
 
 def window_attention(qkv: Tensor, bias: Tensor, size: int) -> Tensor:

@@ -63,18 +63,22 @@ class Card:
                 raise BadRun(
                     f"{path}: format {values['format']}, this version reads {FORMAT}; use the one that wrote it"
                 )
-            unknown = values.keys() - {f.name for f in fields(Card)}
-            if unknown:
-                raise BadRun(f"{path}: unknown entries {', '.join(sorted(unknown))}; use the version that wrote it")
-            box = values["preprocessing"]
-            values["preprocessing"] = Preprocessing(**{**box, "mean": tuple(box["mean"]), "std": tuple(box["std"])})
-            values["classes"] = tuple(values["classes"])
-            values["things"] = tuple(values.get("things", ()))
-            return Card(**values)
+            return Card.parse(values)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, BadRun):
                 raise
             raise BadRun(f"{path}: damaged ({type(error).__name__}: {error}); restore it or train again") from None
+
+    @staticmethod
+    def parse(values: dict[str, Any]) -> "Card":
+        """A card from plain values. Raises `KeyError`, `TypeError` or `ValueError` where they are none."""
+        unknown = values.keys() - {f.name for f in fields(Card)}
+        if unknown:
+            raise ValueError(f"unknown entries {', '.join(sorted(unknown))} of another version")
+        box = values["preprocessing"]
+        read = Preprocessing(**{**box, "mean": tuple(box["mean"]), "std": tuple(box["std"])})
+        lists = {name: tuple(values.get(name, ())) for name in ("classes", "things")}
+        return Card(**{**values, **lists, "preprocessing": read})
 
 
 def versions() -> dict[str, str]:

@@ -68,6 +68,13 @@ class Classifier(nn.Module):
             learned = t**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
         return {**{name: (1 - w) * term for name, term in terms.items()}, "teacher": w * learned}
 
+    raw: Any = Tensor
+    """The type of what `forward` gives in evaluation."""
+
+    def decoding(self, shown: float) -> dict[str, Any]:
+        """What a program needs to decode the logits."""
+        return {"kind": "softmax", "top": 5}
+
     def decode(self, raw: Tensor, frames: Sequence[Frame] = (), top: int = 5) -> list[Classification]:
         """The `top` likeliest classes of each image from logits (B, K); where it lies on the input does not matter."""
         scores, labels = raw.float().softmax(1).topk(min(top, raw.shape[1]), dim=1)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from featherbone.data.frames import Frame
-from featherbone.ops.boxes import Found, Target
+from featherbone.ops.boxes import Found, Picked, Target
 from featherbone.ops.paste import paste_masks
 from featherbone.results import Box, Detections, Instances
 from featherbone.tasks.pyramid import Pyramid
@@ -29,6 +29,9 @@ class DetectionHead(Protocol):
 
     def find(self, raw: Any, score: float | None = None) -> list[Found]:
         """The objects of each image, from what evaluation's `forward` gave; by default above the paper's score."""
+
+    def decoding(self) -> dict[str, Any]:
+        """What a program needs to find them."""
 
 
 class Detector(nn.Module):
@@ -60,7 +63,17 @@ class Detector(nn.Module):
 
         Those below `score` are left out; by default the head's own limit, low, as average precision wants it.
         """
-        return [self._record(found, frame) for found, frame in zip(self.head.find(raw, score), frames, strict=True)]
+        found = found_of(raw, score) if isinstance(raw, Picked) else self.head.find(raw, score)
+        return [self._record(*image) for image in zip(found, frames, strict=True)]
+
+    def decoding(self, shown: float) -> dict[str, Any]:
+        """What a program needs to decode the raw tensors; objects below `shown` are not told to people."""
+        return {**self.head.decoding(), "shown": shown}
+
+    @property
+    def raw(self) -> Any:
+        """The type of what `forward` gives in evaluation."""
+        return self.head.raw
 
     def _record(self, found: Found, frame: Frame) -> Detections:
         boxes = frame.to_image(found.boxes.float().cpu())
@@ -72,3 +85,9 @@ class Detector(nn.Module):
             return Detections(*about, tuple(scores))
         masks = paste_masks(found.masks.float().cpu()[seen], boxes, frame.height, frame.width)
         return Instances(*about, tuple(scores), tuple(masks))
+
+
+def found_of(raw: Picked, score: float | None = None) -> list[Found]:
+    """The objects of each image whose score is above `score`, by default 0."""
+    images = zip(raw.boxes, raw.labels, raw.scores, strict=True)
+    return [Found(*(part[image[2] > (score or 0)] for part in image)) for image in images]

@@ -49,6 +49,16 @@ class PanopticSegmenter(nn.Module):
         """Named terms whose sum is minimised."""
         return self.head.losses(raw, targets)
 
+    @property
+    def raw(self) -> Any:
+        """The type of what `forward` gives in evaluation."""
+        return self.head.raw
+
+    def decoding(self, shown: float) -> dict[str, Any]:
+        """What a program needs to decode the raw tensors."""
+        about = {"kind": "panoptic", "score": KEPT, "double": DOUBLE, "overlap": 0.5, "stuff_share": STUFF}
+        return {**about, "mask_threshold": 0.5, "stuff": self.stuff}
+
     def decode(
         self, raw: PanopticRaw, frames: Sequence[Frame], score: float | None = None, stuff: float = STUFF
     ) -> list[PanopticMap]:

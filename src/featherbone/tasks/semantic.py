@@ -48,6 +48,13 @@ class Segmenter(nn.Module):
         """Named terms whose sum is minimised; `targets` are classes (B, H, W), int64, 255 ignored."""
         return self.loss(raw, targets)
 
+    raw: Any = Tensor
+    """The type of what `forward` gives in evaluation."""
+
+    def decoding(self, shown: float) -> dict[str, Any]:
+        """What a program needs to decode the logits."""
+        return {"kind": "label_map"}
+
     def decode(self, raw: Tensor, frames: Sequence[Frame]) -> list[SemanticMap]:
         """The class of every pixel of each image that its frame describes."""
         found = []

@@ -1,0 +1,153 @@
+"""The contract of an export: what is written was run on real images and says what the model says."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from featherbone.errors import BadImage, BadOption, FeatherboneError
+from featherbone.exporters.bisect import first_difference
+from featherbone.exporters.onnx import embed
+from featherbone.exporters.parity import Bounds, Parity, compare, raw_difference
+from featherbone.exporters.parity_page import write_parity_page
+from featherbone.exporters.targets import Target
+from featherbone.files import atomic_folder, write_json
+from featherbone.progress import say, track
+from featherbone.results import Record
+from featherbone.runtimes import open_file
+from featherbone.tasks.card import Card
+from featherbone.tasks.detection import SURE
+from featherbone.tasks.exported import ExportedTask
+from featherbone.tasks.forms import Normalising, Picking, to_bytes
+from featherbone.tasks.manifest import MANIFEST, Manifest, describe
+from featherbone.tasks.raw import Flat, flatten
+
+PARITY, PAGE = "parity.json", "parity.html"
+
+
+class ExportDiffers(FeatherboneError):
+    """The exported file does not say what the model says."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a task is exported."""
+
+    target: Target
+    dynamic: str = "none"
+    with_pre: bool = False
+    with_nms: bool = False
+
+    def network(self, card: Card, task: Any) -> Flat:
+        """The task as its file computes it, on the CPU and in evaluation."""
+        net = Picking(task) if self.with_nms else task
+        return Flat(Normalising(net, card.preprocessing) if self.with_pre else net).cpu().eval()
+
+    def example(self, card: Card, images: Tensor) -> Tensor:
+        """Normalised images as the file takes them, as many as an exporter must see to know what varies."""
+        batch = images[:1] if self.dynamic == "none" else images[:1].expand(2, -1, -1, -1)
+        return to_bytes(batch, card.preprocessing) if self.with_pre else batch.contiguous()
+
+
+def check_folder(out: Path) -> None:
+    """Raise `BadOption` for a folder that holds anything but an export, which is replaced."""
+    known = out.is_dir() and {path.name for path in out.iterdir()}
+    if out.exists() and (known is False or not (MANIFEST in known or known <= {PARITY, PAGE})):
+        raise BadOption(f"{out} is there and no export; remove it or choose another with --out")
+
+
+def export_task(card: Card, task: Any, form: Form, out: Path, pictures: Sequence[Image.Image]) -> Parity:
+    """Write the model in the folder `out`, with `featherbone.json`, once it is proven on `pictures`.
+
+    Beside it lie `parity.json`, and `parity.html` with what both say of the pictures. Where a decoded result differs
+    beyond the bounds, these two alone remain, and `ExportDiffers` tells which layer is the first to differ.
+    """
+    if not pictures:
+        raise BadImage("no image to prove the exported file on; give a folder of pictures with --images")
+    check_folder(out)
+    transform = card.preprocessing.transform()
+    images = torch.stack([transform(picture) for picture in pictures])
+    net, example = form.network(card, task), form.example(card, images)
+    names = net.names(example)
+    with atomic_folder(out) as folder:
+        say(f"writing {form.target.name}", "export")
+        form.target.write(net, example, folder / form.target.file, names, form.dynamic)
+        about = {"dynamic": form.dynamic, "with_pre": form.with_pre, "with_nms": form.with_nms}
+        manifest = describe(card, task, form.target.name, form.target.file, tuple(names), **about)
+        finish(folder, manifest)
+        parity = prove(card, task, folder, manifest, pictures, images)
+        if not parity.holds:
+            culprit = first_difference(net, form, example)
+            clear(folder)
+    if not parity.holds:
+        raise ExportDiffers(
+            f"{out / form.target.file} was not kept: on {parity.images} images {'; '.join(parity.failures)}; "
+            f"the first layer that differs is {culprit}; see {out / PAGE}"
+        )
+    return parity
+
+
+def finish(folder: Path, manifest: Manifest) -> None:
+    """What belongs to every file of a kind: the manifest, in ONNX also inside, and a page around a web model."""
+    if manifest.file.endswith(".onnx"):
+        embed(folder / manifest.file, manifest.to_json())
+    if manifest.target == "web":
+        from featherbone.exporters.web import write_web
+
+        write_web(folder, manifest.to_json())
+    manifest.write(folder)
+
+
+def clear(folder: Path) -> None:
+    """Leave nothing but the report."""
+    for path in folder.iterdir():
+        if path.name not in (PARITY, PAGE):
+            path.unlink()
+
+
+def prove(
+    card: Card, task: Any, folder: Path, manifest: Manifest, pictures: Sequence[Image.Image], images: Tensor
+) -> Parity:
+    """Parity of a file with its model on pictures, one by one as a device runs it; both reports are written."""
+    exported = ExportedTask(manifest, open_file(folder / manifest.file, manifest.target))
+    frames = [card.preprocessing.frame(picture.height, picture.width) for picture in pictures]
+    told: tuple[list[Any], list[Any]] = ([], [])
+    with torch.inference_mode():
+        model = Picking(task) if manifest.with_nms else task
+        for image in track(images, "proving", len(images)):
+            for net, raws in zip((model, exported), told, strict=True):
+                raws.append(net(image[None]))
+    raw = max(raw_difference(flatten(mine), flatten(theirs)) for mine, theirs in zip(*told, strict=True))
+    expected, got, limit = decode_alike(card, task, told, frames)
+    parity = compare(expected, got, raw, Bounds(), limit)
+    write_json(folder / PARITY, {"file": manifest.file, "target": manifest.target, **parity.to_json()})
+    write_parity_page(folder / PAGE, manifest, parity, pictures, expected, got)
+    return parity
+
+
+def decode_alike(
+    card: Card, task: Any, raws: tuple[list[Any], list[Any]], frames: Sequence[Any]
+) -> tuple[list[Record], list[Record], float]:
+    """Records of both sides, and the limit of their objects' scores, half of the one that users see.
+
+    A classification's hold every class. A model that has hardly learned finds nothing there; then all that it finds is
+    compared.
+    """
+
+    def decode(side: list[Any], **limits: Any) -> list[Record]:
+        return [task.decode(raw, [frame], **limits)[0] for raw, frame in zip(side, frames, strict=True)]
+
+    if card.task == "classification":
+        return decode(raws[0], top=len(card.classes)), decode(raws[1], top=len(card.classes)), 0.0
+    if card.task == "semantic":
+        return decode(raws[0]), decode(raws[1]), 0.0
+    usual = (card.metrics.get("best_score") or SURE) / 2
+    records = decode(raws[0], score=usual)
+    least = usual if any(len(getattr(r, "boxes", ()) or getattr(r, "segments", ())) for r in records) else 0.0
+    return decode(raws[0], score=least), decode(raws[1], score=least), least

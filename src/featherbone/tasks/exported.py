@@ -1,0 +1,59 @@
+"""An exported file as the task that it was made from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featherbone.data.frames import Frame
+from featherbone.errors import BadOption
+from featherbone.ops.boxes import Picked
+from featherbone.runtimes import Run, open_file
+from featherbone.tasks.card import CARD, Card
+from featherbone.tasks.forms import to_bytes
+from featherbone.tasks.manifest import MANIFEST, Manifest, read_manifest
+from featherbone.tasks.raw import rebuild
+from featherbone.tasks.run import build_task, load_task
+
+
+class ExportedTask(nn.Module):
+    """A file whose `forward` is its runtime's; `losses` and `decode` are those of the task without its weights."""
+
+    def __init__(self, manifest: Manifest, run: Run) -> None:
+        super().__init__()
+        self.manifest, self.run = manifest, run
+        with torch.device("meta"):
+            self.like: list[Any] = [build_task(manifest.card)]  # in a list, for it is no part of this module
+        self.classes = manifest.card.classes
+
+    def forward(self, images: Tensor) -> Any:
+        """Normalised images (B, 3, H, W) to the raw tensors. Raises `BadOption` for a size that the file refuses."""
+        manifest, p = self.manifest, self.manifest.card.preprocessing
+        if manifest.dynamic != "size" and images.shape[2:] != (p.height, p.width):
+            raise BadOption(
+                f"{manifest.file} takes {p.height}x{p.width} pixels, not {images.shape[2]}x{images.shape[3]}; "
+                "give the run itself, or export it with --dynamic size"
+            )
+        given = to_bytes(images.cpu(), p) if manifest.with_pre else images.cpu().contiguous()
+        parts = given.split(1) if manifest.dynamic == "none" else (given,)
+        columns = zip(*(self.run(part) for part in parts), strict=True)
+        values = dict(zip(manifest.outputs, map(torch.cat, columns), strict=True))
+        return rebuild(Picked if manifest.with_nms else self.like[0].raw, values)
+
+    def losses(self, raw: Any, targets: Any) -> dict[str, Tensor]:
+        """Named terms, as the task has them."""
+        return self.like[0].losses(raw, targets)
+
+    def decode(self, raw: Any, frames: Sequence[Frame] = (), *limits: Any, **more: Any) -> Any:
+        """Records, as the task makes them."""
+        return self.like[0].decode(raw, frames, *limits, **more)
+
+
+def open_task(path: Path) -> tuple[Card, Any]:
+    """The card and the model of a run folder, or of an exported file or its folder. Raises `BadRun`."""
+    if (path / CARD).is_file() or not (path.is_file() or (path / MANIFEST).is_file()):
+        return load_task(path)
+    file, manifest = read_manifest(path)
+    return manifest.card, ExportedTask(manifest, open_file(file, manifest.target))

@@ -1,0 +1,116 @@
+"""What an exported file tells of itself: everything needed to use it, in `featherbone.json` beside it."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from featherbone.errors import BadRun
+from featherbone.files import write_json
+from featherbone.tasks.card import Card
+from featherbone.tasks.detection import SURE
+
+FORMAT = 1
+MANIFEST = "featherbone.json"
+READING = ("val_share", "seed", "ignore_index", "zero_ignored", "unlabelled")
+"""Settings of a run without which its data is not read alike."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """An exported file; `featherbone.json` holds the same, and how to use it from any language."""
+
+    card: Card
+    """Of the run it was made from, without what concerns its training alone."""
+    target: str
+    """Name of the runtime."""
+    file: str
+    outputs: tuple[str, ...]
+    """Names of the raw tensors, in order."""
+    decode: dict[str, Any]
+    """How they become a result."""
+    dynamic: str = "none"
+    """What may differ from the size of the input: none, batch, or size (batch, too)."""
+    with_pre: bool = False
+    """Whether it takes bytes and normalises them itself."""
+    with_nms: bool = False
+    """Whether NMS is part of it."""
+    precision: str = "fp32"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        card = self.card
+        fit = card.preprocessing.rule == "fit"
+        taken = {"dtype": "float32", "layout": "NCHW", "channels": "RGB"}
+        if self.with_pre:
+            taken = {"dtype": "uint8", "layout": "NHWC", "channels": "RGBA" if fit else "RGB"}
+        return {
+            "format": FORMAT,
+            **{name: getattr(self, name) for name in ("file", "target", "precision", "dynamic")},
+            **{name: getattr(self, name) for name in ("with_pre", "with_nms")},
+            **{name: getattr(card, name) for name in ("task", "backbone", "head", "classes", "things")},
+            "input": {"name": "images", **taken, **asdict(card.preprocessing)},
+            "outputs": self.outputs,
+            "decode": self.decode,
+            "weights_licence": card.weights_licence,
+            "versions": card.versions,
+            "card": asdict(card),
+        }
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """`featherbone.json` beside the file, with the digests of all that lies there; what it holds."""
+        names = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+        values = {**self.to_json(), "sha256": {path.name: _digest(path) for path in names}}
+        write_json(folder / MANIFEST, values)
+        return values
+
+
+def describe(card: Card, task: Any, target: str, file: str, outputs: tuple[str, ...], **form: Any) -> Manifest:
+    """The manifest of a file made from a task; `form` are the last fields of `Manifest`."""
+    shown = card.metrics.get("best_score") or SURE
+    decode = task.decoding(shown)
+    if form.get("with_nms"):
+        decode = {"kind": "found", "score": decode["score"], "shown": shown}
+    kept = {name: card.settings[name] for name in READING if name in card.settings}
+    numbers = {name: value for name, value in card.metrics.items() if isinstance(value, int | float | str)}
+    data: dict[str, Any] = {name: card.data[name] for name in ("category_ids", "fingerprint") if name in card.data}
+    shipped = replace(card, settings=kept, data=data, metrics=numbers)
+    return Manifest(shipped, target, file, outputs, decode, **form)
+
+
+def read_manifest(path: Path) -> tuple[Path, Manifest]:
+    """The file and the manifest of an exported file, or of the folder that holds it. Raises `BadRun`.
+
+    The file and all beside it must be what was written there.
+    """
+    folder = path if path.is_dir() else path.parent
+    about = folder / MANIFEST
+    if not about.is_file():
+        raise BadRun(f"{path}: there is no {MANIFEST} beside it; give a file that featherbone export wrote")
+    try:
+        values = json.loads(about.read_text(encoding="utf-8"))
+        if values["format"] != FORMAT:
+            raise BadRun(f"{about}: format {values['format']}, this version reads {FORMAT}; export the run again")
+        names = ("target", "file", "decode", "dynamic", "with_pre", "with_nms", "precision")
+        own = {name: values[name] for name in names}
+        digests = dict(values["sha256"])
+        manifest = Manifest(Card.parse(values["card"]), outputs=tuple(values["outputs"]), **own)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, BadRun):
+            raise
+        raise BadRun(f"{about}: damaged ({type(error).__name__}: {error}); export the run again") from None
+    file = folder / manifest.file
+    if path.is_file() and path.name not in (manifest.file, MANIFEST):
+        raise BadRun(f"{path}: not the exported file; {MANIFEST} beside it tells of {manifest.file}")
+    for name, digest in digests.items():
+        if Path(name).name != name or not (folder / name).is_file() or _digest(folder / name) != digest:
+            raise BadRun(f"{folder / name}: missing, or not what featherbone export wrote there; export the run again")
+    if manifest.file not in digests:
+        raise BadRun(f"{about}: damaged (it does not know {manifest.file}); export the run again")
+    return file, manifest
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,140 @@
+"""A file that is written says what its model says; one that does not is not kept, and the layer is named."""
+
+import json
+from copy import deepcopy
+
+import onnx
+import pytest
+import torch
+
+from exporting import CLASSES, HEADS, a_model, pictures
+from featherbone.errors import BadImage, BadOption, FeatherboneError
+from featherbone.exporters import onnx as writer
+from featherbone.exporters.contract import ExportDiffers, Form, check_folder, export_task
+from featherbone.exporters.targets import find_target
+from featherbone.tasks.exported import open_task
+from featherbone.tasks.raw import flatten
+
+
+def export(card, task, folder, target="onnx", dynamic="none", **form):
+    return export_task(card, task, Form(find_target(target), dynamic, **form), folder, pictures())
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_written_file_says_what_the_model_says(head, tmp_path):
+    card, task = a_model(head)
+    parity = export(card, task, tmp_path / "out")
+    assert parity.holds and parity.images == 3
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("model.onnx", "featherbone.json", "parity.json", "parity.html")
+    }
+    about = json.loads((tmp_path / "out" / "featherbone.json").read_text())
+    assert about["classes"] == list(CLASSES) and about["input"]["width"] == 96 and "secret" not in json.dumps(about)
+    inside = {entry.key: entry.value for entry in onnx.load(tmp_path / "out" / "model.onnx").metadata_props}
+    inside = json.loads(inside["featherbone"])
+    assert {key: about[key] for key in inside} == inside and inside["decode"]["kind"]
+    told = json.loads((tmp_path / "out" / "parity.json").read_text())
+    assert told["holds"] and told["worst"]["objects"] == parity.worst.objects
+    page = (tmp_path / "out" / "parity.html").read_text()
+    assert "Same results" in page and page.count("data:image/jpeg") == 3
+    if HEADS[head] != "instance" and HEADS[head] != "panoptic":
+        kinds = {node.op_type for node in onnx.load(tmp_path / "out" / "model.onnx").graph.node}
+        assert "NonMaxSuppression" not in kinds and "Conv" in kinds
+    if HEADS[head] in ("detection", "instance"):
+        assert parity.worst.objects > 0, "the comparison was of something"
+    found, exported = open_task(tmp_path / "out")
+    assert (found.task, found.classes) == (card.task, CLASSES) and "path" not in found.data
+    with torch.inference_mode():
+        images = torch.randn(2, 3, 64, 96)
+        mine, theirs = task(images), exported(images)  # two images, by a file that takes one
+    assert type(mine) is type(theirs)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [
+        ("lvt", None),
+        ("test_resnet", "segformer"),
+        *(pytest.param(name, None, marks=pytest.mark.slow) for name in ("lightvit_tiny", "lit_tiny", "xformer_small")),
+        *(pytest.param("lvt", head, marks=pytest.mark.slow) for head in ("retinanet", "semantic_fpn")),
+    ],
+)
+def test_batch_and_size_may_vary_where_it_is_asked_for(backbone, head, tmp_path):
+    card, task = a_model(head, backbone)
+    assert export(card, task, tmp_path / "out", dynamic="size").holds
+    _, exported = open_task(tmp_path / "out")
+    images = torch.randn(3, 3, 160, 128)
+    with torch.inference_mode():
+        mine, theirs = flatten(task(images)), flatten(exported(images))
+    for name, value in mine.items():
+        torch.testing.assert_close(theirs[name], value, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("head", [None, "yolov3"])
+def test_bytes_in_and_objects_out(head, tmp_path):
+    card, task = a_model(head)
+    nms = head is not None
+    parity = export(card, task, tmp_path / "out", with_pre=True, with_nms=nms)
+    assert parity.holds
+    about = json.loads((tmp_path / "out" / "featherbone.json").read_text())
+    assert about["input"]["dtype"] == "uint8" and about["input"]["layout"] == "NHWC"
+    assert about["input"]["channels"] == ("RGBA" if nms else "RGB")
+    if nms:
+        assert about["decode"]["kind"] == "found" and about["outputs"] == ["boxes", "scores", "labels"]
+        kinds = {node.op_type for node in onnx.load(tmp_path / "out" / "model.onnx").graph.node}
+        assert "NonMaxSuppression" in kinds and parity.worst.objects > 0
+
+
+@pytest.mark.parametrize("layer", ["backbone.conv1.3"])
+def test_a_file_that_differs_is_not_kept_and_its_first_wrong_layer_named(layer, tmp_path, monkeypatch):
+    """The proof is real: a layer that is computed otherwise in the file is caught, and found by bisection."""
+    card, task = a_model()
+    write = writer.write
+
+    def write_wrong(net, *arguments):
+        net = deepcopy(net)
+        (module,) = (module for name, module in net.named_modules() if name.endswith(layer))
+        with torch.no_grad():
+            module.weight *= 1.5
+        write(net, *arguments)
+
+    monkeypatch.setattr(writer, "write", write_wrong)
+    with pytest.raises(ExportDiffers, match=f"first layer that differs is {layer}") as caught:
+        export(card, task, tmp_path / "out")
+    assert caught.value.exit_code == 1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"parity.json", "parity.html"}
+    assert not json.loads((tmp_path / "out" / "parity.json").read_text())["holds"]
+    monkeypatch.setattr(writer, "write", write)
+    assert export(card, task, tmp_path / "out").holds, "what remains of a failure is replaced"
+
+
+def test_nothing_is_written_half_or_over_what_is_not_ours(tmp_path, monkeypatch):
+    card, task = a_model()
+    with pytest.raises(BadImage, match="--images"):
+        export_task(card, task, Form(find_target("onnx")), tmp_path / "out", [])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "photo.jpg").touch()
+    for taken in (tmp_path / "mine", tmp_path / "mine" / "photo.jpg"):
+        with pytest.raises(BadOption, match="choose another with --out"):
+            check_folder(taken)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer, "write", full)
+    with pytest.raises(FeatherboneError, match="No space left"):
+        export(card, task, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_openvino_and_torch_packages_keep_the_contract(tmp_path):
+    card, task = a_model("retinanet")
+    parity = export(card, task, tmp_path / "openvino", "openvino")
+    assert parity.holds and parity.worst.objects > 0
+    assert {"model.xml", "model.bin"} <= {path.name for path in (tmp_path / "openvino").iterdir()}
+    card, task = a_model()
+    assert export(card, task, tmp_path / "torch", "torch", "batch").holds
+    _, exported = open_task(tmp_path / "torch" / "model.pt2")
+    images = torch.randn(3, 3, 64, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(exported(images), task(images), atol=1e-4, rtol=1e-4)

@@ -1,0 +1,47 @@
+"""Untrained models of every head that say something of every picture, for tests of exports."""
+
+from dataclasses import replace
+
+import torch
+
+from featherbone.data.scenes import draw_portrait
+from featherbone.data.transforms import Preprocessing
+from featherbone.tasks.card import Card
+from featherbone.tasks.dense import dense_preprocessing, find_head
+from featherbone.tasks.run import build_task
+
+CLASSES = ("cat", "dog", "<b>bird</b>")
+HEADS = {
+    None: "classification",
+    "retinanet": "detection",
+    "yolov3": "detection",
+    "mask_rcnn": "instance",
+    "segformer": "semantic",
+    "semantic_fpn": "semantic",
+    "panoptic_fpn_light": "panoptic",
+}
+
+
+def pictures(count=3):
+    """Drawn pictures of several sizes."""
+    return [draw_portrait(0, i, (50 + 7 * i, 80), i % 6).image for i in range(count)]
+
+
+def a_model(head=None, backbone="test_resnet", side=64):
+    """The card and the task of an untrained model, its head's weights stirred so that its answers differ."""
+    torch.manual_seed(0)
+    task = HEADS[head]
+    if head is None:
+        size = Preprocessing(side, side + 32)
+    else:
+        size = replace(dense_preprocessing(backbone, find_head(task, head)[1], side), width=side + 32)
+    things = (0, 1) if task == "panoptic" else ()
+    card = Card(task, backbone, CLASSES, size, head=head, things=things, settings={"seed": 0}, data={"path": "secret"})
+    model = build_task(card).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.startswith("head") and weight.dim() > 1:
+                weight += torch.randn_like(weight) * weight.std()
+            elif name.startswith("head"):
+                weight.clamp_(min=-1)  # where heads begin with almost no object
+    return card, model
