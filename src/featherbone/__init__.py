@@ -14,7 +14,18 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 from featherbone import backbones as backbones
 
 if TYPE_CHECKING:
-    from featherbone.commands import demo, doctor, evaluate, explain, export, make_data, models, predict, train
+    from featherbone.commands import (
+        demo,
+        doctor,
+        evaluate,
+        explain,
+        export,
+        make_data,
+        models,
+        predict,
+        serve_web,
+        train,
+    )
     from featherbone.predictor import Predictor, load
 
 __all__ = [
@@ -28,6 +39,7 @@ __all__ = [
     "make_data",
     "models",
     "predict",
+    "serve_web",
     "train",
 ]
 

@@ -26,7 +26,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         commands.explain,
         commands.export,
     )
-} | {"data": commands.make_data}
+} | {"data": commands.make_data, "serve-web": commands.serve_web}
 INTERRUPTED = 130
 
 
@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say("interrupted; a training run goes on with: featherbone train --resume RUN")
         return INTERRUPTED
     try:
-        print(json.dumps(result.to_json(), ensure_ascii=False) if as_json else result, flush=True)
+        if result is not None:
+            print(json.dumps(result.to_json(), ensure_ascii=False) if as_json else result, flush=True)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return getattr(result, "exit_code", 0)

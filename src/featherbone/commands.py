@@ -295,6 +295,20 @@ def export(
     return ExportResult(folder, folder / target.file, parity, measured, card.metrics)
 
 
+def serve_web(folder: Positional[Path], *, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Serve a page that `featherbone export RUN --to web` wrote, to try it; Ctrl-C ends it.
+
+    Args:
+        folder: Folder of the page.
+        host: Address to listen on; by default only this machine reaches it.
+        port: Port; 0 takes a free one.
+
+    """
+    from featherbone.exporters import serve
+
+    serve.serve_web(Path(folder), host, port)
+
+
 def measure_file(folder: Path, data: Path) -> dict[str, object]:
     """Metrics of an exported file on a data folder; the report lies beside it."""
     from featherbone.engine.train import evaluate_run

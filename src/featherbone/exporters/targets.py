@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from featherbone.errors import BadOption, did_you_mean
+from featherbone.exporters.web import require_web
 from featherbone.runtimes import require
 from featherbone.tasks.raw import Flat
 
@@ -82,4 +83,6 @@ def settle(
         why = f"{head or task} with one image at a time" if rois or nms else f"for {target.name}"
         raise BadOption(f"dynamic {dynamic!r} is not to be had {why}; give {' or '.join(allowed)}")
     require(target.packages, target.extra)
+    if target.name == "web":
+        require_web()
     return dynamic or ("batch" if "batch" in allowed else "none")
