@@ -8,6 +8,7 @@ from tyro.conf import Positional
 from featherbone.engine.settings import Settings
 from featherbone.errors import BadImage, BadOption
 from featherbone.explainers import ExplainResult
+from featherbone.exporters.int8 import Int8Result
 from featherbone.outcomes import (
     DataResult,
     DemoResult,
@@ -257,9 +258,12 @@ def export(
     dynamic: Literal["none", "batch", "size"] | None = None,
     with_pre: bool = False,
     with_nms: bool = False,
+    int8: bool = False,
+    max_drop: float = 0.01,
+    calibration: int = 64,
     evaluate: bool = False,
     out: Path | None = None,
-) -> ExportResult:
+) -> ExportResult | Int8Result:
     """Write a run as a file for another runtime, proven on real images to give the model's own results.
 
     The folder also holds `featherbone.json`, which tells all that is needed to use the file, and `parity.json` and
@@ -274,25 +278,42 @@ def export(
             target and head allow it.
         with_pre: Let the file take bytes and normalise them itself.
         with_nms: Let a detector's file end behind NMS.
+        int8: Compute in whole numbers, but for the layers that must not: the file is measured on all validation images,
+            and the most sensitive layers stay in float until the run's metric drops by no more than is allowed.
+        max_drop: How much the metric may drop, from 0 to 1, in int8.
+        calibration: Training images (or of `images`) from which int8 takes the ranges of values.
         evaluate: Also measure the file on all validation images of the run.
         out: Folder to write; by default one named after the target under `exports` in the run folder.
 
     """
-    from featherbone.exporters.contract import Form, export_task
+    from torch import stack
+
+    from featherbone.engine.train import evaluate_run, measurer
+    from featherbone.exporters.contract import Form, export_task, report_of
+    from featherbone.exporters.int8 import export_int8
     from featherbone.exporters.targets import find_target, settle
-    from featherbone.predictor import proof_images
+    from featherbone.predictor import some_images
     from featherbone.tasks.run import load_task
 
-    if count < 1:
-        raise BadOption(f"count {count} is not 1 or more")
+    for name, number in (("count", count), ("calibration", calibration)):
+        if number < 1:
+            raise BadOption(f"{name} {number} is not 1 or more")
     target = find_target(to)
     card, task = load_task(Path(run))
     form = Form(target, settle(target, card.task, card.head, dynamic, with_pre, with_nms), with_pre, with_nms)
-    folder = Path(run) / "exports" / to if out is None else Path(out)
-    parity = export_task(card, task, form, folder, proof_images(card, images and Path(images), count))
-    data = Path(card.data["path"])
-    measured = measure_file(folder, data) if evaluate else None
-    return ExportResult(folder, folder / target.file, parity, measured, card.metrics)
+    folder = Path(run) / "exports" / (f"{to}-int8" if int8 else to) if out is None else Path(out)
+    own, data = images and Path(images), Path(card.data["path"])
+    if int8:
+        metric, measure = measurer(card)
+        transform = card.preprocessing.transform()
+        seen = stack([transform(picture) for picture in some_images(card, own, calibration, "train")])
+        return export_int8(card, task, form, folder, seen, measure, max_drop, metric)
+    parity = export_task(card, task, form, folder, some_images(card, own, count))
+    report = report_of(folder, to)
+    measured = None
+    if evaluate:
+        measured, _ = evaluate_run(folder, data, report.with_name(report.name.replace("parity", "report")), "cpu", None)
+    return ExportResult(folder, folder / target.file, report, parity, measured, card.metrics)
 
 
 def serve_web(folder: Positional[Path], *, host: str = "127.0.0.1", port: int = 8000) -> None:
@@ -307,13 +328,6 @@ def serve_web(folder: Positional[Path], *, host: str = "127.0.0.1", port: int = 
     from featherbone.exporters import serve
 
     serve.serve_web(Path(folder), host, port)
-
-
-def measure_file(folder: Path, data: Path) -> dict[str, object]:
-    """Metrics of an exported file on a data folder; the report lies beside it."""
-    from featherbone.engine.train import evaluate_run
-
-    return evaluate_run(folder, data, folder / "report.html", "cpu", None)[0]
 
 
 def models(pattern: Positional[str | None] = None) -> ModelsResult:
@@ -460,4 +474,5 @@ def demo(
     chosen = tuple(shown[:: max(len(shown) // 12, 1)][:12])
     predicted = predict(trained.run, chosen, out=out / "pictures", device=device)
     exported = export(trained.run)
+    assert isinstance(exported, ExportResult), "it is in float"
     return DemoResult(trained, predicted, exported)

@@ -99,8 +99,9 @@ class ExportResult:
     """A file that was proven on real images."""
 
     out: Path
-    """Folder that holds it and its report."""
+    """Folder that holds it."""
     path: Path
+    report: Path
     parity: Parity
     metrics: dict[str, Any] | None = None
     """Of the file on all validation images, where they were asked for."""
@@ -115,11 +116,12 @@ class ExportResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        values = {"out": str(self.out), "path": str(self.path), "bytes": self.size, "parity": self.parity.to_json()}
+        values = {"out": str(self.out), "path": str(self.path), "bytes": self.size}
+        values |= {"report": str(self.report), "parity": self.parity.to_json()}
         return values if self.metrics is None else {**values, "metrics": self.metrics, "metrics_of_run": self.of_run}
 
     def __str__(self) -> str:
-        lines = [f"{self.path}  {self.size / 1e6:.1f} MB", str(self.parity), f"report  {self.out / 'parity.html'}"]
+        lines = [f"{self.path}  {self.size / 1e6:.1f} MB", str(self.parity), f"report  {self.report}"]
         if self.metrics is not None:
             lines += [f"file    {_shares(self.metrics)}", f"run     {_shares(self.of_run or {})}"]
         return "\n".join(lines)

@@ -134,25 +134,25 @@ def in_batches(paths: Sequence[Path], size: int) -> Iterator[list[Path]]:
         yield batch
 
 
-def open_val(card: Card) -> Any:
-    """The validation images that a run was measured on."""
+def open_images(card: Card) -> Any:
+    """The images that a run learned from and was measured on, as `train` and `val`."""
     data, s = Path(card.data["path"]), card.settings
     split = s["val_share"], s["seed"]
     if card.task == "classification":
-        return open_splits(data, *split).val
+        return open_splits(data, *split)
     if card.task in ("detection", "instance"):
-        return open_detection(data, *split, s["unlabelled"], card.task == "instance").val
-    return open_segmentation(data, card.task, *split, s["ignore_index"], s["zero_ignored"]).val
+        return open_detection(data, *split, s["unlabelled"], card.task == "instance")
+    return open_segmentation(data, card.task, *split, s["ignore_index"], s["zero_ignored"])
 
 
-def proof_images(card: Card, folder: Path | None, count: int) -> list[Image.Image]:
-    """Up to `count` readable pictures, spread over the folder, or over the validation images a run was measured on."""
+def some_images(card: Card, folder: Path | None, count: int, split: str = "val") -> list[Image.Image]:
+    """Up to `count` readable pictures, spread over the folder, or over a split of the run's images."""
     if folder is not None:
         paths = find_images([folder])
         readers = [lambda path=path: read_image(path) for path in paths]
     else:
-        val = open_val(card)
-        readers = [lambda i=i: val.read(i) for i in range(len(val))]
+        own = getattr(open_images(card), split)
+        readers = [lambda i=i: own.read(i) for i in range(len(own))]
     pictures: list[Image.Image] = []
     for reader in readers[:: max(len(readers) // count, 1)]:
         with suppress(BadImage):

@@ -1,12 +1,12 @@
 import pytest
 import torch
-from registered import SMALLEST, each_but_only_smallest_is_fast, image, net
 
 from featherbone.exporters.concerns import highest_rank, operators
 from featherbone.exporters.program import at_size, device_program
 from featherbone.ops.attention import attention, attention_plain, device_form, in_device_form
 from featherbone.ops.deform import deformable_merge
 from featherbone.ops.windows import bias_rows, position_bias
+from registered import SMALLEST, each_but_only_smallest_is_fast, image, net
 
 LACKED = ("bicubic", "unfold", "im2col", "col2im", "deform_conv2d", "scaled_dot_product", "nms", "flip", "index.Tensor")
 

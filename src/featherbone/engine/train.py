@@ -1,5 +1,6 @@
 """A run from its settings to its folder, an interrupted one to its end, and a finished one measured."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,11 +103,8 @@ def evaluate_run(
     card, task = open_task(run)
     if data is None and "path" not in card.data:
         raise BadOption(f"{run}: an exported file does not say where its images lie; give their folder with --data DIR")
-    settings: Any = {**complete(task=card.task), **card.settings, "device": device, "precision": "fp32"}
-    settings |= {"accumulate": 1, "workers": workers}
-    accelerator = build_accelerator(settings)
     folder = Path(card.data["path"]) if data is None else data
-    job = open_job(find_task(folder, card.task), folder, settings)
+    job, accelerator = open_measuring(card, folder, device, workers)
     if job.classes != card.classes:
         raise BadData(
             f"{folder}: classes {listed(job.classes)}, the run knows {listed(card.classes)}; "
@@ -125,6 +123,19 @@ def evaluate_run(
         shown = replace(card, metrics={**card.metrics, **metrics}, data={**card.data, **job.about_data()})
         job.report(page, shown, outcome)
     return metrics, card.classes
+
+
+def open_measuring(card: Card, folder: Path, device: str, workers: int | None) -> tuple[Job, Accelerator]:
+    """What measures a run's model, or files made of it, on a data folder."""
+    settings: Any = {**complete(task=card.task), **card.settings, "device": device, "precision": "fp32"}
+    settings |= {"accumulate": 1, "workers": workers}
+    return open_job(find_task(folder, card.task), folder, settings), build_accelerator(settings)
+
+
+def measurer(card: Card) -> tuple[str, Callable[[Any], float]]:
+    """The name of a run's main metric, and what measures it, of any task with the run's classes, on the run's data."""
+    job, accelerator = open_measuring(card, Path(card.data["path"]), "cpu", None)
+    return job.metric, lambda task: measure(job, card, task, accelerator)[0][job.metric] or 0.0
 
 
 def measure(job: Job, card: Card, task: nn.Module, accelerator: Accelerator) -> tuple[dict[str, Any], Any]:

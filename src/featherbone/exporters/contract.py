@@ -55,6 +55,11 @@ class Form:
         return to_bytes(batch, card.preprocessing) if self.with_pre else batch.contiguous()
 
 
+def report_of(out: Path, target: str) -> Path:
+    """Where the report of an export lies: a page for the web is published, and the report shows the user's pictures."""
+    return out.with_name(f"{out.name}-{PAGE}") if target == "web" else out / PAGE
+
+
 def check_folder(out: Path) -> None:
     """Raise `BadOption` for a folder that holds anything but an export, which is replaced."""
     known = out.is_dir() and {path.name for path in out.iterdir()}
@@ -85,6 +90,8 @@ def export_task(card: Card, task: Any, form: Form, out: Path, pictures: Sequence
         if not parity.holds:
             culprit = first_difference(net, form, example)
             clear(folder)
+    if parity.holds and form.target.name == "web":
+        (out / PAGE).replace(report_of(out, "web"))
     if not parity.holds:
         raise ExportDiffers(
             f"{out / form.target.file} was not kept: on {parity.images} images {'; '.join(parity.failures)}; "

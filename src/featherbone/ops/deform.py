@@ -32,11 +32,10 @@ def deformable_merge(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | 
     than torchvision's operator.
     """
     b, height, width, c = x.shape
+    if in_device_form() and isinstance(height, int) and isinstance(width, int):
+        return F.conv2d(_sample(x, offsets), weight, bias, stride=2).permute(0, 2, 3, 1)
     y, x_ = sampling_points(offsets)
     _, h, w, _ = y.shape
-    matrix = weight.permute(0, 2, 3, 1).flatten(1)  # (D, 4C)
-    if in_device_form():
-        return F.linear(_sample(x, y, x_).reshape(b, h, w, TAPS * c), matrix, bias)
     rows = x.reshape(b * height * width, c)
     image = height * width * torch.arange(b, device=x.device).reshape(b, 1, 1, 1)
     top, left = y.floor(), x_.floor()
@@ -49,16 +48,20 @@ def deformable_merge(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | 
             corner = rows.index_select(0, index.flatten()) * share.reshape(-1, 1)
             sampled = corner if sampled is None else sampled + corner
     assert sampled is not None
-    return F.linear(sampled.reshape(b, h, w, TAPS * c), matrix, bias)
+    return F.linear(sampled.reshape(b, h, w, TAPS * c), weight.permute(0, 2, 3, 1).flatten(1), bias)
 
 
-def _sample(x: Tensor, y: Tensor, x_: Tensor) -> Tensor:
-    """What (B, H, W, C) holds at y, x_ (B, h, w, 4), as (B, h, w*4, C), by the operator that devices have."""
-    _, height, width, _ = x.shape
-    b, h, w, taps = y.shape
-    ends = [2 * places / (side - 1) - 1 for places, side in ((x_, width), (y, height))]  # from -1 to 1
-    grid = torch.stack([end.reshape(b, h, w * taps) for end in ends], dim=3).to(x.dtype)
-    return F.grid_sample(x.permute(0, 3, 1, 2), grid, align_corners=True).permute(0, 2, 3, 1)
+def _sample(x: Tensor, offsets: Tensor) -> Tensor:
+    """What x (B, H, W, C) holds where the taps look, as a map (B, C, 2h, 2w), by the operator that devices have."""
+    b, height, width, _ = x.shape
+    h, w = offsets.shape[2:]
+    moved = offsets.reshape(2 * b, 2, 2, h, w).permute(0, 3, 4, 1, 2)  # (B*row, h, w, column, (dy, dx))
+    moved = moved.reshape(b, 2, h, 4 * w).transpose(1, 2).reshape(b, 2 * h, 2 * w, 2)
+    still = [[(2 * y / (height - 1) - 1, 2 * x_ / (width - 1) - 1) for x_ in range(2 * w)] for y in range(2 * h)]
+    scale = (2 / (height - 1), 2 / (width - 1))  # from -1 to 1 along a side
+    grid = torch.tensor(still, dtype=x.dtype) + moved * torch.tensor(scale, dtype=x.dtype)
+    # of a transposed map, where y comes first as it does in the offsets
+    return F.grid_sample(x.permute(0, 3, 2, 1), grid, align_corners=True)
 
 
 def deformable_merge_plain(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

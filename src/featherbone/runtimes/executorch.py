@@ -1,5 +1,6 @@
 """ExecuTorch."""
 
+import warnings
 from pathlib import Path
 
 from torch import Tensor
@@ -10,7 +11,9 @@ from featherbone.runtimes import Run
 
 def open_file(path: Path) -> Run:
     """An ExecuTorch program (.pte) as a function."""
-    from executorch.runtime import Runtime, Verification
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is experimental
+        from executorch.runtime import Runtime, Verification
 
     try:
         program = Runtime.get().load_program(path, verification=Verification.InternalConsistency)

@@ -1,0 +1,44 @@
+"""CoreML packages for Apple's devices, in full precision; written anywhere, run on macOS and iOS."""
+
+from pathlib import Path
+from shutil import make_archive
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+from featherbone.exporters.onnx import quiet
+from featherbone.exporters.program import device_program
+from featherbone.tasks.raw import Flat
+
+
+def write(net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
+    """A network as an ML program with the input `images` and outputs of `names`.
+
+    A package is a folder; `path` is its archive, to be unpacked for Xcode.
+    """
+    program = device_program(net, example)
+    with quiet(), TemporaryDirectory() as folder:
+        import coremltools as ct
+
+        model = ct.convert(
+            without_aliases(program.run_decompositions({})),
+            inputs=[ct.TensorType(name="images", shape=tuple(example.shape))],
+            outputs=[ct.TensorType(name=name) for name in names],
+            minimum_deployment_target=ct.target.iOS17,
+            compute_precision=ct.precision.FLOAT32,
+            skip_model_load=True,
+        )
+        model.save(str(Path(folder) / "model.mlpackage"))
+        made = make_archive(str(path.with_suffix("")), "zip", folder)
+        assert Path(made) == path, f"{path}: the archive of a package ends in .zip"
+
+
+def without_aliases(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program, every alias of a tensor replaced by the tensor itself, for coremltools knows none."""
+    for node in list(program.graph.nodes):
+        if node.target == torch.ops.aten.alias.default and all(user.op != "output" for user in node.users):
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
+    program.graph_module.recompile()
+    return program

@@ -1,0 +1,169 @@
+import json
+import sys
+from importlib.util import find_spec
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision.ops import nms
+
+from featherbone.errors import BadOption, UnknownModel
+from featherbone.exporters import aoti, devices
+from featherbone.exporters.concerns import concerns, highest_rank, operators
+from featherbone.exporters.devices import examine_target, untrained_card
+from featherbone.exporters.onnx import quiet
+from featherbone.exporters.program import device_program, spelt_out
+from featherbone.runtimes import BadRun
+
+SMALL = "test_resnet"
+
+
+def needs(package):
+    return pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed")
+
+
+class Pieces(nn.Module):
+    """What stands between delegated parts unless it is made plainer; two outputs of different shapes."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 12), nn.Linear(4, 4)
+
+    def forward(self, x):
+        one, two, three = self.first(x).chunk(3, dim=2)  # (B, N, 4)
+        y = (one @ two.transpose(1, 2)).softmax(-1) @ three
+        return self.second(y)[:, None].squeeze(1), y.mean(1)
+
+
+class Lacking(nn.Module):
+    def forward(self, x):
+        columns = F.fold(F.unfold(x, 2, stride=2), x.shape[2:], 2, stride=2)
+        small = F.adaptive_avg_pool2d(F.interpolate(columns, scale_factor=2.0, mode="bicubic"), 3)
+        boxes = small.flatten(2)[0, :, :4]
+        six = x.reshape(1, 3, 2, 4, 2, 4).transpose(3, 4)
+        return small, nms(boxes, boxes[:, 0], 0.5), six.sum(), F.scaled_dot_product_attention(x, x, x)
+
+
+def exported(net, *example):
+    with quiet():
+        return torch.export.export(net, example, strict=False)
+
+
+def test_what_a_target_lacks_is_named_with_a_remedy():
+    program = exported(Lacking(), torch.randn(1, 3, 8, 8))
+    assert highest_rank(program) == 6
+    told = {concern.operator: concern for concern in concerns(program, "executorch")}
+    lacked = {name for name, concern in told.items() if concern.lacks}
+    assert lacked == {"torchvision.nms", "aten.col2im", "tensors of rank 6"}
+    assert {"aten.im2col", "aten.upsample_bicubic2d", "aten.scaled_dot_product_attention"} == told.keys() - lacked
+    assert all(concern.remedy and concern.count == 1 for concern in told.values())
+    assert [concern.operator for concern in concerns(program, "onnx")] == ["aten.adaptive_avg_pool2d"]
+    pooled = exported(nn.AdaptiveAvgPool2d(1), torch.randn(1, 3, 8, 8))
+    assert operators(pooled) == {"aten.adaptive_avg_pool2d.default": 1} and not concerns(pooled, "onnx")
+
+
+def test_attention_of_timm_is_spelt_out_and_comes_back():
+    net = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=2).eval()
+    example = torch.randn(1, 3, 32, 32)
+    program = device_program(net, example)
+    assert not any("scaled_dot_product" in name for name in operators(program))
+    assert net.blocks[0].attn.fused_attn is True
+    with torch.inference_mode():
+        torch.testing.assert_close(program.module()(example), net(example), rtol=1e-5, atol=1e-5)
+    with pytest.raises(RuntimeError), spelt_out(net):
+        raise RuntimeError
+    assert net.blocks[0].attn.fused_attn is True
+
+
+def test_names_that_are_none_are_the_callers_mistake():
+    with pytest.raises(UnknownModel, match="did you mean lit_small"):
+        examine_target("lit_smal", "torch")
+    with pytest.raises(BadOption, match="no target 'onx'; did you mean onnx"):
+        examine_target("lvt", "onx")
+    with pytest.raises(BadOption, match="there is retinanet, yolov3"):
+        examine_target("lvt", "torch", "detection", "segformer")
+    with pytest.raises(BadOption, match="leave it out"):
+        untrained_card("lvt", "classification", "retinanet", 64)
+
+
+@needs("executorch")
+def test_a_head_that_the_target_cannot_hold_is_told_at_once():
+    told = examine_target(SMALL, "executorch", "instance", image_size=64)
+    assert told.exit_code == 1 and told.head == "mask_rcnn"
+    assert "mask_rcnn needs NMS, which executorch lacks; export to onnx" in str(told)
+
+
+def test_whatever_goes_wrong_is_a_report(monkeypatch):
+    def write(*_):
+        raise KeyError("no such operator\n\n  in the kernel table\nand much more\nand more")
+
+    monkeypatch.setattr(aoti, "write", write)
+    told = examine_target(SMALL, "torch", image_size=32)
+    assert told.exit_code == 1 and told.bytes is None
+    assert told.error.startswith("writing torch: KeyError: ") and "\n" not in told.error
+    assert told.varies == {"batch": "", "height": "", "width": ""} and told.dynamic == "batch"
+    assert "CANNOT be exported" in str(told) and json.loads(json.dumps(told.to_json()))["error"] == told.error
+
+
+def test_a_file_that_says_something_else_is_not_fit(monkeypatch):
+    monkeypatch.setattr(aoti, "write", lambda net, example, path, names, dynamic: path.write_bytes(b"x"))
+    monkeypatch.setattr(devices, "may_vary", lambda *_: {"batch": "no"})
+    monkeypatch.setattr(devices, "open_file", lambda path, target: lambda images: [torch.zeros(1, 3)])
+    told = examine_target(SMALL, "torch", image_size=32)
+    assert told.difference > 0.1 and told.dynamic == "none" and "raw values differ by up to" in told.error
+    monkeypatch.setattr(devices, "open_file", lambda path, target: lambda images: [torch.zeros(1, 4)])
+    assert "the file gives [[1, 4]], the model [[1, 3]]" in examine_target(SMALL, "torch", image_size=32).error
+
+
+@needs("executorch")
+def test_a_model_that_fits_is_written_run_and_compared():
+    told = examine_target(SMALL, "executorch", image_size=32)
+    assert told.exit_code == 0, str(told)
+    assert told.difference < 1e-4 and told.bytes > 1e5 and told.delegated >= 1 and told.rank == 4
+    assert all("one input size" in why for why in told.varies.values())
+    assert "can be exported" in str(told) and "parts delegated" in str(told)
+
+
+@needs("executorch")
+def test_xnnpack_takes_all_of_an_attention(tmp_path):
+    from featherbone.exporters.executorch import write_counted
+    from featherbone.runtimes.executorch import open_file
+
+    net, example = Pieces().eval(), torch.randn(1, 5, 6)
+    parts, left = write_counted(net, example, tmp_path / "model.pte")
+    assert parts <= 2 and set(left) <= {"aten.mean.dim"}
+    with torch.inference_mode():
+        torch.testing.assert_close(open_file(tmp_path / "model.pte")(example), list(net(example)))
+
+
+@needs("litert_torch")
+def test_litert_gives_the_outputs_in_order(tmp_path):
+    from featherbone.exporters.litert import write
+    from featherbone.runtimes.litert import open_file
+
+    net, example = Pieces().eval(), torch.randn(1, 5, 6)
+    write(net, example, tmp_path / "model.tflite", ["y", "mean"], "none")
+    with torch.inference_mode():
+        torch.testing.assert_close(open_file(tmp_path / "model.tflite")(example), list(net(example)))
+    (tmp_path / "model.tflite").write_bytes(b"nothing")
+    with pytest.raises(BadRun, match="LiteRT does not take it"):
+        open_file(tmp_path / "model.tflite")
+
+
+@needs("coremltools")
+@pytest.mark.filterwarnings("ignore")  # coremltools' own
+def test_coreml_is_written_anywhere_and_run_on_macos(tmp_path):
+    from featherbone.exporters.coreml import write
+    from featherbone.runtimes.coreml import open_file
+
+    net, example, path = Pieces().eval(), torch.randn(1, 5, 6), tmp_path / "model.mlpackage.zip"
+    write(net, example, path, ["y", "mean"], "none")
+    assert path.read_bytes()[:2] == b"PK"
+    if sys.platform != "darwin":
+        with pytest.raises(BadOption, match="run on macOS alone"):
+            open_file(path)
+        return
+    with torch.inference_mode():
+        torch.testing.assert_close(open_file(path)(example), list(net(example)), rtol=1e-4, atol=1e-4)

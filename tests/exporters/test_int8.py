@@ -1,0 +1,252 @@
+import json
+import math
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch.nn import functional as F
+
+from featherbone.data.scenes import THINGS, draw_scene
+from featherbone.data.transforms import Preprocessing
+from featherbone.errors import BadOption, MissingExtra
+from featherbone.exporters.contract import Form
+from featherbone.exporters.int8 import Int8Drops, export_int8
+from featherbone.exporters.int8.search import MOST, Point, plan, search
+from featherbone.exporters.int8.sensitivity import Sensitivity, rank_layers
+from featherbone.exporters.parity import alike
+from featherbone.exporters.targets import TARGETS
+from featherbone.ops.boxes import Target
+from featherbone.tasks.card import Card
+from featherbone.tasks.classification import ClassTargets, build_classifier
+from featherbone.tasks.dense import build_dense
+from featherbone.tasks.exported import open_task
+
+CLASSES = tuple("abcdefgh")
+CARD = Card("classification", "test_resnet", CLASSES, Preprocessing(64, 64))
+
+
+def gratings(count, seed):
+    """Stripes of eight directions under noise; the direction is the class."""
+    rng = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % len(CLASSES)
+    angle, phase = math.pi * labels / len(CLASSES), 6.3 * torch.rand(count, generator=rng)
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    along = x * angle.cos()[:, None, None] + y * angle.sin()[:, None, None]
+    images = (0.8 * along + phase[:, None, None]).sin()[:, None].expand(-1, 3, -1, -1)
+    return images + 0.7 * torch.randn(images.shape, generator=rng), labels
+
+
+TRAIN, VAL = gratings(128, 0), gratings(96, 1)
+
+
+def accuracy(task):
+    with torch.inference_mode():
+        return float((task(VAL[0]).argmax(1) == VAL[1]).float().mean())
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """Weights of a classifier that knows the directions."""
+    torch.manual_seed(0)
+    task = build_classifier(CARD.backbone, CLASSES).train()
+    optimiser = torch.optim.AdamW(task.parameters(), lr=3e-3)
+    for step in range(48):
+        part = slice(32 * (step % 4), 32 * (step % 4) + 32)
+        labels = F.one_hot(TRAIN[1][part], len(CLASSES)).float()
+        loss = task.losses(task(TRAIN[0][part]), ClassTargets(labels))["class"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert accuracy(task.eval()) > 0.9
+    return task.state_dict()
+
+
+@pytest.fixture
+def task(learned):
+    task = build_classifier(CARD.backbone, CLASSES).eval()
+    task.load_state_dict(learned)
+    return task
+
+
+def with_outlier(task, factor=3000):
+    """The same function, with one channel between two convolutions blown up, and shrunk again by the second."""
+    _, norm, _, second = task.backbone.conv1[:4]
+    with torch.no_grad():
+        expected = task(VAL[0])
+        norm.weight[3] *= factor
+        norm.bias[3] *= factor
+        second.weight[:, 3] /= factor
+        torch.testing.assert_close(task(VAL[0]), expected, atol=1e-2, rtol=1e-2)
+    return task
+
+
+PAIR = ("backbone.conv1.0", "backbone.conv1.3")
+"""The layers between which the outlier is."""
+
+
+def weights_in_file(path):
+    """Types of the numbers that convolutions and the classifier multiply with, by layer."""
+    graph = onnx.load(path).graph
+    constants = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    dequantised = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    found = {}
+    for node in graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            name = dequantised.get(node.input[1], node.input[1])
+            layer = name.removeprefix("task.").split(".weight")[0]
+            found[layer] = onnx.TensorProto.DataType.Name(constants[name])
+    return found
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino", "executorch"])
+def test_int8_is_smaller_and_as_good(task, target, tmp_path):
+    before = accuracy(task)
+    dynamic = "none" if target == "executorch" else "batch"
+    form = Form(TARGETS[target], dynamic)
+    result = export_int8(CARD, task, form, tmp_path / "out", TRAIN[0][:16], accuracy, 0.05, "top1")
+    card, exported = open_task(tmp_path / "out")
+    assert accuracy(exported) == result.kept.metric >= before - 0.05
+    assert result.before.metric == before
+    assert result.kept.bytes < 0.6 * result.before.bytes
+    assert exported.manifest.precision == "int8" and card.classes == CLASSES
+    with torch.inference_mode():
+        error = (exported(VAL[0]) - task(VAL[0])).square().mean() / task(VAL[0]).square().mean()
+    assert 1e-8 < error < 0.05  # rounded, and not much
+    told = json.loads((tmp_path / "out" / "int8.json").read_text())
+    assert told["float"]["metric"] == before and [p["kept"] for p in told["points"]].count(True) == 1
+    assert len(told["ranking"]) == sum(isinstance(m, torch.nn.Conv2d | torch.nn.Linear) for m in task.modules())
+    assert "layers are float" in (tmp_path / "out" / "int8.html").read_text()
+    assert "top1" in str(result)
+
+
+def test_a_sensitive_layer_stays_float(task, tmp_path):
+    """Rounded, the outlier's neighbours are lost; the ranking finds both convolutions and the search leaves them."""
+    with_outlier(task)
+    before = accuracy(task)
+    result = export_int8(CARD, task, Form(TARGETS["onnx"], "batch"), tmp_path / "out", TRAIN[0][:16], accuracy, 0.03)
+    assert {each.layer for each in result.ranking[:2]} == set(PAIR)
+    assert result.points[0].floats == 0 and result.points[0].metric < before - 0.2
+    assert set(result.floats) == set(PAIR)
+    assert result.kept.metric >= before - 0.03
+    kinds = weights_in_file(tmp_path / "out" / "model.onnx")
+    assert {layer for layer, kind in kinds.items() if kind == "FLOAT"} == set(PAIR)
+    assert {kind for layer, kind in kinds.items() if layer not in PAIR} == {"INT8"}
+
+
+def test_what_is_never_good_enough_is_refused(task, tmp_path):
+    readings = iter([0.9, *[0.5] * MOST])
+    form = Form(TARGETS["onnx"], "batch")
+    with pytest.raises(Int8Drops, match=r"within 0.1 of the float file's 0.9000: 0.5000 with 0 of") as caught:
+        export_int8(CARD, task, form, tmp_path / "out", TRAIN[0][:4], lambda _: next(readings), 0.1)
+    assert caught.value.exit_code == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_objects_stay_where_they_are(tmp_path):
+    """A detector that knows four pictures finds the same in them, its file with normalisation inside."""
+    torch.manual_seed(0)
+    p = Preprocessing(64, 64, rule="fit", interpolation="bilinear", crop=1.0)
+    arguments = {"dim": 24, "num_convs": 1}
+    card = Card("detection", "test_resnet", THINGS, p, head="retinanet", head_args=arguments)
+    task = build_dense(card.backbone, "detection", card.head, THINGS, p, arguments).train()
+    scenes = [draw_scene(3, i, (64, 64), most=2) for i in range(4)]
+    images = torch.stack([p.transform()(scene.image) for scene in scenes])
+    frames = [p.frame(64, 64)] * 4
+    targets = [Target(torch.from_numpy(s.boxes), torch.from_numpy(s.labels)) for s in scenes]
+    optimiser = torch.optim.AdamW(task.parameters(), lr=4e-3)
+    for _ in range(60):
+        loss = sum(task.losses(task(images), targets).values())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    task.eval()
+    with torch.inference_mode():
+        expected = task.decode(task(images), frames, score=0.4)
+    assert sum(map(len, expected)) >= 4
+
+    def found_again(exported):
+        """Share of the pictures whose objects are all found at their places."""
+        with torch.inference_mode():
+            pairs = zip(expected, exported.decode(exported(images), frames, score=0.4), strict=True)
+        likenesses = [alike(mine, theirs, 0.15) for mine, theirs in pairs]
+        return sum(each.unmatched == 0 and (each.box_iou or 0) > 0.8 for each in likenesses) / 4
+
+    form = Form(TARGETS["onnx"], "batch", with_pre=True)
+    result = export_int8(card, task, form, tmp_path / "out", images, found_again, 0.0)
+    assert result.before.metric == result.kept.metric == 1
+    assert result.kept.bytes < result.before.bytes
+
+
+def test_sensitivity_by_the_formula():
+    """Set against rounding written out with numpy, in float64."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3, bias=False))
+    images = torch.randn(5, 6)
+
+    def rounded(x, steps, low, scale):
+        return (np.clip(np.rint(x / scale) - low, 0, steps) + low) * scale
+
+    def activation(x, seen):
+        low, high = min(seen.min(), 0), max(seen.max(), 0)
+        scale = (high - low) / 255
+        return rounded(x, 255, np.rint(low / scale), scale)
+
+    def weight(w):
+        return rounded(w, 254, -127, np.abs(w).max(1, keepdims=True) / 127)
+
+    x, w0, b0, w2 = (t.detach().double().numpy() for t in (images, net[0].weight, net[0].bias, net[2].weight))
+    hidden = np.maximum(x @ w0.T + b0, 0)
+    exact = hidden @ w2.T
+    first = activation(np.maximum(activation(x, x) @ weight(w0).T + b0, 0), hidden) @ w2.T
+    last = activation(activation(hidden, hidden) @ weight(w2).T, exact)
+    wanted = {name: math.sqrt(((y - exact) ** 2).mean() / (exact**2).mean()) for name, y in (("0", first), ("2", last))}
+    found = {each.layer: each.error for each in rank_layers(net, images)}
+    assert found == pytest.approx(wanted, rel=1e-2)
+
+
+@pytest.mark.parametrize("enough", [0, 1, 7, 23, 36])
+def test_the_search_is_short_and_near(enough):
+    """Metric that is good from `enough` layers on."""
+    ranking = [Sensitivity(str(i), 0.9**i) for i in range(60)]
+    counts = plan(ranking)
+    assert counts[0] == 0 and counts == sorted(counts)
+    measured = []
+
+    def measure(point):
+        measured.append(point.floats)
+        return Point(point.floats, point.bytes, point.error, 1.0 if point.floats >= enough else 0.5)
+
+    points = search(lambda k: Point(k, 100 + k, 1 / (1 + k)), measure, 0.99, counts)
+    good = min(point.floats for point in points if point.metric == 1.0)
+    assert enough <= good <= enough + 6 and len(measured) <= MOST
+
+
+def test_what_is_further_from_the_model_is_not_measured():
+    def measure(point):
+        assert point.error < 0.5 or point.floats in (0, 9)  # the last is measured in any case
+        return Point(point.floats, point.bytes, point.error, 0.0)
+
+    points = search(lambda k: Point(k, 1, 0.5 if k < 9 else 0.9), measure, 1.0, [0, 3, 6, 9])
+    assert [point.metric is None for point in points] == [False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    "target,images,drop,match",
+    [
+        ("torch", 1, 0.01, "int8 is not for torch; export to onnx or openvino or executorch"),
+        ("web", 1, 0.01, "int8 is not for web"),
+        ("onnx", 0, 0.01, "no image to calibrate with"),
+        ("onnx", 1, 1.5, "max-drop 1.5 is not from 0 to 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(target, images, drop, match, tmp_path):
+    with pytest.raises(BadOption, match=match):
+        export_int8(CARD, None, Form(TARGETS[target]), tmp_path / "out", TRAIN[0][:images], accuracy, drop)
+
+
+@pytest.mark.parametrize("target,package", [("openvino", "nncf"), ("executorch", "torchao")])
+def test_a_missing_tool_is_named(target, package, tmp_path, monkeypatch):
+    monkeypatch.setattr("featherbone.runtimes.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=rf"{package} not installed; pip install 'featherbone\[{target}\]'"):
+        export_int8(CARD, None, Form(TARGETS[target]), tmp_path / "out", TRAIN[0][:1], accuracy)
