@@ -146,6 +146,28 @@ def test_export_is_proven_and_travels_with_what_it_needs(world, capsys):
         assert code == 2 and message in err and "Traceback" not in err
 
 
+def test_int8_keeps_the_metric(world, capsys):
+    place = world / "int8"
+    options = ("--int8", "--max-drop", 0.5, "--calibration", 8, "--out", place)
+    code, out, err = run(capsys, "export", world / "run", *options, "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    kept = next(point for point in result["points"] if point["kept"])
+    assert result["metric"] == "top1" and kept["drop"] <= 0.5 and kept["bytes"] < result["float"]["bytes"]
+    picture = next((world / "data" / "val").glob("*/*.jpg"))
+    code, out, err = run(capsys, "predict", place, picture, "--out", world / "told", "--json")
+    assert code == 0 and json.loads(out)["predictions"], err
+    code, out, err = run(capsys, "evaluate", place, "--data", world / "data", "--workers", 0, "--json")
+    assert code == 0 and json.loads(out)["metrics"]["top1"] == pytest.approx(kept["metric"]), err
+
+
+def test_doctor_tries_a_target_before_anyone_trains(capsys):
+    code, out, err = run(capsys, "doctor", "--target", "onnx", "--model", "test_resnet", "--image-size", 64, "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["error"] is None and told["operators"] and told["bytes"] > 1e5
+
+
 def test_models_lists_ours_and_timms(capsys):
     code, out, _ = run(capsys, "models")
     assert code == 0 and "lvt_cls" in out and "74.8%" in out and "not run" in out
@@ -186,6 +208,12 @@ def test_doctor_ends_in_one_where_training_would_be_spoiled(world, capsys, tmp_p
         (["export", "RUN", "--images", "nowhere"], "no such file"),
         (["export", "RUN", "--with-nms"], "with-nms is for detectors"),
         (["export", "RUN", "--out", "DATA"], "choose another with --out"),
+        (["export", "RUN", "--to", "torch", "--int8"], "int8 is not for torch"),
+        (["export", "RUN", "--to", "litert"], "pip install litert_torch"),
+        (["doctor"], "check what"),
+        (["doctor", "DATA", "--head", "yolov3"], "head is for --target alone"),
+        (["doctor", "--target", "onx", "--model", "lvt"], "did you mean onnx"),
+        (["serve-web", "DATA"], "export --to web"),
         (["export", "RUN", "--to", "executorch", "--dynamic", "size"], "give none"),
         (["predict", "RUN", "DATA", "--batch-size", "0"], "batch size 0"),
         (["demo", "--out", "DATA"], "not an empty folder"),

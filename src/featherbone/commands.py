@@ -8,6 +8,7 @@ from tyro.conf import Positional
 from featherbone.engine.settings import Settings
 from featherbone.errors import BadImage, BadOption
 from featherbone.explainers import ExplainResult
+from featherbone.exporters.devices import TargetExamination
 from featherbone.exporters.int8 import Int8Result
 from featherbone.outcomes import (
     DataResult,
@@ -252,7 +253,7 @@ def explain(
 def export(
     run: Positional[Path],
     *,
-    to: Literal["onnx", "openvino", "executorch", "torch", "web"] = "onnx",
+    to: Literal["onnx", "openvino", "executorch", "torch", "litert", "coreml", "web"] = "onnx",
     images: Path | None = None,
     count: int = 32,
     dynamic: Literal["none", "batch", "size"] | None = None,
@@ -354,21 +355,29 @@ def models(pattern: Positional[str | None] = None) -> ModelsResult:
 
 
 def doctor(
-    data: Positional[Path],
+    data: Positional[Path | None] = None,
     *,
+    target: str | None = None,
+    model: str | None = None,
+    head: str | None = None,
     task: Task | None = None,
     image_size: int | None = None,
     ignore_index: int | None = None,
     zero_ignored: bool = False,
     out: Path = Path("doctor.html"),
-) -> DoctorResult:
-    """Check the images and labels of a data folder before training; exit code 1 if anything would spoil it.
+) -> DoctorResult | TargetExamination:
+    """Check a data folder, or whether a model can be exported to a target, before training; exit code 1 if not.
 
     Args:
-        data: Data folder.
-        task: What it is for, where the folder serves several tasks; by default panoptic, where its maps are all there
-            is, else detection, if it serves that.
-        image_size: Side of the input it is meant for; by default 224 for classification and 640 for objects.
+        data: Data folder, whose images and labels are checked.
+        target: Instead: what an untrained `model` is exported to; its operators, what of its input may vary, and the
+            file's results are told.
+        model: Backbone to export.
+        head: Head to export on it; by default the task's first.
+        task: What the data or the model is for. Where a folder serves several tasks, by default panoptic, where its
+            maps are all there is, else detection, if it serves that; for a model classification.
+        image_size: Side of the input it is meant for; by default 224 for classification and 640 for objects, and for
+            a model its own.
         ignore_index: Value of masks that is no class, beside 255.
         zero_ignored: Value 0 of masks is no class and the first class is 1, as in ADE20K.
         out: Page to write, with pictures of each finding.
@@ -382,7 +391,15 @@ def doctor(
     from featherbone.data.doctor_panoptic import examine_panoptic
     from featherbone.data.layouts import find_task, find_tasks
     from featherbone.data.semantic import has_maps
+    from featherbone.exporters.devices import examine_target
 
+    if (data is None) == (target is None) or (target is None) != (model is None):
+        raise BadOption("check what? Give a data folder, or --target TARGET with --model NAME, and not both")
+    if target is not None and model is not None:
+        return examine_target(model, target, task or "classification", head, image_size)
+    assert data is not None, "it was asked for"
+    if head is not None:
+        raise BadOption("head is for --target alone; leave it out")
     fits = find_tasks(Path(data))
     maps_alone = "panoptic" in fits and find_coco(Path(data), "train") is None
     default = "panoptic" if maps_alone else "detection" if "detection" in fits else fits[0]

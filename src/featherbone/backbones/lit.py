@@ -22,7 +22,7 @@ from featherbone.backbones.checkpoints import build, unwrap
 from featherbone.backbones.published import Published, imagenet_cfg
 from featherbone.errors import BadCheckpoint, BadOption
 from featherbone.layers.pyramid import PyramidBackbone
-from featherbone.ops.attention import attention
+from featherbone.ops.attention import attention, in_device_form
 from featherbone.ops.deform import TAPS, deformable_merge
 
 SIDE = 56  # positions of stage 1 along a side of 224 pixels, the size that embeddings and tables are learned at
@@ -99,6 +99,8 @@ class PositionBias(LearnedGrid):
     def forward(self, height: int, width: int) -> Tensor:
         """B (heads, H*W, H*W) of queries (y, x), keys (y', x'): row (y - y' + H - 1)(2W - 1) + (x - x' + W - 1)."""
         table = super().forward(2 * height - 1, 2 * width - 1)
+        if in_device_form(height, width):
+            return spread_bias(table, height, width)
         y, x = (torch.arange(side, device=table.device) for side in (height, width))
         row = y[:, None] - y + height - 1  # (H, H)
         column = x[:, None] - x + width - 1  # (W, W)
@@ -106,6 +108,17 @@ class PositionBias(LearnedGrid):
         index = row[:, None, :, None] * (2 * width - 1) + column[None, :, None, :]  # (H, W, H, W)
         count = height * width
         return table.flatten(1).index_select(1, index.flatten()).reshape(-1, count, count)
+
+
+def spread_bias(table: Tensor, height: int, width: int) -> Tensor:
+    """B of `PositionBias` from its table (heads, 2H - 1, 2W - 1), by rows, then columns, of constant places."""
+    row, column = (
+        torch.tensor([query - key + side - 1 for query in range(side) for key in range(side)])
+        for side in (height, width)
+    )
+    spread = table.index_select(1, row).index_select(2, column)  # (heads, H*H, W*W)
+    spread = spread.reshape(-1, height, height, width, width).transpose(2, 3)
+    return spread.reshape(-1, height * width, height * width)
 
 
 class PositionEmbed(nn.Module):

@@ -22,7 +22,7 @@ def write(net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str
         import coremltools as ct
 
         model = ct.convert(
-            without_aliases(program.run_decompositions({})),
+            plainer(program.run_decompositions({})),
             inputs=[ct.TensorType(name="images", shape=tuple(example.shape))],
             outputs=[ct.TensorType(name=name) for name in names],
             minimum_deployment_target=ct.target.iOS17,
@@ -34,11 +34,13 @@ def write(net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str
         assert Path(made) == path, f"{path}: the archive of a package ends in .zip"
 
 
-def without_aliases(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """The program, every alias of a tensor replaced by the tensor itself, for coremltools knows none."""
+def plainer(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program as coremltools reads it: no alias of a tensor, and max-pooling whose stride is told."""
     for node in list(program.graph.nodes):
         if node.target == torch.ops.aten.alias.default and all(user.op != "output" for user in node.users):
             node.replace_all_uses_with(node.args[0])
             program.graph.erase_node(node)
+        elif node.target == torch.ops.aten.max_pool2d.default and len(node.args) == 2:
+            node.args = (*node.args, node.args[1])
     program.graph_module.recompile()
     return program

@@ -1,5 +1,6 @@
 """The kinds of file that a model can be exported to, and what each cannot hold."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -50,6 +51,8 @@ TARGETS = {
         Target("openvino", "model.xml", "openvino", ("openvino", *_ONNX), "openvino"),
         Target("executorch", "model.pte", "executorch", ("executorch",), "executorch", ("none",), rois=False),
         Target("torch", "model.pt2", "aoti", (), ""),
+        Target("litert", "model.tflite", "litert", ("litert_torch",), "", ("none",), rois=False),
+        Target("coreml", "model.mlpackage.zip", "coreml", ("coremltools",), "coreml", ("none",), rois=False),
         Target("web", "model.onnx", "onnx", _ONNX, "onnx", ("none", "batch")),
     )
 }
@@ -82,6 +85,8 @@ def settle(
     if dynamic is not None and dynamic not in allowed:
         why = f"{head or task} with one image at a time" if rois or nms else f"for {target.name}"
         raise BadOption(f"dynamic {dynamic!r} is not to be had {why}; give {' or '.join(allowed)}")
+    if target.name == "coreml" and sys.platform != "darwin":
+        raise BadOption(f"CoreML files run on macOS alone, and none counts as written unproven; this is {sys.platform}")
     require(target.packages, target.extra)
     if target.name == "web":
         require_web()

@@ -21,9 +21,10 @@ def device_form() -> Iterator[None]:
         _device_form.reset(token)
 
 
-def in_device_form() -> bool:
-    """Whether an export for a device is under way."""
-    return torch.compiler.is_exporting() and _device_form.get()
+def in_device_form(*sizes: int) -> bool:
+    """Whether an export for a device is under way in which these sizes are known."""
+    known = not any(isinstance(size, torch.SymInt) for size in sizes)
+    return torch.compiler.is_exporting() and _device_form.get() and known
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:

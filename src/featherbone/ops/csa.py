@@ -39,6 +39,8 @@ def _taps(x: Tensor, h: int, w: int) -> list[Tensor]:
     """
     b, height, width, c = x.shape
     padded = F.pad(x, (0, 0, 1, 2 * w + 1 - width, 1, 2 * h + 1 - height))  # (B, 2h + 2, 2w + 2, C)
+    if torch.compiler.is_exporting() and not in_device_form(height, width):  # torch cannot halve a symbol
+        return [padded[:, row : row + 2 * h : 2, col : col + 2 * w : 2] for row in range(3) for col in range(3)]
     pairs = padded.reshape(b * (h + 1), 2, w + 1, 2 * c)
     maps = [half.reshape(b, h + 1, w + 1, c) for row in pairs.unbind(1) for half in row.chunk(2, dim=2)]
     return [

@@ -32,7 +32,7 @@ def deformable_merge(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | 
     than torchvision's operator.
     """
     b, height, width, c = x.shape
-    if in_device_form() and isinstance(height, int) and isinstance(width, int):
+    if in_device_form(height, width):
         return F.conv2d(_sample(x, offsets), weight, bias, stride=2).permute(0, 2, 3, 1)
     y, x_ = sampling_points(offsets)
     _, h, w, _ = y.shape

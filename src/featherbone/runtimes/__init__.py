@@ -22,7 +22,7 @@ class Runtime(NamedTuple):
     packages: tuple[str, ...]
     """That it imports."""
     extra: str
-    """Of Featherbone, which brings them; empty where the base install does."""
+    """Of Featherbone, which brings them; empty where the base install does, or none can."""
 
 
 RUNTIMES: dict[str, Runtime] = {
@@ -30,15 +30,21 @@ RUNTIMES: dict[str, Runtime] = {
     "web": Runtime("onnx", ("onnxruntime",), "onnx"),
     "openvino": Runtime("openvino", ("openvino",), "openvino"),
     "executorch": Runtime("executorch", ("executorch",), "executorch"),
+    "litert": Runtime("litert", ("ai_edge_litert",), ""),
+    "coreml": Runtime("coreml", ("coremltools",), "coreml"),
     "torch": Runtime("aoti", (), ""),
 }
 """By the target of an export."""
 
 
+OWN = " (in an environment of its own: docs/exports.md)"
+
+
 def require(packages: Sequence[str], extra: str) -> None:
     """Raise `MissingExtra`, with the command that installs it, unless the packages of a tool-chain are there."""
     if missing := [package for package in packages if find_spec(package) is None]:
-        raise MissingExtra(f"{', '.join(missing)} not installed; pip install 'featherbone[{extra}]'")
+        what = f"'featherbone[{extra}]'" if extra else " ".join(missing)
+        raise MissingExtra(f"{', '.join(missing)} not installed; pip install {what}{'' if extra else OWN}")
 
 
 def open_file(path: Path, target: str) -> Run:
