@@ -46,6 +46,11 @@ class Lacking(nn.Module):
         return small, nms(boxes, boxes[:, 0], 0.5), six.sum(), F.scaled_dot_product_attention(x, x, x)
 
 
+class Five(nn.Module):
+    def forward(self, x):
+        return F.scaled_dot_product_attention(x, x, x)
+
+
 def exported(net, *example):
     with quiet():
         return torch.export.export(net, example, strict=False)
@@ -62,6 +67,12 @@ def test_what_a_target_lacks_is_named_with_a_remedy():
     assert [concern.operator for concern in concerns(program, "onnx")] == ["aten.adaptive_avg_pool2d"]
     pooled = exported(nn.AdaptiveAvgPool2d(1), torch.randn(1, 3, 8, 8))
     assert operators(pooled) == {"aten.adaptive_avg_pool2d.default": 1} and not concerns(pooled, "onnx")
+
+
+def test_attention_of_five_dimensions_is_not_for_onnx():
+    program = exported(Five(), torch.randn(1, 2, 3, 4, 5))
+    (concern,) = concerns(program, "onnx")
+    assert concern.lacks and concern.count == 1 and "4 dimensions" in concern.remedy
 
 
 def test_attention_of_timm_is_spelt_out_and_comes_back():
@@ -97,12 +108,17 @@ def test_a_head_that_the_target_cannot_hold_is_told_at_once():
 
 def test_whatever_goes_wrong_is_a_report(monkeypatch):
     def write(*_):
-        raise KeyError("no such operator\n\n  in the kernel table\nand much more\nand more")
+        try:
+            raise KeyError("no such \x1b[96moperator\x1b[0m\n\n  in the kernel table\nand much more\nand more")
+        except KeyError as error:
+            raise RuntimeError("it did not work") from error
 
     monkeypatch.setattr(aoti, "write", write)
     told = examine_target(SMALL, "torch", image_size=32)
     assert told.exit_code == 1 and told.bytes is None
-    assert told.error.startswith("writing torch: KeyError: ") and "\n" not in told.error
+    assert (
+        told.error.startswith("writing torch: KeyError: ") and "it did not" not in told.error and "\n" not in told.error
+    )
     assert told.varies == {"batch": "", "height": "", "width": ""} and told.dynamic == "batch"
     assert "CANNOT be exported" in str(told) and json.loads(json.dumps(told.to_json()))["error"] == told.error
 

@@ -95,6 +95,9 @@ def concerns(program: torch.export.ExportedProgram, target: str) -> list[Concern
         count = sum(number for name, number in found.items() if name.startswith(one.operator))
         if count and target in one.lacks + one.slow:
             told.append(Concern(one.operator.rstrip("."), count, target in one.lacks, one.remedy))
+    deep = sum("scaled_dot_product" in str(n.target) and n.args[0].meta["val"].dim() > 4 for n in _calls(program))  # type: ignore
+    if deep and target in ("onnx", "openvino", "web"):
+        told.append(Concern("attention of 5 dimensions", deep, True, "put windows into the batch, for 4 dimensions"))
     rank = highest_rank(program)
     if rank > MAX_RANK and target in DEVICES:
         told.append(Concern(f"tensors of rank {rank}", 1, True, f"reshape to {MAX_RANK} dimensions or fewer"))

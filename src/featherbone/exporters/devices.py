@@ -1,5 +1,6 @@
 """Whether a model can be exported to a target, before anyone trains it: it is built, written, run and compared."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -195,8 +196,10 @@ def step(name: str) -> Iterator[None]:
 
 
 def told_by(error: BaseException) -> str:
-    """The kind of an error and the first lines that say something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """The kind of the error at the root of one, and the first lines that say something."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines() if line.strip()]
     return f"{type(error).__name__}: {' '.join(lines[:3])}"[:400].rstrip()
 
 
@@ -239,5 +242,6 @@ def _refused(net: Flat, images: Tensor, axes: list[str], target: Target) -> str:
         with quiet():
             export(net, example, shapes, target.name in DEVICES)
     except Exception as error:  # as in `step`
-        return told_by(error)
+        fixed = re.search(r"specialized it to be a constant \((\d+)\)", str(error))
+        return f"the model takes {fixed[1]} alone" if fixed else told_by(error)
     return ""
