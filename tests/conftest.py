@@ -3,17 +3,10 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from featherbone.data.scenes_write import write_classification
 from featherbone.engine.settings import complete
 from featherbone.engine.train import start_run
-
-
-def pytest_configure():
-    """Two tests run at a time: each keeps to its share of the cores."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        torch.set_num_threads(max((os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), 1))
 
 
 @pytest.fixture(scope="session")

@@ -210,6 +210,7 @@ def test_doctor_ends_in_one_where_training_would_be_spoiled(world, capsys, tmp_p
         (["export", "RUN", "--out", "DATA"], "choose another with --out"),
         (["export", "RUN", "--to", "torch", "--int8"], "int8 is not for torch"),
         (["export", "RUN", "--to", "litert"], "pip install litert_torch"),
+        *([(["export", "RUN", "--to", "coreml"], "run on macOS alone")] if sys.platform != "darwin" else []),
         (["doctor"], "check what"),
         (["doctor", "DATA", "--head", "yolov3"], "head is for --target alone"),
         (["doctor", "--target", "onx", "--model", "lvt"], "did you mean onnx"),

@@ -1,5 +1,6 @@
 """The commands, each a typed function; the command line's parser is made from these signatures."""
 
+import sys
 from pathlib import Path
 from typing import Literal, Unpack
 
@@ -300,6 +301,8 @@ def export(
         if number < 1:
             raise BadOption(f"{name} {number} is not 1 or more")
     target = find_target(to)
+    if to == "coreml" and sys.platform != "darwin":
+        raise BadOption(f"CoreML files run on macOS alone, and none counts as written unproven; this is {sys.platform}")
     card, task = load_task(Path(run))
     form = Form(target, settle(target, card.task, card.head, dynamic, with_pre, with_nms), with_pre, with_nms)
     folder = Path(run) / "exports" / (f"{to}-int8" if int8 else to) if out is None else Path(out)

@@ -27,12 +27,6 @@ def test_what_cannot_be_is_said_before_work_starts(target, task, head, form, all
         settle(find_target(target), task, head, **form)
 
 
-def test_coreml_is_proven_on_macos_alone(monkeypatch):
-    monkeypatch.setattr("sys.platform", "linux")
-    with pytest.raises(BadOption, match="run on macOS alone"):
-        settle(TARGETS["coreml"], "classification", None)
-
-
 def test_as_much_varies_as_can():
     assert settle(TARGETS["onnx"], "detection", "retinanet") == "batch"
     assert settle(TARGETS["onnx"], "detection", "retinanet", nms=True) == "none"

@@ -1,6 +1,5 @@
 """The kinds of file that a model can be exported to, and what each cannot hold."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -85,8 +84,6 @@ def settle(
     if dynamic is not None and dynamic not in allowed:
         why = f"{head or task} with one image at a time" if rois or nms else f"for {target.name}"
         raise BadOption(f"dynamic {dynamic!r} is not to be had {why}; give {' or '.join(allowed)}")
-    if target.name == "coreml" and sys.platform != "darwin":
-        raise BadOption(f"CoreML files run on macOS alone, and none counts as written unproven; this is {sys.platform}")
     require(target.packages, target.extra)
     if target.name == "web":
         require_web()
