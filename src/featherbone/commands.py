@@ -300,6 +300,8 @@ def export(
     for name, number in (("count", count), ("calibration", calibration)):
         if number < 1:
             raise BadOption(f"{name} {number} is not 1 or more")
+    if int8 and evaluate:
+        raise BadOption("int8 measures its files as it is; leave evaluate out")
     target = find_target(to)
     if to == "coreml" and sys.platform != "darwin":
         raise BadOption(f"CoreML files run on macOS alone, and none counts as written unproven; this is {sys.platform}")
@@ -383,7 +385,7 @@ def doctor(
             a model its own.
         ignore_index: Value of masks that is no class, beside 255.
         zero_ignored: Value 0 of masks is no class and the first class is 1, as in ADE20K.
-        out: Page to write, with pictures of each finding.
+        out: Page about data to write, with pictures of each finding.
 
     """
     from featherbone.data.coco import find_coco
@@ -399,6 +401,8 @@ def doctor(
     if (data is None) == (target is None) or (target is None) != (model is None):
         raise BadOption("check what? Give a data folder, or --target TARGET with --model NAME, and not both")
     if target is not None and model is not None:
+        if ignore_index is not None or zero_ignored:
+            raise BadOption("ignore-index and zero-ignored are for masks of classes; leave them out for a target")
         return examine_target(model, target, task or "classification", head, image_size)
     assert data is not None, "it was asked for"
     if head is not None:

@@ -19,6 +19,19 @@ REFUSALS = (
 
 
 @contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What the user can put right where `path` cannot be written, as `FeatherboneError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in REFUSALS:
+            raise FeatherboneError(
+                f"cannot write {path}: {error.strerror}; free some space or choose another place"
+            ) from None
+        raise
+
+
+@contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; on leaving, it is synchronised to disk and takes the place of `path`.
 
@@ -27,17 +40,12 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        if error.errno in REFUSALS:
-            raise FeatherboneError(
-                f"cannot write {path}: {error.strerror}; free some space or choose another place"
-            ) from None
-        raise
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -52,18 +60,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
-        yield partial
-        if path.exists():
-            os.replace(path, old)
-        os.replace(partial, path)
-    except OSError as error:
-        if error.errno in REFUSALS:
-            raise FeatherboneError(
-                f"cannot write {path}: {error.strerror}; free some space or choose another place"
-            ) from None
-        raise
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.mkdir()
+            yield partial
+            if path.exists():
+                os.replace(path, old)
+            os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
