@@ -13,9 +13,9 @@ RANKS = (
     {"files", "progress", "devices"},
     {"layers", "ops", "pages"},
     {"backbones", "heads", "data", "metrics", "draw", "runtimes"},
-    {"tasks"},
-    {"engine", "predictor", "explainers", "exporters", "bench"},
-    {"recipes"},
+    {"tasks", "deployment"},
+    {"engine", "predictor", "explainers", "exporters"},
+    {"recipes", "benchmarking"},
     {"outcomes", "commands", "cli", "__init__", "__main__"},
 )
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
@@ -50,7 +50,7 @@ def test_imports_point_down(path):
 
 def test_rooms_are_small():
     lines = {path: len(path.read_text().splitlines()) for path in FILES}
-    assert sum(lines.values()) < 20_000  # five tasks, their data and its doctor: grow a room only for a reason
+    assert sum(lines.values()) < 22_000  # five tasks, their data and its doctor: grow a room only for a reason
     assert not any("utils" in path.stem or "common" in path.stem or "helpers" in path.stem for path in FILES)
 
 

@@ -15,6 +15,7 @@ from featherbone import backbones as backbones
 
 if TYPE_CHECKING:
     from featherbone.commands import (
+        bench,
         demo,
         doctor,
         evaluate,
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
         serve_web,
         train,
     )
+    from featherbone.deployment import deploy
     from featherbone.predictor import Predictor, load
 
 __all__ = [
     "Predictor",
+    "bench",
     "demo",
+    "deploy",
     "doctor",
     "evaluate",
     "explain",
@@ -43,7 +47,7 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {"Predictor": "predictor", "load": "predictor"}
+_HOMES = {"Predictor": "predictor", "load": "predictor", "deploy": "deployment"}
 
 
 def __getattr__(name: str) -> Any:

@@ -25,6 +25,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         commands.predict,
         commands.explain,
         commands.export,
+        commands.bench,
     )
 } | {"data": commands.make_data, "serve-web": commands.serve_web}
 INTERRUPTED = 130

@@ -6,6 +6,7 @@ from typing import Literal, Unpack
 
 from tyro.conf import Positional
 
+from featherbone.benchmarking.speed import BenchResult
 from featherbone.engine.settings import Settings
 from featherbone.errors import BadImage, BadOption
 from featherbone.explainers import ExplainResult
@@ -336,6 +337,48 @@ def serve_web(folder: Positional[Path], *, host: str = "127.0.0.1", port: int = 
     serve.serve_web(Path(folder), host, port)
 
 
+def bench(
+    models: Positional[tuple[str, ...]],
+    *,
+    runtimes: tuple[str, ...] = ("eager",),
+    batch_size: tuple[int, ...] = (1,),
+    image_size: tuple[int, ...] = (),
+    repeats: int = 20,
+    train: bool = False,
+    per_layer: bool = False,
+    device: str = "auto",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    threads: int | None = None,
+    out: Path = Path("bench"),
+) -> BenchResult:
+    """Measure how fast models are and how much memory they take, against each other and the machine, in one run.
+
+    Each model in each runtime has a process of its own; all are measured in turn, round after round. One more measures
+    the fastest matrix product: `of limit` is a model's share of that rate. `bench.json`, `bench.md` and `bench.png` are
+    written.
+
+    Args:
+        models: Names of our backbones or of any timm models, run folders, or exported files, which have their own
+            runtime only.
+        runtimes: Of eager, compiled, onnx, onnx-int8, openvino and torch (ahead of time); the last four are made on the
+            fly, and compared with eager.
+        batch_size: Images at a time.
+        image_size: Sides of the images; by default each model's own.
+        repeats: Rounds that count.
+        train: Measure a step of training: forward, loss, backward, AdamW.
+        per_layer: Also tell where the time goes, layer by layer.
+        device: auto, cpu or cuda; exported files are measured on the CPU.
+        precision: Of weights and images; in training, of autocast.
+        threads: Of the CPU; by default as many as torch takes.
+        out: Folder to write to.
+
+    """
+    from featherbone.benchmarking.speed import Plan, measure_speed
+
+    about = (tuple(models), tuple(runtimes), tuple(batch_size), tuple(image_size))
+    return measure_speed(Plan(*about, repeats, train, per_layer, device, precision, threads)).write(Path(out))
+
+
 def models(pattern: Positional[str | None] = None) -> ModelsResult:
     """List backbones with what they cost and what their papers say.
 
@@ -345,7 +388,7 @@ def models(pattern: Positional[str | None] = None) -> ModelsResult:
     """
     import timm
 
-    from featherbone.bench.models import model_facts, published
+    from featherbone.benchmarking.models import model_facts, published
     from featherbone.errors import UnknownModel, did_you_mean
 
     names = list(published()) if pattern is None else timm.list_models(pattern)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featherbone.bench.models import ModelFacts, model_table
+from featherbone.benchmarking.models import ModelFacts, model_table
 from featherbone.data.findings import Examination
 from featherbone.data.panoptic_write import Settled
 from featherbone.exporters.parity import Parity

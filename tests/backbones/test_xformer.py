@@ -133,7 +133,7 @@ def reference(model, x, score_dim):
             hidden = F.hardswish(linear(layer_norm(tokens, f"{layer}.norm2"), f"{layer}.mlp.0"))
             tokens = tokens + linear(hidden, f"{layer}.mlp.2")
         y = layer_norm(tokens, f"{name}.norm").transpose(1, 2).reshape(y.shape)
-        return conv(torch.cat([x, conv(y, f"{name}.project")], dim=1), f"{name}.fuse")
+        return conv(torch.cat([x, conv(y, f"{name}.project")], dim=1), f"{name}.merge")
 
     x = mv3(conv(x, "stem.0", stride=2), "stem.1")
     x = mv3(mv3(mv3(x, "stages.0.0", 2), "stages.0.1"), "stages.0.2")

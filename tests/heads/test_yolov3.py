@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from featherbone.bench.models import count_macs
+from featherbone.benchmarking.models import count_macs
 from featherbone.engine.settings import parse_keywords
 from featherbone.heads.anchors import IGNORED, NEGATIVE
 from featherbone.heads.levels import Level

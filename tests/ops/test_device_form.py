@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from featherbone.deployment import deploy
 from featherbone.exporters.concerns import highest_rank, operators
-from featherbone.exporters.program import at_size, device_program
+from featherbone.exporters.program import device_program
 from featherbone.ops.attention import attention, attention_plain, device_form, in_device_form
 from featherbone.ops.deform import deformable_merge
 from featherbone.ops.windows import bias_rows, position_bias
@@ -20,7 +21,7 @@ def assert_alike(got, expected, bound=1e-5):
 @pytest.mark.parametrize("size", [(96, 96), (75, 106)])
 def test_the_form_for_devices_is_the_model_without_what_devices_lack(name, size):
     model, example = net(name), image(1, 3, *size)
-    program = device_program(model, example)
+    program = device_program(deploy(model, size), example)
     assert highest_rank(program) <= 5
     assert not [found for found in operators(program) if any(lacked in found for lacked in LACKED)]
     with torch.inference_mode():
@@ -29,7 +30,7 @@ def test_the_form_for_devices_is_the_model_without_what_devices_lack(name, size)
 
 @pytest.mark.parametrize("name", SMALLEST)
 def test_no_map_is_padded_by_less_than_nothing(name):
-    program = device_program(net(name), image(1, 3, 75, 106))
+    program = device_program(deploy(net(name), (75, 106)), image(1, 3, 75, 106))
     pads = [node.args[1] for node in program.graph.nodes if str(node.target).startswith("aten.pad.")]
     assert all(side >= 0 for pad in pads for side in pad)
 
@@ -76,13 +77,3 @@ def test_sampling_for_devices_is_the_merge():
         program = torch.export.export(Merge(), given, strict=False)
     assert any("grid_sampl" in name for name in operators(program))
     assert_alike(program.module()(*given), deformable_merge(*given))
-
-
-def test_tables_are_resized_in_a_copy():
-    model, example = net("lit_small"), image(1, 3, 96, 96)
-    before = {name: value.shape for name, value in model.state_dict().items()}
-    copy = at_size(model, example)
-    assert copy is not model and {name: value.shape for name, value in model.state_dict().items()} == before
-    with torch.inference_mode():
-        assert torch.equal(copy(example), model(example))
-    assert at_size(net("lvt"), example) is net("lvt")

@@ -20,6 +20,7 @@ from featherbone.backbones.checkpoints import build, unwrap
 from featherbone.backbones.published import Published, imagenet_cfg
 from featherbone.errors import BadOption
 from featherbone.layers.pyramid import PyramidBackbone
+from featherbone.ops.attention import attention
 from featherbone.ops.windows import crop, pad_to_windows, position_bias, window_attention
 
 HEAD_DIM = 32
@@ -94,6 +95,8 @@ class Attention(nn.Module):
         super().__init__()
         self.window_size, self.num_heads = window_size, dim // HEAD_DIM
         self.bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, self.num_heads))
+        self.bias: Tensor | None  # B, once it no longer learns
+        self.register_buffer("bias", None, persistent=False)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.kv_global = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
@@ -102,27 +105,32 @@ class Attention(nn.Module):
         """A joint projection (B, N, parts*C) as `parts` tensors (B, heads, N, d)."""
         return x.reshape(*x.shape[:2], parts * self.num_heads, HEAD_DIM).transpose(1, 2).chunk(parts, dim=1)
 
-    def attend(self, q: Tensor, k: Tensor) -> Tensor:
-        """softmax(q k^T d^-1/2): for each query (B, heads, N, d), a distribution over the keys (B, heads, M, d)."""
-        return (q * HEAD_DIM**-0.5 @ k.transpose(2, 3)).softmax(-1)
+    def position_bias(self) -> Tensor:
+        """B (heads, 49, 49) of a window."""
+        if self.bias is not None:
+            return self.bias
+        return position_bias(self.bias_table, self.window_size, self.window_size)
+
+    def fold_constants(self) -> None:
+        """Keep B, which learns no more."""
+        self.bias = self.position_bias()
 
     def global_attention(self, tokens: Tensor, height: int, width: int) -> Tensor:
         """(B, heads, T, H*W), how the global tokens look at the image; takes what `forward` takes."""
         t = tokens.shape[1] - height * width
         q, k, _ = self.heads(self.qkv(tokens), 3)
-        return self.attend(q[:, :, :t], k[:, :, t:])
+        return (q[:, :, :t] * HEAD_DIM**-0.5 @ k[:, :, t:].transpose(2, 3)).softmax(-1)
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
         global_tokens, image = State(tokens, height, width).split()
         qkv = self.qkv(pad_to_windows(image, self.window_size))  # the zeros carry the bias from here on
-        bias = position_bias(self.bias_table, self.window_size, self.window_size)
-        local = crop(window_attention(qkv, bias, self.window_size), height, width).flatten(1, 2)
+        local = crop(window_attention(qkv, self.position_bias(), self.window_size), height, width).flatten(1, 2)
 
         q, k, v = self.heads(crop(qkv, height, width).flatten(1, 2), 3)
         q_global, _, _ = self.heads(self.qkv(global_tokens), 3)
-        gathered = (self.attend(q_global, k) @ v).transpose(1, 2).flatten(2)  # G (B, T, C)
+        gathered = attention(q_global, k, v).transpose(1, 2).flatten(2)  # G (B, T, C)
         k, v = self.heads(self.kv_global(gathered), 2)
-        broadcast = (self.attend(q, k) @ v).transpose(1, 2).flatten(2)  # (B, N, C)
+        broadcast = attention(q, k, v).transpose(1, 2).flatten(2)  # (B, N, C)
         return self.proj(torch.cat([gathered, local + broadcast], dim=1))
 
 
@@ -142,8 +150,9 @@ class BiDimensionalAttention(nn.Module):
         z = self.norm(y)
         g = F.gelu(self.global_reduce(z.mean(1, keepdim=True)))
         l = F.gelu(self.local_reduce(z))  # noqa: E741, the paper's letter
-        both = torch.cat([l, g.expand(-1, y.shape[1], -1)], dim=2)
-        return self.channel_select(g).sigmoid(), self.spatial_select(both).sigmoid()
+        of_local, of_global = self.spatial_select.weight.chunk(2, dim=1)  # of concat[l, g], where g is repeated
+        spatial = F.linear(l, of_local) + F.linear(g, of_global, self.spatial_select.bias)
+        return self.channel_select(g).sigmoid(), spatial.sigmoid()
 
     def forward(self, y: Tensor) -> Tensor:
         channel, spatial = self.gates(y)

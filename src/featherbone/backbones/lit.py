@@ -17,6 +17,7 @@ from timm.layers import DropPath, get_device_dtype, trunc_normal_
 from timm.models import checkpoint, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from featherbone.backbones.checkpoints import build, unwrap
 from featherbone.backbones.published import Published, imagenet_cfg
@@ -45,7 +46,7 @@ class State(NamedTuple):
 class LearnedGrid(nn.Module):
     """A learned map (C, h, w), resized to the size asked for; `mode` is bilinear or bicubic, corners not aligned.
 
-    The last resized map is kept while the weight does not change, in evaluation without gradients.
+    What was made of it last is kept while the weight does not change, in evaluation without gradients.
     """
 
     def __init__(self, channels: int, height: int, width: int, mode: str) -> None:
@@ -54,17 +55,22 @@ class LearnedGrid(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels, height, width))
         self.kept: tuple[Any, Tensor] | None = None
 
+    def make(self, height: int, width: int) -> Tensor:
+        """The map at a size."""
+        return resize_grid(self.weight, height, width, self.mode)
+
     def forward(self, height: int, width: int) -> Tensor:
+        """What `make` gives."""
         weight = self.weight
         if torch.compiler.is_compiling() or self.training or (torch.is_grad_enabled() and weight.requires_grad):
-            return resize_grid(weight, height, width, self.mode)
+            return self.make(height, width)
         if type(weight) is not nn.Parameter or weight.is_inference():  # neither has what the key is made of
-            return resize_grid(weight, height, width, self.mode)
+            return self.make(height, width)
         key = (height, width, weight._version, weight.data_ptr(), weight.dtype, weight.device)
         kept = self.kept
         if kept is None or kept[0] != key:
-            with torch.inference_mode(False):  # it may be asked for outside of inference mode later
-                kept = self.kept = (key, resize_grid(weight.detach(), height, width, self.mode))
+            with torch.inference_mode(False), torch.no_grad():  # it may be asked for outside of inference mode later
+                kept = self.kept = (key, self.make(height, width).detach())
         return kept[1]
 
     def set_size(self, height: int, width: int) -> None:
@@ -96,9 +102,9 @@ class PositionBias(LearnedGrid):
     def __init__(self, num_heads: int, side: int) -> None:
         super().__init__(num_heads, 2 * side - 1, 2 * side - 1, "bicubic")
 
-    def forward(self, height: int, width: int) -> Tensor:
+    def make(self, height: int, width: int) -> Tensor:
         """B (heads, H*W, H*W) of queries (y, x), keys (y', x'): row (y - y' + H - 1)(2W - 1) + (x - x' + W - 1)."""
-        table = super().forward(2 * height - 1, 2 * width - 1)
+        table = super().make(2 * height - 1, 2 * width - 1)
         if in_device_form(height, width):
             return spread_bias(table, height, width)
         y, x = (torch.arange(side, device=table.device) for side in (height, width))
@@ -160,13 +166,22 @@ class DTM(nn.Module):
         super().__init__()
         self.offset = nn.Conv2d(in_dim, 2 * TAPS, 2, 2) if deformable else None
         self.conv = nn.Conv2d(in_dim, dim, 2, 2)
-        self.norm = nn.BatchNorm2d(dim)
+        self.norm: nn.Module = nn.BatchNorm2d(dim)
 
     def offsets(self, x: Tensor) -> Tensor:
         """Learned (dy, dx) of the four taps, (B, 8, h, w) in positions of x; see `ops.deform.sampling_points`."""
         if self.offset is None:
             raise BadOption("this network merges tokens by a plain convolution; build it with deformable=True")
         return self.offset(x.permute(0, 3, 1, 2).contiguous())  # the references' layout: rounding here moves the taps
+
+    def fold_constants(self) -> None:
+        """Fold the norm into the weights that the sampled rows meet."""
+        if self.offset is not None and isinstance(norm := self.norm, nn.BatchNorm2d):
+            assert norm.running_mean is not None and norm.running_var is not None, "as it was made"
+            self.conv.weight, self.conv.bias = fuse_conv_bn_weights(
+                self.conv.weight, self.conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
+            self.norm = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.offset is None:

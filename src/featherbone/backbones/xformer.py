@@ -153,7 +153,7 @@ class XFBlock(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(dim)
         self.project = ConvNorm(dim, in_dim, 1)
-        self.fuse = ConvNorm(2 * in_dim, in_dim, 3)
+        self.merge = ConvNorm(2 * in_dim, in_dim, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.expand(self.local(x))
@@ -162,7 +162,7 @@ class XFBlock(nn.Module):
         for layer in self.layers:  # recomputed without the convolutions: their BatchNorm would count a batch twice
             tokens = checkpoint(layer, tokens) if self.grad_checkpointing and self.training else layer(tokens)
         y = self.project(self.norm(tokens).transpose(1, 2).reshape(b, d, h, w))
-        return self.fuse(torch.cat([x, y], dim=1))
+        return self.merge(torch.cat([x, y], dim=1))
 
 
 class Head(nn.Module):
@@ -288,7 +288,7 @@ class XFormer(PyramidBackbone):
         """Patterns of the stem and of the blocks in order of depth, for layer-wise learning rates."""
         by_block = [
             (r"^stages\.(\d+)\.(\d+)\.layers\.(\d+)", None),
-            (r"^stages\.(\d+)\.(\d+)\.(?:norm|project|fuse)", (99999,)),  # the end of an XF block: with its last layer
+            (r"^stages\.(\d+)\.(\d+)\.(?:norm|project|merge)", (99999,)),  # the end of an XF block: with its last layer
             (r"^stages\.(\d+)\.(\d+)", (-1,)),
         ]
         return dict(stem=r"^stem", blocks=r"^stages\.(\d+)" if coarse else by_block)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from featherbone.deployment import deploy
 from featherbone.errors import BadImage, BadOption, FeatherboneError
 from featherbone.exporters.bisect import first_difference
 from featherbone.exporters.onnx import embed
@@ -45,9 +46,12 @@ class Form:
     with_nms: bool = False
 
     def network(self, card: Card, task: Any) -> Flat:
-        """The task as its file computes it, on the CPU and in evaluation."""
-        net = Picking(task) if self.with_nms else task
-        return Flat(Normalising(net, card.preprocessing) if self.with_pre else net).cpu().eval()
+        """The task as its file computes it: in its inference form, on the CPU."""
+        p = card.preprocessing
+        deployed = deploy(task, None if self.dynamic == "size" else (p.height, p.width))
+        net = Picking(deployed) if self.with_nms else deployed
+        # tool-chains want plain strides
+        return Flat(Normalising(net, p) if self.with_pre else net).cpu().to(memory_format=torch.contiguous_format)
 
     def example(self, card: Card, images: Tensor) -> Tensor:
         """Normalised images as the file takes them, as many as an exporter must see to know what varies."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from featherbone.exporters.onnx import quiet
-from featherbone.exporters.program import for_devices
+from featherbone.exporters.program import form_for_devices
 from featherbone.tasks.raw import Flat
 
 
@@ -14,5 +14,5 @@ def write(net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str
     with quiet():
         import litert_torch
 
-        with for_devices(net, example) as sized:
-            litert_torch.convert(sized, (example,), strict_export=False).export(str(path))
+        with form_for_devices(net):
+            litert_torch.convert(net, (example,), strict_export=False).export(str(path))

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featherbone.exporters.program import at_size
 from featherbone.files import atomic
 from featherbone.tasks.raw import Flat
 
@@ -47,7 +46,7 @@ def write(net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str
     layout = "NHWC" if example.dtype == torch.uint8 else "NCHW"
     with quiet():
         program = torch.onnx.export(
-            net if dynamic == "size" else at_size(net, example),  # so that no table is resized in the graph
+            net,
             (example,),
             dynamo=True,
             opset_version=OPSET,

@@ -1,13 +1,32 @@
 """Convolutional self-attention of LVT on 3x3 windows, stride 2, padding 1 (arXiv 2112.10809, Sec. 3.1)."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from featherbone.ops.attention import in_device_form
+from featherbone.ops.kernels import usable
 from featherbone.ops.windows import crop
 
 TAPS = 9  # of a 3x3 window, row by row
+SHARED = ((0, 2, 6, 8), (1, 7), (3, 5), (4,))
+"""Taps that read odd rows and columns, odd rows and even columns, even rows and odd columns, and even ones."""
+
+
+def window_attention(pooled: Tensor, weight: Tensor, bias: Tensor, num_heads: int, scale: float) -> Tensor:
+    """A: for each output tap i of a window, a distribution over its input taps j, (B, h, w, heads, 81).
+
+    softmax over j of the scores that a Linear of `weight` (81 heads, C) and `bias` gives of `pooled` (B, h, w, C),
+    times `scale`. Its rows are taken j by j, so that many softmaxes over nine go side by side.
+    """
+    b, h, w, c = pooled.shape
+    weight = weight.reshape(num_heads * TAPS, TAPS, c).transpose(0, 1).reshape(-1, c)
+    bias = bias.reshape(num_heads * TAPS, TAPS).t().flatten()
+    scores = F.linear(pooled, weight * scale, bias * scale).reshape(b, h, w, TAPS, num_heads * TAPS)
+    return scores.softmax(3).transpose(3, 4).reshape(b, h, w, num_heads, TAPS * TAPS)
 
 
 def convolutional_self_attention(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:
@@ -15,39 +34,56 @@ def convolutional_self_attention(x: Tensor, attention: Tensor, weight: Tensor) -
 
     v_j = W_j x_j and y_i = sum_j A[i, j] v_j, for the taps i, j of a window; `x` holds x (B, H, W, C), `attention`
     A (B, h, w, heads, 81) with h, w = ceil(H / 2), ceil(W / 2), and `weight` W (9, C, C). Gives (B, H, W, C).
+
+    A CPU takes one image after another, whose windows its cache holds, and for gradients computes them again: kept are
+    x and A, not the values of the nine taps of all windows.
     """
+    eager_cpu = x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.compiler.is_exporting())
+    if not (eager_cpu and len(x)):
+        return _mix(x, attention, weight)
+    images = zip(x.split(1), attention.split(1), strict=True)
+    if torch.is_grad_enabled():
+        once_more = partial(checkpoint, _mix, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([once_more(image, own, weight) for image, own in images])
+    return torch.cat([_mix(image, own, weight) for image, own in images])
+
+
+def _mix(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:
+    """`convolutional_self_attention` of all images at once."""
     b, height, width, c = x.shape
     h, w, heads = attention.shape[1:4]
-    taps = _taps(x, h, w)
-    if in_device_form():  # one product of nine matrices, not nine
-        values = torch.stack(taps).reshape(TAPS, b * h * w, c) @ weight.transpose(1, 2)
-        values = values.reshape(TAPS, b * h * w, heads, c // heads).permute(1, 2, 0, 3)
-    else:
-        values = torch.stack(
-            [F.linear(tap, matrix) for tap, matrix in zip(taps, weight.unbind(), strict=True)], dim=3
-        )  # (B, h, w, 9, C)
-        values = values.reshape(b * h * w, TAPS, heads, c // heads).transpose(1, 2)
-    mixed = attention.reshape(b * h * w, heads, TAPS, TAPS) @ values  # (B*h*w, heads, 9, d)
-    mixed = mixed.transpose(1, 2).reshape(b, h, w, TAPS * c)
-    return _overlap_add(mixed, height, width)
+    values = torch.stack(_values(x, weight, h, w), dim=3)  # (B, h, w, 9, C)
+    if usable(values):
+        from featherbone.ops.kernels.csa import mix_windows
+
+        return mix_windows(values, attention, height, width)
+    values = values.reshape(b * h * w, TAPS, heads, c // heads)
+    matrices = attention.reshape(b * h * w, heads, TAPS, TAPS)
+    # head by head, no values are copied into another order
+    mixed = [own @ v for own, v in zip(matrices.unbind(1), values.unbind(2), strict=True)]  # (B*h*w, 9, d) each
+    return _overlap_add(torch.stack(mixed, dim=2).reshape(b, h, w, TAPS * c), height, width)
 
 
-def _taps(x: Tensor, h: int, w: int) -> list[Tensor]:
-    """Tap (row, column) of every window, nine maps (B, h, w, C); zero outside the map.
+def _values(x: Tensor, weight: Tensor, h: int, w: int) -> list[Tensor]:
+    """v_j of every window, nine maps (B, h, w, C); zero outside the map.
 
-    Even and odd rows and columns are told apart by reshaping: phones cut maps, but do not skip in them.
+    A tap sees every second row and column, and taps that lie two apart see the same: a position meets only the one,
+    two or four matrices of its taps, in one product. Even and odd are told apart by reshaping: phones cut maps, but do
+    not skip in them.
     """
     b, height, width, c = x.shape
     padded = F.pad(x, (0, 0, 1, 2 * w + 1 - width, 1, 2 * h + 1 - height))  # (B, 2h + 2, 2w + 2, C)
     if torch.compiler.is_exporting() and not in_device_form(height, width):  # torch cannot halve a symbol
-        return [padded[:, row : row + 2 * h : 2, col : col + 2 * w : 2] for row in range(3) for col in range(3)]
-    pairs = padded.reshape(b * (h + 1), 2, w + 1, 2 * c)
-    maps = [half.reshape(b, h + 1, w + 1, c) for row in pairs.unbind(1) for half in row.chunk(2, dim=2)]
-    return [
-        maps[2 * (row % 2) + col % 2][:, row // 2 : row // 2 + h, col // 2 : col // 2 + w]
-        for row in range(3)
-        for col in range(3)
-    ]
+        halves = [padded[:, row::2, column::2] for row in range(2) for column in range(2)]
+    else:
+        rows = padded.reshape(b * (h + 1), 2, w + 1, 2 * c).unbind(1)
+        halves = [half.reshape(b, h + 1, w + 1, c) for row in rows for half in row.chunk(2, dim=2)]
+    found = {}
+    for half, taps in zip(halves, SHARED, strict=True):
+        seen = F.linear(half, torch.cat([weight[tap] for tap in taps])).chunk(len(taps), dim=3)
+        for tap, v in zip(taps, seen, strict=True):
+            found[tap] = v[:, tap // 6 : tap // 6 + h, tap % 3 // 2 : tap % 3 // 2 + w]
+    return [found[tap] for tap in range(TAPS)]
 
 
 def _overlap_add(windows: Tensor, height: int, width: int) -> Tensor:

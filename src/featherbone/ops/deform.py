@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from featherbone.ops.attention import in_device_form
+from featherbone.ops.kernels import usable
 
 TAPS = 4  # of a 2x2 window, row by row
 
@@ -34,6 +35,11 @@ def deformable_merge(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | 
     b, height, width, c = x.shape
     if in_device_form(height, width):
         return F.conv2d(_sample(x, offsets), weight, bias, stride=2).permute(0, 2, 3, 1)
+    matrix = weight.permute(0, 2, 3, 1).flatten(1)  # (D, 4C)
+    if usable(x) and not torch.are_deterministic_algorithms_enabled():  # its gradient is added up atomically
+        from featherbone.ops.kernels.deform import sample_taps
+
+        return F.linear(sample_taps(x, offsets).flatten(3), matrix, bias)
     y, x_ = sampling_points(offsets)
     _, h, w, _ = y.shape
     rows = x.reshape(b * height * width, c)
@@ -48,7 +54,7 @@ def deformable_merge(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | 
             corner = rows.index_select(0, index.flatten()) * share.reshape(-1, 1)
             sampled = corner if sampled is None else sampled + corner
     assert sampled is not None
-    return F.linear(sampled.reshape(b, h, w, TAPS * c), weight.permute(0, 2, 3, 1).flatten(1), bias)
+    return F.linear(sampled.reshape(b, h, w, TAPS * c), matrix, bias)
 
 
 def _sample(x: Tensor, offsets: Tensor) -> Tensor:

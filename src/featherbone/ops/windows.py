@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from featherbone.ops.attention import in_device_form
+from featherbone.ops.attention import attention, in_device_form
 
 
 def pad_to_windows(x: Tensor, size: int) -> Tensor:
@@ -73,8 +73,7 @@ def window_attention(qkv: Tensor, bias: Tensor, size: int) -> Tensor:
     windows, heads = split_windows(qkv, size), bias.shape[0]
     windows = windows.reshape(windows.shape[0], size * size, 3 * heads, c // (3 * heads))
     q, k, v = windows.transpose(1, 2).chunk(3, dim=1)  # (B*n, heads, size*size, d)
-    attention = (q * q.shape[3] ** -0.5 @ k.transpose(2, 3) + bias).softmax(-1)  # by hand, for devices
-    return join_windows((attention @ v).transpose(1, 2).flatten(2), b, h, w)
+    return join_windows(attention(q, k, v, bias[None]).transpose(1, 2).flatten(2), b, h, w)
 
 
 def window_attention_plain(qkv: Tensor, bias: Tensor, size: int) -> Tensor:

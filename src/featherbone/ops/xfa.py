@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def cross_feature_attention(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:
-    """lambda_h q~ (k~^T v), with the m x d matrix k~^T v of each head first: the cost is O(N m d).
+    """q~ (lambda_h k~^T v), with the m x d matrix k~^T v of each head first: the cost is O(N m d).
 
     `q` and `k` (B, heads, N, m) are the feature scores q~ and k~, `v` (B, heads, N, d) the values, `temperature`
     (heads) lambda. Gives (B, heads, N, d). There is no softmax and no division by N.
     """
-    return temperature[:, None, None] * (q @ (k.transpose(-2, -1) @ v))
+    return q @ (temperature[:, None, None] * (k.transpose(-2, -1) @ v))
 
 
 def cross_feature_attention_plain(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from featherbone.bench.models import model_facts, model_table, published
+from featherbone.benchmarking.models import model_facts, model_table, published
 from featherbone.errors import UnknownModel
 
 README = Path(__file__).parents[2] / "README.md"

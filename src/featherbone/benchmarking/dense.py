@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from featherbone.bench.models import count_macs
+from featherbone.benchmarking.models import count_macs
 from featherbone.tasks.backbone import preprocessing_of
 from featherbone.tasks.dense import build_dense
 

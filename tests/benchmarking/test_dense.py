@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from featherbone.bench.dense import PAPERS, dense_cost, dense_table
+from featherbone.benchmarking.dense import PAPERS, dense_cost, dense_table
 
 PAGE = Path(__file__).parents[2] / "docs" / "dense-models.md"
 EXPECTED = {  # parameters in millions and GMACs as the papers' architectures add up

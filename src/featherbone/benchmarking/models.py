@@ -69,12 +69,17 @@ def model_facts(name: str) -> ModelFacts:
 def model_table(rows: Sequence[ModelFacts], markdown: bool) -> str:
     """The rows as a table, for a terminal or in Markdown."""
     head = ("model", "input", "params", "MACs", "strides", "published params, MACs, top-1", "measured top-1")
-    cells = [head, *(_cells(row) for row in rows)]
+    return as_table([head, *(_cells(row) for row in rows)], markdown)
+
+
+def as_table(cells: Sequence[Sequence[str]], markdown: bool) -> str:
+    """Rows of cells, the first of them titles, as a table for a terminal or in Markdown."""
     if markdown:
         lines = [f"| {' | '.join(row)} |" for row in cells]
-        return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+        return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
+    return "\n".join(lines)
 
 
 def _cells(row: ModelFacts) -> tuple[str, ...]:

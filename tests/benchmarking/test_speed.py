@@ -1,0 +1,239 @@
+import json
+import multiprocessing
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import featherbone
+from exporting import a_model, pictures
+from featherbone.benchmarking import speed
+from featherbone.benchmarking.layers import LayerTable, LayerTime, layer_times
+from featherbone.benchmarking.picture import front
+from featherbone.benchmarking.speed import (
+    BenchResult,
+    Failed,
+    Machine,
+    Plan,
+    Source,
+    SpeedRow,
+    Worker,
+    check,
+    subjects_of,
+)
+from featherbone.benchmarking.training import training_step
+from featherbone.benchmarking.worker import Job, Subject
+from featherbone.cli import main
+from featherbone.errors import BadOption, BadRun, MissingExtra, UnknownModel
+from featherbone.exporters.contract import Form, export_task
+from featherbone.exporters.targets import find_target
+from featherbone.tasks.run import save_weights
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A classifier's ONNX file, for one image of 64x96 at a time."""
+    out = tmp_path_factory.mktemp("exported") / "onnx"
+    card, task = a_model()
+    export_task(card, task, Form(find_target("onnx"), "none"), out, pictures())
+    return out
+
+
+@pytest.fixture(scope="module")
+def measured(exported, tmp_path_factory):
+    """Standard output and the folder of one comparison by the command line, in two runtimes and beside a file."""
+    out = tmp_path_factory.mktemp("bench") / "new" / "bench"
+    command = f"bench test_resnet {exported} --image-size 64 --batch-size 2 1 --repeats 2 --threads 1 --device cpu"
+    with pytest.MonkeyPatch.context() as patch:
+        printed = []
+        patch.setattr("builtins.print", lambda *parts, **_: printed.extend(parts))
+        code = main([*command.split(), "--runtimes", "eager", "onnx", "--out", str(out), "--json"])
+    assert code == 0 and not multiprocessing.active_children()
+    (text,) = printed
+    return json.loads(text), out
+
+
+def test_every_combination_is_there_once(measured, exported, tmp_path):
+    rows = [SpeedRow(**row) for row in measured[0]["rows"]]
+    found = sorted((row.model, row.runtime, row.height, row.batch) for row in rows)
+    pairs = [("test_resnet", "eager"), ("test_resnet", "onnx"), (str(exported), "onnx")]
+    assert found == sorted((*pair, 64, batch) for pair in pairs for batch in (1, 2))
+    plan = Plan(("test_resnet", "test_resnet"), ("onnx", "eager", "eager"), (4, 1, 4), (96, 64), device="cpu")
+    subjects = list(subjects_of(plan, check(plan)[1], Job("", "", folder=tmp_path)))
+    shapes = [((side, side), batch) for side in (96, 64) for batch in (1, 4)]
+    assert [(one.job.runtime, one.call) for one in subjects] == [(r, s) for r in ("onnx", "eager") for s in shapes]
+    macs = {one.row.height: one.row.macs for one in subjects}
+    assert macs[96] == pytest.approx(macs[64] * 2.25, rel=0.02)
+
+
+def test_rows_obey_laws(measured):
+    rows = [SpeedRow(**row) for row in measured[0]["rows"] if not row["error"]]
+    machine = measured[0]["machine"]
+    assert len(rows) == 4 and machine["threads"] == 1 and machine["device"] == "cpu"
+    for row in rows:
+        assert 0 < row.p25 <= row.p50 <= row.p75 <= row.p95
+        assert row.images_per_second == pytest.approx(1e3 * row.batch / row.p50)
+        rate = 2 * row.macs * row.batch / (row.p50 / 1e3) / 1e9
+        assert row.share == pytest.approx(rate / machine["gflops"][1])
+        assert row.peak_mb > row.file_mb * 0.9 and row.params == pytest.approx(row.file_mb / 4e-6, rel=0.2)
+    assert all(low <= middle <= high for low, middle, high in (machine["gflops"], machine["gbytes"]))
+    assert {row.runtime for row in rows if row.differs is not None} == {"onnx"}
+    assert all(row.differs < 1e-5 and not row.note for row in rows if row.differs is not None)
+
+
+def test_a_size_that_a_file_refuses_is_a_row(measured, exported):
+    rows = [row for row in measured[0]["rows"] if row["model"] == str(exported)]
+    assert len(rows) == 2 and all("takes 64x96 pixels" in row["error"] and row["p50"] is None for row in rows)
+
+
+def test_files_say_the_same(measured):
+    told, out = measured
+    assert json.loads((out / "bench.json").read_text()) == told
+    lines = (out / "bench.md").read_text().splitlines()
+    assert len([line for line in lines if line.startswith("| ")]) == 7
+    assert len({line.count("|") for line in lines[:8]}) == 1
+    with Image.open(out / "bench.png") as picture:
+        assert picture.width > 900 and len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
+
+
+def test_a_comparison_where_all_failed_has_its_picture_too(tmp_path):
+    machine = Machine("a CPU", "cpu", 1, "2.11", "2026-01-01", "fp32", (90.0, 100.0, 110.0), (9.0, 10.0, 11.0))
+    BenchResult((SpeedRow("lvt", "eager", 1, 224, 224, error="no"),), machine, True, 1).write(tmp_path)
+    with Image.open(tmp_path / "bench.png") as picture:
+        assert picture.width > 900
+
+
+def test_the_front_has_what_nothing_beats():
+    points = [(3.0, 5.0), (1.0, 1.0), (2.0, 4.0), (2.0, 3.0), (4.0, 5.0), (5.0, 2.0), (1.0, 0.5)]
+    assert front(points) == [1, 2, 0]
+    assert front([]) == []
+
+
+def test_a_file_runs_in_its_own_runtime(exported):
+    _, (source,) = check(Plan((str(exported / "model.onnx"),), ("compiled",), device="cpu"))
+    assert (source.kind, source.runtimes, source.sizes) == ("file", ("onnx",), ((64, 96),))
+    subject = Subject(Job(source.model, source.kind, "onnx"))
+    told = subject.open((64, 96), 2, "none")
+    assert told["file_mb"] > 1 and told.keys() == {"peak_mb", "file_mb"}
+    assert 1 <= len(subject.measure((64, 96), 2)) <= 5
+
+
+def test_a_run_is_measured_at_its_own_size(tmp_path):
+    card, task = a_model("yolov3")
+    replace(card, metrics={"top1": 0.5}).write(tmp_path)
+    save_weights(tmp_path, task)
+    _, (source,) = check(Plan((str(tmp_path),), device="cpu"))
+    assert (source.kind, source.runtimes, source.sizes) == ("run", ("eager",), ((64, 96),))
+    params, macs = source.cost((64, 96))
+    assert params == sum(p.numel() for p in task.parameters()) and macs > 1e6
+    subject = Subject(Job(source.model, source.kind))
+    assert subject.open((64, 96), 1, "none")["peak_mb"] > 0
+    layers = subject.layers((64, 96), 1, 2)
+    assert any(layer.layer.startswith("head") and layer.kind == "Conv2d" for layer in layers)
+
+
+def test_a_model_of_a_fixed_size_is_built_for_another():
+    source = Source("test_vit", "name", ("eager",), ((64, 64),))
+    assert source.cost((64, 64))[1] < source.cost((96, 96))[1]
+
+
+def test_own_times_of_layers_add_up():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.small, self.large = nn.Linear(8, 8), nn.Linear(1024, 1024)
+
+        def forward(self, x):
+            for _ in range(20):
+                x = self.large(x)
+            return x.sort().values.sort().values  # no module's, so the net's own
+
+    net, x = Net(), torch.randn(256, 1024)
+    layers = layer_times(net, torch.inference_mode()(lambda: net(x)), 3, CPU)
+    assert layers[0].layer == "large" and {layer.layer for layer in layers} == {"large", ""}
+    assert sum(layer.share for layer in layers) == pytest.approx(1) and all(layer.milliseconds > 0 for layer in layers)
+    assert not net._forward_hooks and not net.large._forward_pre_hooks
+
+
+@pytest.mark.parametrize("head", [None, "retinanet", "semantic_fpn", "panoptic_fpn_light"])
+@pytest.mark.filterwarnings("ignore:`create_unbacked_symint` is deprecated:FutureWarning")  # torchvision's
+def test_a_step_of_training_changes_the_weights(head):
+    _, task = a_model(head)
+    before = {name: value.clone() for name, value in task.named_parameters()}
+    training_step(task, torch.randn(2, 3, 64, 96), compiled=False, bf16=False)()
+    same = [name for name, value in task.named_parameters() if torch.equal(value, before[name])]
+    assert len(same) <= len(before) // 5, same
+
+
+def test_a_dead_process_says_why():
+    worker = Worker(Job("test_resnet", "name"))
+    worker.process.kill()
+    with pytest.raises(Failed, match="memory"):
+        worker.ask("measure", (64, 64), 1)
+    worker.stop(1)
+
+
+def test_the_text_names_machine_layers_and_failures():
+    machine = Machine("a CPU", "cpu", 2, "2.11", "2026-01-01", "fp32", (90.0, 100.0, 110.0), (9.0, 10.0, 11.0))
+    good = SpeedRow("lvt", "eager", 1, 224, 224, 5_000_000, 9 * 10**8, 22.0, 9.0, 10.0, 11.0, 15.0, 100.0, 50.0, 0.18)
+    bad = SpeedRow("lvt", "compiled", 1, 224, 224, 5_000_000, 9 * 10**8, 22.0, error="no\ncompiler | here")
+    table = LayerTable("lvt", 1, 224, 224, 10.0, (LayerTime("head", "Linear", 7.5, 0.75),))
+    result = BenchResult((good, bad), machine, False, 20, (table,))
+    text = str(result)
+    assert "10.00" in text and "no compiler / here" in text and "100.0 GFLOP/s (90.0 to 110.0)" in text
+    assert "head   Linear  7.500  75.0%" in text and "differs" not in text
+    differing = speed.noted(replace(good, runtime="onnx", differs=0.01))
+    assert "differs from eager" in differing.note and not speed.noted(replace(differing, note="", differs=1e-6)).note
+
+
+@pytest.mark.parametrize(
+    ("plan", "error", "words"),
+    [
+        (Plan(()), BadOption, "names of models"),
+        (Plan(("test_resnet",), ("onx",)), BadOption, "did you mean onnx"),
+        (Plan(("test_resnet",), ()), BadOption, "there is eager"),
+        (Plan(("test_resnet",), batches=(1, 0)), BadOption, "batch size 0 is not 1"),
+        (Plan(("test_resnet",), sides=(64, 16)), BadOption, "image size 16 is not 32"),
+        (Plan(("test_resnet",), repeats=0), BadOption, "repeats 0"),
+        (Plan(("test_resnet",), threads=0), BadOption, "threads 0"),
+        (Plan(("test_resnt",)), UnknownModel, "test_resnet"),
+        (Plan(("test_resnet",), ("onnx",), train=True), BadOption, "train is for eager and compiled"),
+        (Plan(("test_resnet",), ("onnx",), precision="bf16"), BadOption, "precision bf16 is for eager"),
+        (Plan(("test_resnet",), ("compiled",), per_layer=True), BadOption, "per-layer is for eager alone"),
+        (Plan(("test_resnet",), train=True, per_layer=True), BadOption, "leave train out"),
+        (Plan(("test_resnet",), device="mps"), BadOption, "auto, cpu or cuda"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(plan, error, words):
+    with pytest.raises(error, match=words):
+        check(plan)
+
+
+def test_cuda_is_refused_where_it_is_not_or_not_for_files(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BadOption, match="not available"):
+        check(Plan(("test_resnet",), device="cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(BadOption, match="on the CPU; leave onnx out"):
+        check(Plan(("test_resnet",), ("eager", "onnx"), device="cuda"))
+    assert check(Plan(("test_resnet",)))[0].type == "cuda" and check(Plan(("test_resnet",), ("onnx",)))[0].type == "cpu"
+
+
+def test_training_an_exported_file_and_a_folder_that_is_none_are_refused(exported, tmp_path):
+    with pytest.raises(BadOption, match="train is for eager and compiled alone"):
+        check(Plan((str(exported),), train=True))
+    (tmp_path / "no.onnx").write_bytes(b"nothing")
+    with pytest.raises(BadRun, match=r"featherbone\.json"):
+        check(Plan((str(tmp_path / "no.onnx"),)))
+
+
+def test_a_missing_tool_chain_is_named_before_any_work(monkeypatch, tmp_path):
+    monkeypatch.setattr("featherbone.runtimes.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"featherbone\[openvino\]"):
+        featherbone.bench(("test_resnet",), runtimes=("openvino",), out=tmp_path / "bench")
+    assert not (tmp_path / "bench").exists()

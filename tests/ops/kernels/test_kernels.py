@@ -1,0 +1,130 @@
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from featherbone.ops.kernels import SMALLEST, usable
+
+LAWS = sorted(map(str, Path(__file__).parent.glob("laws_*.py")))
+TRITON_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
+with_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+
+
+def obey(interpret):
+    """Run the laws in a process of their own: triton reads TRITON_INTERPRET when it is imported."""
+    environment = {**os.environ, "TRITON_INTERPRET": interpret, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", "-q", *LAWS]
+    done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[3], text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@with_triton
+def test_kernels_obey_their_laws_in_the_interpreter():
+    obey("1")
+
+
+@with_triton
+@pytest.mark.gpu
+def test_kernels_obey_their_laws_on_a_gpu():
+    obey("0")
+
+
+class Launch:
+    """Stands in for a kernel and keeps what it is launched with."""
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+
+    def __getitem__(self, grid):
+        def keep(*arguments, num_warps, enable_fp_fusion, **constants):
+            self.arguments, self.constants = arguments, constants
+            self.options = dict(num_warps=num_warps, enable_fp_fusion=enable_fp_fusion)
+
+        return keep
+
+    def compile(self, capability):
+        """What triton makes of the launch for a GPU; it needs none for that."""
+        import triton
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler import ASTSource
+
+        signature = dict.fromkeys(self.kernel.arg_names, "constexpr")
+        aligned = {}
+        for place, (name, value) in enumerate(zip(self.kernel.arg_names, self.arguments, strict=False)):
+            signature[name] = "i32"
+            if isinstance(value, torch.Tensor):
+                signature[name] = f"*{TRITON_NAMES[value.dtype]}"
+                aligned[(place,)] = [["tt.divisibility", 16]]
+        source = ASTSource(self.kernel, signature, self.constants, aligned)
+        return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=self.options).asm
+
+
+@with_triton
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [(75, torch.float16), (80, torch.bfloat16), (90, torch.float32)], ids=str
+)
+def test_kernels_compile_for_gpus(capability, dtype, monkeypatch, tmp_path):
+    from featherbone.ops.kernels import csa, deform
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+    def compiled(module, name, operator, *shapes):
+        launch = Launch(getattr(module, name))
+        monkeypatch.setattr(module, name, launch)
+        operator(*(torch.empty(shape, dtype=dtype) if isinstance(shape, tuple) else shape for shape in shapes))
+        machine = launch.compile(capability)
+        assert len(machine["cubin"]) > 1000
+        return machine["ptx"]
+
+    values, attention = (1, 7, 7, 9, 64), (1, 7, 7, 2, 81)
+    assert "ld.global.v4.b32" in compiled(csa, "_mix", csa.csa_mix, values, attention, 14, 14)  # 16 bytes at once
+    ptx = compiled(csa, "_mix_backward", csa.csa_mix_backward, (1, 14, 14, 64), values, attention)
+    assert ("mma.sync" in ptx) == (capability >= 80 and dtype.itemsize == 2)  # tensor cores, where they are exact
+    x, offsets = (1, 14, 14, 96), (1, 8, 7, 7)
+    assert "ld.global.v4.b32" in compiled(deform, "_sample", deform.deform_sample, x, offsets)
+    ptx = compiled(deform, "_sample_backward", deform.deform_sample_backward, (1, 7, 7, 4, 96), x, offsets)
+    assert re.search(r"(atom|red)\.\S*add\.(\S+\.)?f32", ptx)  # the map's gradient is added up in float32
+
+
+def test_featherbone_imports_no_triton():
+    code = (
+        "import sys, torch, torchvision, timm; sys.modules['triton'] = None; import featherbone;"
+        "import featherbone.ops.csa, featherbone.ops.deform; from featherbone.ops import kernels;"
+        "assert not kernels.TRITON"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def on_gpu(dtype=torch.float32, numel=SMALLEST):
+    return SimpleNamespace(is_cuda=True, dtype=dtype, numel=lambda: numel)
+
+
+def test_kernels_take_large_maps_of_a_gpu(monkeypatch):
+    monkeypatch.setattr("featherbone.ops.kernels.TRITON", True)
+    assert all(usable(on_gpu(dtype)) for dtype in TRITON_NAMES)
+    assert not usable(on_gpu(torch.float64))
+    assert not usable(on_gpu(numel=SMALLEST - 1))
+    assert not usable(torch.zeros(SMALLEST))
+    monkeypatch.setattr("featherbone.ops.kernels.TRITON", False)
+    assert not usable(on_gpu())
+
+
+def test_kernels_are_not_for_exports_nor_where_sums_must_repeat(monkeypatch):
+    monkeypatch.setattr("featherbone.ops.kernels.TRITON", True)
+    seen = []
+
+    class Net(torch.nn.Module):
+        def forward(self, x):
+            seen.append(usable(on_gpu()))
+            return x + 1
+
+    Net()(torch.zeros(2))
+    torch.export.export(Net(), (torch.zeros(2),), strict=False)
+    assert seen[0] and not any(seen[1:]) and len(seen) > 1
