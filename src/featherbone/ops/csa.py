@@ -80,8 +80,9 @@ def _values(x: Tensor, weight: Tensor, h: int, w: int) -> list[Tensor]:
         halves = [half.reshape(b, h + 1, w + 1, c) for row in rows for half in row.chunk(2, dim=2)]
     found = {}
     for half, taps in zip(halves, SHARED, strict=True):
-        seen = F.linear(half, torch.cat([weight[tap] for tap in taps])).chunk(len(taps), dim=3)
-        for tap, v in zip(taps, seen, strict=True):
+        down, right = taps[-1] // 6, taps[-1] % 3 // 2  # 1 where windows meet two of these rows, columns
+        seen = F.linear(half[:, : h + down, : w + right], torch.cat([weight[tap] for tap in taps]))
+        for tap, v in zip(taps, seen.chunk(len(taps), dim=3), strict=True):
             found[tap] = v[:, tap // 6 : tap // 6 + h, tap % 3 // 2 : tap % 3 // 2 + w]
     return [found[tap] for tap in range(TAPS)]
 
