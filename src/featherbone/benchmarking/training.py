@@ -20,12 +20,12 @@ OBJECTS = 4
 def training_step(model: nn.Module, images: Tensor, compiled: bool, bf16: bool) -> Callable[[], object]:
     """Forward in training, the task's losses, backward, and a step of AdamW; a timm model becomes a classifier.
 
-    bf16 is by autocast, as in `featherbone train`.
+    bf16 is by autocast; layout and optimiser are those of `featherbone train`, too.
     """
     task: Any = model if hasattr(model, "losses") else Classifier(model, range(getattr(model, "num_classes", 0)))  # type: ignore[arg-type]
-    task.to(images.device).train()
+    task.to(images.device, memory_format=torch.channels_last).train()
     forward = torch.compile(task, dynamic=False) if compiled else task
-    optimiser = torch.optim.AdamW(task.parameters(), 1e-5)
+    optimiser = torch.optim.AdamW(task.parameters(), 1e-5, fused=True)
     targets = random_targets(task, images)
 
     def step() -> None:

@@ -1,11 +1,18 @@
 """What moves the weights: parameter groups, freezing, the optimiser, and its schedule as a function of the step."""
 
+import inspect
 import re
 from typing import Any
 
 import torch
 from timm.models import group_parameters
-from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay, param_groups_weight_decay
+from timm.optim import (
+    create_optimizer_v2,
+    get_optimizer_class,
+    list_optimizers,
+    param_groups_layer_decay,
+    param_groups_weight_decay,
+)
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
@@ -77,7 +84,9 @@ def build_optimiser(task: nn.Module, backbone: Any, settings: Settings) -> torch
     scale = {} if settings["head_lr"] == 1 else {"lr_scale": settings["head_lr"]}
     groups.append({"params": [p for p in rest if p.ndim > 1], "weight_decay": decay, **scale})
     groups.append({"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0, **scale})
-    optimiser = create_optimizer_v2([g for g in groups if g["params"]], opt=name, lr=settings["lr"])
+    fusible = "fused" in inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
+    fused = {"fused": True} if fusible else {}  # one kernel for all parameters, where torch has it
+    optimiser = create_optimizer_v2([g for g in groups if g["params"]], opt=name, lr=settings["lr"], **fused)
     scales: dict[str, float] = backbone.lr_scales() if hasattr(backbone, "lr_scales") else {}
     for pattern, factor in scales.items():
         _scale_group(backbone, optimiser, pattern, factor)
