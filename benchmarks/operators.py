@@ -28,19 +28,13 @@ from featherbone.ops.csa import (
     TAPS,
     convolutional_self_attention,
     convolutional_self_attention_plain,
-    window_attention,
+    tap_attention,
+    tap_attention_plain,
 )
 from featherbone.ops.deform import deformable_merge, deformable_merge_plain
 
 MODELS = ("lvt", "lightvit_tiny", "lit_tiny", "xformer_small")
 BACKBONES = "featherbone.backbones"
-
-
-def window_attention_plain(pooled: Tensor, weight: Tensor, bias: Tensor, num_heads: int, scale: float) -> Tensor:
-    """CSA's attention by one softmax over nine after another."""
-    b, h, w, _ = pooled.shape
-    scores = F.linear(pooled, weight, bias).reshape(b, h, w, num_heads * TAPS, TAPS) * scale
-    return scores.softmax(-1).reshape(b, h, w, num_heads, TAPS * TAPS)
 
 
 def windows_plain(qkv: Tensor, bias: Tensor, size: int) -> Tensor:
@@ -57,7 +51,7 @@ def windows_plain(qkv: Tensor, bias: Tensor, size: int) -> Tensor:
 
 PLAIN: dict[str, Callable[..., Tensor]] = {
     "lvt.convolutional_self_attention": convolutional_self_attention_plain,
-    "lvt.window_attention": window_attention_plain,
+    "lvt.tap_attention": tap_attention_plain,
     "lvt.atrous": atrous_plain,
     "lvt.attention": attention_plain,
     "lightvit.window_attention": windows_plain,
@@ -119,7 +113,7 @@ def operators(batch: int, repeats: int) -> Iterator[dict[str, Any]]:
     scores = [*given((batch, 28, 28, 64), (162, 64), (162,)), 2, 0.2]
     for name, fast, slow, args, product in (
         ("CSA", convolutional_self_attention, convolutional_self_attention_plain, csa, products),
-        ("CSA's attention", window_attention, window_attention_plain, scores, None),
+        ("CSA's attention", tap_attention, tap_attention_plain, scores, None),
         ("DTM", deformable_merge, deformable_merge_plain, dtm, None),
         ("atrous, dilation 5 on 7x7", atrous, atrous_plain, dilated, None),
     ):

@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from featherbone.ops.csa import TAPS, convolutional_self_attention, convolutional_self_attention_plain
+from featherbone.ops.csa import (
+    TAPS,
+    convolutional_self_attention,
+    convolutional_self_attention_plain,
+    tap_attention,
+    tap_attention_plain,
+)
 
 SIZES = [(1, 1), (1, 2), (2, 1), (3, 3), (5, 7), (4, 6)]
 
@@ -63,3 +69,14 @@ def test_a_batch_is_its_singles():
 
 def test_an_empty_batch_stays_empty():
     assert convolutional_self_attention(*inputs(0, 5, 4)).shape == (0, 5, 4, 6)
+
+
+def test_attention_and_its_gradients_equal_the_plain_form():
+    shapes = (2, 3, 4, 6), (2 * TAPS * TAPS, 6), (2 * TAPS * TAPS,)
+    given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    fast, plain = (form(*given, 2, 0.3) for form in (tap_attention, tap_attention_plain))
+    torch.testing.assert_close(fast, plain)
+    cotangent = torch.randn_like(plain)
+    torch.testing.assert_close(
+        torch.autograd.grad(fast, given, cotangent), torch.autograd.grad(plain, given, cotangent)
+    )

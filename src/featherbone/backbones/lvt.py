@@ -23,7 +23,7 @@ from featherbone.layers.pyramid import PyramidBackbone, require_pool
 from featherbone.layers.token_labelling import Box, TokenLabels, draw_box, swap_box
 from featherbone.ops.atrous import atrous
 from featherbone.ops.attention import attention
-from featherbone.ops.csa import TAPS, convolutional_self_attention, window_attention
+from featherbone.ops.csa import TAPS, convolutional_self_attention, tap_attention
 
 DILATIONS = (1, 3, 5)
 CELL = 8  # positions of stage 1 along one final position
@@ -69,7 +69,7 @@ class CSA(nn.Module):
             # the mean over the valid pixels of an odd border is that over its repetition; ceil_mode would not export
             maps = F.pad(maps, (0, 1, 0, 1), mode="replicate")
         pooled = channels_last(F.avg_pool2d(maps, 2))
-        return window_attention(pooled, self.attention.weight, self.attention.bias, self.num_heads, self.scale)
+        return tap_attention(pooled, self.attention.weight, self.attention.bias, self.num_heads, self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(convolutional_self_attention(x, self.attend(x), self.weight))

@@ -16,7 +16,7 @@ SHARED = ((0, 2, 6, 8), (1, 7), (3, 5), (4,))
 """Taps that read odd rows and columns, odd rows and even columns, even rows and odd columns, and even ones."""
 
 
-def window_attention(pooled: Tensor, weight: Tensor, bias: Tensor, num_heads: int, scale: float) -> Tensor:
+def tap_attention(pooled: Tensor, weight: Tensor, bias: Tensor, num_heads: int, scale: float) -> Tensor:
     """A: for each output tap i of a window, a distribution over its input taps j, (B, h, w, heads, 81).
 
     softmax over j of the scores that a Linear of `weight` (81 heads, C) and `bias` gives of `pooled` (B, h, w, C),
@@ -27,6 +27,13 @@ def window_attention(pooled: Tensor, weight: Tensor, bias: Tensor, num_heads: in
     bias = bias.reshape(num_heads * TAPS, TAPS).t().flatten()
     scores = F.linear(pooled, weight * scale, bias * scale).reshape(b, h, w, TAPS, num_heads * TAPS)
     return scores.softmax(3).transpose(3, 4).reshape(b, h, w, num_heads, TAPS * TAPS)
+
+
+def tap_attention_plain(pooled: Tensor, weight: Tensor, bias: Tensor, num_heads: int, scale: float) -> Tensor:
+    """The same by softmax over nine after nine."""
+    b, h, w, _ = pooled.shape
+    scores = F.linear(pooled, weight, bias).reshape(b, h, w, num_heads, TAPS, TAPS) * scale
+    return scores.softmax(-1).flatten(4)
 
 
 def convolutional_self_attention(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ def test_kernels_take_large_maps_of_a_gpu(monkeypatch):
     assert not usable(on_gpu())
 
 
-def test_kernels_are_not_for_exports_nor_where_sums_must_repeat(monkeypatch):
+def test_kernels_are_not_for_exports(monkeypatch):
     monkeypatch.setattr("featherbone.ops.kernels.TRITON", True)
     seen = []
 
