@@ -1,7 +1,7 @@
 """Every task x head x target: parity with the model, file size, and latency against eager, in one run.
 
-The models are untrained, their heads' weights stirred so that answers differ; pictures are drawn. A file that is not
-the same as its model is not hidden: its row says so. Writes a table in Markdown and the same as JSON.
+The models are untrained, their heads scaled so that answers differ as a trained one's do; pictures are drawn. A file
+that is not the same as its model is not hidden: its row says so. Writes a table in Markdown and the same as JSON.
 
     python benchmarks/exports.py --models lvt lightvit_tiny xformer_small lit_tiny mobilenetv3_large_100
 """
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
+from torch import Tensor
 
 from featherbone.data.scenes import draw_portrait
 from featherbone.data.transforms import Preprocessing
@@ -75,8 +77,8 @@ class Row:
 TITLES = ("model", "head", "target", "outcome", "score", "box IoU", "mask IoU", "pixels", "raw", "MB", "ms", "x eager")
 
 
-def build(model: str, head: str, side: int) -> tuple[Card, Any]:
-    """An untrained model and its card."""
+def build(model: str, head: str, side: int, pictures: Sequence[Image.Image]) -> tuple[Card, Any]:
+    """An untrained model that says something of each picture, and its card."""
     torch.manual_seed(0)
     if head == "classifier":
         task, size = "classification", Preprocessing(side, side)
@@ -85,20 +87,45 @@ def build(model: str, head: str, side: int) -> tuple[Card, Any]:
         size = dense_preprocessing(model, find_head(task, head)[1], side)
     things = range(5) if task == "panoptic" else ()
     card = Card(task, model, CLASSES, size, head=None if head == "classifier" else head, things=tuple(things))
-    net = build_task(card).eval()
-    with torch.no_grad():
-        for name, weight in net.named_parameters():
-            if name.startswith("head") and weight.dim() > 1:
-                weight += torch.randn_like(weight) * weight.std()
-            elif name.startswith("head"):
-                weight.clamp_(min=-1)  # where heads begin with almost no object
+    net = build_task(card)
+    enliven(net, torch.stack([size.transform()(picture) for picture in pictures]))
     return card, net
+
+
+@torch.no_grad()
+def enliven(net: torch.nn.Module, images: Tensor) -> None:
+    """Give an untrained task answers that differ, neither alike nor all sure: it is ready for evaluation then.
+
+    Batch norms take the statistics of the `images`; layers of the head are scaled to outputs of variance 1, one after
+    the other (arXiv 1511.06422); where biases say that there is almost no object, they say so less.
+    """
+
+    def scale(layer: Any, _: Any, output: Tensor) -> Tensor:
+        hooks.pop(layer).remove()  # a layer of several maps is scaled on the first, the finest
+        size = output.std().clamp(min=1e-6)
+        layer.weight /= size
+        return output / size
+
+    for norm in net.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.momentum = None  # the plain mean
+    net.train()
+    net.backbone(images)
+    net.eval()
+    layers = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.ConvTranspose2d)
+    hooks: dict[Any, Any] = {}
+    for name, layer in net.named_modules():
+        if name.startswith("head") and isinstance(layer, layers):
+            hooks[layer] = layer.register_forward_hook(scale)
+            if layer.bias is not None:
+                layer.bias.clamp_(min=-1)
+    net(images)
 
 
 def measure(model: str, head: str, target: str, side: int, count: int, repeats: int) -> Row:
     """One row; `count` pictures prove the file."""
-    card, net = build(model, head, side)
     pictures = [draw_portrait(0, i, (side + 13 * i, side + 40), i % 6).image for i in range(count)]
+    card, net = build(model, head, side, pictures)
     folder = Path(tempfile.mkdtemp())
     start = time.perf_counter()
     try:

@@ -15,10 +15,10 @@ from typing import Any
 
 import timm
 import torch
-from operators import in_turn, table
 
 import featherbone
 from featherbone.benchmarking.models import count_macs
+from operators import in_turn, table
 
 MODELS = ("lvt", "lightvit_tiny", "xformer_small", "lit_tiny")
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from exports import enliven
 from featherbone.data.scenes import draw_portrait
 from featherbone.data.transforms import Preprocessing
 from featherbone.tasks.card import Card
@@ -28,7 +29,7 @@ def pictures(count=3):
 
 
 def a_model(head=None, backbone="test_resnet", side=64):
-    """The card and the task of an untrained model, its head's weights stirred so that its answers differ."""
+    """The card and the task of an untrained model whose answers differ."""
     torch.manual_seed(0)
     task = HEADS[head]
     if head is None:
@@ -37,11 +38,6 @@ def a_model(head=None, backbone="test_resnet", side=64):
         size = replace(dense_preprocessing(backbone, find_head(task, head)[1], side), width=side + 32)
     things = (0, 1) if task == "panoptic" else ()
     card = Card(task, backbone, CLASSES, size, head=head, things=things, settings={"seed": 0}, data={"path": "secret"})
-    model = build_task(card).eval()
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name.startswith("head") and weight.dim() > 1:
-                weight += torch.randn_like(weight) * weight.std()
-            elif name.startswith("head"):
-                weight.clamp_(min=-1)  # where heads begin with almost no object
+    model = build_task(card)
+    enliven(model, torch.stack([size.transform()(picture) for picture in pictures()]))
     return card, model

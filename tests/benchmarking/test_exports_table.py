@@ -1,26 +1,11 @@
 """The script behind docs/exports.md, at toy size."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
-import pytest
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "exports.py"
+import exports
 
 
-@pytest.fixture(scope="module")
-def exports():
-    spec = importlib.util.spec_from_file_location("exports_table", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their own module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
-
-
-def test_every_model_is_measured_or_says_why_not(exports, tmp_path, capsys):
+def test_every_model_is_measured_or_says_why_not(tmp_path, capsys):
     size = ("--image-size", "64", "--count", "1", "--repeats", "1")
     what = ("--models", "test_resnet", "--heads", "yolov3", "mask_rcnn", "--targets", "onnx", "executorch")
     rows = exports.main([*what, *size, "--out", str(tmp_path / "exports.json")])

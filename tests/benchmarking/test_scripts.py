@@ -1,22 +1,14 @@
 """The scripts behind docs/speed.md, at toy size."""
 
 import json
-import sys
-from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
 
+import loading
+import operators
+import scaling
 from featherbone.ops.windows import window_attention
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    yield import_module
-    for name in ("operators", "scaling", "loading"):
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +18,7 @@ def threads():
     torch.set_num_threads(before)
 
 
-def test_operators_are_compared_with_their_plain_forms(script, tmp_path, capsys):
+def test_operators_are_compared_with_their_plain_forms(tmp_path, capsys):
     out = tmp_path / "operators.json"
     size = (
         "--image-size",
@@ -41,7 +33,7 @@ def test_operators_are_compared_with_their_plain_forms(script, tmp_path, capsys)
         "lvt",
         "lit_tiny",
     )
-    found = script("operators").main([*size, "--out", str(out)])
+    found = operators.main([*size, "--out", str(out)])
     assert json.loads(out.read_text()) == found
     csa = found["operators"][0]
     assert csa["operator"] == "CSA" and csa["of its products"] > 0.5
@@ -52,34 +44,34 @@ def test_operators_are_compared_with_their_plain_forms(script, tmp_path, capsys)
 
 
 @pytest.mark.parametrize("name", ["lvt", "lightvit_tiny", "lit_small"])
-def test_a_plain_model_is_the_model(script, name):
+def test_a_plain_model_is_the_model(name):
     import timm
 
     net, images = timm.create_model(name).eval(), torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
         expected = net(images)
-        with script("operators").plain():
+        with operators.plain():
             got = net(images)
     assert not torch.equal(got, expected)  # other operators were at work
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_plain_windows_are_the_formula(script):
+def test_plain_windows_are_the_formula():
     qkv, bias = torch.randn(2, 4, 6, 24, dtype=torch.float64), torch.randn(4, 4, 4, dtype=torch.float64)
-    torch.testing.assert_close(script("operators").windows_plain(qkv, bias, 2), window_attention(qkv, bias, 2))
+    torch.testing.assert_close(operators.windows_plain(qkv, bias, 2), window_attention(qkv, bias, 2))
 
 
-def test_cost_is_set_against_size(script, tmp_path):
+def test_cost_is_set_against_size(tmp_path):
     size = ("--sides", "64", "128", "--repeats", "1", "--threads", "1", "--models", "xformer_small")
-    (row,) = script("scaling").main([*size, "--out", str(tmp_path / "scaling.json")])
+    (row,) = scaling.main([*size, "--out", str(tmp_path / "scaling.json")])
     assert row["model"] == "xformer_small" and row["64 px"] > 0
     assert 0.9 < row["of MACs"] <= 1.01
     assert json.loads((tmp_path / "scaling.json").read_text()) == [row]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # timm's reader leaves files open
-def test_loading_is_set_against_the_step(script, tmp_path):
+def test_loading_is_set_against_the_step(tmp_path):
     size = ("--images", "12", "--image-size", "64", "--batch-size", "4", "--workers", "0", "--model", "test_resnet")
-    found = script("loading").main([*size, "--out", str(tmp_path / "loading.json")])
+    found = loading.main([*size, "--out", str(tmp_path / "loading.json")])
     assert found["ours"] > 0 and found["timm"] > 0 and found["step"] > 0
     assert json.loads((tmp_path / "loading.json").read_text()) == found

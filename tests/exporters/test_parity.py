@@ -65,7 +65,8 @@ def test_objects_are_matched_by_class_and_place():
 
 def test_masks_and_maps():
     assert alike(masked(10, 20), masked(10, 20)).mask_iou == 1.0
-    assert abs(alike(masked(10), masked(9)).mask_iou - 0.81) < 1e-9
+    assert abs(alike(masked(10), masked(9)).mask_iou - 0.83) < 1e-9  # 19 of 100 differ, two of them forgiven
+    assert alike(masked(1), masked(0)).mask_iou == 1.0 and alike(masked(3), masked(2)).mask_iou < 0.9
     labels = np.arange(100, dtype=np.uint8).reshape(10, 10)
     other = labels.copy()
     other[0, 0] = 7

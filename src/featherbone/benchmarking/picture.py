@@ -98,8 +98,9 @@ def _panel(
 ) -> tuple[list[Point], list[Segment], dict[Any, Point]]:
     """Draw the rows of one batch size; returns their places, the lines drawn, and each model's fastest place."""
     points = [((row.p50 or 0) / batch, 100 * (row.top1 or 0) if by_accuracy else (row.macs or 0) / 1e9) for row in rows]
-    axes.set_xscale("log")
-    axes.set_yscale("linear" if by_accuracy else "log")
+    axes.set(xscale="log", xlim=_around([x for x, _ in points]))
+    if not by_accuracy:
+        axes.set(yscale="log", ylim=_around([y for _, y in points]))
     line = [points[i] for i in front(points)]
     if line:
         axes.step(*zip(*line, strict=True), where="post", color=LINE, lw=1.2, zorder=1, label="front")
@@ -120,7 +121,7 @@ def _panel(
         axes.scatter(xs, ys, s=34, edgecolors="white", linewidths=0.6, label=runtime, **style)
         if xs:
             axes.errorbar(xs, ys, xerr=spread, fmt="none", ecolor=colour(number), elinewidth=1, alpha=0.6, zorder=2)
-    axes.margins(0.16, 0.14)
+    axes.margins(y=0.14)
     axes.set_title(f"batch {batch}", fontsize=10)
     axes.set_xlabel("milliseconds per image")
     axes.set_ylabel("top-1, %" if by_accuracy else "GMACs per image")
@@ -134,6 +135,13 @@ def _panel(
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return points, lines, fastest
+
+
+def _around(values: Sequence[float]) -> tuple[float, float]:
+    """Limits of a logarithmic axis that leave room beside positive values, even beside a single one."""
+    low, high = min(values, default=1.0), max(values, default=1.0)
+    room = max((high / low) ** 0.15, 1.2)
+    return low / room, high * room
 
 
 def _label(
