@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,7 +134,12 @@ def test_export_is_proven_and_travels_with_what_it_needs(world, capsys):
     assert told[0] == pytest.approx(told[1], abs=1e-5) and told[1] == told[2]
     code, out, err = run(capsys, "evaluate", file, "--data", world / "data", "--workers", 0, "--json")
     assert code == 0 and json.loads(out)["metrics"]["confusion"] == of_run["confusion"], err
-    assert (file.parent / "report.html").exists()
+    assert (world / "small-report.html").exists()
+    code, out, err = run(capsys, "predict", file, picture, "--json")
+    (row,) = json.loads(out)["predictions"]
+    assert code == 0 and Path(row["picture"]).parent == world / "small-predictions", err
+    inside = {path.name for path in file.parent.iterdir()}
+    assert inside == {"model.onnx", "featherbone.json", "parity.json", "parity.html"}
     code, _, err = run(capsys, "evaluate", file)
     assert code == 2 and "--data DIR" in err
     for spoil, message in (

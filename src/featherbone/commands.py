@@ -100,7 +100,8 @@ def evaluate(
         masks: Measure the masks of `results`, too.
         ignore_index: Value of the masks of `data` that is no class, beside 255, for index PNGs as `results`.
         zero_ignored: Value 0 of the masks of `data` is no class, as in ADE20K, for index PNGs as `results`.
-        out: Where to write the report; by default `report.html` in the run folder, for its own data only.
+        out: Where to write the report; by default `report.html` in the run folder, or beside an export's, for its own data
+            only.
         tile: Search large images in tiles of so many pixels a side, too.
         overlap: Share of a tile that its neighbour covers, too.
         slide: Scale an image to cover the input, not to fit in it, and look through windows of the input's size.
@@ -156,7 +157,7 @@ def predict(
     Args:
         run: Run folder, or exported file.
         images: Pictures, and folders of pictures.
-        out: Folder to write to; by default `predictions` in the run folder, or beside the file.
+        out: Folder to write to; by default `predictions` in the run folder, or beside an export's.
         pictures: Write annotated copies.
         score: Least score of an object; by default the one that served best on the run's validation images, and 0.6 for
             panoptic segmentation.
@@ -176,6 +177,7 @@ def predict(
     from featherbone.files import write_json
     from featherbone.predictor import find_images, in_batches, load
     from featherbone.results import PanopticMap
+    from featherbone.tasks.exported import beside
 
     if batch_size < 1:
         raise BadOption(f"batch size {batch_size} is not 1 or more")
@@ -183,8 +185,7 @@ def predict(
     card = predictor.card
     if geojson and card.task != "semantic":
         raise BadOption(f"geojson means nothing to {card.task}; leave it out, or give a run for semantic")
-    home = Path(run) if Path(run).is_dir() else Path(run).parent
-    folder = home / "predictions" if out is None else Path(out)
+    folder = beside(Path(run), "predictions") if out is None else Path(out)
     found = find_images([Path(path) for path in images])
     names = unique_names(found)
     done: list[Prediction] = []
@@ -296,6 +297,7 @@ def export(
     from featherbone.exporters.int8 import export_int8
     from featherbone.exporters.targets import find_target, settle
     from featherbone.predictor import some_images
+    from featherbone.tasks.exported import beside
     from featherbone.tasks.run import load_task
 
     for name, number in (("count", count), ("calibration", calibration)):
@@ -319,7 +321,7 @@ def export(
     report = report_of(folder, to)
     measured = None
     if evaluate:
-        measured, _ = evaluate_run(folder, data, report.with_name(report.name.replace("parity", "report")), "cpu", None)
+        measured, _ = evaluate_run(folder, data, beside(folder, "report.html"), "cpu", None)
     return ExportResult(folder, folder / target.file, report, parity, measured, card.metrics)
 
 

@@ -27,7 +27,7 @@ from featherbone.engine.tensorboard import curves
 from featherbone.errors import BadData, BadOption, BadRun
 from featherbone.progress import say
 from featherbone.tasks.card import CARD, Card
-from featherbone.tasks.exported import open_task
+from featherbone.tasks.exported import beside, open_task
 from featherbone.tasks.run import load_task
 from featherbone.tasks.testing import Testing
 
@@ -117,8 +117,7 @@ def evaluate_run(
     if testing is not None and not testing.plain:
         job.set_testing(testing)
     metrics, outcome = measure(job, card, task, accelerator)
-    beside = run if run.is_dir() else run.parent
-    page = out or (beside / "report.html" if job.fingerprint() == card.data["fingerprint"] else None)
+    page = out or (beside(run, "report.html") if job.fingerprint() == card.data["fingerprint"] else None)
     if page is not None and accelerator.is_main_process:
         shown = replace(card, metrics={**card.metrics, **metrics}, data={**card.data, **job.about_data()})
         job.report(page, shown, outcome)

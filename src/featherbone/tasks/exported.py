@@ -57,3 +57,14 @@ def open_task(path: Path) -> tuple[Card, Any]:
         return load_task(path)
     file, manifest = read_manifest(path)
     return manifest.card, ExportedTask(manifest, open_file(file, manifest.target))
+
+
+def beside(path: Path, name: str) -> Path:
+    """Where by default a file lies that tells of pictures: in a run folder, or beside an export's, which is given away.
+
+    `path` is a run folder, an exported file or its folder.
+    """
+    folder = path if path.is_dir() else path.parent
+    if not (folder / MANIFEST).is_file():
+        return folder / name
+    return folder.resolve().with_name(f"{folder.resolve().name}-{name}")
