@@ -58,20 +58,25 @@ def measure(given: argparse.Namespace, data: Path) -> dict[str, Any]:
         color_jitter=settings["color_jitter"],
         auto_augment=settings["auto_augment"] or None,
         re_prob=settings["erasing"],
+        re_mode="pixel",
         persistent_workers=given.workers > 0,
         device=cpu,
     )
     images = torch.randn(given.batch_size, 3, p.height, p.width)
     step = training_step(build(Job(given.model, "name"), (p.height, p.width)), images, compiled=False, bf16=False)
 
-    def of(loader: Any) -> Callable[[], int]:
-        return lambda: sum(len(images) for images, _ in loader)
+    def our_epoch() -> int:
+        batches.begin(batches.epoch + 1, 0)  # other draws than in the last one, as timm's
+        return sum(len(images) for images, _ in ours)
+
+    def their_epoch() -> int:
+        return sum(len(images) for images, _ in theirs)
 
     def steps() -> int:
         step()
         return given.batch_size
 
-    sources = {"ours": of(ours), "timm": of(theirs), "step": steps}
+    sources = {"ours": our_epoch, "timm": their_epoch, "step": steps}
     times: dict[str, list[float]] = {name: [] for name in sources}
     for turn in range(given.repeats + 1):
         for name, source in sources.items():

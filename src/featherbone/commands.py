@@ -100,8 +100,8 @@ def evaluate(
         masks: Measure the masks of `results`, too.
         ignore_index: Value of the masks of `data` that is no class, beside 255, for index PNGs as `results`.
         zero_ignored: Value 0 of the masks of `data` is no class, as in ADE20K, for index PNGs as `results`.
-        out: Where to write the report; by default `report.html` in the run folder, or beside an export's, for its own data
-            only.
+        out: Where to write the report; by default `report.html` in the run folder, or beside an export's, for its own
+            data only.
         tile: Search large images in tiles of so many pixels a side, too.
         overlap: Share of a tile that its neighbour covers, too.
         slide: Scale an image to cover the input, not to fit in it, and look through windows of the input's size.

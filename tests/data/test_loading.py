@@ -41,6 +41,10 @@ def test_seeded_draws_follow_the_keys_and_leave_no_trace():
     with pytest.raises(KeyError), seeded(5):
         draw()
         raise KeyError
+    with seeded(0, 0, 0):  # one within another
+        with seeded(5):
+            draw()
+        assert draw() == draws[0]
     assert draws[0] == draws[1] and len({one for drawn in draws[1:] for one in drawn}) == 12
     assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
 

@@ -7,8 +7,10 @@ from typing import Literal
 import torch
 from PIL import Image
 from timm.data import create_transform, str_to_pil_interp
+from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms import Compose
 
 from featherbone.data.frames import Frame, fit, lay
 from featherbone.errors import BadOption
@@ -37,13 +39,10 @@ class Preprocessing:
         """RGB image to tensor (3, H, W)."""
         if self.rule == "fit":
             return self._fit
-        return create_transform(
-            (3, self.height, self.width),
-            interpolation=self.interpolation,
-            mean=self.mean,
-            std=self.std,
-            crop_pct=self.crop,
+        cut = create_transform(
+            (3, self.height, self.width), interpolation=self.interpolation, crop_pct=self.crop, normalize=False
         )
+        return Compose([cut, self.normalise])
 
     def frame(self, height: int, width: int) -> Frame:
         """How an image of that size lies on the input, by the rule "fit"."""
@@ -52,7 +51,7 @@ class Preprocessing:
     def normalise(self, pixels: Tensor) -> Tensor:
         """Bytes (3, h, w) to the values that the network sees."""
         mean, std = (pixels.new_tensor(values, dtype=torch.float32)[:, None, None] for values in (self.mean, self.std))
-        return (pixels / 255 - mean) / std
+        return pixels.contiguous().div(255).sub_(mean).div_(std)
 
     def picture(self, values: Tensor) -> Image.Image:
         """What the network sees (3, h, w) as a picture: the inverse of `normalise`."""
@@ -78,7 +77,7 @@ def training_transform(
     `auto_augment` is timm's name of a policy, empty for none; `erasing` and `flip` are chances.
     """
     try:
-        return create_transform(
+        augment = create_transform(
             (3, preprocessing.height, preprocessing.width),
             is_training=True,
             scale=(min_area, 1.0),
@@ -86,12 +85,10 @@ def training_transform(
             color_jitter=color_jitter or None,
             auto_augment=auto_augment or None,
             interpolation=preprocessing.interpolation,
-            mean=preprocessing.mean,
-            std=preprocessing.std,
-            re_prob=erasing,
-            re_mode="pixel",
+            normalize=False,
         )
     except (AssertionError, KeyError, ValueError) as error:  # timm's ways to refuse the name of a policy
         raise BadOption(
             f"auto_augment {auto_augment!r} is no policy of timm's ({error}); try rand-m9-mstd0.5"
         ) from None
+    return Compose([augment, preprocessing.normalise, RandomErasing(erasing, mode="pixel", device="cpu")])
