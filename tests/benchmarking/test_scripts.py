@@ -8,6 +8,7 @@ import torch
 import loading
 import operators
 import scaling
+import training
 from featherbone.ops.windows import window_attention
 
 
@@ -75,3 +76,10 @@ def test_loading_is_set_against_the_step(tmp_path):
     found = loading.main([*size, "--out", str(tmp_path / "loading.json")])
     assert found["ours"] > 0 and found["timm"] > 0 and found["step"] > 0
     assert json.loads((tmp_path / "loading.json").read_text()) == found
+
+
+def test_training_is_measured_in_every_form(tmp_path):
+    size = ("--image-size", "64", "--batch-size", "2", "--repeats", "1", "--threads", "1", "--models", "test_resnet")
+    (row,) = training.main([*size, "--out", str(tmp_path / "training.json")])
+    assert row.keys() == {"model", *training.FORMS} and all(row[name] > 0 for name in training.FORMS)
+    assert json.loads((tmp_path / "training.json").read_text()) == [row]

@@ -17,15 +17,22 @@ OBJECTS = 4
 """In every image, for heads that find some."""
 
 
-def training_step(model: nn.Module, images: Tensor, compiled: bool, bf16: bool) -> Callable[[], object]:
+def training_step(
+    model: nn.Module,
+    images: Tensor,
+    compiled: bool = False,
+    bf16: bool = False,
+    layout: torch.memory_format = torch.channels_last,
+    fused: bool = True,
+) -> Callable[[], object]:
     """Forward in training, the task's losses, backward, and a step of AdamW; a timm model becomes a classifier.
 
-    bf16 is by autocast; layout and optimiser are those of `featherbone train`, too.
+    bf16 is by autocast; `layout` and `fused` optimiser are by default those of `featherbone train`, too.
     """
     task: Any = model if hasattr(model, "losses") else Classifier(model, range(getattr(model, "num_classes", 0)))  # type: ignore[arg-type]
-    task.to(images.device, memory_format=torch.channels_last).train()
+    task.to(images.device, memory_format=layout).train()
     forward = torch.compile(task, dynamic=False) if compiled else task
-    optimiser = torch.optim.AdamW(task.parameters(), 1e-5, fused=True)
+    optimiser = torch.optim.AdamW(task.parameters(), 1e-5, fused=fused)
     targets = random_targets(task, images)
 
     def step() -> None:
