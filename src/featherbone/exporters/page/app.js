@@ -10,6 +10,8 @@ import { facts, knows, percent, summary, title } from "./words.js";
 const part = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const state = { manifest: null, model: null, least: null, seen: null, video: null, opening: false, turn: 0 };
 
+// else a browser shows a picture that is dropped, and the page is gone
+for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (event) => event.preventDefault());
 start();
 
 async function start() {
@@ -67,13 +69,9 @@ function listen() {
     if (state.seen && !state.video) tell();
   });
   document.addEventListener("paste", ({ clipboardData }) => takeGiven(clipboardData, "pasted"));
-  document.addEventListener("dragover", (event) => {
-    event.preventDefault();
-    part.stage.classList.add("over");
-  });
+  document.addEventListener("dragover", () => part.stage.classList.add("over"));
   document.addEventListener("dragleave", () => part.stage.classList.remove("over"));
   document.addEventListener("drop", (event) => {
-    event.preventDefault();
     part.stage.classList.remove("over");
     takeGiven(event.dataTransfer, "dropped");
   });
