@@ -42,7 +42,7 @@ class Preprocessing:
         cut = create_transform(
             (3, self.height, self.width), interpolation=self.interpolation, crop_pct=self.crop, normalize=False
         )
-        return Compose([cut, self.normalise])
+        return Compose([*cut.transforms, self.normalise])
 
     def frame(self, height: int, width: int) -> Frame:
         """How an image of that size lies on the input, by the rule "fit"."""
