@@ -11,6 +11,7 @@ import featherbone
 from featherbone.cli import main
 from featherbone.data.images import read_image
 from featherbone.data.scenes_write import write_coco, write_yolo
+from featherbone.exporters.parity import alike
 from featherbone.ops import rle
 from test_cli import run
 
@@ -108,9 +109,9 @@ def test_a_predictor_takes_several_images_at_once(world):
     predictor = featherbone.load(world / "boxes", "cpu", score=0.01)
     pictures = [read_image(path) for path in sorted((world / "data" / "val").iterdir())]
     for together, alone in zip(predictor.predict(pictures), map(predictor, pictures), strict=True):
-        assert together.labels == alone.labels
         assert together.scores == pytest.approx(alone.scores, abs=1e-5)
-        assert np.array(together.boxes) == pytest.approx(np.array(alone.boxes), abs=1e-3)
+        likeness = alike(together, alone, score=1e-5, limit=0.01)  # what scores alike may change places
+        assert likeness.unmatched == 0 and likeness.score <= 1e-5 and likeness.box_iou > 0.9999
     assert featherbone.load(world / "boxes").score == (predictor.card.metrics["best_score"] or 0.3)
 
 

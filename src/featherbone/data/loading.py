@@ -25,8 +25,9 @@ _SPARE: list[np.random.MT19937] = []
 def seeded(*keys: int) -> Iterator[None]:
     """Run with Python's, NumPy's and torch's CPU generators seeded by `keys`, then give them their states back."""
     states = random.getstate(), torch.default_generator.get_state()
-    usual, own = np.random.get_bit_generator(), _SPARE.pop() if _SPARE else np.random.MT19937()
-    np.random.set_bit_generator(own)
+    own = _SPARE.pop() if _SPARE else np.random.MT19937()
+    usual = np.random.get_bit_generator()  # type: ignore[attr-defined]  # NumPy's types lack both
+    np.random.set_bit_generator(own)  # type: ignore[attr-defined]
     first, second = np.random.SeedSequence(keys).generate_state(2).tolist()
     random.seed(first)
     np.random.seed(second)
@@ -36,7 +37,7 @@ def seeded(*keys: int) -> Iterator[None]:
     finally:
         random.setstate(states[0])
         torch.default_generator.set_state(states[1])
-        np.random.set_bit_generator(usual)
+        np.random.set_bit_generator(usual)  # type: ignore[attr-defined]
         _SPARE.append(own)
 
 
