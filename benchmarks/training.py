@@ -1,6 +1,8 @@
 """A training step with and without channels-last layout and a fused optimiser, in turn: milliseconds.
 
-python benchmarks/training.py --threads 2
+The step is that of `featherbone bench --train`, on random images.
+
+    python benchmarks/training.py --threads 2
 """
 
 import argparse
