@@ -29,13 +29,13 @@ def small(**kwargs):
 @pytest.mark.parametrize("name", SIZES)
 @torch.no_grad()
 def test_agrees_with_the_published_code(name):
-    model = timm.create_model(name).eval()
+    model = timm.create_model(name).eval().double()
     ours = lightvit.checkpoint_filter_fn(weights.state_dict(name), model)
     missing, unexpected = model.load_state_dict(ours, strict=False)
     assert not unexpected
     assert all(key.endswith("num_batches_tracked") for key in missing)
-    assert weights.compare(f"{name}.logits@2x224x224/0", model(weights.image(2, 224, 224))) < 1e-5
-    maps = model.forward_intermediates(weights.image(1, 224, 224), [1, 2, 3], intermediates_only=True)
+    assert weights.compare(f"{name}.logits@2x224x224/0", model(weights.image(2, 224, 224).double())) < 1e-5
+    maps = model.forward_intermediates(weights.image(1, 224, 224).double(), [1, 2, 3], intermediates_only=True)
     for i, feature in enumerate(maps):
         assert weights.compare(f"{name}.features@1x224x224/{i}", feature) < 1e-5
 

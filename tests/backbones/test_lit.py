@@ -42,20 +42,26 @@ def image(*size, batch=2):
 
 @pytest.mark.parametrize("name", SIZES)
 def test_agrees_with_the_reference(name):
+    """In float64, as float32 differs by processor.
+
+    What is left is the reference's own float32 rounding: up to 1.08e-5 behind the first DTM, where a
+    wrong eps of a norm costs 3.9e-5 or more.
+    """
     published, params, gmacs = SIZES[name]
     with torch.device("meta"):
         net = timm.create_model(name).eval()
     loaded = net.load_state_dict(checkpoint_filter_fn(goldens.state_dict(published), net), strict=False, assign=True)
     assert not loaded.unexpected_keys and all(key.endswith("num_batches_tracked") for key in loaded.missing_keys)
     assert round(sum(parameter.numel() for parameter in net.parameters()) / 1e6, 3) == params
+    net.double()
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        logits = net(goldens.image(2, 224, 224))
+        logits = net(goldens.image(2, 224, 224).double())
     assert counter.get_total_flops() / 4e9 == pytest.approx(gmacs, rel=0.01)  # two a multiply-add, two images
     assert goldens.compare(f"{published}.logits@2x224x224/0", logits) < 1e-5
     with torch.inference_mode():
-        maps = net.forward_intermediates(goldens.image(1, 224, 224), intermediates_only=True)
+        maps = net.forward_intermediates(goldens.image(1, 224, 224).double(), intermediates_only=True)
     for i, level in enumerate(maps):
-        assert goldens.compare(f"{published}.features@1x224x224/{i}", level) < 1e-5
+        assert goldens.compare(f"{published}.features@1x224x224/{i}", level) < (1.2e-5 if i == 1 else 1e-5)
 
 
 @KINDS
