@@ -123,11 +123,15 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
         global_tokens, image = State(tokens, height, width).split()
-        qkv = self.qkv(pad_to_windows(image, self.window_size))  # the zeros carry the bias from here on
+        padded = pad_to_windows(image, self.window_size)
+        if padded is not image:  # the zeros carry the bias from here on
+            tokens = torch.cat([global_tokens, padded.flatten(1, 2)], dim=1)
+        qkv = self.qkv(tokens)
+        qkv_global, qkv = State(qkv, *padded.shape[1:3]).split()
         local = crop(window_attention(qkv, self.position_bias(), self.window_size), height, width).flatten(1, 2)
 
         q, k, v = self.heads(crop(qkv, height, width).flatten(1, 2), 3)
-        q_global, _, _ = self.heads(self.qkv(global_tokens), 3)
+        q_global, _, _ = self.heads(qkv_global, 3)
         gathered = attention(q_global, k, v).transpose(1, 2).flatten(2)  # G (B, T, C)
         k, v = self.heads(self.kv_global(gathered), 2)
         broadcast = attention(q, k, v).transpose(1, 2).flatten(2)  # (B, N, C)

@@ -22,7 +22,7 @@ from featherbone.backbones.published import Published, imagenet_cfg
 from featherbone.layers.pyramid import PyramidBackbone, require_pool
 from featherbone.layers.token_labelling import Box, TokenLabels, draw_box, swap_box
 from featherbone.ops.atrous import atrous
-from featherbone.ops.attention import attention
+from featherbone.ops.attention import attention, in_device_form
 from featherbone.ops.csa import TAPS, convolutional_self_attention, tap_attention
 
 DILATIONS = (1, 3, 5)
@@ -37,6 +37,17 @@ def channels_first(x: Tensor) -> Tensor:
 def channels_last(x: Tensor) -> Tensor:
     """(B, C, H, W) seen as (B, H, W, C)."""
     return x.permute(0, 2, 3, 1)
+
+
+def pointwise(linear: nn.Linear, maps: Tensor) -> Tensor:
+    """A Linear over the channels of maps (B, C, H, W), which leaves for runtimes as a 1x1 convolution.
+
+    ONNX Runtime keeps what lies between convolutions in a layout of its own; a matrix product beside a depth-wise
+    convolution would cost a change out of it and one back.
+    """
+    if torch.compiler.is_exporting() and not in_device_form():
+        return F.conv2d(maps, linear.weight[:, :, None, None], linear.bias)
+    return channels_first(linear(channels_last(maps)))
 
 
 class PatchEmbed(nn.Module):
@@ -98,12 +109,13 @@ class RASA(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query (B, heads, N, d), key and value (B, heads, n, d)."""
         b, _, _, c = x.shape
-        q = self.q(x)
+        maps = channels_first(x)
+        q = pointwise(self.q, maps)
         one, three, five = (F.silu(atrous(q, self.atrous, r)) for r in DILATIONS)
-        q = one + three + five
-        kv = self.kv(self.norm(channels_last(self.reduce(channels_first(x)))))
+        q = (one + three + five).reshape(b, self.num_heads, c // self.num_heads, -1).transpose(2, 3)
+        kv = self.kv(self.norm(channels_last(self.reduce(maps))))
         k, v = kv.reshape(b, -1, 2 * self.num_heads, c // self.num_heads).transpose(1, 2).chunk(2, dim=1)
-        return q.reshape(b, -1, self.num_heads, c // self.num_heads).transpose(1, 2), k, v
+        return q, k, v
 
     def attend(self, x: Tensor) -> Tensor:
         """f(x) = SiLU(proj(softmax(q k^T d^-1/2) v)), Eq. 6."""
@@ -128,10 +140,10 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x)
-        if self.depthwise is not None:
-            x = channels_last(self.depthwise(channels_first(x)))
-        return self.fc2(F.gelu(x))
+        if self.depthwise is None:
+            return self.fc2(F.gelu(self.fc1(x)))
+        maps = self.depthwise(pointwise(self.fc1, channels_first(x)))
+        return channels_last(pointwise(self.fc2, F.gelu(maps)))
 
 
 class Block(nn.Module):

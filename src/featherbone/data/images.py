@@ -31,7 +31,9 @@ def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
         if isinstance(source, Image.Image):
             return _to_rgb(ImageOps.exif_transpose(source), name)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-            return _to_rgb(ImageOps.exif_transpose(image), name)
+            image.load()  # turned in its place, it needs no copy
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image, name)
     except BadImage:
         raise
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Depth-wise 3x3 convolution with dilation, on maps with channels last."""
+"""Depth-wise 3x3 convolution with dilation."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 def atrous(x: Tensor, kernel: Tensor, dilation: int) -> Tensor:
-    """Convolve x (B, H, W, C) with `kernel` (C, 1, 3, 3), no bias, zero outside, at the same size.
+    """Convolve x (B, C, H, W) with `kernel` (C, 1, 3, 3), no bias, zero outside, at the same size.
 
     On a CPU, torch's convolution leaves its fast path where most taps fall outside a small map (measured: up to 90
     times slower); there the taps that meet the map are added one by one. Its bf16 gradient of a dilated kernel differs
@@ -19,15 +19,14 @@ def atrous(x: Tensor, kernel: Tensor, dilation: int) -> Tensor:
     if eager_cpu and (x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")):
         with torch.autocast("cpu", enabled=False):
             return atrous(x.float(), kernel.float(), dilation).to(x.dtype)
-    if eager_cpu and x.dtype == torch.float32 and 2 * dilation > min(x.shape[1:3]):
+    if eager_cpu and x.dtype == torch.float32 and 2 * dilation > min(x.shape[2:]):
         return _TapByTap.apply(x, kernel, dilation)
     return atrous_plain(x, kernel, dilation)
 
 
 def atrous_plain(x: Tensor, kernel: Tensor, dilation: int) -> Tensor:
     """The same as one grouped convolution."""
-    y = F.conv2d(x.permute(0, 3, 1, 2), kernel, padding=dilation, dilation=dilation, groups=x.shape[3])
-    return y.permute(0, 2, 3, 1)
+    return F.conv2d(x, kernel, padding=dilation, dilation=dilation, groups=x.shape[1])
 
 
 def _overlaps(height: int, width: int, dilation: int) -> list[tuple[int, int, Any, Any]]:
@@ -42,7 +41,7 @@ def _overlaps(height: int, width: int, dilation: int) -> list[tuple[int, int, An
             dy, dx = (row - 1) * dilation, (col - 1) * dilation
             if abs(dy) < height and abs(dx) < width:
                 (to_y, from_y), (to_x, from_x) = spans(height, dy), spans(width, dx)
-                found.append((row, col, (slice(None), to_y, to_x), (slice(None), from_y, from_x)))
+                found.append((row, col, (..., to_y, to_x), (..., from_y, from_x)))
     return found
 
 
@@ -52,21 +51,21 @@ class _TapByTap(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Tensor, dilation: int) -> Tensor:
         ctx.save_for_backward(x, kernel)
-        ctx.overlaps = _overlaps(x.shape[1], x.shape[2], dilation)
-        y = x * kernel[:, 0, 1, 1]
+        ctx.overlaps = _overlaps(*x.shape[2:], dilation)
+        y = x * kernel[:, :, 1, 1, None]
         for row, col, to, source in ctx.overlaps:
             if (row, col) != (1, 1):
-                y[to].addcmul_(x[source], kernel[:, 0, row, col])
+                y[to].addcmul_(x[source], kernel[:, :, row, col, None])
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, kernel = ctx.saved_tensors
-        grad_x = grad * kernel[:, 0, 1, 1]
+        grad_x = grad * kernel[:, :, 1, 1, None]
         grad_kernel = torch.zeros_like(kernel)
         for row, col, to, source in ctx.overlaps:
             if (row, col) != (1, 1):
-                grad_x[source].addcmul_(grad[to], kernel[:, 0, row, col])
-            grad_kernel[:, 0, row, col] = (grad[to] * x[source]).sum((0, 1, 2))
+                grad_x[source].addcmul_(grad[to], kernel[:, :, row, col, None])
+            grad_kernel[:, 0, row, col] = (grad[to] * x[source]).sum((0, 2, 3))
         return grad_x, grad_kernel, None

@@ -22,6 +22,8 @@ def tap_attention(pooled: Tensor, weight: Tensor, bias: Tensor, num_heads: int, 
     softmax over j of the scores that a Linear of `weight` (81 heads, C) and `bias` gives of `pooled` (B, h, w, C),
     times `scale`. Its rows are taken j by j, so that many softmaxes over nine go side by side.
     """
+    if torch.compiler.is_exporting() and not in_device_form():  # runtimes have a softmax over a short last axis
+        return tap_attention_plain(pooled, weight, bias, num_heads, scale)
     b, h, w, c = pooled.shape
     weight = weight.reshape(num_heads * TAPS, TAPS, c).transpose(0, 1).reshape(-1, c)
     bias = bias.reshape(num_heads * TAPS, TAPS).t().flatten()
@@ -59,16 +61,14 @@ def _mix(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:
     """`convolutional_self_attention` of all images at once."""
     b, height, width, c = x.shape
     h, w, heads = attention.shape[1:4]
-    values = torch.stack(_values(x, weight, h, w), dim=3)  # (B, h, w, 9, C)
-    if usable(values):
+    values = _values(x, weight, h, w)
+    if usable(x):
         from featherbone.ops.kernels.csa import mix_windows
 
-        return mix_windows(values, attention, height, width)
-    values = values.reshape(b * h * w, TAPS, heads, c // heads)
-    matrices = attention.reshape(b * h * w, heads, TAPS, TAPS)
-    # head by head, no values are copied into another order
-    mixed = [own @ v for own, v in zip(matrices.unbind(1), values.unbind(2), strict=True)]  # (B*h*w, 9, d) each
-    return _overlap_add(torch.stack(mixed, dim=2).reshape(b, h, w, TAPS * c), height, width)
+        return mix_windows(torch.stack(values, dim=3), attention, height, width)
+    by_head = torch.cat([v.unflatten(3, (heads, -1)) for v in values], dim=4)  # (B, h, w, heads, 9d)
+    mixed = attention.reshape(-1, TAPS, TAPS) @ by_head.reshape(-1, TAPS, c // heads)
+    return _overlap_add(mixed.reshape(b, h, w * heads, TAPS * c // heads), heads, height, width)
 
 
 def _values(x: Tensor, weight: Tensor, h: int, w: int) -> list[Tensor]:
@@ -94,19 +94,19 @@ def _values(x: Tensor, weight: Tensor, h: int, w: int) -> list[Tensor]:
     return [found[tap] for tap in range(TAPS)]
 
 
-def _overlap_add(windows: Tensor, height: int, width: int) -> Tensor:
-    """Nine results per window (B, h, w, 9C) added back to their positions, (B, H, W, C).
+def _overlap_add(windows: Tensor, heads: int, height: int, width: int) -> Tensor:
+    """Nine results per window and head (B, h, w * heads, 9d) added back to their positions, (B, H, W, C).
 
     Along an axis, position 2p is tap 1 of window p; position 2p + 1 is tap 2 of window p and tap 0 of window p + 1.
     Interleaving even and odd positions needs no scatter, so every export tool-chain takes it.
     """
-    b, h, w, c = windows.shape[0], windows.shape[1], windows.shape[2], windows.shape[3] // TAPS
-    top, middle, bottom = windows.split(3 * c, dim=3)
+    b, h, w, d = windows.shape[0], windows.shape[1], windows.shape[2] // heads, windows.shape[3] // TAPS
+    top, middle, bottom = windows.split(3 * d, dim=3)
     odd = bottom + F.pad(top[:, 1:], (0, 0, 0, 0, 0, 1))
-    rows = torch.stack([middle, odd], dim=2).reshape(b, 2 * h, w, 3 * c)
-    left, centre, right = rows.split(c, dim=3)
-    odd = right + F.pad(left[:, :, 1:], (0, 0, 0, 1))
-    both = torch.stack([centre, odd], dim=3).reshape(b, 2 * h, 2 * w, c)
+    rows = torch.stack([middle, odd], dim=2).reshape(b * 2 * h, w, heads, 3 * d)
+    left, centre, right = rows.split(d, dim=3)
+    odd = right + F.pad(left[:, 1:], (0, 0, 0, 0, 0, 1))
+    both = torch.stack([centre, odd], dim=2).reshape(b, 2 * h, 2 * w, heads * d)
     return crop(both, height, width)  # cuts an odd border off
 
 

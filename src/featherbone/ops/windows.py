@@ -12,6 +12,8 @@ from featherbone.ops.attention import attention, in_device_form
 def pad_to_windows(x: Tensor, size: int) -> Tensor:
     """Append zeros right and below a map (B, H, W, C) until `size` divides both sides."""
     h, w = x.shape[1:3]
+    if not isinstance(h, torch.SymInt) and not isinstance(w, torch.SymInt) and h % size == w % size == 0:
+        return x
     # Written so that a padded side is a plain multiple of `size`, also where H and W are symbols of an export.
     return F.pad(x, (0, 0, 0, (w + size - 1) // size * size - w, 0, (h + size - 1) // size * size - h))
 
