@@ -51,7 +51,7 @@ class _TapByTap(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Tensor, dilation: int) -> Tensor:
         ctx.save_for_backward(x, kernel)
-        ctx.overlaps = _overlaps(*x.shape[2:], dilation)
+        ctx.overlaps = _overlaps(x.shape[2], x.shape[3], dilation)
         y = x * kernel[:, :, 1, 1, None]
         for row, col, to, source in ctx.overlaps:
             if (row, col) != (1, 1):
