@@ -154,6 +154,29 @@ def test_xnnpack_takes_all_of_an_attention(tmp_path):
         torch.testing.assert_close(open_file(tmp_path / "model.pte")(example), list(net(example)))
 
 
+class Halves(nn.Module):
+    """Products with the second half of its weights, which are scaled first."""
+
+    def __init__(self):
+        super().__init__()
+        self.joined = nn.Linear(6, 8)
+
+    def forward(self, x):
+        weight, bias = (part.chunk(2)[1] for part in (self.joined.weight, self.joined.bias))
+        return (F.linear(x, weight * 2, bias),)
+
+
+@needs("executorch")
+def test_parts_of_weights_are_constants_of_their_own(tmp_path):
+    from featherbone.exporters.executorch import write_counted
+    from featherbone.runtimes.executorch import open_file
+
+    net, example = Halves().eval(), torch.randn(1, 5, 6)
+    assert write_counted(net, example, tmp_path / "model.pte") == (1, {})
+    with torch.inference_mode():
+        torch.testing.assert_close(open_file(tmp_path / "model.pte")(example), list(net(example)))
+
+
 @needs("litert_torch")
 def test_litert_gives_the_outputs_in_order(tmp_path):
     from featherbone.exporters.litert import write

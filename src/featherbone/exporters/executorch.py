@@ -19,10 +19,22 @@ def write(net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str
 def write_counted(net: Flat, example: Tensor, path: Path) -> tuple[int, dict[str, int]]:
     """The program, and what `delegation` says of it."""
     with quiet():
-        edge = lower(device_program(net, example))
+        edge = lower(fold_constants(device_program(net, example)))
         told = delegation(edge)
         path.write_bytes(bytes(edge.to_executorch().buffer))
     return told
+
+
+def fold_constants(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """A program in which what follows from parameters alone is computed: XNNPACK takes products with constants only."""
+    from executorch.exir.passes.constant_prop_pass import constant_prop_pass
+
+    program = constant_prop_pass(program)
+    for name, value in program.constants.items():
+        program.constants[name] = (
+            value.detach().clone()
+        )  # ExecuTorch 1.5 would write a part of a tensor from that one's start
+    return program
 
 
 def lower(program: torch.export.ExportedProgram) -> Any:
