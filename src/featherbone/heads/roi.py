@@ -1,6 +1,7 @@
 """The second stage of Mask R-CNN (arXiv 1703.06870): what each proposed box shows, where exactly, and which pixels."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import inf
 from typing import NamedTuple
 
@@ -178,20 +179,22 @@ def align(maps: Sequence[Tensor], levels: Sequence[Level], boxes: Sequence[Tenso
     """
     rois = torch.cat([F.pad(x, (1, 0), value=i) for i, x in enumerate(boxes)])  # (R, 5), the image first
     areas = (rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])
-    pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], cells, cells)
     bounds = [-inf, *((224 * 2.0 ** (level.octave - 4)) ** 2 for level in levels[1:]), inf]
-    for x, level, low, high in zip(maps, levels, bounds[:-1], bounds[1:], strict=True):
-        here = (areas >= low) & (areas < high)
-        if torch.compiler.is_compiling():  # for shapes that are known, every box on every level; an empty one is free
-            part = _align(x, rois * here[:, None], cells, level)
+    places = [(areas >= low) & (areas < high) for low, high in pairwise(bounds)]
+    if torch.compiler.is_compiling():  # for shapes that are known, every box on every level; an empty one is free
+        pooled = _align(maps[0], levels[0], rois * places[0][:, None], cells)
+        for x, level, here in zip(maps[1:], levels[1:], places[1:], strict=True):
+            part = _align(x, level, rois * here[:, None], cells)
             pooled = torch.where(here[:, None, None, None], part, pooled)
-        else:
-            index = here.nonzero()[:, 0]
-            pooled[index] = _align(x, rois[index], cells, level)
+        return pooled
+    pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], cells, cells)
+    for x, level, here in zip(maps, levels, places, strict=True):
+        index = here.nonzero()[:, 0]
+        pooled[index] = _align(x, level, rois[index], cells)
     return pooled
 
 
-def _align(x: Tensor, rois: Tensor, cells: int, level: Level) -> Tensor:
+def _align(x: Tensor, level: Level, rois: Tensor, cells: int) -> Tensor:
     return roi_align(x.float(), rois, cells, 1 / level.stride, sampling_ratio=0, aligned=True).to(x.dtype)
 
 
