@@ -5,10 +5,10 @@ from functools import partial
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from featherbone.ops.attention import in_device_form
 from featherbone.ops.kernels import usable
+from featherbone.ops.one_by_one import image_by_image
 from featherbone.ops.windows import crop
 
 TAPS = 9  # of a 3x3 window, row by row
@@ -43,18 +43,8 @@ def convolutional_self_attention(x: Tensor, attention: Tensor, weight: Tensor) -
 
     v_j = W_j x_j and y_i = sum_j A[i, j] v_j, for the taps i, j of a window; `x` holds x (B, H, W, C), `attention`
     A (B, h, w, heads, 81) with h, w = ceil(H / 2), ceil(W / 2), and `weight` W (9, C, C). Gives (B, H, W, C).
-
-    A CPU takes one image after another, whose windows its cache holds, and for gradients computes them again: kept are
-    x and A, not the values of the nine taps of all windows.
     """
-    eager_cpu = x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.compiler.is_exporting())
-    if not (eager_cpu and len(x)):
-        return _mix(x, attention, weight)
-    images = zip(x.split(1), attention.split(1), strict=True)
-    if torch.is_grad_enabled():
-        once_more = partial(checkpoint, _mix, use_reentrant=False, preserve_rng_state=False)
-        return torch.cat([once_more(image, own, weight) for image, own in images])
-    return torch.cat([_mix(image, own, weight) for image, own in images])
+    return image_by_image(partial(_mix, weight=weight), x, attention)
 
 
 def _mix(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:

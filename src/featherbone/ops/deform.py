@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from featherbone.ops.attention import in_device_form
 from featherbone.ops.kernels import usable
+from featherbone.ops.one_by_one import image_by_image
 
 TAPS = 4  # of a 2x2 window, row by row
 
@@ -32,14 +33,19 @@ def deformable_merge(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | 
     Rows are gathered by index, then one matrix product: every export tool-chain takes it, and on the CPU it is faster
     than torchvision's operator.
     """
-    b, height, width, c = x.shape
-    if in_device_form(height, width):
+    if in_device_form(*x.shape[1:3]):
         return F.conv2d(_sample(x, offsets), weight, bias, stride=2).permute(0, 2, 3, 1)
     matrix = weight.permute(0, 2, 3, 1).flatten(1)  # (D, 4C)
     if usable(x) and not torch.are_deterministic_algorithms_enabled():  # its gradient is added up atomically
         from featherbone.ops.kernels.deform import sample_taps
 
         return F.linear(sample_taps(x, offsets).flatten(3), matrix, bias)
+    return F.linear(image_by_image(_gather, x, offsets), matrix, bias)
+
+
+def _gather(x: Tensor, offsets: Tensor) -> Tensor:
+    """What x (B, H, W, C) holds where the taps look, (B, h, w, 4C), row by row of it."""
+    b, height, width, c = x.shape
     y, x_ = sampling_points(offsets)
     _, h, w, _ = y.shape
     rows = x.reshape(b * height * width, c)
@@ -54,7 +60,7 @@ def deformable_merge(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | 
             corner = rows.index_select(0, index.flatten()) * share.reshape(-1, 1)
             sampled = corner if sampled is None else sampled + corner
     assert sampled is not None
-    return F.linear(sampled.reshape(b, h, w, TAPS * c), matrix, bias)
+    return sampled.reshape(b, h, w, TAPS * c)
 
 
 def _sample(x: Tensor, offsets: Tensor) -> Tensor:
