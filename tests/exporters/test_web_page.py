@@ -36,16 +36,26 @@ NO_CARD = "No available adapters."
 """What Chromium itself says where a page asks for WebGPU and there is none."""
 
 
+SOFTWARE_CARD = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
+"""A graphics card that Chromium computes on the processor: right, and slow."""
+
+
 @pytest.fixture(scope="module")
-def browser():
-    """A headless Chromium."""
+def launch():
+    """Starts a headless Chromium with flags."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pages are tried with playwright, not installed")
     if CHROMIUM is None:
         pytest.skip("pages are tried in Chromium, which is not installed")
     with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
+        yield lambda *flags: driver.chromium.launch(executable_path=CHROMIUM, args=flags)
+
+
+@pytest.fixture(scope="module")
+def browser(launch):
+    """A headless Chromium without a graphics card."""
+    chromium = launch(*FLAGS)
+    yield chromium
+    chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -324,6 +334,29 @@ def test_a_graphics_card_is_taken_only_if_it_says_the_same(change, runtime, expo
         page.wait_for_timeout(300)
         assert runtime in page.inner_text("#time")
         same(predictor(image).to_json(), told(page))
+
+
+@pytest.mark.parametrize("head", [None, *(pytest.param(head, marks=pytest.mark.slow) for head in MODELS if head)])
+def test_webgpu_says_what_the_model_says(head, exported, launch):
+    """The real runtime on a card in software, which the page would not take, for it is slower than WASM."""
+    folder, predictor = exported(head)
+    slower = "fast.milliseconds < slow.milliseconds"
+    script = (folder / "model.js").read_text()
+    assert slower in script
+
+    def prepare(page):
+        body, kind = script.replace(slower, "true"), {"Content-Type": "text/javascript"}
+        page.route("**/model.js", lambda route: route.fulfill(body=body, headers=kind))
+
+    chromium = launch(*(flag for flag in FLAGS if flag != "--disable-gpu"), *SOFTWARE_CARD)
+    with opened(chromium, folder, prepare) as page:
+        give(page, encoded(picture(1)))
+        page.locator("#time", has_text="WebGPU").wait_for(timeout=60_000)
+        image = picture(2)
+        give(page, encoded(image))
+        assert page.inner_text("#time").endswith("WebGPU")
+        same(predictor(image).to_json(), told(page))
+    chromium.close()
 
 
 def test_several_threads_where_the_host_allows_them(exported, browser):

@@ -82,7 +82,7 @@ async function open(bundle, provider, bytes, input) {
   const ort = await import(`./${bundle}`);
   Object.assign(ort.env.wasm, { wasmPaths: HERE, numThreads: threads() });
   ort.env.logLevel = "error";
-  const session = await ort.InferenceSession.create(bytes, { executionProviders: [provider] });
+  const session = await ort.InferenceSession.create(bytes, { executionProviders: [provider], logSeverityLevel: 3 });
   return async (values) => {
     const tensor = new ort.Tensor(input.dtype, values, [1, 3, input.height, input.width]);
     const start = performance.now();
