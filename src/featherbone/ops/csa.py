@@ -56,9 +56,14 @@ def _mix(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:
         from featherbone.ops.kernels.csa import mix_windows
 
         return mix_windows(torch.stack(values, dim=3), attention, height, width)
+    if isinstance(h, torch.SymInt) or isinstance(w, torch.SymInt):  # torch cannot tell that w divides w * heads
+        every_head = torch.stack(values, dim=3).unflatten(4, (heads, -1)).unbind(4)  # (B, h, w, 9, d) each
+        pairs = zip(attention.unflatten(4, (TAPS, TAPS)).unbind(3), every_head, strict=True)
+        mixed = torch.stack([own @ v for own, v in pairs], dim=4)  # (B, h, w, 9, heads, d)
+        return _overlap_add(mixed.reshape(b, h, w, 1, TAPS * c), height, width)
     by_head = torch.cat([v.unflatten(3, (heads, -1)) for v in values], dim=4)  # (B, h, w, heads, 9d)
     mixed = attention.reshape(-1, TAPS, TAPS) @ by_head.reshape(-1, TAPS, c // heads)
-    return _overlap_add(mixed.reshape(b, h, w * heads, TAPS * c // heads), heads, height, width)
+    return _overlap_add(mixed.reshape(b, h, w, heads, TAPS * c // heads), height, width)
 
 
 def _values(x: Tensor, weight: Tensor, h: int, w: int) -> list[Tensor]:
@@ -84,19 +89,19 @@ def _values(x: Tensor, weight: Tensor, h: int, w: int) -> list[Tensor]:
     return [found[tap] for tap in range(TAPS)]
 
 
-def _overlap_add(windows: Tensor, heads: int, height: int, width: int) -> Tensor:
-    """Nine results per window and head (B, h, w * heads, 9d) added back to their positions, (B, H, W, C).
+def _overlap_add(windows: Tensor, height: int, width: int) -> Tensor:
+    """Nine results per window and head (B, h, w, heads, 9d) added back to their positions, (B, H, W, C).
 
     Along an axis, position 2p is tap 1 of window p; position 2p + 1 is tap 2 of window p and tap 0 of window p + 1.
     Interleaving even and odd positions needs no scatter, so every export tool-chain takes it.
     """
-    b, h, w, d = windows.shape[0], windows.shape[1], windows.shape[2] // heads, windows.shape[3] // TAPS
-    top, middle, bottom = windows.split(3 * d, dim=3)
+    (b, h, _, heads), d = windows.shape[:4], windows.shape[4] // TAPS
+    top, middle, bottom = windows.flatten(2, 3).split(3 * d, dim=3)
     odd = bottom + F.pad(top[:, 1:], (0, 0, 0, 0, 0, 1))
-    rows = torch.stack([middle, odd], dim=2).reshape(b * 2 * h, w, heads, 3 * d)
+    rows = torch.stack([middle, odd], dim=2).reshape(b * 2 * h, -1, heads, 3 * d)
     left, centre, right = rows.split(d, dim=3)
     odd = right + F.pad(left[:, 1:], (0, 0, 0, 0, 0, 1))
-    both = torch.stack([centre, odd], dim=2).reshape(b, 2 * h, 2 * w, heads * d)
+    both = torch.stack([centre, odd], dim=2).reshape(b, 2 * h, -1, heads * d)
     return crop(both, height, width)  # cuts an odd border off
 
 
