@@ -95,13 +95,13 @@ def _overlap_add(windows: Tensor, height: int, width: int) -> Tensor:
     Along an axis, position 2p is tap 1 of window p; position 2p + 1 is tap 2 of window p and tap 0 of window p + 1.
     Interleaving even and odd positions needs no scatter, so every export tool-chain takes it.
     """
-    (b, h, _, heads), d = windows.shape[:4], windows.shape[4] // TAPS
+    (b, h, w, heads), d = windows.shape[:4], windows.shape[4] // TAPS
     top, middle, bottom = windows.flatten(2, 3).split(3 * d, dim=3)
     odd = bottom + F.pad(top[:, 1:], (0, 0, 0, 0, 0, 1))
-    rows = torch.stack([middle, odd], dim=2).reshape(b * 2 * h, -1, heads, 3 * d)
+    rows = torch.stack([middle, odd], dim=2).reshape(b * 2 * h, w, heads, 3 * d)
     left, centre, right = rows.split(d, dim=3)
     odd = right + F.pad(left[:, 1:], (0, 0, 0, 0, 0, 1))
-    both = torch.stack([centre, odd], dim=2).reshape(b, 2 * h, -1, heads * d)
+    both = torch.stack([centre, odd], dim=2).reshape(b, 2 * h, 2 * w, heads * d)
     return crop(both, height, width)  # cuts an odd border off
 
 
