@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -20,12 +22,13 @@ def assert_alike(got, expected, bound=1e-5):
 @each_but_only_smallest_is_fast()
 @pytest.mark.parametrize("size", [(96, 96), (75, 106)])
 def test_the_form_for_devices_is_the_model_without_what_devices_lack(name, size):
-    model, example = net(name), image(1, 3, *size)
+    """In float64: in float32 LIT's sampling alone rounds by 2e-5."""
+    model, example = deepcopy(net(name)).double(), image(1, 3, *size).double()
     program = device_program(deploy(model, size), example)
     assert highest_rank(program) <= 5
     assert not [found for found in operators(program) if any(lacked in found for lacked in LACKED)]
     with torch.inference_mode():
-        assert_alike(program.module()(example), model(example))
+        assert_alike(program.module()(example), model(example), bound=1e-9)
 
 
 @pytest.mark.parametrize("name", SMALLEST)
