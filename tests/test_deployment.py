@@ -43,6 +43,7 @@ def test_the_inference_form_is_equal(name):
         other = torch.randn(1, 3, 96, 64)
         torch.testing.assert_close(deploy(net)(other), net(other), atol=1e-5 * expected.std().item(), rtol=1e-5)
     assert not norms(form)
+    assert not any(type(m) is nn.Linear for m in form.modules())  # all by the fastest product
     assert not any(isinstance(m, timm.layers.DropPath | nn.Dropout) for m in form.modules())
     assert not any(p.requires_grad for p in form.parameters())
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from featherbone.backbones import lvt
+from featherbone.exporters.concerns import operators
+from featherbone.exporters.program import device_program
 from featherbone.layers.token_labelling import Box, TokenLabels, token_label_losses
 
 weights = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "goldens/weights.py")))
@@ -278,3 +280,11 @@ def test_published_checkpoint_loads_as_a_dense_backbone(tmp_path):
     x = weights.image(1, 64, 64)
     expected = published("lvt_cls").forward_intermediates(x, intermediates_only=True)
     torch.testing.assert_close(features(x), expected)
+
+
+def test_runtimes_get_convolutions_beside_depthwise_ones():
+    """The query of six RASAs, each applied twice, and both layers of their six MLPs; devices keep products."""
+    model, image = timm.create_model("lvt").eval(), torch.randn(1, 3, 64, 64)
+    usual = operators(torch.export.export(model, (image,), strict=False))
+    devices = operators(device_program(model, image))
+    assert usual["aten.conv2d.default"] - devices["aten.conv2d.default"] == 6 * 2 + 6 * 2

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
+from featherbone.exporters.concerns import operators
 from featherbone.heads.levels import Level
 from featherbone.heads.roi import align, crop_masks
 from featherbone.ops.boxes import Target
@@ -89,3 +90,15 @@ def test_cropped_masks_are_the_masks_in_the_boxes():
     assert crop_masks(target, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 28).shape == (0, 28, 28)
     with pytest.raises(ValueError, match="no masks"):
         crop_masks(target._replace(masks=None), torch.tensor([0]), boxes[:1], 28)
+
+
+def test_an_export_holds_no_zeros_the_size_of_all_boxes():
+    """Runtimes make a constant of them, which doubled OpenVINO's files."""
+
+    class Net(torch.nn.Module):
+        def forward(self, maps, boxes):
+            return align(maps, LEVELS, [boxes], 7)
+
+    maps = [torch.randn(1, level.channels, 256 // level.stride, 256 // level.stride) for level in LEVELS]
+    program = torch.export.export(Net(), (maps, torch.tensor([[8.0, 8, 120, 90], [0, 0, 30, 30]])), strict=False)
+    assert not [name for name in operators(program) if "zeros" in name or "full" in name]

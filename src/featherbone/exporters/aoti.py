@@ -16,5 +16,5 @@ def write(net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str
     layout = "NHWC" if example.dtype == torch.uint8 else "NCHW"
     with quiet(), torch.inference_mode(False), torch.no_grad():
         program = torch.export.export(net, (example,), dynamic_shapes=dynamic_shapes(dynamic, layout), strict=False)
-        # freezing lays the weights out for its kernels, a layer's once for each size it is used at
+        # freezing lays the weights out for its kernels, a layer's once for each place it is used at
         aoti_compile_and_package(program, package_path=str(path), inductor_configs={"freezing": True})

@@ -30,10 +30,8 @@ def fold_constants(program: torch.export.ExportedProgram) -> torch.export.Export
     from executorch.exir.passes.constant_prop_pass import constant_prop_pass
 
     program = constant_prop_pass(program)
-    for name, value in program.constants.items():
-        program.constants[name] = (
-            value.detach().clone()
-        )  # ExecuTorch 1.5 would write a part of a tensor from that one's start
+    for name, value in program.constants.items():  # ExecuTorch 1.5 would write a part of a tensor from that one's start
+        program.constants[name] = value.detach().clone()
     return program
 
 

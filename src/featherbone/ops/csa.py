@@ -52,7 +52,7 @@ def _mix(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:
     b, height, width, c = x.shape
     h, w, heads = attention.shape[1:4]
     values = _values(x, weight, h, w)
-    if usable(x):
+    if usable(values[0]):
         from featherbone.ops.kernels.csa import mix_windows
 
         return mix_windows(torch.stack(values, dim=3), attention, height, width)
