@@ -331,7 +331,8 @@ def test_a_graphics_card_is_taken_only_if_it_says_the_same(change, runtime, expo
     with opened(browser, folder, prepare) as page:
         with page.expect_response("**/ort.webgpu.min.mjs"):
             give(page, encoded(image))
-        page.wait_for_timeout(300)
+        page.wait_for_selector("html[data-runtime]", state="attached")
+        assert runtime in page.get_attribute("html", "data-runtime")
         assert runtime in page.inner_text("#time")
         same(predictor(image).to_json(), told(page))
 

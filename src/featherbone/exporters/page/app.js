@@ -95,6 +95,7 @@ async function take(file) {
     const picture = await readFile(file);
     const values = await look(picture, turn);
     if (values && (await state.model.improve(values))) await look(picture, turn);
+    document.documentElement.dataset.runtime = state.model.runtime; // decided, for whoever drives the page
   } catch (error) {
     part.summary.textContent = state.seen ? summary(state.seen.result.record) : "Ready for a picture.";
     tellProblem(error.message || String(error));
