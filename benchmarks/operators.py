@@ -32,21 +32,10 @@ from featherbone.ops.csa import (
     tap_attention_plain,
 )
 from featherbone.ops.deform import deformable_merge, deformable_merge_plain
+from featherbone.ops.windows import window_attention_plain
 
 MODELS = ("lvt", "lightvit_tiny", "lit_tiny", "xformer_small")
 BACKBONES = "featherbone.backbones"
-
-
-def windows_plain(qkv: Tensor, bias: Tensor, size: int) -> Tensor:
-    """LightViT's local attention as its paper's text has it: windows by two transpositions, two matrix products."""
-    b, h, w, c = qkv.shape
-    heads = len(bias)
-    x = qkv.reshape(b, h // size, size, w // size, size, c).transpose(2, 3)
-    x = x.reshape(-1, size * size, 3, heads, c // 3 // heads)
-    q, k, v = x.permute(2, 0, 3, 1, 4)
-    y = ((q * q.shape[3] ** -0.5 @ k.transpose(2, 3) + bias).softmax(-1) @ v).transpose(1, 2)
-    y = y.reshape(b, h // size, w // size, size, size, c // 3)
-    return y.transpose(2, 3).reshape(b, h, w, c // 3)
 
 
 PLAIN: dict[str, Callable[..., Tensor]] = {
@@ -54,7 +43,7 @@ PLAIN: dict[str, Callable[..., Tensor]] = {
     "lvt.tap_attention": tap_attention_plain,
     "lvt.atrous": atrous_plain,
     "lvt.attention": attention_plain,
-    "lightvit.window_attention": windows_plain,
+    "lightvit.window_attention": window_attention_plain,
     "lightvit.attention": attention_plain,
     "lit.deformable_merge": deformable_merge_plain,
     "lit.attention": attention_plain,

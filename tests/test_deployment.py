@@ -97,6 +97,47 @@ def test_a_norm_is_folded_where_it_alone_reads_the_convolution(given, left):
     torch.testing.assert_close(form(images), net(images))
 
 
+class Tail(nn.Module):
+    """Layers and activations, one of each in place, one read twice, one called twice and one of another kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(3, 4, 3, padding="same"), nn.ReLU(inplace=True)
+        self.plain, self.silu = nn.Conv2d(4, 4, 3, padding=1), nn.SiLU(inplace=True)
+        self.again, self.swish = nn.Linear(4, 4), nn.Hardswish(inplace=True)
+        self.forked, self.gelu = nn.Linear(4, 4), nn.GELU()
+        self.last, self.tanh = nn.Linear(4, 4), nn.Tanh()
+
+    def forward(self, x):
+        x = self.silu(self.plain(self.relu(self.conv(x)))).mean((2, 3))
+        x = self.swish(self.again(self.swish(self.again(x))))
+        y = self.forked(x)
+        return self.tanh(self.last(y + self.gelu(y)))
+
+
+def test_an_activation_is_computed_with_what_it_alone_reads():
+    net = Tail().eval()
+    form = deploy(net, (8, 8))
+    assert isinstance(form.silu, nn.Identity) and type(form.plain.activation) is nn.SiLU
+    assert isinstance(form.swish, nn.Identity) and type(form.again.activation) is nn.Hardswish
+    assert type(form.conv) is nn.Conv2d and form.relu.inplace  # padded by a word
+    assert form.forked.activation is None and type(form.gelu) is nn.GELU
+    assert form.last.activation is None and type(form.tanh) is nn.Tanh
+    images = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(form(images), net(images))
+    program = torch.export.export(form, (images,))
+    assert not any("mkldnn" in str(node.target) for node in program.graph.nodes)
+    torch.testing.assert_close(program.module()(images), net(images))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_our_activations_come_with_their_layers(name):
+    form = deploy(timm.create_model(name), (64, 96))
+    fused = {m.activation for m in form.modules() if getattr(m, "activation", None) is not None}
+    left = [m for m in form.modules() if isinstance(m, nn.GELU | nn.SiLU | nn.Hardswish) and m not in fused]
+    assert fused and len(left) == (name == "lightvit_tiny")  # whose neck has one behind a norm
+
+
 def test_grey_images():
     net = lively(timm.create_model("test_resnet", in_chans=1, num_classes=3))
     images = torch.randn(2, 1, 64, 64)

@@ -50,7 +50,7 @@ def test_imports_point_down(path):
 
 def test_rooms_are_small():
     lines = {path: len(path.read_text().splitlines()) for path in FILES}
-    assert sum(lines.values()) < 22_000  # five tasks, their data and its doctor: grow a room only for a reason
+    assert sum(lines.values()) < 22_100  # five tasks, their data and its doctor: grow a room only for a reason
     assert not any("utils" in path.stem or "common" in path.stem or "helpers" in path.stem for path in FILES)
 
 

@@ -2,6 +2,7 @@ import itertools
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import timm
@@ -11,7 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from featherbone.backbones import lightvit
 from featherbone.backbones.lightvit import Attention, BiDimensionalAttention, LightViT, Merge, Mlp, State
+from featherbone.deployment import deploy
 from featherbone.errors import BadOption
+from featherbone.ops.windows import window_by_window
 
 weights = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "goldens/weights.py")))
 SIZES = ("lightvit_tiny", "lightvit_small", "lightvit_base")
@@ -154,6 +157,18 @@ def test_any_size_and_batch_equals_singles():
         logits = model(images)
         torch.testing.assert_close(torch.cat([model(image[None]) for image in images]), logits, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(model.forward_head(final), logits)
+
+
+@pytest.mark.parametrize(("size", "moves"), [((224, 224), 2), ((224, 448), 3), ((256, 224), 8)])
+@torch.no_grad()
+def test_deployed_tokens_are_moved_once_a_stage(size, moves):
+    """Where windows cut its maps evenly, else once a block; what is one window wide lies right as it is."""
+    model, images = timm.create_model("lightvit_tiny", num_classes=3).eval().double(), torch.randn(2, 3, *size).double()
+    form = deploy(model, size)
+    with patch.object(lightvit, "window_by_window", wraps=window_by_window) as moved:
+        got = form(images)
+    torch.testing.assert_close(got, model(images))
+    assert sum(call.args[0].shape[2] != 7 for call in moved.call_args_list) == moves
 
 
 @torch.no_grad()

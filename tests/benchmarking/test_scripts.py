@@ -9,7 +9,6 @@ import loading
 import operators
 import scaling
 import training
-from featherbone.ops.windows import window_attention
 
 
 @pytest.fixture(autouse=True)
@@ -55,11 +54,6 @@ def test_a_plain_model_is_the_model(name):
             got = net(images)
     assert not torch.equal(got, expected)  # other operators were at work
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
-
-
-def test_plain_windows_are_the_formula():
-    qkv, bias = torch.randn(2, 4, 6, 24, dtype=torch.float64), torch.randn(4, 4, 4, dtype=torch.float64)
-    torch.testing.assert_close(operators.windows_plain(qkv, bias, 2), window_attention(qkv, bias, 2))
 
 
 def test_cost_is_set_against_size(tmp_path):

@@ -2,29 +2,40 @@ import pytest
 import torch
 
 from featherbone.ops.windows import (
-    join_windows,
     pad_to_windows,
     position_bias,
-    split_windows,
+    row_by_row,
     window_attention,
     window_attention_plain,
+    window_by_window,
 )
 
 
-@pytest.mark.parametrize(("height", "width", "size"), [(7, 7, 7), (6, 9, 3), (4, 2, 1)])
-def test_attention_equals_its_plain_form(height, width, size):
-    qkv = torch.randn(2, height, width, 3 * 8, dtype=torch.float64)
-    bias = torch.randn(2, size * size, size * size, dtype=torch.float64)
-    torch.testing.assert_close(window_attention(qkv, bias, size), window_attention_plain(qkv, bias, size))
+@pytest.mark.parametrize(("batch", "windows", "size"), [(2, 1, 49), (1, 6, 9), (3, 4, 1)])
+@pytest.mark.parametrize("exported", [False, True])
+def test_attention_equals_its_plain_form(batch, windows, size, exported):
+    q, k, v = torch.randn(3, batch, 2, windows * size, 4, dtype=torch.float64)
+    bias = torch.randn(2, size, size, dtype=torch.float64)
+    form = window_attention
+    if exported:
+        form = torch.export.export(Form(), (q, k, v, bias), strict=False).module()
+    torch.testing.assert_close(form(q, k, v, bias), window_attention_plain(q, k, v, bias))
+
+
+class Form(torch.nn.Module):
+    def forward(self, *given):
+        return window_attention(*given)
 
 
 def test_windows_are_cut_row_by_row_and_joined_again():
     maps = torch.arange(2 * 4 * 6, dtype=torch.float32).reshape(2, 4, 6, 1)
-    windows = split_windows(maps, 2)
-    assert windows.shape == (12, 4, 1)
-    assert torch.equal(windows[1].flatten(), maps[0, 0:2, 2:4].flatten())  # the second of the first row
-    assert torch.equal(windows[6].flatten(), maps[1, 0:2, 0:2].flatten())  # the first of the second map
-    assert torch.equal(join_windows(windows, 2, 4, 6), maps)
+    tokens = window_by_window(maps, 2)
+    assert torch.equal(tokens[0, 4:8], maps[0, 0:2, 2:4].flatten(0, 1))  # the second window of the first row
+    assert torch.equal(tokens[1, :4], maps[1, 0:2, 0:2].flatten(0, 1))  # the first window of the second map
+    assert torch.equal(row_by_row(tokens, 4, 6, 2), maps)
+    column = maps.reshape(2, 12, 2, 1)
+    assert torch.equal(window_by_window(column, 2), column.flatten(1, 2))  # windows lie together already
+    assert torch.equal(row_by_row(column.flatten(1, 2), 12, 2, 2), column)
 
 
 @pytest.mark.parametrize(("height", "width"), [(7, 14), (1, 1), (8, 13), (15, 3)])

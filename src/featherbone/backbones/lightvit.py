@@ -21,7 +21,16 @@ from featherbone.backbones.published import Published, imagenet_cfg
 from featherbone.errors import BadOption
 from featherbone.layers.pyramid import PyramidBackbone
 from featherbone.ops.attention import attention
-from featherbone.ops.windows import crop, pad_to_windows, position_bias, window_attention
+from featherbone.ops.product import split_linear
+from featherbone.ops.windows import (
+    crop,
+    cuts_evenly,
+    pad_to_windows,
+    position_bias,
+    row_by_row,
+    window_attention,
+    window_by_window,
+)
 
 HEAD_DIM = 32
 MLP_RATIOS = (8, 4, 4)
@@ -40,6 +49,10 @@ class State(NamedTuple):
         b, n, c = self.tokens.shape
         t = n - self.height * self.width
         return self.tokens[:, :t], self.tokens[:, t:].reshape(b, self.height, self.width, c)
+
+    def with_image(self, tokens: Tensor, height: int, width: int) -> "State":
+        """The state whose image tokens are `tokens` (B, height*width, C)."""
+        return State(torch.cat([self.split()[0], tokens], dim=1), height, width)
 
 
 class Embed(nn.Module):
@@ -98,12 +111,14 @@ class Attention(nn.Module):
         self.bias: Tensor | None  # B, once it no longer learns
         self.register_buffer("bias", None, persistent=False)
         self.qkv = nn.Linear(dim, 3 * dim)
+        self.parts: nn.ModuleList | None = None  # `qkv` in three
         self.kv_global = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """A joint projection (B, N, parts*C) as `parts` tensors (B, heads, N, d)."""
-        return x.reshape(*x.shape[:2], parts * self.num_heads, HEAD_DIM).transpose(1, 2).chunk(parts, dim=1)
+    def fold_constants(self) -> None:
+        """Keep B, which learns no more, and project to q, k and v apart: runtimes copy what they split."""
+        self.bias = self.position_bias()
+        self.parts = split_linear(self.qkv, 3)
 
     def position_bias(self) -> Tensor:
         """B (heads, 49, 49) of a window."""
@@ -111,31 +126,45 @@ class Attention(nn.Module):
             return self.bias
         return position_bias(self.bias_table, self.window_size, self.window_size)
 
-    def fold_constants(self) -> None:
-        """Keep B, which learns no more."""
-        self.bias = self.position_bias()
+    def heads(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, C) as (B, heads, N, d)."""
+        return x.reshape(*x.shape[:2], self.num_heads, HEAD_DIM).transpose(1, 2)
+
+    def project(self, tokens: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queries (B, t, C) of the global tokens; queries, keys and values (B, N, C) of the image's."""
+        if self.parts is None or not torch.compiler.is_exporting():
+            q, k, v = self.qkv(tokens).chunk(3, dim=2)
+            return q[:, :t], q[:, t:], k[:, t:], v[:, t:]
+        q_part, k_part, v_part = self.parts
+        image = tokens[:, t:]
+        return q_part(tokens[:, :t]), q_part(image), k_part(image), v_part(image)
 
     def global_attention(self, tokens: Tensor, height: int, width: int) -> Tensor:
         """(B, heads, T, H*W), how the global tokens look at the image; takes what `forward` takes."""
-        t = tokens.shape[1] - height * width
-        q, k, _ = self.heads(self.qkv(tokens), 3)
-        return (q[:, :, :t] * HEAD_DIM**-0.5 @ k[:, :, t:].transpose(2, 3)).softmax(-1)
+        q, _, k, _ = map(self.heads, self.project(tokens, tokens.shape[1] - height * width))
+        return (q * HEAD_DIM**-0.5 @ k.transpose(2, 3)).softmax(-1)
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        global_tokens, image = State(tokens, height, width).split()
-        padded = pad_to_windows(image, self.window_size)
-        if padded is not image:  # the zeros carry the bias from here on
-            tokens = torch.cat([global_tokens, padded.flatten(1, 2)], dim=1)
-        qkv = self.qkv(tokens)
-        qkv_global, qkv = State(qkv, *padded.shape[1:3]).split()
-        local = crop(window_attention(qkv, self.position_bias(), self.window_size), height, width).flatten(1, 2)
+        state, size = State(tokens, height, width), self.window_size
+        global_tokens, image = state.split()
+        padded = pad_to_windows(image, size)  # with zeros, which carry the bias from here on
+        rows, columns = padded.shape[1:3]
+        if padded is not image or columns != size:
+            tokens = state.with_image(window_by_window(padded, size), rows, columns).tokens
 
-        q, k, v = self.heads(crop(qkv, height, width).flatten(1, 2), 3)
-        q_global, _, _ = self.heads(qkv_global, 3)
-        gathered = attention(q_global, k, v).transpose(1, 2).flatten(2)  # G (B, T, C)
-        k, v = self.heads(self.kv_global(gathered), 2)
-        broadcast = attention(q, k, v).transpose(1, 2).flatten(2)  # (B, N, C)
-        return self.proj(torch.cat([gathered, local + broadcast], dim=1))
+        def in_map(x: Tensor) -> Tensor:
+            """What belongs to the image of tokens (B, rows*columns, C), row by row."""
+            return crop(row_by_row(x, rows, columns, size), height, width).flatten(1, 2)
+
+        q_global, q, k, v = self.project(tokens, global_tokens.shape[1])
+        q = self.heads(q)
+        local = window_attention(q, self.heads(k), self.heads(v), self.position_bias())
+        if padded is not image:  # where zeros are no keys
+            k, v = in_map(k), in_map(v)
+        gathered = attention(self.heads(q_global), self.heads(k), self.heads(v)).transpose(1, 2).flatten(2)  # G
+        k, v = map(self.heads, self.kv_global(gathered).chunk(2, dim=2))
+        both = (local + attention(q, k, v)).transpose(1, 2).flatten(2)
+        return self.proj(torch.cat([gathered, in_map(both)], dim=1))
 
 
 class BiDimensionalAttention(nn.Module):
@@ -148,12 +177,13 @@ class BiDimensionalAttention(nn.Module):
         self.local_reduce = nn.Linear(dim, dim // 4)
         self.channel_select = nn.Linear(dim // 4, dim)
         self.spatial_select = nn.Linear(dim // 2, 1)
+        self.global_act, self.local_act = nn.GELU(), nn.GELU()
 
     def gates(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """The channel gate (B, 1, C) and the spatial gate (B, N, 1)."""
         z = self.norm(y)
-        g = F.gelu(self.global_reduce(z.mean(1, keepdim=True)))
-        l = F.gelu(self.local_reduce(z))  # noqa: E741, the paper's letter
+        g = self.global_act(self.global_reduce(z.mean(1, keepdim=True)))
+        l = self.local_act(self.local_reduce(z))  # noqa: E741, the paper's letter
         of_local, of_global = self.spatial_select.weight.chunk(2, dim=1)  # of concat[l, g], where g is repeated
         spatial = F.linear(l, of_local) + F.linear(g, of_global, self.spatial_select.bias)
         return self.channel_select(g).sigmoid(), spatial.sigmoid()
@@ -169,11 +199,12 @@ class Mlp(nn.Module):
     def __init__(self, dim: int, hidden: int, bidimensional: bool) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim)
         self.gate = BiDimensionalAttention(dim) if bidimensional else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.gate(self.fc2(F.gelu(self.fc1(x))))
+        return self.gate(self.fc2(self.act(self.fc1(x))))
 
 
 class Block(nn.Module):
@@ -193,18 +224,36 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """From the level before to this one's tokens, then blocks; `recompute` checkpoints each of them."""
+    """From the level before to this one's tokens, then blocks; `recompute` checkpoints each of them.
 
-    def __init__(self, embed: Embed | Merge, blocks: list[Block]) -> None:
+    Blocks know positions by their windows alone, so with `in_column` they are given the windows one below the other:
+    the tokens of a window lie together, and none is moved until the stage is over.
+    """
+
+    def __init__(self, embed: Embed | Merge, blocks: list[Block], window_size: int) -> None:
         super().__init__()
         self.embed = embed
         self.blocks = nn.ModuleList(blocks)
+        self.window_size, self.in_column = window_size, False
+
+    def fold_constants(self) -> None:
+        """For inference, where nobody reads a block's tokens as a map."""
+        self.in_column = True
 
     def forward(self, state: State, recompute: bool) -> State:
-        tokens, height, width = self.embed(state)
+        state, size = self.embed(state), self.window_size
+        tokens, height, width = state
+        in_column = self.in_column and cuts_evenly(height, width, size) and width != size  # or it is one already
+        if in_column:
+            image = window_by_window(state.split()[1], size)
+            tokens, height, width = state.with_image(image, height * width // size, size)
         for block in self.blocks:
             tokens = checkpoint(block, tokens, height, width) if recompute else block(tokens, height, width)
-        return State(tokens, height, width)
+        out = State(tokens, state.height, state.width)
+        if in_column:
+            windows = tokens[:, -height * width :]
+            out = out.with_image(row_by_row(windows, *out[1:], size).flatten(1, 2), *out[1:])
+        return out
 
 
 class StateNorm(nn.LayerNorm):
@@ -257,7 +306,7 @@ class LightViT(PyramidBackbone):
         for i, rates in enumerate(drop_rates):
             embed = Merge(dims[i - 1], dims[i]) if i else Embed(stem_dim, dims[0], num_global_tokens)
             blocks = [Block(dims[i], MLP_RATIOS[i], window_size, bidimensional, rate) for rate in rates.tolist()]
-            stages.append(Stage(embed, blocks))
+            stages.append(Stage(embed, blocks, window_size))
         self.stages = nn.ModuleList(stages)
         self.feature_info = [dict(num_chs=stem_dim, reduction=4, module="stem")]
         self.feature_info += [dict(num_chs=d, reduction=8 * 2**i, module=f"stages.{i}") for i, d in enumerate(dims)]

@@ -105,6 +105,7 @@ class RASA(nn.Module):
             self.reduce = nn.Conv2d(dim, dim, reduction, reduction)
             self.norm = nn.LayerNorm(dim)
         self.proj = nn.Linear(dim, dim)
+        self.act = nn.SiLU()
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query (B, heads, N, d), key and value (B, heads, n, d)."""
@@ -120,7 +121,7 @@ class RASA(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         """f(x) = SiLU(proj(softmax(q k^T d^-1/2) v)), Eq. 6."""
         y = attention(*self.project(x))  # (B, heads, N, d)
-        return F.silu(self.proj(y.transpose(1, 2).reshape(x.shape)))
+        return self.act(self.proj(y.transpose(1, 2).reshape(x.shape)))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.attend(x)
@@ -137,13 +138,14 @@ class Mlp(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
         self.depthwise = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden) if depthwise else None
+        self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.depthwise is None:
-            return self.fc2(F.gelu(self.fc1(x)))
+            return self.fc2(self.act(self.fc1(x)))
         maps = self.depthwise(pointwise(self.fc1, channels_first(x)))
-        return channels_last(pointwise(self.fc2, F.gelu(maps)))
+        return channels_last(pointwise(self.fc2, self.act(maps)))
 
 
 class Block(nn.Module):

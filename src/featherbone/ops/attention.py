@@ -39,5 +39,5 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
 
 def attention_plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """The same by two matrix products."""
-    scores = q * q.shape[3] ** -0.5 @ k.transpose(2, 3)
+    scores = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)
     return (scores if bias is None else scores + bias).softmax(-1) @ v

@@ -1,18 +1,22 @@
 """Attention inside unshifted square windows with a relative position bias."""
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from featherbone.ops.attention import attention, in_device_form
+from featherbone.ops.attention import attention, attention_plain, in_device_form
+
+
+def cuts_evenly(height: int, width: int, size: int) -> bool:
+    """Whether `size` is known to divide both sides; those of an export may be symbols."""
+    known = not isinstance(height, torch.SymInt) and not isinstance(width, torch.SymInt)
+    return known and height % size == width % size == 0
 
 
 def pad_to_windows(x: Tensor, size: int) -> Tensor:
     """Append zeros right and below a map (B, H, W, C) until `size` divides both sides."""
     h, w = x.shape[1:3]
-    if not isinstance(h, torch.SymInt) and not isinstance(w, torch.SymInt) and h % size == w % size == 0:
+    if cuts_evenly(h, w, size):
         return x
     # Written so that a padded side is a plain multiple of `size`, also where H and W are symbols of an export.
     return F.pad(x, (0, 0, 0, (w + size - 1) // size * size - w, 0, (h + size - 1) // size * size - h))
@@ -26,23 +30,27 @@ def crop(x: Tensor, height: int, width: int) -> Tensor:
     return F.pad(x, (0, 0, 0, width - x.shape[2], 0, height - x.shape[1]))
 
 
-def split_windows(x: Tensor, size: int) -> Tensor:
-    """Cut maps (B, H, W, C) into windows (B*n, size*size, C), row by row; H and W are multiples of `size`."""
+def window_by_window(x: Tensor, size: int) -> Tensor:
+    """The tokens (B, H*W, C) of maps (B, H, W, C), a window after the other; H and W are multiples of `size`."""
     b, h, w, c = x.shape
     if isinstance(h, torch.SymInt) or isinstance(w, torch.SymInt):  # a symbol's multiple is not known to be cut evenly
         x = torch.stack([x[:, row::size] for row in range(size)], dim=2).flatten(0, 1)
         x = torch.stack([x[:, :, column::size] for column in range(size)], dim=3)  # (B*rows, size, columns, size, C)
-        return x.transpose(1, 2).reshape(-1, size * size, c)
+        return x.transpose(1, 2).reshape(b, -1, c)
+    if w == size:
+        return x.flatten(1, 2)
     x = x.reshape(b * (h // size), size, w // size, size * c)  # rank 4 suffices, and phones want no more
-    return x.transpose(1, 2).reshape(b * (h // size) * (w // size), size * size, c)
+    return x.transpose(1, 2).reshape(b, h * w, c)
 
 
-def join_windows(windows: Tensor, batch: int, height: int, width: int) -> Tensor:
-    """Undo `split_windows`: windows (batch*n, size*size, C) back to maps (batch, height, width, C)."""
-    size, c = math.isqrt(windows.shape[1]), windows.shape[2]
-    rows, columns = height // size, width // size
-    x = windows.reshape(batch * rows, columns, size, size * c).transpose(1, 2)
-    return x.reshape(batch * rows, size, columns, size, c).flatten(2, 3).reshape(batch, height, width, c)
+def row_by_row(tokens: Tensor, height: int, width: int, size: int) -> Tensor:
+    """Undo `window_by_window`: tokens (B, H*W, C) back to maps (B, H, W, C)."""
+    if not isinstance(width, torch.SymInt) and width == size:
+        return tokens.unflatten(1, (height, width))
+    (b, _, c), rows, columns = tokens.shape, height // size, width // size
+    x = tokens.reshape(-1, size * size, c)
+    x = x.reshape(b * rows, columns, size, size * c).transpose(1, 2)
+    return x.reshape(b * rows, size, columns, size, c).flatten(2, 3).reshape(b, height, width, c)
 
 
 def position_bias(table: Tensor, height: int, width: int) -> Tensor:
@@ -65,33 +73,23 @@ def bias_rows(height: int, width: int) -> list[int]:
     return [(y - v + height - 1) * (2 * width - 1) + x - u + width - 1 for y, x in places for v, u in places]
 
 
-def window_attention(qkv: Tensor, bias: Tensor, size: int) -> Tensor:
-    """softmax(q k^T d^-1/2 + B) v inside every window.
+def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """softmax(q k^T d^-1/2 + B) v inside every window, of windows whose tokens lie together.
 
-    `qkv` (B, H, W, 3C) holds q, then k, then v, each head-major; H and W are multiples of `size`; `bias` holds
-    B (heads, size*size, size*size). Gives (B, H, W, C).
+    `q`, `k` and `v` (B, heads, n*N, d) hold n windows one after the other; `bias` holds B (heads, N, N). Gives
+    (B, heads, n*N, d).
     """
-    b, h, w, c = qkv.shape
-    windows, heads = split_windows(qkv, size), bias.shape[0]
-    windows = windows.reshape(windows.shape[0], size * size, 3 * heads, c // (3 * heads))
-    q, k, v = windows.transpose(1, 2).chunk(3, dim=1)  # (B*n, heads, size*size, d)
-    return join_windows(attention(q, k, v, bias[None]).transpose(1, 2).flatten(2), b, h, w)
+    (b, heads, total, d), size = q.shape, bias.shape[1]
+    if torch.compiler.is_exporting():  # runtimes have heads before tokens in memory
+        bias = bias[:, None].expand(-1, total // size, -1, -1).flatten(0, 1)
+        q, k, v = (x.reshape(b, heads * (total // size), size, d) for x in (q, k, v))
+        return attention(q, k, v, bias[None]).reshape(b, heads, total, d)
+    q, k, v = (x.unflatten(2, (-1, size)).transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # torch has them behind
+    y = attention(q, k, v, bias[None])  # (B*n, heads, N, d)
+    return y.unflatten(0, (b, -1)).transpose(1, 2).flatten(2, 3)
 
 
-def window_attention_plain(qkv: Tensor, bias: Tensor, size: int) -> Tensor:
-    """The same query by query, straight from the formula."""
-    _, height, width, c = qkv.shape
-    heads = bias.shape[0]
-    q, k, v = qkv.chunk(3, dim=3)
-    d = c // (3 * heads)
-    out = torch.empty_like(q)
-    for y in range(height):
-        for x in range(width):
-            top, left, query = y // size * size, x // size * size, (y % size) * size + x % size
-            for head in range(heads):
-                own = slice(head * d, (head + 1) * d)
-                keys = k[:, top : top + size, left : left + size, own].flatten(1, 2)  # (B, size*size, d)
-                values = v[:, top : top + size, left : left + size, own].flatten(1, 2)
-                scores = torch.einsum("bd,bkd->bk", q[:, y, x, own], keys) / d**0.5 + bias[head, query]
-                out[:, y, x, own] = torch.einsum("bk,bkd->bd", scores.softmax(1), values)
-    return out
+def window_attention_plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """The same by two matrix products."""
+    q, k, v = (x.unflatten(2, (-1, bias.shape[1])) for x in (q, k, v))  # (B, heads, n, N, d)
+    return attention_plain(q, k, v, bias[:, None]).flatten(2, 3)
