@@ -285,3 +285,13 @@ def test_the_shell_sees_what_python_sees(world, tmp_path):
     assert json.loads(done.stdout)["predictions"][0]["image"] == str(picture)
     done = subprocess.run([*command[:-3], "nowhere", str(picture)], capture_output=True, text=True)
     assert done.returncode == 2 and "not a run folder" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["models", "--json"], 0), (["train", "--help"], 0)])
+def test_a_reader_may_have_seen_enough(arguments, code):
+    """As in `featherbone train --help | head -1`."""
+    command = [sys.executable, "-m", "featherbone", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == code

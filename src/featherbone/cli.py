@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0, 1 where it finds something wrong, 2 for a user's mistake, 130 when interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in arguments
+    result = None
     try:
         result = tyro.extras.subcommand_cli_from_dict(
             {name: with_json(function) for name, function in COMMANDS.items()},
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes,),
         )
+        if result is not None:
+            print(json.dumps(result.to_json(), ensure_ascii=False) if as_json else result, flush=True)
     except FeatherboneError as error:
         say(str(error), "error", "red")
         if as_json:
@@ -51,10 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted; a training run goes on with: featherbone train --resume RUN")
         return INTERRUPTED
-    try:
-        if result is not None:
-            print(json.dumps(result.to_json(), ensure_ascii=False) if as_json else result, flush=True)
-    except BrokenPipeError:  # the reader, such as head, has seen enough
+    except BrokenPipeError:  # the reader of a result or of help, such as head, has seen enough
+        if result is None and not {"-h", "--help"} & set(arguments):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return getattr(result, "exit_code", 0)
 
