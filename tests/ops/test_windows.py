@@ -22,6 +22,14 @@ def test_attention_equals_its_plain_form(batch, windows, size, exported):
     torch.testing.assert_close(form(q, k, v, bias), window_attention_plain(q, k, v, bias))
 
 
+def test_a_batch_may_stay_open():
+    q, k, v = torch.randn(3, 2, 2, 4 * 9, 4, dtype=torch.float64)
+    bias, free = torch.randn(2, 9, 9, dtype=torch.float64), {0: torch.export.Dim("batch")}
+    program = torch.export.export(Form(), (q, k, v, bias), dynamic_shapes={"given": (free, free, free, None)})
+    more = [torch.cat([x, x + 1]) for x in (q, k, v)]
+    torch.testing.assert_close(program.module()(*more, bias), window_attention_plain(*more, bias))
+
+
 class Form(torch.nn.Module):
     def forward(self, *given):
         return window_attention(*given)
