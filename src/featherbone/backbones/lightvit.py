@@ -116,7 +116,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def fold_constants(self) -> None:
-        """Keep B, which learns no more, and project to q, k and v apart: runtimes copy what they split."""
+        """Keep B, which learns no more, and have q, k and v apart for exports: runtimes copy what they split."""
         self.bias = self.position_bias()
         self.parts = split_linear(self.qkv, 3)
 
@@ -156,12 +156,12 @@ class Attention(nn.Module):
             """What belongs to the image of tokens (B, rows*columns, C), row by row."""
             return crop(row_by_row(x, rows, columns, size), height, width).flatten(1, 2)
 
-        q_global, q, k, v = self.project(tokens, global_tokens.shape[1])
-        q = self.heads(q)
-        local = window_attention(q, self.heads(k), self.heads(v), self.position_bias())
+        q_global, queries, keys, values = self.project(tokens, global_tokens.shape[1])
+        q, k, v = map(self.heads, (queries, keys, values))
+        local = window_attention(q, k, v, self.position_bias())
         if padded is not image:  # where zeros are no keys
-            k, v = in_map(k), in_map(v)
-        gathered = attention(self.heads(q_global), self.heads(k), self.heads(v)).transpose(1, 2).flatten(2)  # G
+            k, v = self.heads(in_map(keys)), self.heads(in_map(values))
+        gathered = attention(self.heads(q_global), k, v).transpose(1, 2).flatten(2)  # G (B, T, C)
         k, v = map(self.heads, self.kv_global(gathered).chunk(2, dim=2))
         both = (local + attention(q, k, v)).transpose(1, 2).flatten(2)
         return self.proj(torch.cat([gathered, in_map(both)], dim=1))
