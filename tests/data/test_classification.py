@@ -83,6 +83,20 @@ def test_names_of_the_validation_split(tmp_path, name):
     assert [len(open_splits(parquet).train), len(open_splits(parquet).val)] == [24, 6]  # each file once
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("Training", "Testing"), ("Train", "Test"), ("seg_train", "seg_test"), ("train_set", "test_set")],
+)
+def test_splits_by_other_names_are_not_classes_and_test_is_neither_trained_on_nor_validated_on(tmp_path, train, test):
+    write_folder(tmp_path)
+    (tmp_path / "train").rename(tmp_path / train)
+    (tmp_path / "val").rename(tmp_path / test)
+    splits = open_splits(tmp_path)
+    assert splits.classes == CLASSES and (len(splits.train), len(splits.val)) == (9, 3)
+    assert {name.split("/")[0] for name in (*splits.train.paths, *splits.val.paths)} == {train}
+    assert {name.split("/")[0] for name in open_split(tmp_path, "test", CLASSES)[0].paths} == {test}
+
+
 def test_parquet_classes_come_from_hugging_face_metadata_or_are_numbers(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

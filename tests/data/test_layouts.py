@@ -2,7 +2,7 @@
 
 import pytest
 
-from featherbone.data.layouts import LAYOUTS, find_task, find_tasks
+from featherbone.data.layouts import LAYOUTS, find_task, find_tasks, names_of, split_folders, split_of
 from featherbone.errors import BadData, BadOption
 
 SERVED = {
@@ -14,8 +14,30 @@ SERVED = {
     ("annotations/instances_train2017.json", "train2017/"): ("detection", "instance"),
     ("annotations/panoptic_val.json",): ("detection", "instance", "semantic", "panoptic"),
     ("images/train/", "masks/train/"): ("semantic",),
+    ("images/Training/", "masks/Training/"): ("semantic",),
     ("data.yaml", "images/"): ("detection",),
 }
+
+
+NAMES = {
+    "train": ("train", "Train", "TRAINING", "train2017", "seg_train", "train_set", "TrainSet", "train-00000-of-00001"),
+    "val": ("val", "Valid", "validation", "dev", "val_images", "valdata"),
+    "test": ("test", "Testing", "seg_test", "test2017"),
+    None: ("trains", "trainer", "train_masks", "masks", "test-dev", "contest", "data", "images", "2017", "", ".train"),
+}
+
+
+@pytest.mark.parametrize(("split", "names"), NAMES.items())
+def test_names_of_splits(split, names):
+    assert {name: split_of(name) for name in names} == dict.fromkeys(names, split)
+
+
+def test_the_plainest_name_of_a_split_comes_first(tmp_path):
+    build(tmp_path, ("Validation/", "val/", "dev/", "seg_train/", "Training/", "test", ".val/"))
+    assert [folder.name for folder in split_folders(tmp_path, "val")] == ["val", "dev", "Validation"]
+    assert [folder.name for folder in split_folders(tmp_path, "train")] == ["Training", "seg_train"]
+    assert split_folders(tmp_path, "test") == split_folders(tmp_path / "none", "val") == []
+    assert names_of("train", ["TRAIN", "val", "train"]) == ["train", "TRAIN"]
 
 
 def build(root, entries):

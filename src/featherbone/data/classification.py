@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from featherbone.data.images import SUFFIXES, read_image
-from featherbone.data.layouts import LAYOUTS, SPLITS
+from featherbone.data.layouts import LAYOUTS, SPLITS, split_folders, split_of
 from featherbone.errors import BadData, did_you_mean
 
 
@@ -178,15 +179,20 @@ def open_split(
     `classes` are those of training; without them the split defines them. A folder of classes without splits is all
     training. Without `check`, labels of Parquet files may lie outside the classes.
     """
-    parquet = sorted(file for file in data.rglob("*.parquet") if file.name.startswith(SPLITS[split]))
+    parquet = sorted(file for file in data.rglob("*.parquet") if _parquet_split(file.relative_to(data)) == split)
     if parquet:
         return _open_parquet(data, parquet, classes, check), []
-    folders = [data / name for name in SPLITS[split] if (data / name).is_dir()]
-    if folders:
+    if folders := split_folders(data, split):
         return _open_folder(data, folders[0], classes)
-    if split == "train" and not any((data / name).is_dir() for name in SPLITS["val"]):
+    if split == "train" and not any(split_folders(data, other) for other in SPLITS):
         return _open_folder(data, data, classes)
     return None
+
+
+def _parquet_split(file: Path) -> str | None:
+    """The split that a Parquet file holds, by the first word of its name, or by the folder it is in."""
+    word = re.match(r"[A-Za-z]*", file.stem)
+    return split_of(word[0] if word else "") or split_of(file.parent.name)
 
 
 def _visible(folder: Path) -> list[Path]:

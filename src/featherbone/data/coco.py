@@ -1,6 +1,5 @@
 """COCO's annotation files, as COCO itself names them and as Roboflow exports them."""
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -8,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from featherbone.data.images import SUFFIXES, upright_size
-from featherbone.data.layouts import ROBOFLOW, SPLITS
+from featherbone.data.layouts import ROBOFLOW, names_of, split_folders
 from featherbone.data.objects import Marked, MarkedImages, Opened
 from featherbone.errors import BadData, BadImage
 from featherbone.files import read_json
@@ -16,14 +15,15 @@ from featherbone.files import read_json
 
 def find_coco(data: Path, split: str) -> tuple[Path, list[Path]] | None:
     """The annotation file of a split, and the folders in which its images may lie, most likely first."""
-    for name in SPLITS[split]:
-        if (data / name / ROBOFLOW).is_file():
-            return data / name / ROBOFLOW, [data / name]
-        for file in sorted(data.glob(f"annotations/instances_{name}*.json")):
-            if found := re.fullmatch(rf"instances_({name}\d*)\.json", file.name):
-                own = found[1]
-                folders = [data / own, data / "images" / own, data / name, data / "images" / name]
-                return file, [*(folder for folder in dict.fromkeys(folders) if folder.is_dir()), data / "images", data]
+    beside = split_folders(data, split)
+    for folder in beside:
+        if (folder / ROBOFLOW).is_file():
+            return folder / ROBOFLOW, [folder]
+    stems = {file.stem.removeprefix("instances_"): file for file in data.glob("annotations/instances_*.json")}
+    for own in names_of(split, stems):
+        folders = [data / own, data / "images" / own, *beside, *split_folders(data / "images", split)]
+        there = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+        return stems[own], [*there, data / "images", data]
     return None
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from featherbone.data.classification import listed
 from featherbone.data.coco import open_coco
-from featherbone.data.layouts import LAYOUTS, SPLITS
+from featherbone.data.layouts import LAYOUTS, TRAINING_SPLITS
 from featherbone.data.objects import MarkedImages, Opened
 from featherbone.data.panoptic import open_panoptic
 from featherbone.data.splits import Splits, hold_out
@@ -21,7 +21,7 @@ def open_detection(
     file mentions is left out, or by `unlabelled` "negative" shows no object. Raises `BadData` for what would spoil
     training, with `masks` also where objects have none.
     """
-    opened = {split: open_detection_split(data, split, unlabelled) for split in SPLITS}
+    opened = {split: open_detection_split(data, split, unlabelled) for split in TRAINING_SPLITS}
     train, val = opened["train"], opened["val"]
     if train is None:
         raise BadData(f"{data}: no annotated images to train on; the layouts are\n{LAYOUTS}")

@@ -30,7 +30,7 @@ from featherbone.data.findings import (
     worst_first,
 )
 from featherbone.data.images import SUFFIXES
-from featherbone.data.layouts import LAYOUTS, SPLITS, find_tasks
+from featherbone.data.layouts import LAYOUTS, TRAINING_SPLITS, find_tasks, split_folders
 from featherbone.data.scan import look_at_each
 from featherbone.errors import BadData, BadImage
 
@@ -49,7 +49,7 @@ def examine(data: Path, input_size: int = 224) -> Examination:
     _refuse_other_tasks(data)
     splits: dict[str, LabelledImages] = {}
     findings: list[Finding] = []
-    for split in SPLITS:
+    for split in TRAINING_SPLITS:
         try:
             opened = open_split(data, split, check=False)
         except BadData as error:
@@ -64,7 +64,7 @@ def examine(data: Path, input_size: int = 224) -> Examination:
     findings += _check_classes(pictures)
     findings += _check_files(pictures, input_size)
     findings += _check_copies(pictures)
-    counts = {split: tuple(row) for split, row in zip(SPLITS, pictures.counts().tolist(), strict=True)}
+    counts = {split: tuple(row) for split, row in zip(TRAINING_SPLITS, pictures.counts().tolist(), strict=True)}
     findings = worst_first(findings)
     wanted = {name for one in findings for example in one.examples for name in example.names}
     draw = partial(_draw, {name: i for i, name in enumerate(pictures.names) if name in wanted}, splits)
@@ -84,9 +84,9 @@ class _Pictures:
 
     def counts(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Readable images by split and class (2, K)."""
-        counts = np.zeros((len(SPLITS), len(self.classes)), np.int64)
+        counts = np.zeros((len(TRAINING_SPLITS), len(self.classes)), np.int64)
         for split, label, look in zip(self.splits, self.labels, self.looks, strict=True):
-            counts[list(SPLITS).index(split), label] += isinstance(look, Picture)
+            counts[list(TRAINING_SPLITS).index(split), label] += isinstance(look, Picture)
         return counts
 
     def readable(self) -> Iterator[tuple[int, Picture]]:
@@ -151,7 +151,7 @@ def _check_skipped(skipped: Sequence[str]) -> Iterator[Finding]:
 
 def _check_splits(data: Path, splits: dict[str, LabelledImages]) -> Iterator[Finding]:
     """What lies in the folders beside the classes, and whether there is anything to train and validate on."""
-    folders = {split: [data / name for name in names if (data / name).is_dir()] for split, names in SPLITS.items()}
+    folders = {split: split_folders(data, split) for split in TRAINING_SPLITS}
     for split, found in folders.items():
         for folder in found[1:]:
             message = f"{folder.name} is not used, for {found[0].name} is the {split} split; join the two or remove one"

@@ -7,7 +7,7 @@ import numpy as np
 
 from featherbone.data.doctor_marks import Floats, Ints, Marks
 from featherbone.data.findings import Example, Finding, ObjectFacts, Picture, finding, grade, many
-from featherbone.data.layouts import SPLITS
+from featherbone.data.layouts import TRAINING_SPLITS
 
 BEYOND = 2.0
 """Pixels by which a box or mask may leave its image, or edges of the two may differ."""
@@ -196,11 +196,14 @@ def facts_at(marks: Marks, input_size: int) -> ObjectFacts:
     readable = np.array([isinstance(look, Picture) for look in marks.looks], bool)
     return ObjectFacts(
         input_size=input_size,
-        images={split: int((readable & (marks.splits == split)).sum()) for split in SPLITS},
-        negatives={split: int(((per_image == 0) & (marks.splits == split)).sum()) for split in SPLITS},
+        images={split: int((readable & (marks.splits == split)).sum()) for split in TRAINING_SPLITS},
+        negatives={split: int(((per_image == 0) & (marks.splits == split)).sum()) for split in TRAINING_SPLITS},
         median=float(np.median(per_image)) if len(per_image) else 0.0,
         most=int(per_image.max(initial=0)),
-        sides={split: tuple(np.bincount(bins[marks.splits[marks.image[clear]] == split]).tolist()) for split in SPLITS},
+        sides={
+            split: tuple(np.bincount(bins[marks.splits[marks.image[clear]] == split]).tolist())
+            for split in TRAINING_SPLITS
+        },
     )
 
 

@@ -31,7 +31,7 @@ from featherbone.data.findings import (
     worst_first,
 )
 from featherbone.data.label_files import Code, Values, read_values
-from featherbone.data.layouts import LAYOUTS, SPLITS
+from featherbone.data.layouts import LAYOUTS, TRAINING_SPLITS
 from featherbone.data.map_files import palette
 from featherbone.data.scan import look_at_each
 from featherbone.data.semantic import MappedImages, OpenedMaps, open_maps
@@ -89,7 +89,7 @@ def examine_semantic(data: Path, ignore_index: int | None = None, zero_ignored: 
     """Read every image and mask of `data` once and tell all that is wrong; a problem never ends the examination."""
     splits: dict[str, MappedImages] = {}
     findings: list[Finding] = []
-    for split in SPLITS:
+    for split in TRAINING_SPLITS:
         try:
             opened = open_maps(data, split, ignore_index, zero_ignored)
         except BadData as error:
@@ -142,7 +142,7 @@ def gather_maps(
 
 def conclude(data: str, classes: Sequence[str], mapped: Mapped, found: list[Finding]) -> Examination:
     """The examination, with what is checked of all maps, and pictures for what has none."""
-    present = {split: np.zeros(len(classes), np.int64) for split in SPLITS}
+    present = {split: np.zeros(len(classes), np.int64) for split in TRAINING_SPLITS}
     for i in mapped.readable():
         present[mapped.splits[i]][list(mapped.facts[i].classes.keys() - {-1, IGNORE})] += 1
     findings = [*found, *_check_void(mapped), *_check_presence(classes, present["train"], present["val"])]
@@ -152,7 +152,7 @@ def conclude(data: str, classes: Sequence[str], mapped: Mapped, found: list[Find
     def draw(name: str) -> bytes:
         return mapped.draw(places[name], None) if name in places else b""
 
-    counts = {split: tuple(present[split].tolist()) for split in SPLITS}
+    counts = {split: tuple(present[split].tolist()) for split in TRAINING_SPLITS}
     return Examination(data, tuple(classes), counts, illustrate(worst_first(findings), draw))
 
 

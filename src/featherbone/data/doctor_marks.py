@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from featherbone.data.findings import MAX_EXAMPLES, Example, Finding, Picture, Severity, look_at, many, to_jpeg
 from featherbone.data.images import read_image
-from featherbone.data.layouts import SPLITS
+from featherbone.data.layouts import TRAINING_SPLITS
 from featherbone.data.objects import Marked, MarkedImages
 from featherbone.data.scan import look_at_each
 from featherbone.errors import BadImage
@@ -164,7 +164,9 @@ def gather(splits: Mapping[str, MarkedImages], masks: bool) -> Marks:
         root=next((images.root for images in splits.values()), Path()),
         classes=classes,
         entries=entries,
-        splits=np.repeat(np.array(list(splits) or list(SPLITS))[: len(splits)], [len(i) for i in splits.values()]),
+        splits=np.repeat(
+            np.array(list(splits) or list(TRAINING_SPLITS))[: len(splits)], [len(i) for i in splits.values()]
+        ),
         looks=tuple(looks),
         image=image,
         place=np.arange(len(image)) - np.repeat(np.cumsum(counts) - counts, counts),

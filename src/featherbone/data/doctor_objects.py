@@ -27,7 +27,7 @@ from featherbone.data.findings import (
     sort_copies,
     worst_first,
 )
-from featherbone.data.layouts import LAYOUTS, SPLITS
+from featherbone.data.layouts import LAYOUTS, TRAINING_SPLITS
 from featherbone.data.objects import MarkedImages, Opened
 from featherbone.errors import BadData
 
@@ -42,7 +42,7 @@ def examine_objects(data: Path, task: str, input_size: int) -> Examination:
     """
     splits: dict[str, MarkedImages] = {}
     findings: list[Finding] = []
-    for split in SPLITS:
+    for split in TRAINING_SPLITS:
         try:
             opened = open_detection_split(data, split, check=False)
         except BadData as error:
@@ -83,7 +83,7 @@ def _count(marks: Marks) -> tuple[Ints, Ints]:
     """Objects of each class (K,) in training and validation."""
     known = marks.clear & (marks.labels >= 0)
     of = marks.splits[marks.image]
-    train, val = (np.bincount(marks.labels[known & (of == s)], minlength=len(marks.classes)) for s in SPLITS)
+    train, val = (np.bincount(marks.labels[known & (of == s)], minlength=len(marks.classes)) for s in TRAINING_SPLITS)
     return train, val
 
 

@@ -18,7 +18,7 @@ from featherbone.data.doctor_maps import (
     tint,
 )
 from featherbone.data.findings import MAX_EXAMPLES, Examination, Example, Finding, finding, grade, many
-from featherbone.data.layouts import SPLITS
+from featherbone.data.layouts import TRAINING_SPLITS
 from featherbone.data.panoptic import PanopticImages, Part, open_panoptic
 from featherbone.errors import BadData, BadImage
 from featherbone.ops.label_maps import IGNORE
@@ -45,7 +45,7 @@ def examine_panoptic(data: Path) -> Examination:
     """Read every image and map of `data` once and tell all that is wrong; a problem never ends the examination."""
     splits: dict[str, PanopticImages] = {}
     findings: list[Finding] = []
-    for split in SPLITS:
+    for split in TRAINING_SPLITS:
         try:
             opened = open_panoptic(data, split, check=False)
         except BadData as error:

@@ -1,12 +1,52 @@
 """Which tasks a data folder can serve, told from what lies in it."""
 
+import re
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
 from featherbone.errors import BadData, BadOption
 
-SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
-"""Names a split goes by in folders and files."""
+SPLITS = ("train", "val", "test")
+"""Splits of a data set. Where there are only `train` and `test`, validation images are held out of `train`."""
+TRAINING_SPLITS = ("train", "val")
+"""Splits that training reads."""
+
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_SIDE_WORDS = frozenset(("set", "seg", "data", "dataset", "split", "subset", "images", "image", "imgs", "img", "of"))
+"""Words that may accompany a split's in a name."""
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder, file stem or key of this name holds, in any case; None where it names none.
+
+    `Training`, `valid`, `train2017`, `seg_train`, `trainset` and `train-00000-of-00001` name a split; `train_masks`,
+    `trainer` and `.train` do not.
+    """
+    if name.startswith("."):
+        return None
+    words = [re.sub(r"(?<=.)(set|data|dataset)$", "", word) for word in re.findall(r"[^\W\d_]+", name.casefold())]
+    splits = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
+    rest = {word for word in words if word not in _SPLIT_WORDS} - _SIDE_WORDS
+    return splits.pop() if len(splits) == 1 and not rest else None
+
+
+def names_of(split: str, names: Iterable[str]) -> list[str]:
+    """Those of `names` that mean the split, the plainest first."""
+    return sorted(
+        (name for name in names if split_of(name) == split), key=lambda name: (name != split, len(name), name)
+    )
+
+
+def split_folders(parent: Path, split: str) -> list[Path]:
+    """Folders in `parent` that hold the split, the plainest name first; none where `parent` is no folder."""
+    folders = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
+    return [parent / name for name in names_of(split, folders)]
+
 
 ROBOFLOW = "_annotations.coco.json"
 """What Roboflow calls COCO's annotations, which it puts beside the images of each split."""
@@ -27,9 +67,7 @@ def find_tasks(data: Path) -> tuple[str, ...]:
     coco = any(data.glob("annotations/instances_*.json")) or any(data.glob(f"*/{ROBOFLOW}"))
     panoptic = any(data.glob("annotations/panoptic_*.json"))
     cityscapes = (data / "leftImg8bit").is_dir() and (data / "gtFine").is_dir()
-    masks = any(
-        (data / folder / name).is_dir() for folder in ("masks", "annotations") for name in sum(SPLITS.values(), ())
-    )
+    masks = any(split_folders(data / folder, split) for folder in ("masks", "annotations") for split in SPLITS)
     yolo = (data / "data.yaml").is_file()
     found = {
         "detection": coco or panoptic or yolo,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from featherbone.data.coco import find_image
 from featherbone.data.images import Stored, upright_size
 from featherbone.data.label_files import CITYSCAPES, CITYSCAPES_THINGS, read_values
-from featherbone.data.layouts import SPLITS
+from featherbone.data.layouts import names_of, split_folders
 from featherbone.data.objects import Marked, MarkedImages, Objects
 from featherbone.errors import BadData, BadImage
 from featherbone.files import read_json
@@ -210,11 +210,12 @@ def open_panoptic(data: Path, split: str, check: bool = True) -> OpenedPanoptic 
 
     With `check`, `BadData` is raised for a segment of a class that is not listed; without it its class is -1.
     """
-    for name in SPLITS[split]:
-        for file in sorted(data.glob(f"annotations/panoptic_{name}*.json")):
-            return _open_coco(data, file, check)
-        if (data / "leftImg8bit" / name).is_dir() and any((data / "gtFine" / name).rglob("*_instanceIds.png")):
-            return _open_cityscapes(data, name)
+    stems = {file.stem.removeprefix("panoptic_"): file for file in data.glob("annotations/panoptic_*.json")}
+    for own in names_of(split, stems):
+        return _open_coco(data, stems[own], check)
+    for folder in split_folders(data / "leftImg8bit", split):
+        if any((data / "gtFine" / folder.name).rglob("*_instanceIds.png")):
+            return _open_cityscapes(data, folder.name)
     return None
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featherbone.data.classification import listed
 from featherbone.data.coco import open_coco
 from featherbone.data.label_files import Code, read_code, read_values
-from featherbone.data.layouts import SPLITS
+from featherbone.data.layouts import TRAINING_SPLITS, split_folders
 from featherbone.data.map_files import panoptic_categories, write_panoptic
 from featherbone.data.objects import MarkedImages, Objects
 from featherbone.errors import BadData, BadOption
@@ -85,7 +85,7 @@ def make_panoptic_set(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
         new = Path(temporary) / out.name
-        done = [split for split in SPLITS if _write_split(split, instances, semantic, new, code, settled)]
+        done = [split for split in TRAINING_SPLITS if _write_split(split, instances, semantic, new, code, settled)]
         if not done:
             raise BadData(f"{instances}: no annotations/instances_train.json or _val.json there")
         write_json(new / "overlaps.json", settled.to_json())
@@ -102,9 +102,7 @@ def _write_split(split: str, instances: Path, semantic: Path, out: Path, code: C
     marked = opened.images
     if not marked.has_masks:
         raise BadData(f"{instances}: not every object of {split} has a mask; mark them as polygons or run lengths")
-    folder = next(
-        (f for name in SPLITS[split] for f in (semantic / "masks" / name, semantic / name) if f.is_dir()), None
-    )
+    folder = next(iter(split_folders(semantic / "masks", split) + split_folders(semantic, split)), None)
     if folder is None:
         raise BadData(f"{semantic}: neither masks/{split} nor {split} there; put the index PNGs of {split} into one")
     names = (*marked.classes, *(name for name in code.names if name not in marked.classes))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from featherbone.data.classification import listed
-from featherbone.data.layouts import LAYOUTS, SPLITS
+from featherbone.data.layouts import LAYOUTS, TRAINING_SPLITS
 from featherbone.data.panoptic import OpenedPanoptic, open_panoptic
 from featherbone.data.semantic import OpenedMaps, open_maps
 from featherbone.data.splits import Splits, hold_out
@@ -23,7 +23,9 @@ def open_segmentation(
     Where there is no validation split, `val_share` of the images is held out by `seed`. `ignore_index` and
     `zero_ignored` are of `read_code`. Raises `BadData` for what would spoil training.
     """
-    opened = {split: open_segmentation_split(data, task, split, ignore_index, zero_ignored) for split in SPLITS}
+    opened = {
+        split: open_segmentation_split(data, task, split, ignore_index, zero_ignored) for split in TRAINING_SPLITS
+    }
     train, val = opened["train"], opened["val"]
     if train is None:
         raise BadData(f"{data}: no images to train {task} segmentation on; the layouts are\n{LAYOUTS}")

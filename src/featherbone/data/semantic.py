@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from featherbone.data.classification import listed
 from featherbone.data.images import SUFFIXES, Stored, upright_size
 from featherbone.data.label_files import Code, cityscapes_code, cityscapes_train_code, read_code, read_values
-from featherbone.data.layouts import SPLITS
+from featherbone.data.layouts import SPLITS, split_folders
 from featherbone.errors import BadData, BadImage
 from featherbone.ops.label_maps import IGNORE
 
@@ -133,7 +133,7 @@ Named = list[tuple[str, str]]
 
 def _find(data: Path, split: str) -> tuple[Named, Named, Code | None] | None:
     """Images and masks of a split, and the code of the masks where the layout says it."""
-    for name in SPLITS[split]:
+    for name in (folder.name for parent in ("leftImg8bit", "images") for folder in split_folders(data / parent, split)):
         if (data / "leftImg8bit" / name).is_dir() and (data / "gtFine" / name).is_dir():
             images = _named(data, data / "leftImg8bit" / name, (CITY_IMAGE,))
             for end, code in ((CITY_LABELS, cityscapes_code()), (CITY_TRAIN, cityscapes_train_code())):

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from featherbone.data.images import SUFFIXES, upright_size
-from featherbone.data.layouts import SPLITS
+from featherbone.data.layouts import names_of
 from featherbone.data.objects import Marked, MarkedImages, Opened
 from featherbone.errors import BadData, BadImage
 
@@ -23,7 +23,7 @@ def open_yolo(data: Path, split: str, unlabelled: str, check: bool) -> Opened | 
     """
     content = _read_list(data)
     names = _names(content.get("names"))
-    source = next((content[name] for name in SPLITS[split] if content.get(name)), None)
+    source = next((content[name] for name in names_of(split, map(str, content)) if content.get(name)), None)
     if source is None:
         return None
     root = data / str(content.get("path") or "")
