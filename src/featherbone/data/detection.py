@@ -4,11 +4,11 @@ from pathlib import Path
 
 from featherbone.data.classification import listed
 from featherbone.data.coco import open_coco
+from featherbone.data.formats import find_format
 from featherbone.data.layouts import LAYOUTS, TRAINING_SPLITS
 from featherbone.data.objects import MarkedImages, Opened
 from featherbone.data.panoptic import open_panoptic
 from featherbone.data.splits import Splits, hold_out
-from featherbone.data.yolo import LIST, open_yolo
 from featherbone.errors import BadData
 
 
@@ -46,8 +46,8 @@ def open_detection_split(data: Path, split: str, unlabelled: str = "leave-out", 
     coco = open_coco(data, split, unlabelled, check)
     if coco is not None:
         return coco
-    if (data / LIST).is_file():
-        return open_yolo(data, split, unlabelled, check)
+    if known := find_format(data):
+        return known.open(data, split, unlabelled, check)
     panoptic = open_panoptic(data, split, check)
     return None if panoptic is None else Opened(panoptic.images.marked(), panoptic.missing, (), 0)
 
@@ -62,7 +62,7 @@ def _notices(split: str, opened: Opened) -> list[str]:
             f"{split}: {len(opened.unlisted)} images without annotations were left out: {listed(opened.unlisted)}; "
             "if they show no object, give --unlabelled negative"
         )
-    return notices
+    return notices + [f"{split}: {note}" for note in opened.notes]
 
 
 def _classes(images: MarkedImages) -> str:

@@ -109,6 +109,8 @@ def _check_listing(split: str, opened: Opened) -> Iterator[Finding]:
         )
         count = opened.orphans + sum(len(entry.annotations) for entry in opened.images.entries)
         yield Finding(grade(opened.orphans, count), f"orphans-in-{split}", message, opened.orphans)
+    for note in opened.notes:
+        yield Finding("note", f"read-in-{split}", note, 1)
 
 
 def _check_splits(marks: Marks) -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 
 from featherbone.errors import BadData, BadOption
@@ -68,10 +67,13 @@ def find_tasks(data: Path) -> tuple[str, ...]:
     panoptic = any(data.glob("annotations/panoptic_*.json"))
     cityscapes = (data / "leftImg8bit").is_dir() and (data / "gtFine").is_dir()
     masks = any(split_folders(data / folder, split) for folder in ("masks", "annotations") for split in SPLITS)
-    yolo = (data / "data.yaml").is_file()
+    from featherbone.data.formats import find_format  # its files read names of splits from this one
+
+    known = find_format(data)
+    marked = known.tasks(data) if known else frozenset()
     found = {
-        "detection": coco or panoptic or yolo,
-        "instance": coco or panoptic or (yolo and _has_polygons(data)),
+        "detection": coco or panoptic or "detection" in marked,
+        "instance": coco or panoptic or "instance" in marked,
         "semantic": masks or cityscapes or panoptic,
         "panoptic": panoptic or (cityscapes and any(data.glob("gtFine/*/**/*_instanceIds.png"))),
     }
@@ -81,12 +83,6 @@ def find_tasks(data: Path) -> tuple[str, ...]:
     if any(data.glob("**/*.parquet")) or any(entry.is_dir() for entry in data.iterdir()):
         return ("classification",)
     raise BadData(f"{data}: no data layout known; give a folder of one of these:\n{LAYOUTS}")
-
-
-def _has_polygons(data: Path) -> bool:
-    """Whether one of a YOLO folder's first label files has a line that is longer than a box."""
-    files = islice(data.glob("**/labels/**/*.txt"), 50)
-    return any(len(line.split()) > 5 for file in files for line in file.read_text(errors="replace").splitlines())
 
 
 def find_task(data: Path, task: str | None) -> str:

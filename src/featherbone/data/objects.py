@@ -54,7 +54,8 @@ class Marked:
     """Of the file it is listed in; for YOLO its place in the sorted list, from 1."""
     annotations: tuple[Mapping[str, Any], ...]
     """COCO's form: `bbox` x y width height in pixels, `segmentation` if there is one, `iscrowd`, `area`, `id`; and
-    `label`, the class index; -1 for a class that is not known."""
+    `label`, the class index; -1 for a class that is not known. Where it cannot be read, `error` states place, reason
+    and remedy, the box is empty and `label` is -1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +134,8 @@ class Opened:
     """Images that are there, but not listed, and were left out."""
     orphans: int
     """Annotations of images that are not listed."""
+    notes: tuple[str, ...] = ()
+    """What else was noticed: what of the files is read in which way, and what is not read."""
 
 
 def _mask(annotation: Mapping[str, Any], entry: Marked) -> Rle:

@@ -1,6 +1,7 @@
 """YOLO's text files: a line an object, its class and its box or polygon in shares of the image's sides."""
 
 import math
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,26 @@ from featherbone.data.objects import Marked, MarkedImages, Opened
 from featherbone.errors import BadData, BadImage
 
 LIST = "data.yaml"
+
+
+class Yolo:
+    """YOLO's format in the registry of formats."""
+
+    name = "YOLO"
+
+    def matches(self, folder: Path) -> bool:
+        """Whether there is a `data.yaml`."""
+        return (folder / LIST).is_file()
+
+    def tasks(self, folder: Path) -> frozenset[str]:
+        """Detection, and instance where a line among the first label files is longer than a box."""
+        files = islice(folder.glob("**/labels/**/*.txt"), 50)
+        longer = any(len(line.split()) > 5 for file in files for line in file.read_text(errors="replace").splitlines())
+        return frozenset(("detection", "instance") if longer else ("detection",))
+
+    def open(self, folder: Path, split: str, unlabelled: str, check: bool) -> Opened | None:
+        """As `open_yolo`."""
+        return open_yolo(folder, split, unlabelled, check)
 
 
 def open_yolo(data: Path, split: str, unlabelled: str, check: bool) -> Opened | None:

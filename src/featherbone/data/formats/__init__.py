@@ -1,0 +1,14 @@
+"""Formats of images with marked objects beside COCO's: a file each, found through one registry."""
+
+from pathlib import Path
+
+from featherbone.data.formats.format import Format
+from featherbone.data.yolo import Yolo
+
+FORMATS: tuple[Format, ...] = (Yolo(),)
+"""In the order in which they are tried."""
+
+
+def find_format(folder: Path) -> Format | None:
+    """The first format that `folder` is in, None if there is none."""
+    return next((one for one in FORMATS if one.matches(folder)), None)
