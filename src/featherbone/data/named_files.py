@@ -1,0 +1,96 @@
+"""Files that a data set's lists name, searched below the data folder and nowhere else."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from featherbone.errors import BadData
+
+_HASH = re.compile(r"[0-9a-f]{8}-(?=.)")
+"""What Label Studio puts before the name of an uploaded file."""
+
+
+class NamedFiles:
+    """Files below `root` by the names that lists of any tool give them.
+
+    A name is first taken as it is written, in each of `folders` (below `root`, most likely first). Names that are
+    absolute on any system, lead out of the folder, hold backslashes or URL escapes, or name folders that do not exist
+    are found by their plain name: a single file of that name is taken, and of several the one whose folders agree with
+    the name, or the only one in the most likely folder.
+    """
+
+    def __init__(self, root: Path, folders: Sequence[Path] = (), source: str = "") -> None:
+        """`source` is what messages call the list."""
+        self.root, self.source = root, source
+        self.folders = tuple(folders) or (root,)
+        self.guesses: dict[str, Path] = {}
+        """The files that were found by their plain names only."""
+
+    def find(self, name: str) -> Path | None:
+        """The file of that name; None where there is none. Raises `BadData` where it may be one of several."""
+        if not _leads_out(name):
+            for folder in self.folders:
+                if os.path.isfile(path := os.path.join(folder, name)):
+                    return Path(path)
+        if name not in self.guesses and (found := self._guess(written_parts(name))):
+            if len(found) > 1:
+                shown = " or ".join(path.relative_to(self.root).as_posix() for path in found[:2])
+                raise BadData(
+                    f"{self.source}: file_name {name!r} may be {shown}; write paths below the data folder, as "
+                    f"{found[0].relative_to(self.root).as_posix()!r}"
+                )
+            self.guesses[name] = found[0]
+        return self.guesses.get(name)
+
+    def _guess(self, parts: Sequence[str]) -> list[Path]:
+        """The files that a name of these parts means best."""
+        if not parts:
+            return []
+        found = self._by_name.get(_key(parts[-1])) or self._by_name.get(_key(_HASH.sub("", parts[-1], count=1)), [])
+        ranks = [(_num_common(path.parts, parts), path.name == parts[-1]) for path in found]
+        best = [path for path, rank in zip(found, ranks, strict=True) if rank == max(ranks)]
+        for folder in self.folders if len(best) > 1 else ():
+            if inside := [path for path in best if path.is_relative_to(folder)]:
+                return inside
+        return best
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        """All files by their plain names, hidden ones left out; those of each folder also where it is a link."""
+        found: dict[str, dict[Path, None]] = {}
+        for top in (*self.folders, self.root):
+            for folder, inner, names in os.walk(top):
+                inner[:] = sorted(name for name in inner if not name.startswith("."))
+                for name in sorted(names):
+                    if not name.startswith("."):
+                        found.setdefault(_key(name), {})[Path(folder, name)] = None
+        return {name: list(paths) for name, paths in found.items()}
+
+
+def written_parts(name: str) -> tuple[str, ...]:
+    """Folders and plain name of a path or URL written on any system, without drive, `.` and `..`."""
+    name = name.rsplit("?d=", 1)[-1]  # Label Studio's local files
+    if re.match(r"[A-Za-z][\w+.-]+://", name):
+        name = urlsplit(name).path
+    parts = re.split(r"[/\\]+", unquote(name))
+    return tuple(part for part in parts if part not in ("", ".", "..") and not re.fullmatch("[A-Za-z]:", part))
+
+
+def _leads_out(name: str) -> bool:
+    """Whether a name, joined to a folder, may be a file outside of it."""
+    return os.path.isabs(name) or ".." in name.split("/")
+
+
+def _num_common(path: Sequence[str], parts: Sequence[str]) -> int:
+    """How many of the last folders two paths share."""
+    pairs = zip(reversed(path[:-1]), reversed(parts[:-1]), strict=False)
+    return next((number for number, (one, other) in enumerate(pairs) if one != other), min(len(path), len(parts)) - 1)
+
+
+def _key(name: str) -> str:
+    """A file name as systems that ignore case and compose letters in another way compare it."""
+    return unicodedata.normalize("NFC", name).casefold()
