@@ -513,6 +513,7 @@ def demo(
         device: auto, cpu, cuda or mps.
 
     """
+    from featherbone.data.sampling import spread
     from featherbone.data.scenes_write import write_classification
     from featherbone.exporters.targets import find_target
     from featherbone.runtimes import require
@@ -540,7 +541,7 @@ def demo(
         device=device,
     )
     shown = sorted((out / "data" / "val").glob("*/*"))
-    chosen = tuple(shown[:: max(len(shown) // 12, 1)][:12])
+    chosen = tuple(shown[i] for i in spread(len(shown), 12))
     predicted = predict(trained.run, chosen, out=out / "pictures", device=device)
     exported = export(trained.run)
     assert isinstance(exported, ExportResult), "it is in float"

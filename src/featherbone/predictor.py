@@ -12,6 +12,7 @@ from PIL import Image
 from featherbone.data.classification import open_splits
 from featherbone.data.detection import open_detection
 from featherbone.data.images import SUFFIXES, ImageSource, read_image
+from featherbone.data.sampling import spread, spread_classes
 from featherbone.data.segmentation import open_segmentation
 from featherbone.devices import find_device
 from featherbone.errors import BadImage, BadOption
@@ -146,15 +147,19 @@ def open_images(card: Card) -> Any:
 
 
 def some_images(card: Card, folder: Path | None, count: int, split: str = "val") -> list[Image.Image]:
-    """Up to `count` readable pictures, spread over the folder, or over a split of the run's images."""
+    """The readable ones of `count` pictures that are spread over the folder, or over a split of the run's images.
+
+    Where images have classes, every class is reached if `count` allows.
+    """
     if folder is not None:
         paths = find_images([folder])
-        readers = [lambda path=path: read_image(path) for path in paths]
+        readers = [lambda path=paths[i]: read_image(path) for i in spread(len(paths), count)]
     else:
         own = getattr(open_images(card), split)
-        readers = [lambda i=i: own.read(i) for i in range(len(own))]
+        chosen = spread_classes(own.labels, count) if card.task == "classification" else spread(len(own), count)
+        readers = [lambda i=i: own.read(i) for i in chosen]
     pictures: list[Image.Image] = []
-    for reader in readers[:: max(len(readers) // count, 1)]:
+    for reader in readers:
         with suppress(BadImage):
             pictures.append(reader())
-    return pictures[:count]
+    return pictures

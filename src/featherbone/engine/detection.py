@@ -12,6 +12,7 @@ from featherbone.data.anchor_boxes import fit_anchors, input_sizes, mean_best_io
 from featherbone.data.detection import open_detection
 from featherbone.data.objects import Objects
 from featherbone.data.samples import DetectionSamples
+from featherbone.data.sampling import spread
 from featherbone.data.splits import Splits
 from featherbone.draw import contact_sheet, draw_detections, save_picture
 from featherbone.engine.dense import SHOWN, DenseJob
@@ -99,7 +100,7 @@ class DetectionJob(DenseJob):
         save_picture(contact_sheet(pictures, [samples.images.name(i) for _, i in keys[:SHOWN]], 4, 320), path)
 
     def show_outcome(self, path: Path, outcome: Finds) -> None:
-        chosen = range(0, len(self.val), max(len(self.val) // SHOWN, 1))[:SHOWN]
+        chosen = spread(len(self.val), SHOWN)
         pictures = [draw_detections(self.val.read(i), outcome.records[i], score=outcome.score) for i in chosen]
         save_picture(contact_sheet(pictures, [self.val.name(i) for i in chosen], 4, 320), path)
 

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from featherbone.data.panoptic import PanopticImages
 from featherbone.data.samples import to_device
+from featherbone.data.sampling import spread
 from featherbone.data.transforms import Preprocessing
 from featherbone.engine.dense import SHOWN
 from featherbone.metrics.panoptic import PanopticMetrics, Stated
@@ -37,7 +38,7 @@ class Kept:
     @property
     def spread(self) -> list[int]:
         """Indices spread over the split."""
-        return list(range(0, self.count, max(self.count // SHOWN, 1)))[:SHOWN]
+        return spread(self.count, SHOWN)
 
     @property
     def worst(self) -> list[int]:

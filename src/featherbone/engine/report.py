@@ -10,6 +10,7 @@ from torch import Tensor
 
 from featherbone.data.classification import LabelledImages
 from featherbone.data.loading import Samples
+from featherbone.data.sampling import spread_classes
 from featherbone.data.transforms import Preprocessing
 from featherbone.draw import contact_sheet, save_picture
 from featherbone.engine.page import curves, heading, provenance
@@ -76,7 +77,7 @@ def _mistakes(card: Card, val: LabelledImages, outcome: Tensor, most: int = 16) 
 
 def _successes(card: Card, val: LabelledImages, outcome: Tensor, most: int = 12) -> str:
     right = [i for i in range(len(val)) if int(outcome[i, 0]) == val.labels[i]]
-    right = right[:: max(len(right) // most, 1)][:most]  # spread over the classes
+    right = [right[i] for i in spread_classes(val.labels[right], most)]
     if not right:
         return "<p>None.</p>"
     captions = [f"{card.classes[val.labels[i]]} {outcome[i, 1]:.0%}" for i in right]

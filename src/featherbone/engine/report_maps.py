@@ -6,6 +6,7 @@ from typing import Any
 
 from PIL import Image
 
+from featherbone.data.sampling import spread
 from featherbone.draw import contact_sheet
 from featherbone.engine.evaluate_maps import Kept
 from featherbone.engine.page import curves, heading, provenance, shown
@@ -45,7 +46,7 @@ def write_maps_report(
         "<p>The image, what was wanted, and what was said.</p>",
         side_by_side(images, kept, kept.worst, draw, truth),
         "<h2>Images spread over the set</h2>",
-        side_by_side(images, kept, kept.spread[:6], draw, truth),
+        side_by_side(images, kept, [kept.spread[i] for i in spread(len(kept.spread), 6)], draw, truth),
         *provenance(card),
     ]
     write_page(path, f"{card.backbone} {card.head} report", sections)

@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from featherbone.data.sampling import spread
 from featherbone.draw import contact_sheet, draw_record
 from featherbone.exporters.parity import Parity
 from featherbone.pages import figures, jpeg, table, write_page
@@ -38,8 +39,7 @@ def write_parity_page(
         table(_rows(parity)),
         "<h2>The model's and the file's results</h2>",
     ]
-    step = max(len(pictures) // SHOWN, 1)
-    for i in range(0, len(pictures), step)[:SHOWN]:
+    for i in spread(len(pictures), SHOWN):
         pair = [draw_record(pictures[i], record) for record in (expected[i], got[i])]
         sections.append(jpeg(contact_sheet(pair, ["model", manifest.target], 2, 460), f"picture {i + 1}, both results"))
     write_page(path, f"{manifest.file} parity", sections)

@@ -17,7 +17,7 @@ from featherbone.errors import BadOption, FeatherboneError
 from featherbone.exporters.contract import Form, check_folder, finish
 from featherbone.exporters.int8.page import write_int8_page
 from featherbone.exporters.int8.search import Point, fits, plan, search
-from featherbone.exporters.int8.sensitivity import Sensitivity, rank_layers, raw_error, spread
+from featherbone.exporters.int8.sensitivity import Sensitivity, rank_layers, raw_error, spread_batch
 from featherbone.files import atomic_folder, write_json
 from featherbone.progress import say, track
 from featherbone.runtimes import Run, open_file, require
@@ -180,7 +180,7 @@ class _Bench:
         names = net.names(example)
         taken = to_bytes(calibration, card.preprocessing) if form.with_pre else calibration
         self.inputs = [part.contiguous() for part in taken.split(1)]
-        self.few = spread(calibration)
+        self.few = spread_batch(calibration)
         with torch.inference_mode():
             self.expected = flatten((Picking(task) if form.with_nms else task)(self.few))
         about = {"dynamic": form.dynamic, "with_pre": form.with_pre, "with_nms": form.with_nms}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from featherbone.data.sampling import spread
 from featherbone.progress import bar
 from featherbone.tasks.raw import flatten
 
@@ -145,7 +146,7 @@ def fake_activation(x: Tensor, seen: tuple[float, float]) -> Tensor:
 def rank_layers(task: nn.Module, images: Tensor) -> list[Sensitivity]:
     """The layers of a task that its output passes through, the most sensitive first.
 
-    Ranges are those of all normalised `images`, errors those of `spread` ones.
+    Ranges are those of all normalised `images`, errors those of a batch spread over them.
     """
     names = layer_names(task)
     with torch.inference_mode():
@@ -154,7 +155,7 @@ def rank_layers(task: nn.Module, images: Tensor) -> list[Sensitivity]:
             seen.calls.clear()
             with seen:
                 task(part)
-        few = spread(images)
+        few = spread_batch(images)
         expected = flatten(task(few))
         layers = list(dict.fromkeys(name for name, _ in seen.inputs))
         found = []
@@ -167,9 +168,9 @@ def rank_layers(task: nn.Module, images: Tensor) -> list[Sensitivity]:
     return sorted(found, key=lambda each: -each.error)
 
 
-def spread(images: Tensor) -> Tensor:
+def spread_batch(images: Tensor) -> Tensor:
     """A batch from all over the images: neighbours are often of one class."""
-    return images[:: max(len(images) // BATCH, 1)][:BATCH].contiguous()
+    return images[spread(len(images), BATCH)]
 
 
 def raw_error(expected: dict[str, Tensor], got: dict[str, Tensor]) -> float:
