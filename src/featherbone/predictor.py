@@ -11,7 +11,8 @@ from PIL import Image
 
 from featherbone.data.classification import open_splits
 from featherbone.data.detection import open_detection
-from featherbone.data.images import SUFFIXES, ImageSource, read_image
+from featherbone.data.images import ImageSource, read_image
+from featherbone.data.listing import SUFFIXES, list_images
 from featherbone.data.sampling import spread, spread_classes
 from featherbone.data.segmentation import open_segmentation
 from featherbone.devices import find_device
@@ -117,7 +118,7 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            inside = list_images(path)
             if not inside:
                 raise BadImage(f"{path}: no pictures in this folder; they end in {', '.join(sorted(SUFFIXES))}")
             found += inside

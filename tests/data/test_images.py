@@ -1,6 +1,11 @@
 """Whatever picture comes in leaves upright, in 8-bit RGB; whatever is none is refused with a remedy."""
 
+import ast
 import io
+import os
+import socket
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from featherbone.data.images import read_image
+import featherbone
+from featherbone.data.images import FORMATS, open_image, orientation_of, read_file, read_image, upright_size
+from featherbone.data.label_files import read_values
 from featherbone.errors import BadImage
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
@@ -51,6 +58,31 @@ def test_every_exif_orientation_is_undone(orientation, kind):
     read = pixels(encode(stored, kind, exif=exif))
     assert read.shape == upright.shape
     np.testing.assert_allclose(read, upright, atol=8)
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_size_of_the_head_is_that_of_the_picture(tmp_path, kind, orientation):
+    for mode in (*("I;16",) * (kind in ("PNG", "TIFF")), "L", "RGB"):
+        file = tmp_path / "a.jpg"
+        exif = Image.Exif()  # saving AVIF empties it
+        exif[0x0112] = orientation
+        file.write_bytes(encode(Image.new(mode, (33, 17)), kind, exif=exif))
+        assert upright_size(file) == read_image(file).size[::-1]
+    has_exif = kind not in ("BMP", "GIF", "PPM")
+    assert upright_size(file) == ((33, 17) if has_exif and orientation > 4 else (17, 33))
+    with open_image(file, "a") as image:
+        assert orientation_of(image) == (orientation if has_exif else 1)
+
+
+def test_an_orientation_behind_the_pixels_of_png_counts(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain, late = encode(Image.fromarray(COLOUR)), exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(late)) + b"eXIf" + late + struct.pack(">I", zlib.crc32(b"eXIf" + late))
+    (tmp_path / "a.png").write_bytes(plain[:-12] + chunk + plain[-12:])
+    assert upright_size(tmp_path / "a.png") == (4, 3)
+    np.testing.assert_array_equal(pixels(tmp_path / "a.png"), np.rot90(COLOUR, -1))
 
 
 def test_transparency_of_every_kind_lies_over_white():
@@ -152,6 +184,87 @@ def test_files_that_are_no_pictures_are_refused_by_name_and_remedy(tmp_path):
         read_image(tmp_path / "gone.jpg")
     with pytest.raises(BadImage, match="a folder, where a picture was expected"):
         read_image(tmp_path)
+
+
+READERS = (read_image, upright_size, lambda path: read_values(path, path.name), lambda path: read_file(path, path.name))
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_what_is_no_file_is_refused_at_once(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket.png"))
+        (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+        for name in ("pipe.jpg", "socket.png", "zero.jpg"):
+            with pytest.raises(BadImage, match=f"{name}: a pipe, socket or device, .* remove it"):
+                read(tmp_path / name)
+    with open(tmp_path / "long.jpg", "wb") as file:
+        file.truncate(10**12)
+    with pytest.raises(BadImage, match=r"1,000,000,000,000 bytes; at most .* cut it into tiles"):
+        read(tmp_path / "long.jpg")
+    (tmp_path / "broken.jpg").symlink_to(tmp_path / "gone.jpg")
+    with pytest.raises(BadImage, match="there is no such file"):
+        read(tmp_path / "broken.jpg")
+
+
+def test_sizes_that_are_declared_only_cost_nothing(tmp_path):
+    """Heads of tiny files that declare 10^9 x 10^9, or 30,000 x 30,000 pixels."""
+    big = struct.pack(">II", 10**9, 10**9)
+    header = b"IHDR" + big + bytes((8, 2, 0, 0, 0))
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    png += struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    entries = [(256, 30_000), (257, 30_000), (258, 8), (259, 1), (262, 1), (273, 8), (278, 30_000), (279, 9)]
+    tiff = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    tiff += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries) + b"\0" * 4
+    bmp = b"BM" + struct.pack("<IIIIiiHHIIiiII", 99, 0, 54, 40, 10**9, 10**9, 1, 24, 0, 0, 0, 0, 0, 0)
+    files = {"PNG": png, "PPM": b"P6 1000000000 1000000000 255\n", "TIFF": tiff, "BMP": bmp}
+    files["GIF"] = b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0) + b"," + bytes(9) + b"\x02\0;"
+    for kind, content in files.items():
+        (tmp_path / "a.png").write_bytes(content)
+        for read in READERS[:3]:
+            with pytest.raises(BadImage, match="larger than 178 megapixels; scale it down or cut it"):
+                print(kind, read(tmp_path / "a.png"))
+
+
+def test_large_pictures_are_read_without_a_warning(tmp_path):
+    """Pillow warns from 89 megapixels on, in opening and again in decoding TIFF."""
+    for kind in ("PNG", "TIFF"):
+        Image.new("1", (9500, 9500)).save(tmp_path / "a", kind)
+        assert upright_size(tmp_path / "a") == (9500, 9500)
+        with open_image(tmp_path / "a", "a") as image:
+            image.load()
+
+
+@pytest.mark.parametrize(
+    ("start", "remedy"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC photo; convert it to JPEG, as with heif-convert"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic", "a HEIC photo; convert it to JPEG"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL; convert it"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000; convert it to PNG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript or PDF, which is never run; export it"),
+        (b"8BPS\0\1", "a Photoshop document; export it as PNG"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS; .*git lfs pull"),
+        (b"\xef\xbb\xbf<!DOCTYPE html><html>", "text .* replace it by the picture"),
+    ],
+)
+def test_other_formats_are_named_with_the_way_to_convert(tmp_path, start, remedy):
+    (tmp_path / "a.jpg").write_bytes(start + b"\0" * 300)
+    for read in READERS[:3]:
+        with pytest.raises(BadImage, match=f"a.jpg: {remedy}"):
+            read(tmp_path / "a.jpg")
+
+
+def test_every_picture_is_opened_by_one_function():
+    source = Path(featherbone.__file__).parent
+    opened = {
+        (file.relative_to(source).as_posix(), ast.unparse(call.func))
+        for file in source.rglob("*.py")
+        for call in ast.walk(ast.parse(file.read_text()))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in ("Image.open", "PIL.Image.open", "Image.OPEN")
+    }
+    names = {file.relative_to(source).as_posix() for file in source.rglob("*.py") if "Image.OPEN" in file.read_text()}
+    assert opened == set() and names == {"data/images.py"}
 
 
 def test_damage_of_any_kind_is_a_bad_image_or_a_picture():

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from featherbone.data.images import SUFFIXES, read_image
+from featherbone.data.images import read_file, read_image
 from featherbone.data.layouts import LAYOUTS, SPLITS, split_folders, split_of
+from featherbone.data.listing import SUFFIXES, list_files, list_folders
 from featherbone.errors import BadData, did_you_mean
 
 
@@ -59,7 +60,7 @@ class FolderImages(LabelledImages):
         return self.paths[index]
 
     def encoded(self, index: int) -> bytes:
-        return (self.root / self.paths[index]).read_bytes()
+        return read_file(self.root / self.paths[index], self.paths[index])
 
     def read(self, index: int) -> Image.Image:
         return read_image(self.root / self.paths[index], self.paths[index])
@@ -179,7 +180,7 @@ def open_split(
     `classes` are those of training; without them the split defines them. A folder of classes without splits is all
     training. Without `check`, labels of Parquet files may lie outside the classes.
     """
-    parquet = sorted(file for file in data.rglob("*.parquet") if _parquet_split(file.relative_to(data)) == split)
+    parquet = [file for file in list_files(data, (".parquet",)) if _parquet_split(file.relative_to(data)) == split]
     if parquet:
         return _open_parquet(data, parquet, classes, check), []
     if folders := split_folders(data, split):
@@ -195,12 +196,8 @@ def _parquet_split(file: Path) -> str | None:
     return split_of(word[0] if word else "") or split_of(file.parent.name)
 
 
-def _visible(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-
-
 def _open_folder(data: Path, folder: Path, classes: tuple[str, ...] | None) -> tuple[FolderImages, list[str]] | None:
-    found = tuple(entry.name for entry in _visible(folder) if entry.is_dir())
+    found = tuple(path.name for path in list_folders(folder))
     if not found:
         return None
     if classes is not None:
@@ -210,10 +207,8 @@ def _open_folder(data: Path, folder: Path, classes: tuple[str, ...] | None) -> t
     labels: list[int] = []
     skipped: list[str] = []
     for name in found:
-        for file in sorted((folder / name).rglob("*")):
+        for file in list_files(folder / name):
             relative = file.relative_to(data).as_posix()
-            if file.is_dir() or any(part.startswith(".") for part in file.relative_to(folder).parts):
-                continue
             if file.suffix.lower() in SUFFIXES:
                 paths.append(relative)
                 labels.append(classes.index(name))

@@ -6,8 +6,9 @@ from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from featherbone.data.images import SUFFIXES, upright_size
+from featherbone.data.images import upright_size
 from featherbone.data.layouts import ROBOFLOW, names_of, split_folders
+from featherbone.data.listing import list_images
 from featherbone.data.objects import Marked, MarkedImages, Opened
 from featherbone.errors import BadData, BadImage
 from featherbone.files import read_json
@@ -127,5 +128,4 @@ def find_image(folders: Sequence[Path], name: str, file: str) -> Path | None:
 def _unlisted(data: Path, folder: Path, listed: set[str]) -> list[str]:
     if folder in (data, data / "images"):  # both splits lie there
         return []
-    files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
-    return [name for path in files if (name := path.relative_to(data).as_posix()) not in listed]
+    return [name for path in list_images(folder) if (name := path.relative_to(data).as_posix()) not in listed]

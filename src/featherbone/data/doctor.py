@@ -29,8 +29,8 @@ from featherbone.data.findings import (
     to_jpeg,
     worst_first,
 )
-from featherbone.data.images import SUFFIXES
 from featherbone.data.layouts import LAYOUTS, TRAINING_SPLITS, find_tasks, split_folders
+from featherbone.data.listing import SUFFIXES, list_folder
 from featherbone.data.scan import look_at_each
 from featherbone.errors import BadData, BadImage
 
@@ -157,7 +157,7 @@ def _check_splits(data: Path, splits: dict[str, LabelledImages]) -> Iterator[Fin
             message = f"{folder.name} is not used, for {found[0].name} is the {split} split; join the two or remove one"
             yield Finding("warning", "unused-folder", message, 1, (Example((folder.name,)),))
     tops = [folder for found in folders.values() for folder in found[:1]] or [data]
-    loose = [file for top in tops for file in sorted(top.iterdir()) if file.suffix.lower() in SUFFIXES]
+    loose = [path for top in tops for path in list_folder(top) if path.suffix.lower() in SUFFIXES]
     if loose:
         message = f"{many(loose, 'picture')} outside the class folders, left out; move each into that of its class"
         yield finding("warning", "no-class", message, [Example((str(file.relative_to(data)),)) for file in loose])

@@ -11,10 +11,10 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 
 from featherbone.data.duplicates import Print, find_copies, take_print
-from featherbone.data.images import read_image
+from featherbone.data.images import open_image, orientation_of, read_image
 from featherbone.errors import BadImage
 
 Severity = Literal["error", "warning", "note"]
@@ -200,10 +200,8 @@ def look_at(images: Images, index: int) -> Picture | str:
         image = read_image(encoded, name)
     except (BadImage, OSError) as error:
         return str(error).removeprefix(f"{name}: ")
-    with Image.open(io.BytesIO(encoded)) as file:
-        orientation = file.getexif().get(ExifTags.Base.Orientation, 1) if "exif" in file.info else 1
-        orientation = orientation if orientation in range(1, 9) else 1
-        return Picture(*image.size, _kind(file), orientation, take_print(image, encoded))
+    with open_image(encoded, name) as file:
+        return Picture(*image.size, _kind(file), orientation_of(file), take_print(image, encoded))
 
 
 def _kind(file: Image.Image) -> str:

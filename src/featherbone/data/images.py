@@ -1,22 +1,68 @@
 """Any picture a user has, as upright 8-bit RGB."""
 
 import io
+import re
+import stat
 import struct
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, features
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
-from featherbone.errors import BadImage
+from featherbone.errors import BadImage, FeatherboneError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # others run programs of their own, or are dead
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
+FORMATS = {
+    **{"JPEG": "Jpeg", "PNG": "Png", "WEBP": "WebP", "BMP": "Bmp", "GIF": "Gif", "TIFF": "Tiff", "PPM": "Ppm"},
+    **({"AVIF": "Avif"} if features.check("avif") else {}),  # Pillow 11.3 or newer
+}
+"""Formats that are read, with Pillow's plugins for them. Others run programs (EPS runs Ghostscript) or are rare."""
+for plugin in FORMATS.values():
+    import_module(f"PIL.{plugin}ImagePlugin")
+FOREIGN = {
+    rb"....ftyp(hei|hev|mif|msf)": "a HEIC photo; convert it to JPEG, as with heif-convert of libheif",
+    rb"....ftypavi": "AVIF, which needs Pillow 11.3 or newer; update pillow, or convert the picture to PNG",
+    rb"....JXL |\xff\x0a": "JPEG XL; convert it to JPEG or PNG, as with djxl of libjxl",
+    rb"....jP  |\xff\x4f\xff\x51": "JPEG 2000; convert it to PNG or TIFF, as with opj_decompress of OpenJPEG",
+    rb"%!PS|%PDF|\xc5\xd0\xd3\xc6": "PostScript or PDF, which is never run; export it as PNG",
+    rb"8BPS": "a Photoshop document; export it as PNG",
+    rb"version https://git-lfs": "a pointer of Git LFS; fetch the picture itself with: git lfs pull",
+    rb"(\xef\xbb\xbf)?\s*<": "text (HTML, XML or SVG); replace it by the picture",
+}
+"""What files start with that are called pictures and cannot be read, and what to do with them."""
+MAX_BYTES = 2**31
+"""Size of the largest file that is read."""
 
 ImageSource = str | Path | bytes | Image.Image | np.ndarray[Any, Any] | torch.Tensor
 """A path, an encoded file's bytes, a PIL image, an array (H, W[, 1, 3 or 4]) or a tensor ([3,] H, W)."""
+
+
+@contextmanager
+def open_image(source: str | Path | bytes, name: str) -> Iterator[ImageFile.ImageFile]:
+    """The picture in a file or its bytes, of an allowed format, to be decoded inside the block.
+
+    Whatever fails inside the block is raised as `BadImage`, which calls the source `name`.
+    """
+    with _reasons(name), io.BytesIO(source) if isinstance(source, bytes) else _open_file(Path(source), name) as file:
+        image = _identify(file, name)
+        limit = Image.MAX_IMAGE_PIXELS  # Pillow warns above it and refuses twice as much
+        pixels = image.width * image.height
+        if limit is not None and pixels > 2 * limit:
+            raise Image.DecompressionBombError
+        if not pixels:
+            raise BadImage(f"{name}: {image.width}x{image.height} pixels; replace the file or leave it out")
+        bomb = Image.DecompressionBombWarning
+        large = limit is not None and pixels > limit
+        with warnings.catch_warnings(action="ignore", category=bomb) if large else nullcontext():
+            yield image
 
 
 def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
@@ -27,31 +73,36 @@ def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
     if isinstance(source, np.ndarray | torch.Tensor):
         return _from_array(source)
     name = name or (str(source) if isinstance(source, str | Path) else "image")
-    try:
-        if isinstance(source, Image.Image):
+    if isinstance(source, Image.Image):
+        with _reasons(name):
             return _to_rgb(ImageOps.exif_transpose(source), name)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-            image.load()  # turned in its place, it needs no copy
-            ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image, name)
-    except BadImage:
-        raise
-    except FileNotFoundError:
-        raise BadImage(f"{name}: there is no such file") from None
-    except IsADirectoryError:
-        raise BadImage(f"{name}: a folder, where a picture was expected") from None
-    except PermissionError:
-        raise BadImage(f"{name}: may not be read; change its permissions") from None
-    except UnidentifiedImageError:
-        if not (source if isinstance(source, bytes) else Path(str(source)).stat().st_size):
-            raise BadImage(f"{name}: an empty file; replace it or leave it out") from None
-        raise BadImage(f"{name}: not a picture that can be read; {_formats()}") from None
-    except Image.DecompressionBombError:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        raise BadImage(f"{name}: larger than {limit} megapixels; scale it down or cut it into tiles") from None
-    except (OSError, RuntimeError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
-        reason = str(error) or type(error).__name__
-        raise BadImage(f"{name}: damaged ({reason}); replace the file or leave it out") from None
+    with open_image(source, name) as image:
+        image.load()  # turned in its place, it needs no copy
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image, name)
+
+
+def read_file(path: Path, name: str) -> bytes:
+    """The bytes of a picture's file, as it is stored. Raises `BadImage`."""
+    with _reasons(name), _open_file(path, name) as file:
+        return file.read()
+
+
+def orientation_of(image: ImageFile.ImageFile) -> int:
+    """How the picture, not decoded yet, is turned by EXIF, 1 to 8; from 5 on width and height change places."""
+    known = isinstance(image, PngImageFile) and image.fp is not None and not _has_late_text(image.fp)
+    exif = Image.Image.getexif(image) if known else image.getexif()  # PNG's own decodes the picture
+    orientation = exif.get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Height and width of the picture that `read_image` gives, from the file's head only. Raises `BadImage`."""
+    with open_image(path, path.name) as image:
+        width, height = image.size
+        if isinstance(image, TiffImageFile):  # of which newer versions of Pillow give the upright size
+            width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
+        return (width, height) if orientation_of(image) > 4 else (height, width)
 
 
 class Stored(ABC):
@@ -64,27 +115,81 @@ class Stored(ABC):
         """What messages call the image: its path below the folder."""
 
     def encoded(self, index: int) -> bytes:
-        """The image's file as it lies on disk. Raises `OSError`."""
-        return (self.root / self.name(index)).read_bytes()
+        """The image's file as it is stored. Raises `BadImage`."""
+        return read_file(self.root / self.name(index), self.name(index))
 
     def read(self, index: int) -> Image.Image:
         """The image in RGB, upright. Raises `BadImage`."""
         return read_image(self.root / self.name(index), self.name(index))
 
 
-def upright_size(path: Path) -> tuple[int, int]:
-    """Height and width of the picture that `read_image` gives, from the file's head alone. Raises `BadImage`."""
+@contextmanager
+def _reasons(name: str) -> Iterator[None]:
+    """What can fail in reading a picture, as `BadImage` with what to do."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            return (width, height) if turned else (height, width)
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        raise BadImage(f"{path.name}: damaged ({error}); replace the file or leave it out") from None
+        yield
+    except FeatherboneError:
+        raise
+    except FileNotFoundError:
+        raise BadImage(f"{name}: there is no such file") from None
+    except IsADirectoryError:
+        raise BadImage(f"{name}: a folder, where a picture was expected") from None
+    except PermissionError:
+        raise BadImage(f"{name}: may not be read; change its permissions") from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        raise BadImage(f"{name}: larger than {limit} megapixels; scale it down or cut it into tiles") from None
+    except MemoryError:
+        raise BadImage(f"{name}: too large for the memory; scale it down or cut it into tiles") from None
+    except (OSError, RuntimeError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error) as error:
+        reason = str(error) or type(error).__name__
+        raise BadImage(f"{name}: damaged ({reason}); replace the file or leave it out") from None
+
+
+def _open_file(path: Path, name: str) -> IO[bytes]:
+    """The file, if it is one: reading a pipe or a device might never end."""
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError
+    if not stat.S_ISREG(status.st_mode):
+        raise BadImage(f"{name}: a pipe, socket or device, where a picture was expected; remove it")
+    if status.st_size > MAX_BYTES:
+        raise BadImage(f"{name}: a file of {status.st_size:,} bytes; at most {MAX_BYTES:,} are read; cut it into tiles")
+    return path.open("rb")
+
+
+def _identify(file: IO[bytes], name: str) -> ImageFile.ImageFile:
+    """The picture by the head of its file, as `Image.open` does it, without its warning of large ones."""
+    head = file.read(256)
+    for kind in FORMATS:
+        factory, accepts = Image.OPEN[kind]
+        accepted = accepts is None or accepts(head[:16])
+        if accepted and not isinstance(accepted, str):  # a text says that this Pillow lacks the format
+            file.seek(0)
+            with suppress(SyntaxError, IndexError, TypeError, struct.error):
+                return factory(file, "")
+    if not head:
+        raise BadImage(f"{name}: an empty file; replace it or leave it out")
+    found = next((text for start, text in FOREIGN.items() if re.match(start, head, re.DOTALL)), None)
+    raise BadImage(f"{name}: {found or f'not a picture that can be read; {_formats()}'}")
+
+
+def _has_late_text(file: IO[bytes]) -> bool:
+    """Whether a PNG file has metadata behind its pixels."""
+    start, kind, behind = file.tell(), b"", False
+    file.seek(8)
+    while kind != b"IEND" and len(head := file.read(8)) == 8:
+        size, kind = struct.unpack(">I4s", head)
+        if behind and kind in (b"eXIf", b"iTXt", b"zTXt", b"tEXt"):
+            break
+        behind |= kind == b"IDAT"
+        file.seek(size + 4, io.SEEK_CUR)
+    file.seek(start)
+    return kind in (b"eXIf", b"iTXt", b"zTXt", b"tEXt")
 
 
 def _formats() -> str:
-    return "use JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"
+    return "use JPEG, PNG, WebP, AVIF, BMP, GIF, TIFF or PPM"
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, UnidentifiedImageError
+from PIL import ImageColor
 
 from featherbone.data.classification import listed
+from featherbone.data.images import open_image
 from featherbone.errors import BadData, BadImage
 from featherbone.files import read_text
 from featherbone.ops.label_maps import IGNORE
@@ -16,6 +17,8 @@ from featherbone.ops.label_maps import IGNORE
 CLASSES = "classes.txt"
 VOID = ("void", "ignore", "unlabelled", "unlabeled")
 """Names of what is no class."""
+LOSSY = ("JPEG", "MPO", "AVIF")
+"""Formats whose pixels are not what was saved. MPO is JPEG of several pictures."""
 CITYSCAPES = {
     **{7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light"},
     **{20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car"},
@@ -56,22 +59,15 @@ class Code:
 
 def read_values(path: Path, name: str) -> tuple[Values, bool]:
     """Values (H, W) as they are stored, and whether they are colours, 65536 R + 256 G + B. Raises `BadImage`."""
-    try:
-        with Image.open(path) as image:
-            if image.format == "JPEG":
-                raise BadImage(f"{name}: a JPEG, which blurs the classes at their borders; save masks as PNG")
-            if image.mode in ("RGB", "RGBA"):
-                channels = np.asarray(image.convert("RGB")).astype(np.int32)
-                return channels @ np.array([65536, 256, 1], np.int32), True
-            if image.mode not in ("1", "L", "LA", "P") and not image.mode.startswith("I"):
-                raise BadImage(f"{name}: a picture of mode {image.mode}; save masks as grey, palette or RGB PNG")
-            return np.asarray(image.getchannel("L") if image.mode == "LA" else image).astype(np.int32), False
-    except FileNotFoundError:
-        raise BadImage(f"{name}: there is no such file") from None
-    except UnidentifiedImageError:
-        raise BadImage(f"{name}: not a picture that can be read; save masks as PNG") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadImage(f"{name}: damaged ({error}); replace the file or leave it out") from None
+    with open_image(path, name) as image:
+        if image.format in LOSSY:
+            raise BadImage(f"{name}: {image.format} blurs the classes at their borders; save masks as PNG")
+        if image.mode in ("RGB", "RGBA"):
+            channels = np.asarray(image.convert("RGB")).astype(np.int32)
+            return channels @ np.array([65536, 256, 1], np.int32), True
+        if image.mode not in ("1", "L", "LA", "P") and not image.mode.startswith("I"):
+            raise BadImage(f"{name}: a picture of mode {image.mode}; save masks as grey, palette or RGB PNG")
+        return np.asarray(image.getchannel("L") if image.mode == "LA" else image).astype(np.int32), False
 
 
 def read_code(data: Path, ignore_index: int | None = None, zero_ignored: bool = False) -> Code:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from featherbone.data.listing import list_files, list_folders
 from featherbone.errors import BadData, BadOption
 
 SPLITS = ("train", "val", "test")
@@ -43,7 +44,7 @@ def names_of(split: str, names: Iterable[str]) -> list[str]:
 
 def split_folders(parent: Path, split: str) -> list[Path]:
     """Folders in `parent` that hold the split, the plainest name first; none where `parent` is no folder."""
-    folders = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
+    folders = [path.name for path in list_folders(parent)] if parent.is_dir() else []
     return [parent / name for name in names_of(split, folders)]
 
 
@@ -80,7 +81,7 @@ def find_tasks(data: Path) -> tuple[str, ...]:
     tasks = tuple(task for task, fits in found.items() if fits)
     if tasks:
         return tasks
-    if any(data.glob("**/*.parquet")) or any(entry.is_dir() for entry in data.iterdir()):
+    if list_folders(data) or list_files(data, (".parquet",)):
         return ("classification",)
     raise BadData(f"{data}: no data layout known; give a folder of one of these:\n{LAYOUTS}")
 

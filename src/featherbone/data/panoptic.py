@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featherbone.data.coco import find_image
-from featherbone.data.images import Stored, upright_size
+from featherbone.data.images import Stored, read_file, upright_size
 from featherbone.data.label_files import CITYSCAPES, CITYSCAPES_THINGS, read_values
 from featherbone.data.layouts import names_of, split_folders
 from featherbone.data.objects import Marked, MarkedImages, Objects
@@ -159,7 +159,7 @@ class PanopticImages(Stored):
         for entry in self.entries:
             parts = None if entry.parts is None else [part[:3] for part in entry.parts]
             digest.update(f"{entry.path} {entry.map} {parts}\n".encode())
-            digest.update(sha256((self.root / entry.map).read_bytes()).digest())
+            digest.update(sha256(read_file(self.root / entry.map, entry.map)).digest())
         return digest.hexdigest()[:16]
 
     def marked(self) -> "MarkedThings":

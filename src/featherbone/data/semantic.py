@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featherbone.data.classification import listed
-from featherbone.data.images import SUFFIXES, Stored, upright_size
+from featherbone.data.images import Stored, read_file, upright_size
 from featherbone.data.label_files import Code, cityscapes_code, cityscapes_train_code, read_code, read_values
 from featherbone.data.layouts import SPLITS, split_folders
+from featherbone.data.listing import list_images
 from featherbone.errors import BadData, BadImage
 from featherbone.ops.label_maps import IGNORE
 
@@ -88,7 +89,7 @@ class MappedImages(Stored):
         digest = sha256(f"{len(self)} images of {self.classes}\n".encode())
         for image, mask in self.pairs:
             digest.update(f"{image} {mask}\n".encode())
-            digest.update(sha256((self.root / mask).read_bytes()).digest())
+            digest.update(sha256(read_file(self.root / mask, mask)).digest())
         return digest.hexdigest()[:16]
 
 
@@ -153,8 +154,7 @@ def _named(data: Path, folder: Path, ends: tuple[str, ...]) -> Named:
     """Pictures below a folder whose names end as one of `ends`, with their places in it without that."""
     return [
         (path.relative_to(data).as_posix(), (path.relative_to(folder).parent / stem).as_posix())
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
+        for path in list_images(folder)
         for stem in _stem(path.stem, ends)
     ]
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 
-from featherbone.data.images import SUFFIXES, upright_size
+from featherbone.data.images import upright_size
 from featherbone.data.layouts import names_of
+from featherbone.data.listing import list_files, list_images
 from featherbone.data.objects import Marked, MarkedImages, Opened
 from featherbone.errors import BadData, BadImage
 
@@ -26,7 +27,8 @@ class Yolo:
 
     def tasks(self, folder: Path) -> frozenset[str]:
         """Detection, and instance where a line among the first label files is longer than a box."""
-        files = islice(folder.glob("**/labels/**/*.txt"), 50)
+        texts = list_files(folder, (".txt",))
+        files = islice((file for file in texts if "labels" in file.relative_to(folder).parts[:-1]), 50)
         longer = any(len(line.split()) > 5 for file in files for line in file.read_text(errors="replace").splitlines())
         return frozenset(("detection", "instance") if longer else ("detection",))
 
@@ -120,7 +122,7 @@ def _images(roots: list[Path], source: str) -> tuple[list[Path], list[str]]:
     if place is None:
         raise BadData(f"{roots[0] / LIST}: there is no {source}; give a folder, or a .txt of paths, below it")
     if place.is_dir():
-        return [p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()], []
+        return list_images(place), []
     lines = [line.strip() for line in place.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     found = {line: next((r / line for r in (*roots, place.parent) if (r / line).is_file()), None) for line in lines}
     return [path for path in found.values() if path], [line for line, path in found.items() if not path]

@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
+from featherbone.data.images import read_image
 from featherbone.draw import legible
 from featherbone.explainers.view import View
 
@@ -160,8 +161,7 @@ def render(figure: Figure) -> Image.Image:
     """The figure as RGB."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI)
-    with Image.open(file) as image:
-        return image.convert("RGB")
+    return read_image(file.getvalue())
 
 
 def view_section(view: View) -> Section:

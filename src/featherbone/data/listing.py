@@ -1,0 +1,68 @@
+"""Files below a folder, without those that operating systems put there."""
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from featherbone.errors import BadData
+
+JUNK = frozenset(
+    ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin", "lost+found")
+)
+"""Names, in lower case, of files and folders that macOS, Windows and file servers put beside a user's."""
+SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm"),
+    )
+)
+"""Ends, in lower case, of the names of image files."""
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder of this name is hidden (`.git`, `.DS_Store`, `._a.jpg`) or is of an operating system."""
+    return name.startswith(".") or name.lower() in JUNK
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """Files and folders in a folder, sorted, without junk. Raises `BadData` where it cannot be read."""
+    return sorted(folder / entry.name for entry in _entries(folder))
+
+
+def list_folders(folder: Path) -> list[Path]:
+    """Folders in a folder, sorted, without junk. Raises `BadData` where it cannot be read."""
+    return sorted(folder / entry.name for entry in _entries(folder) if entry.is_dir())
+
+
+def list_files(folder: Path, suffixes: Collection[str] = ()) -> list[Path]:
+    """All files below a folder, or those that end in one of `suffixes` in any case; sorted, without junk.
+
+    Links are followed, and each real folder is read once. What is no folder counts as a file, a pipe or a broken link
+    as well, so that reading it reports it. Raises `BadData` where a folder cannot be read.
+    """
+    return sorted(path for path in _walk(folder, set()) if not suffixes or path.suffix.lower() in suffixes)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Files below a folder that are images by their names, sorted. Raises `BadData` where a folder cannot be read."""
+    return list_files(folder, SUFFIXES)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not is_junk(entry.name)]
+    except OSError as error:
+        raise BadData(f"{folder}: cannot be listed ({error.strerror}); give a folder that may be read") from None
+
+
+def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in seen:
+        return
+    seen.add((status.st_dev, status.st_ino))
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield from _walk(folder / entry.name, seen)
+        else:
+            yield folder / entry.name
