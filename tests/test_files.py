@@ -1,12 +1,13 @@
 import json
+import os
 import resource
 import subprocess
 import sys
 
 import pytest
 
-from featherbone.errors import FeatherboneError
-from featherbone.files import atomic, write_json, write_text
+from featherbone.errors import BadData, BadRun, FeatherboneError
+from featherbone.files import atomic, read_json, read_text, read_yaml, to_json, write_json, write_text
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -41,3 +42,93 @@ def test_a_file_in_the_place_of_a_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FeatherboneError, match="cannot write"):
         write_text(tmp_path / "file" / "inside.txt", "text")
+
+
+def test_json_is_read_as_its_type_with_or_without_bom(tmp_path):
+    path = tmp_path / "a.json"
+    for bom in (b"", b"\xef\xbb\xbf"):
+        path.write_bytes(bom + b'{"images": [{"id": 1, "size": 2}]}')
+        assert read_json(path, "a.json", dict[str, list[dict[str, int]]]) == {"images": [{"id": 1, "size": 2}]}
+        assert read_json(path, "a.json") == {"images": [{"id": 1, "size": 2}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply"),
+        (b"[NaN]", "NaN is not a number in JSON; write null"),
+        (b"[-Infinity]", "-Infinity is not a number in JSON; write null"),
+        (b"[1e999]", "number out of range"),
+        (b"1" + b"0" * 5000, "not JSON"),
+        (b'[{"id": 1, "id": 2}]', "the key 'id' twice in one object"),
+        (b'{"a": ', "not JSON"),
+        (b"", "not JSON"),
+        (b'"\xff"', "not JSON"),
+        (b'[1, "text", "2"]', r"expected int, got str at \$\[1\]"),
+    ],
+)
+def test_json_that_is_none_is_one_message(tmp_path, content, told):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(BadRun, match=f"^name: .*{told}.*; restore it$"):
+        read_json(tmp_path / "a.json", "name", list[int], error=BadRun, remedy="restore it")
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", tmp_path / "none", tmp_path / "a\0b"):
+        for read in (read_json, read_yaml, read_text):
+            with pytest.raises(BadData, match=r"name: .*; give a file that exists"):
+                read(path, "name")
+
+
+def test_numbers_that_are_not_finite_are_written_as_null(tmp_path):
+    write_json(tmp_path / "a.json", {"a": [float("nan"), 0.1 + 0.2, {"b": (float("-inf"), True)}], "c": "ä"})
+    assert read_json(tmp_path / "a.json", "a.json") == {"a": [None, 0.1 + 0.2, {"b": [None, True]}], "c": "ä"}
+    assert to_json([float("inf"), 1]) == "[null, 1]"
+
+
+def test_yaml_keeps_text_as_it_is_written(tmp_path):
+    path = tmp_path / "data.yaml"
+    for bom in (b"", b"\xef\xbb\xbf"):
+        path.write_bytes(bom + "names: [no, 007, 1.0, 2020-01-01, 1:30, 12, '5', ä]\r\nval:\r\ntest: ~\r\n".encode())
+        names = ["no", "007", "1.0", "2020-01-01", "1:30", 12, "5", "ä"]
+        assert read_yaml(path, "data.yaml") == {"names": names, "val": None, "test": None}
+    path.write_text("names: {0: cat, 1: dog}\nbase: &base {nc: 2}\nmore: {<<: *base, x: *base}\n")
+    found = read_yaml(path, "data.yaml")
+    assert found["names"] == {0: "cat", 1: "dog"} and found["more"] == {"nc": 2, "x": {"nc": 2}}
+
+
+LEVELS = list(zip("abcdefgh", "bcdefghi", strict=True))
+BOMB = "\n".join(["a: &a [x,x,x,x,x,x,x,x,x]"] + [f"{c}: &{c} [{','.join(['*' + p] * 9)}]" for p, c in LEVELS])
+MERGES = "\n".join(["a: &a {x: 1}"] + [f"{c}: &{c} {{<<: [{','.join(['*' + p] * 9)}]}}" for p, c in LEVELS])
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (BOMB, "aliases make it larger than"),
+        (MERGES, "aliases make it larger than"),
+        ("a: &a [*a]", "an alias of what it is part of"),
+        ("names: [a]\nnames: [b]", "the key 'names' twice"),
+        ("[" * 2000, "nested too deeply"),
+        ("a: !!python/object/apply:os.system [exit]", "not YAML"),
+        ("a: !!int foo", "not YAML"),
+        ("a: !!bool maybe", "not YAML"),
+        ("a: !!float ''", "not YAML"),
+        ("{[a]: b}", "not YAML"),
+        ("a: \0", "not YAML"),
+        ("--- a\n--- b", "not YAML"),
+        ("x" * (1 << 20) + "x", "at most 1048576 are read"),
+    ],
+)
+def test_yaml_that_is_none_is_one_message(tmp_path, content, told):
+    (tmp_path / "data.yaml").write_text(content)
+    with pytest.raises(BadData, match=f"^name: .*{told}"):
+        read_yaml(tmp_path / "data.yaml", "name")
+
+
+def test_yaml_is_read_as_its_type(tmp_path):
+    (tmp_path / "data.yaml").write_text("names: {a: [b]}")
+    with pytest.raises(BadData, match=r"^name: expected str, got array at \$"):
+        read_yaml(tmp_path / "data.yaml", "name", dict[str, dict[str, str]])

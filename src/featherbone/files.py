@@ -1,13 +1,20 @@
 """Files that are read with care, and appear whole or not at all."""
 
+import codecs
 import errno
 import json
+import math
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar, overload
+
+import msgspec
+import yaml
 
 from featherbone.errors import BadData, FeatherboneError
 
@@ -16,6 +23,14 @@ REFUSALS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),  # not there
 )
 """Reasons of the system not to write that the user can put right."""
+
+MAX_JSON, MAX_YAML = 4 << 30, 1 << 20
+"""Largest files that are read, in bytes."""
+MAX_YAML_NODES = 1_000_000
+"""Largest number of values of a YAML document with its aliases written out."""
+REWRITE = "write it anew"
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -83,26 +98,147 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def read_json(path: Path, name: str) -> Any:
-    """What a JSON file holds. Raises `BadData`, which calls it `name`."""
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise BadData(f"{name}: cannot be read ({error.strerror}); give a file that is there") from None
-    except (ValueError, RecursionError) as error:
-        raise BadData(f"{name}: not JSON ({error}); write it anew") from None
+@overload
+def read_json(path: Path, name: str, *, error: type[FeatherboneError] = BadData, remedy: str = REWRITE) -> Any: ...
+@overload
+def read_json(
+    path: Path, name: str, kind: type[T], error: type[FeatherboneError] = BadData, remedy: str = REWRITE
+) -> T: ...
+def read_json(
+    path: Path, name: str, kind: Any = Any, error: type[FeatherboneError] = BadData, remedy: str = REWRITE
+) -> Any:
+    """The content of a JSON file as a value of `kind`, any type that msgspec knows.
+
+    Raises `error`, which calls the file `name`, states the place of the fault and ends with `remedy`: for a file that
+    cannot be read, is not JSON (NaN is not), is nested too deeply, has a key twice, or is not of `kind`.
+    """
+    content = _read(path, name, error, MAX_JSON).removeprefix(codecs.BOM_UTF8)
+    with _readable(name, "JSON", error, remedy):
+        json.loads(content, object_pairs_hook=_unique, parse_constant=_no_number)  # msgspec keeps the last of two keys
+        return msgspec.json.decode(content, type=kind)
+
+
+@overload
+def read_yaml(path: Path, name: str) -> Any: ...
+@overload
+def read_yaml(path: Path, name: str, kind: type[T]) -> T: ...
+def read_yaml(path: Path, name: str, kind: Any = Any) -> Any:
+    """The content of a YAML file as a value of `kind`, any type that msgspec knows.
+
+    Only null and whole numbers in their usual form are read as such: `no`, `007`, `1.0` and `2020-01-01` stay text.
+    Raises `BadData`, which calls the file `name`: for a file that cannot be read, is not YAML, has a key twice, or
+    that aliases make larger than `MAX_YAML_NODES`.
+    """
+    content = _read(path, name, BadData, MAX_YAML)
+    with _readable(name, "YAML", BadData, REWRITE):
+        loader = _PlainLoader(content.decode("utf-8-sig"))
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return msgspec.convert(None, kind)
+            _count_nodes(node, {})
+            return msgspec.convert(loader.construct_document(node), kind)
+        finally:
+            loader.dispose()
 
 
 def read_text(path: Path, name: str) -> str:
-    """What a text file in UTF-8 holds. Raises `BadData`, which calls it `name`."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise BadData(f"{name}: cannot be read ({error.strerror}); give a file that is there") from None
-    except ValueError as error:
-        raise BadData(f"{name}: not text in UTF-8 ({error}); write it anew") from None
+    """The content of a text file in UTF-8. Raises `BadData`, which calls it `name`."""
+    with _readable(name, "text in UTF-8", BadData, REWRITE):
+        return _read(path, name, BadData, MAX_JSON).decode("utf-8-sig")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`value` to `path` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """`value` to `path` as indented JSON, atomically; numbers that are not finite become null."""
+    write_text(path, to_json(value, indent=2) + "\n")
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON text, which has no NaN: numbers that are not finite become null."""
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read(path: Path, name: str, error: type[FeatherboneError], max_bytes: int) -> bytes:
+    """The bytes of a regular file: a pipe or a device would never end."""
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise error(f"{name}: not a file; give a file that exists")
+        if found.st_size > max_bytes:
+            raise error(f"{name}: {found.st_size} bytes, at most {max_bytes} are read; split it")
+        return path.read_bytes()
+    except (OSError, ValueError) as fault:  # a name may hold a NUL
+        if isinstance(fault, FeatherboneError):
+            raise
+        reason = fault.strerror if isinstance(fault, OSError) else fault
+        raise error(f"{name}: cannot be read ({reason}); give a file that exists") from None
+
+
+@contextmanager
+def _readable(name: str, form: str, error: type[FeatherboneError], remedy: str) -> Iterator[None]:
+    """What parsers raise, as `error`."""
+    try:
+        yield
+    except msgspec.ValidationError as fault:
+        text = str(fault).replace("`", "").replace(" - at ", " at ")
+        raise error(f"{name}: {text[:1].lower()}{text[1:]}; {remedy}") from None
+    except RecursionError:
+        raise error(f"{name}: nested too deeply; {remedy}") from None
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, yaml.YAMLError) as fault:
+        raise error(f"{name}: not {form} ({' '.join(str(fault).split())}); {remedy}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    """The hook of a parser that checks only: nothing is kept."""
+    names = {name for name, _ in pairs}
+    if len(names) != len(pairs):
+        twice = next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1)
+        raise ValueError(f"the key {twice[:80]!r} twice in one object")
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON; write null")
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, without its guesses about what a text could mean."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+_PlainLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+_PlainLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"(-?[1-9]\d{0,17}|0)$"), list("-0123456789"))
+_PlainLoader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile("<<$"), ["<"])
+
+
+def _count_nodes(node: yaml.Node, counts: dict[yaml.Node, int]) -> int:
+    """Nodes of a document with its aliases written out. Raises `ValueError` for too many, cycles and equal keys."""
+    if node in counts:
+        if not counts[node]:
+            raise ValueError("an alias of what it is part of")
+        return counts[node]
+    counts[node] = 0  # until it is complete
+    parts: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(keys)) != len(keys):
+            twice = next(value for _, value in keys if sum(value == other for _, other in keys) > 1)
+            raise ValueError(f"the key {twice[:80]!r} twice in one mapping")
+        parts = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        parts = node.value
+    counts[node] = 1 + sum(_count_nodes(part, counts) for part in parts)
+    if counts[node] > MAX_YAML_NODES:
+        raise ValueError(f"aliases make it larger than {MAX_YAML_NODES} values")
+    return counts[node]
