@@ -57,8 +57,8 @@ def test_json_is_read_as_its_type_with_or_without_bom(tmp_path):
     [
         (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply"),
-        (b"[NaN]", "NaN is not a number in JSON; write null"),
-        (b"[-Infinity]", "-Infinity is not a number in JSON; write null"),
+        (b'[{"bbox": [1,\n NaN]}]', r"NaN is not a number in JSON, in \[{\"bbox\": \[1, NaN\)"),
+        (b"[-Infinity]", "-Infinity is not a number in JSON"),
         (b"[1e999]", "number out of range"),
         (b"1" + b"0" * 5000, "not JSON"),
         (b'[{"id": 1, "id": 2}]', "the key 'id' twice in one object"),

@@ -10,6 +10,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, overload
 
@@ -114,7 +115,8 @@ def read_json(
     """
     content = _read(path, name, error, MAX_JSON).removeprefix(codecs.BOM_UTF8)
     with _readable(name, "JSON", error, remedy):
-        json.loads(content, object_pairs_hook=_unique, parse_constant=_no_number)  # msgspec keeps the last of two keys
+        # msgspec keeps the last of two keys, and does not name the place of a NaN
+        json.loads(content, object_pairs_hook=_unique, parse_constant=partial(_no_number, content))
         return msgspec.json.decode(content, type=kind)
 
 
@@ -207,8 +209,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> None:
         raise ValueError(f"the key {twice[:80]!r} twice in one object")
 
 
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is not a number in JSON; write null")
+def _no_number(content: bytes, name: str) -> None:
+    found = re.search(rb"[:,[]\s*" + name.encode(), content)
+    before = content[max(found.end() - 60, 0) : found.end()].decode(errors="ignore") if found else name
+    raise ValueError(f"{name} is not a number in JSON, in {' '.join(before.split())}")
 
 
 class _PlainLoader(yaml.SafeLoader):

@@ -304,12 +304,12 @@ def test_yolo_lines_are_refused_by_number(yolo, line, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("names: [", "cannot be read"),
+        ("names: [", "not YAML"),
         ("train: images/train", "no names"),
         ("names: {0: a, 2: b}\ntrain: images/train", "without gaps"),
         ("names: [a]\ntrain: images/nowhere", "there is no images/nowhere"),
         ("names: [a, b, c, d, e, f, g, h]\nval: images/val", "no annotated images to train on"),
-        ("names: !!python/object/apply:os.system ['true']\ntrain: x", "cannot be read"),
+        ("names: !!python/object/apply:os.system ['true']\ntrain: x", "not YAML"),
     ],
 )
 def test_yolo_lists_are_refused(yolo, text, message):

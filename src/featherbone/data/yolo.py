@@ -5,13 +5,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from featherbone.data.images import upright_size
 from featherbone.data.layouts import names_of
 from featherbone.data.listing import list_files, list_images
 from featherbone.data.objects import Marked, MarkedImages, Opened
 from featherbone.errors import BadData, BadImage
+from featherbone.files import read_yaml
 
 LIST = "data.yaml"
 
@@ -96,10 +95,7 @@ def label_file(image: Path) -> Path:
 
 
 def _read_list(data: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load((data / LIST).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadData(f"{data / LIST}: cannot be read ({' '.join(str(error).split())})") from None
+    content = read_yaml(data / LIST, str(data / LIST))
     if not isinstance(content, dict) or not content.get("names"):
         raise BadData(f"{data / LIST}: no names; write the class names, and where images lie as train and val")
     return content
