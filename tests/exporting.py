@@ -28,7 +28,7 @@ def pictures(count=3):
     return [draw_portrait(0, i, (50 + 7 * i, 80), i % 6).image for i in range(count)]
 
 
-def a_model(head=None, backbone="test_resnet", side=64):
+def a_model(head=None, backbone="test_resnet", side=64, **head_args):
     """The card and the task of an untrained model whose answers differ."""
     torch.manual_seed(0)
     task = HEADS[head]
@@ -37,7 +37,8 @@ def a_model(head=None, backbone="test_resnet", side=64):
     else:
         size = replace(dense_preprocessing(backbone, find_head(task, head)[1], side), width=side + 32)
     things = (0, 1) if task == "panoptic" else ()
-    card = Card(task, backbone, CLASSES, size, head=head, things=things, settings={"seed": 0}, data={"path": "secret"})
+    about = {"settings": {"seed": 0}, "data": {"path": "secret"}}
+    card = Card(task, backbone, CLASSES, size, head=head, head_args=head_args, things=things, **about)
     model = build_task(card)
     enliven(model, torch.stack([size.transform()(picture) for picture in pictures()]))
     return card, model

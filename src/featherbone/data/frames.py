@@ -7,6 +7,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+IN_IMAGE = {
+    "x": "clip(x * image_width / inner_width, 0, image_width)",
+    "y": "clip(y * image_height / inner_height, 0, image_height)",
+    "dropped": "x2 <= x1 or y2 <= y1",
+}
+"""From boxes on the input to boxes in the image, as `Frame.to_image`, in the words of `featherbone.json`."""
+
 
 @dataclass(frozen=True)
 class Frame:

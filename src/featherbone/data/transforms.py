@@ -1,8 +1,8 @@
 """What happens to an image before the network sees it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -14,6 +14,9 @@ from torchvision.transforms import Compose
 
 from featherbone.data.frames import Frame, fit, lay
 from featherbone.errors import BadOption
+
+WHITE = (255, 255, 255)
+"""Colour behind transparent pictures."""
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -43,6 +46,35 @@ class Preprocessing:
             (3, self.height, self.width), interpolation=self.interpolation, crop_pct=self.crop, normalize=False
         )
         return Compose([*cut.transforms, self.normalise])
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, and in plain values every rule by which another program makes the same input."""
+        fit = self.rule == "fit"
+        height, width = (int(side / (1 if fit else self.crop)) for side in (self.height, self.width))
+        if fit:
+            side, rounding = "min(max(round(side * min(height / h, width / w)), 1), canvas_side)", "half_even"
+        elif height == width:
+            side, rounding = "floor(height * side / min(h, w))", "down"
+        else:
+            side, rounding = "round(side / min(h / height, w / width))", "half_even"
+        resize = {
+            "height": height,
+            "width": width,
+            "side": side,
+            "rounding": rounding,
+            "filter": self.interpolation,
+            "antialias": True,
+            "result": "bytes",
+        }
+        return {
+            **asdict(self),
+            "orientation": "exif",
+            "background": WHITE,
+            "resize": resize,
+            "placement": "upper_left" if fit else "centre",
+            "normalisation": "(byte / 255 - mean) / std",
+            "padding": {"value": 0, "when": "after_normalisation"} if fit else None,
+        }
 
     def frame(self, height: int, width: int) -> Frame:
         """How an image of that size lies on the input, by the rule "fit"."""

@@ -9,7 +9,16 @@ from featherbone.heads.fpn import FPN
 from featherbone.heads.levels import Level
 from featherbone.heads.roi import MaskRaw, RoIHeads
 from featherbone.heads.rpn import RPN, RPNRaw
-from featherbone.ops.boxes import Found, Target
+from featherbone.ops.boxes import FOUND, Found, Target
+from featherbone.ops.paste import PASTE
+
+OUTPUTS = {
+    "boxes": "(B, object, 4)",
+    "scores": "(B, object)",
+    "labels": "(B, object)",
+    "masks": "(B, object, row, column)",
+}
+"""Of an exported file, in the words of `featherbone.json`."""
 
 
 class Proposed(NamedTuple):
@@ -70,7 +79,7 @@ class MaskRCNN(nn.Module):
 
     def decoding(self) -> dict[str, Any]:
         """What a program needs to find objects in the raw tensors."""
-        return {"kind": "mask_rcnn", "score": self.score, "mask_threshold": 0.5}
+        return {"kind": "mask_rcnn", "outputs": OUTPUTS, "score": self.score, **FOUND, **PASTE}
 
     def losses(self, raw: Proposed, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The five losses of `RPN` and `RoIHeads`, weighted alike; which boxes are taught is drawn at random."""

@@ -13,6 +13,7 @@ from featherbone.heads.anchors import IGNORED, base_anchors, by_anchor, grid_anc
 from featherbone.heads.fpn import FPN
 from featherbone.heads.levels import Level
 from featherbone.ops.boxes import (
+    SELECTION,
     WIDEST,
     Found,
     Picked,
@@ -125,7 +126,24 @@ class RetinaNet(nn.Module):
         strides = [level.stride for level in self.fpn.levels]
         anchors = [base_anchors([4 * stride * scale for scale in SCALES], RATIOS).tolist() for stride in strides]
         about = {"kind": "retinanet", "strides": strides, "anchors": anchors, "weights": WEIGHTS, "widest": WIDEST}
-        return {**about, **self._limits()}
+        rules = {
+            "outputs": {
+                "logits_{level}": "(B, anchor * class, row, column)",
+                "deltas_{level}": "(B, anchor * 4, row, column)",
+            },
+            "anchor_form": "x1 y1 x2 y2",
+            "anchor_origin": "cell_corner",
+            "origin": {"x": "column * stride", "y": "row * stride"},
+            "formulas": {
+                "score": "sigmoid(logit)",
+                "cx": "anchor_cx + dx / weights[0] * anchor_w",
+                "cy": "anchor_cy + dy / weights[1] * anchor_h",
+                "w": "anchor_w * exp(min(dw / weights[2], widest))",
+                "h": "anchor_h * exp(min(dh / weights[3], widest))",
+            },
+            "clip": {"x": "0 to (columns_0 + 1) * strides[0]", "y": "0 to (rows_0 + 1) * strides[0]"},
+        }
+        return {**about, **rules, **SELECTION, **self._limits()}
 
     def _limits(self) -> dict[str, Any]:
         return {"score": self.score, "candidates": self.candidates, "nms": self.nms, "limit": self.limit}

@@ -16,7 +16,7 @@ from torchvision.ops import box_convert, box_iou
 
 from featherbone.heads.anchors import IGNORED, NEGATIVE, by_anchor, grid_anchors
 from featherbone.heads.levels import Level, Levels
-from featherbone.ops.boxes import WIDEST, Found, Picked, Target, clip_boxes, pick_surest, select_surest
+from featherbone.ops.boxes import SELECTION, WIDEST, Found, Picked, Target, clip_boxes, pick_surest, select_surest
 
 ANCHORS = {
     320: ((10, 15), (24, 36), (72, 42), (35, 87), (102, 96), (60, 170), (220, 125), (128, 222), (264, 266)),
@@ -138,7 +138,20 @@ class YOLOv3(nn.Module):
         """What a program needs to find objects in the raw maps: anchors are widths and heights."""
         sizes = [self.anchors[NUM_ANCHORS * i : NUM_ANCHORS * (i + 1)] for i in range(len(self.levels.levels))]
         about = {"kind": "yolov3", "strides": [level.stride for level in self.levels.levels], "anchors": sizes}
-        return {**about, "objectness": OBJECTNESS, "widest": WIDEST, **self._limits()}
+        rules = {
+            "outputs": {"maps_{level}": "(B, anchor * (x, y, w, h, objectness, classes), row, column)"},
+            "anchor_form": "w h",
+            "anchor_origin": "cell_centre",
+            "formulas": {
+                "score": "sigmoid(objectness) * sigmoid(class) if sigmoid(objectness) > objectness_limit else 0",
+                "cx": "(column + sigmoid(x)) * stride",
+                "cy": "(row + sigmoid(y)) * stride",
+                "w": "anchor_w * exp(min(w, widest))",
+                "h": "anchor_h * exp(min(h, widest))",
+            },
+            "clip": {"x": "0 to (columns_0 + 1) * strides[0]", "y": "0 to (rows_0 + 1) * strides[0]"},
+        }
+        return {**about, **rules, "objectness": OBJECTNESS, "widest": WIDEST, **SELECTION, **self._limits()}
 
     def _limits(self) -> dict[str, Any]:
         return {"score": self.score, "candidates": self.candidates, "nms": self.nms, "limit": self.limit}

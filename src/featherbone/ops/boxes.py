@@ -45,6 +45,16 @@ class Picked(NamedTuple):
 
 WIDEST = log(1000 / 16)
 """Largest change of a side, as a logarithm, that deltas may ask for."""
+FOUND = {"score_rule": "score > limit", "order": "score_descending", "box": "x1 y1 x2 y2", "unit": "input_pixel"}
+"""How objects of a network are given, in the words of `featherbone.json`."""
+SELECTION = {
+    "candidates_per": "level",
+    "nms_per": "class",
+    "nms_rule": "iou(box, higher_scoring_kept_box) > nms",
+    "iou": "intersection / union, sides are x2 - x1 and y2 - y1",
+    **FOUND,
+}
+"""How `pick_surest` chooses, likewise: candidates, clip, score, NMS, limit."""
 
 
 def encode_deltas(boxes: Tensor, anchors: Tensor, weights: tuple[float, float, float, float]) -> Tensor:

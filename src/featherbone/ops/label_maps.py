@@ -17,6 +17,26 @@ IGNORE = 255
 """The class of pixels of which nothing is known."""
 VALUES = 2**26
 """Scores that `label_map` holds at a time."""
+LABEL_MAP = {
+    "steps": ("resize to the input", "cut the inner part from the upper left", "resize to the image", "argmax"),
+    "resize": {
+        "filter": "bilinear",
+        "antialias": False,
+        "align_corners": False,
+        "source": "(i + 0.5) * size / new_size - 0.5",
+    },
+    "ties": "lowest_class",
+}
+"""What `label_map` does with scores, in the words of `featherbone.json`."""
+FUSION = (
+    "all pixels are 0; go through the masks of things by score, highest first",
+    "drop a mask without free pixels, or of whose area more than overlap * area is not free",
+    "else its free pixels become the next segment, ids from 1",
+    "the free pixels that are left take their class of the label map of stuff",
+    "drop a class with fewer such pixels than stuff_share * image_height * image_width",
+    "the others become the next segments, in the order of their channels",
+)
+"""What `fuse` does, likewise."""
 
 
 class PanopticTarget(NamedTuple):

@@ -9,6 +9,18 @@ from torch import Tensor
 from featherbone.ops.rle import Bools, from_runs
 from featherbone.results import Rle
 
+PASTE = {
+    "mask_threshold": 0.5,
+    "mask_rule": "probability(pixel_centre) >= mask_threshold",
+    "mask_formulas": {
+        "u": "(column + 0.5 - x1) / (x2 - x1) * mask_columns - 0.5",
+        "v": "(row + 0.5 - y1) / (y2 - y1) * mask_rows - 0.5",
+        "probability": "sum over i, j of mask[j, i] * max(0, 1 - abs(u - i)) * max(0, 1 - abs(v - j))",
+    },
+    "mask_box": "in the image",
+}
+"""What `paste_masks` does by default, in the words of `featherbone.json`."""
+
 
 def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5) -> list[Rle]:
     """Probabilities (n, M, M) over boxes (n, 4), in pixels of an image, as masks of that image.

@@ -73,7 +73,13 @@ class Classifier(nn.Module):
 
     def decoding(self, shown: float) -> dict[str, Any]:
         """What a program needs to decode the logits."""
-        return {"kind": "softmax", "top": 5}
+        return {
+            "kind": "softmax",
+            "outputs": {"logits": "(B, class)"},
+            "formulas": {"score": "exp(logit) / sum(exp(logits))"},
+            "top": 5,
+            "order": "score_descending",
+        }
 
     def decode(self, raw: Tensor, frames: Sequence[Frame] = (), top: int = 5) -> list[Classification]:
         """The `top` likeliest classes of each image from logits (B, K); where it lies on the input does not matter."""

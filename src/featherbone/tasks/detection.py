@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from featherbone.data.frames import Frame
+from featherbone.data.frames import IN_IMAGE, Frame
 from featherbone.ops.boxes import Found, Picked, Target
 from featherbone.ops.paste import paste_masks
 from featherbone.results import Box, Detections, Instances
@@ -68,7 +68,7 @@ class Detector(nn.Module):
 
     def decoding(self, shown: float) -> dict[str, Any]:
         """What a program needs to decode the raw tensors; objects below `shown` are not told to people."""
-        return {**self.head.decoding(), "shown": shown}
+        return {**self.head.decoding(), "shown": shown, "image": IN_IMAGE}
 
     @property
     def raw(self) -> Any:

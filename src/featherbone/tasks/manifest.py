@@ -8,6 +8,7 @@ from typing import Any
 
 from featherbone.errors import BadRun
 from featherbone.files import write_json
+from featherbone.ops.boxes import FOUND
 from featherbone.tasks.card import Card
 from featherbone.tasks.detection import SURE
 
@@ -41,16 +42,20 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         card = self.card
-        fit = card.preprocessing.rule == "fit"
-        taken = {"dtype": "float32", "layout": "NCHW", "channels": "RGB"}
-        if self.with_pre:
-            taken = {"dtype": "uint8", "layout": "NHWC", "channels": "RGBA" if fit else "RGB"}
+        alpha = {"picture": 255, "padding": 0} if self.with_pre and card.preprocessing.rule == "fit" else None
+        taken = {
+            "dtype": "uint8" if self.with_pre else "float32",
+            "layout": "NHWC" if self.with_pre else "NCHW",
+            "channels": "RGBA" if alpha else "RGB",
+            "alpha": alpha,
+            "normalised_by": "file" if self.with_pre else "caller",
+        }
         return {
             "format": FORMAT,
             **{name: getattr(self, name) for name in ("file", "target", "precision", "dynamic")},
             **{name: getattr(self, name) for name in ("with_pre", "with_nms")},
             **{name: getattr(card, name) for name in ("task", "backbone", "head", "classes", "things")},
-            "input": {"name": "images", **taken, **asdict(card.preprocessing)},
+            "input": {"name": "images", **taken, **card.preprocessing.to_json()},
             "outputs": self.outputs,
             "decode": self.decode,
             "weights_licence": card.weights_licence,
@@ -71,7 +76,7 @@ def describe(card: Card, task: Any, target: str, file: str, outputs: tuple[str, 
     shown = card.metrics.get("best_score") or SURE
     decode = task.decoding(shown)
     if form.get("with_nms"):
-        decode = {"kind": "found", "score": decode["score"], "shown": shown}
+        decode = {"kind": "found", "score": decode["score"], "shown": shown, **FOUND, "image": decode["image"]}
     kept = {name: card.settings[name] for name in READING if name in card.settings}
     numbers = {name: value for name, value in card.metrics.items() if isinstance(value, int | float | str)}
     data: dict[str, Any] = {name: card.data[name] for name in ("category_ids", "fingerprint") if name in card.data}

@@ -7,11 +7,12 @@ import numpy as np
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from featherbone.data.frames import Frame
+from featherbone.data.frames import IN_IMAGE, Frame
+from featherbone.heads.mask_rcnn import OUTPUTS
 from featherbone.heads.panoptic_fpn import PanopticRaw
-from featherbone.ops.boxes import Found
-from featherbone.ops.label_maps import PanopticTarget, fuse, label_map
-from featherbone.ops.paste import paste_masks
+from featherbone.ops.boxes import FOUND, Found
+from featherbone.ops.label_maps import FUSION, LABEL_MAP, PanopticTarget, fuse, label_map
+from featherbone.ops.paste import PASTE, paste_masks
 from featherbone.ops.rle import box_of
 from featherbone.results import PanopticMap, Segment
 from featherbone.tasks.pyramid import Pyramid
@@ -56,8 +57,25 @@ class PanopticSegmenter(nn.Module):
 
     def decoding(self, shown: float) -> dict[str, Any]:
         """What a program needs to decode the raw tensors."""
-        about = {"kind": "panoptic", "score": KEPT, "double": DOUBLE, "overlap": 0.5, "stuff_share": STUFF}
-        return {**about, "mask_threshold": 0.5, "stuff": self.stuff}
+        things = {f"things_{name}": shape for name, shape in OUTPUTS.items()}
+        return {
+            "kind": "panoptic",
+            "outputs": {**things, "stuff": "(B, 1 + stuff, row, column)"},
+            "score": KEPT,
+            "double": DOUBLE,
+            "overlap": 0.5,
+            "stuff_share": STUFF,
+            "stuff": self.stuff,
+            "thing_class": "things[label]",
+            "stuff_class": "stuff[channel - 1], channel 0 is any thing",
+            "double_per": "image",
+            "double_rule": "iou(box, higher_scoring_kept_box) > double, in the image",
+            "fusion": FUSION,
+            "map": LABEL_MAP,
+            "image": IN_IMAGE,
+            **FOUND,
+            **PASTE,
+        }
 
     def decode(
         self, raw: PanopticRaw, frames: Sequence[Frame], score: float | None = None, stuff: float = STUFF

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from featherbone.data.frames import Frame
 from featherbone.heads.pixels import PixelLoss
-from featherbone.ops.label_maps import label_map
+from featherbone.ops.label_maps import LABEL_MAP, label_map
 from featherbone.results import SemanticMap
 from featherbone.tasks.pyramid import Pyramid
 
@@ -53,7 +53,7 @@ class Segmenter(nn.Module):
 
     def decoding(self, shown: float) -> dict[str, Any]:
         """What a program needs to decode the logits."""
-        return {"kind": "label_map"}
+        return {"kind": "label_map", "outputs": {"logits": "(B, class, row, column)"}, **LABEL_MAP}
 
     def decode(self, raw: Tensor, frames: Sequence[Frame]) -> list[SemanticMap]:
         """The class of every pixel of each image that its frame describes."""
