@@ -267,7 +267,7 @@ def test_training_leaves_out_what_it_may_and_refuses_the_rest(world, capsys, tmp
     command = ["train", "--data", data, "--image-size", 32, "--epochs", 1, "--workers", 0, "--batch-size", 8]
     code, _, err = run(capsys, *command, "--model", "mobilenetv3_small_050", "--out", tmp_path / "run")
     assert code == 0, err
-    assert "broken ü.jpg" in err and "empty.png" in err and "notes.txt" in err and "no validation image" in err
+    assert "broken ü.jpg" in err and "empty.png" in err and "notes.txt" in err and "without a validation image" in err
     card = json.loads((tmp_path / "run" / "card.json").read_text())
     assert len(card["data"]["skipped"]) == 2 and card["data"]["train"] == 24
     for picture in (data / "train" / "star").iterdir():

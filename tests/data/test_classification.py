@@ -15,6 +15,7 @@ from featherbone.errors import BadData, BadImage
 
 CLASSES = ("ash", "birch", "cedar")
 SIZES = {"train": 4, "val": 2}
+FEW = "3 classes with fewer than 10 training images; add more or join classes: ash, birch, cedar"
 
 
 def png(value: int) -> bytes:
@@ -70,7 +71,7 @@ def test_folder_and_parquet_give_the_same_images(tmp_path):
                 grey for grey, _ in expected[:2]
             ]
     assert opened[0].classes == opened[1].classes == CLASSES
-    assert opened[0].notices == opened[1].notices == ()
+    assert opened[0].notices == opened[1].notices == (FEW,)
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
@@ -117,7 +118,7 @@ def test_without_validation_some_of_each_class_is_held_out(tmp_path):
         splits = open_splits(tmp_path, val_share=0.25)
         assert np.bincount(splits.train.labels).tolist() == [3, 3, 3]
         assert np.bincount(splits.val.labels).tolist() == [1, 1, 1]
-        assert splits.notices == ("no validation split: held out 3 of 12 images",)
+        assert splits.notices[-1] == "no validation split: held out 3 of 12 images"
         held_out.append(contents(splits.val))
         assert sorted(contents(splits.train) + held_out[-1]) == everything
     assert held_out[0] == held_out[1]
@@ -160,8 +161,9 @@ def test_what_was_left_out_is_named(tmp_path):
     splits = open_splits(tmp_path)
     assert (len(splits.train), len(splits.val)) == (12, 5)
     assert splits.notices == (
-        "1 files are no pictures by their names and were left out: train/ash/notes.txt",
-        "1 classes have no validation image, so nothing is known of them: cedar",
+        "1 file in class folders not named like pictures, left out; remove or convert: train/ash/notes.txt",
+        "1 class without a validation image: nothing will be known of them; add some: cedar",
+        FEW,
     )
 
 
@@ -171,39 +173,160 @@ def test_what_spoils_training_is_refused_with_a_remedy(tmp_path):
             open_splits(tmp_path)
 
     (tmp_path / "train").mkdir()
-    refused("no images found; classification takes these layouts:\n  classification   train/CLASS")
+    refused("no training images; classification takes these layouts:\n  classification   train/CLASS")
     write_folder(tmp_path)
     (tmp_path / "train/elm").mkdir()
-    refused("no training image in class elm; add some or remove the class")
+    refused("1 class without an image that can be read; add some or remove the class: elm")
     (tmp_path / "train/elm").rmdir()
-    (tmp_path / "val/Birch").mkdir()
-    refused("validation class 'Birch' is none of the 3 training classes; did you mean birch?")
-    (tmp_path / "val/Birch").rmdir()
+    (tmp_path / "val/birch").rename(tmp_path / "val/Birch")
+    refused("1 class in validation only; add training images or remove them: Birch")
+    with pytest.raises(BadData, match="class 'Birch' is none of the 3 training classes; did you mean birch"):
+        open_split(tmp_path, "val", CLASSES)
+    (tmp_path / "val/Birch").rename(tmp_path / "val/birch")
     for name in CLASSES[1:]:
         shutil.rmtree(tmp_path / "train" / name)
         shutil.rmtree(tmp_path / "val" / name)
-    refused(r"one class only \(ash\); classification needs two or more class folders")
+    refused("training images of one class only, ash; two or more are needed, a folder each")
 
 
 def test_parquet_labels_are_checked(tmp_path):
     (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
     write_parquet(tmp_path, first=1)
-    with pytest.raises(BadData, match="labels run from 1 to 3, but there are 3 class names; labels start at 0"):
+    with pytest.raises(BadData, match="labels run from 1 to 3; they start at 0, so subtract 1"):
         open_splits(tmp_path)
     assert open_split(tmp_path, "train", check=False)[0].labels.tolist() == [1] * 4 + [2] * 4 + [3] * 4
     image = pa.array([{"bytes": png(0), "path": ""}] * 2)
     for labels, reason in (
-        ([0, None], "1 rows without a label"),
-        (["a", "b"], "string: 'b'"),
+        ([0, None], "1 rows without a label; add the labels"),
         ([0.5, 1.0], "truncated"),
+        ([[0], [1]], "several labels an image"),
+        ([True, False], "labels of type bool; write whole numbers or names"),
+        ([0, -1], "labels run from -1 to 0, but 3 class names allow 0 to 2"),
+        ([0, 2**40], "labels run from 0 to 1099511627776, but 3 class names"),
     ):
         pq.write_table(pa.table({"image": image, "label": labels}), tmp_path / "train.parquet")
-        with pytest.raises(BadData, match=rf"columns image \{{bytes, path\}} and label .*{reason}"):
+        with pytest.raises(BadData, match=reason):
             open_splits(tmp_path)
     for content in (b"", b"PAR1 but no more"):
         (tmp_path / "train.parquet").write_bytes(content)
         with pytest.raises(BadData, match=r"train\.parquet: not Parquet with columns"):
             open_splits(tmp_path)
+
+
+def test_a_huge_label_makes_no_names(tmp_path):
+    image = pa.array([{"bytes": png(0), "path": ""}] * 8)
+    for label in (2**40, 8):
+        pq.write_table(pa.table({"image": image, "label": [label] + [0] * 7}), tmp_path / "train.parquet")
+        with pytest.raises(BadData, match=f"a label of {label:,} on one of 8 images; number the classes from 0"):
+            open_splits(tmp_path)
+
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def column(**columns):
+    """Eight rows of pictures with the columns given."""
+    image = pa.array([{"bytes": png(i), "path": ""} for i in range(8)])
+    return pa.table({"image": image} | columns)
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        (column(fine_label=[0, 1] * 4, coarse_label=[0] * 8), "fine_label and coarse_label may be the label; rename"),
+        (column(kind=[0, 1] * 4), "no label among the columns image, kind; add one called label"),
+        (pa.table({"path": ["a"] * 4, "label": [0, 1] * 2}), r"image \{bytes, path\}.*it has path string"),
+        (pa.table({"a": [b"x"] * 4, "b": [b"y"] * 4, "label": [0, 1] * 2}), "a and b hold pictures; rename"),
+        (
+            pa.table({"image": pa.array([{"bytes": None, "path": "a"}] * 4, IMAGE), "label": [0] * 4}),
+            "no picture is in column image, only paths",
+        ),
+    ],
+)
+def test_columns_that_may_mean_anything_are_refused(tmp_path, table, reason):
+    pq.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(BadData, match=reason):
+        open_splits(tmp_path)
+
+
+def test_labels_may_be_text_and_files_as_hugging_face_names_them(tmp_path):
+    names = ["oak", "pine"] * 4
+    for folder, file, table in (
+        ("data", "train-00000-of-00001-a09b74b3ef9c3b56.parquet", column(label=names)),
+        ("train", "0000.parquet", column(label=pa.array(names).dictionary_encode())),
+        (".", "training.parquet", column(label=names, coarse_label=[0] * 8)),
+        (".", "train_a.parquet", column(fine_label=names)),
+    ):
+        root = tmp_path / file
+        (root / folder).mkdir(parents=True)
+        pq.write_table(table, root / folder / file)
+        images, _ = open_split(root, "train")
+        assert images.classes == ("oak", "pine") and images.labels.tolist() == [0, 1] * 4
+        pq.write_table(column(label=["elm"] * 8), root / folder / file)
+        with pytest.raises(BadData, match="label 'elm' is none of the 2 training classes"):
+            open_split(root, "train", ("oak", "pine"))
+    for folder in ("a", "b"):
+        (tmp_path / "two" / folder).mkdir(parents=True)
+        pq.write_table(column(label=names), tmp_path / "two" / folder / "train.parquet")
+    with pytest.raises(BadData, match="Parquet files for train in a and b; give the folder of one set"):
+        open_splits(tmp_path / "two")
+
+
+def test_names_of_windows_have_no_mark_and_no_carriage_return(tmp_path):
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(CLASSES).encode() + b"\r\n")
+    assert open_splits(write_parquet(tmp_path)).classes == CLASSES
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+@pytest.mark.parametrize("place", ["train", ""])
+def test_metadata_names_the_classes(tmp_path, kind, place):
+    write_folder(tmp_path)
+    paths = sorted((tmp_path / "train").rglob("*.png")) + sorted((tmp_path / "val").rglob("*.png"))
+    for folder in ("train", "val") if place else ("",):
+        top = tmp_path / folder
+        rows = [(p.relative_to(top).as_posix(), p.parent.name.upper()) for p in paths if p.is_relative_to(top)]
+        if kind == "csv":
+            text = "\ufefffile_name,label\r\n" + "".join(f"{path},{label}\r\n" for path, label in rows)
+        else:
+            text = "".join(json.dumps({"file_name": path, "label": label}) + "\n" for path, label in rows)
+        (top / f"metadata.{kind}").write_bytes(text.encode())
+    splits = open_splits(tmp_path)
+    assert splits.classes == ("ASH", "BIRCH", "CEDAR") and (len(splits.train), len(splits.val)) == (12, 6)
+    assert [name.lower() for _, name in contents(splits.val)] == [p.parent.name for p in paths[12:]]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"file_name": "a.png", "label": "x"}\n{', "line 2: not JSON"),
+        ("[1]", "line 1: '.1.'; write an object"),
+        ('{"label": "x"}', "line 1: no file_name"),
+        ('{"file_name": "a.png", "text": "x"}', "no label among the columns file_name, text"),
+        ('{"file_name": "a.png", "objects": {"bbox": []}}', "objects with boxes.*convert them to COCO"),
+        ('{"file_name": "../a.png", "label": "x"}', "leads out of the folder"),
+        ('{"file_name": "no.png", "label": "x"}', r"line 1: there is no no.png \(1 of 1"),
+        ('{"file_name": "a.png", "label": null}', "label None; write the name or the number"),
+        (
+            '{"file_name": "a.png", "label": "x"}\n{"file_name": "a.png", "label": 1}',
+            "numbers and labels that are",
+        ),
+        ("[" * 100_000, "line 1: not JSON"),
+    ],
+)
+def test_metadata_is_refused_by_line(tmp_path, text, reason):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/a.png").write_bytes(png(0))
+    (tmp_path / "train/metadata.jsonl").write_text(text)
+    with pytest.raises(BadData, match=f"train/metadata.jsonl.*{reason}"):
+        open_splits(tmp_path)
+
+
+def test_nothing_to_hold_out_is_refused(tmp_path):
+    for name in CLASSES[:2]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(png(0))
+    with pytest.raises(BadData, match=r"none of the 2 training images can be held out.*add images, or a val folder"):
+        open_splits(tmp_path)
 
 
 def test_an_unreadable_image_is_called_by_its_place(tmp_path):

@@ -16,7 +16,6 @@ from examined import Page, picture
 from featherbone.data.doctor import examine
 from featherbone.data.doctor_page import write_page
 from featherbone.data.findings import Examination, Finding
-from featherbone.errors import BadData
 
 FLOWERS = (Path(__file__).parents[2] / "../shared/data/flowers5").resolve()
 COUNTS = {"train": 10, "val": 2}
@@ -195,22 +194,28 @@ def test_files_out_of_place(data):
 
 def test_what_lacks_everything_still_gets_an_examination(data, tmp_path):
     shutil.rmtree(data / "val")
-    only(data, "note", "no-validation", 0)
+    assert set(found(data)) == {"no-validation", "few-images"} and examine(data).counts == {
+        "train": (8, 8),
+        "val": (2, 2),
+    }
+    (data / "val/oak").mkdir(parents=True)
+    assert found(data)["no-validation-images"].severity == "error"
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert set(found(empty)) == {"no-images", "no-validation"} and examine(empty).spoiled
-    picture(0).save(empty / "loose.png")
-    assert set(found(empty)) == {"no-images", "no-validation", "no-class"}
+    assert set(found(empty)) == {"no-images"} and examine(empty).spoiled
+    (empty / "train").mkdir()
+    picture(0).save(empty / "train/loose.png")
+    assert "the pictures in train have no class" in found(empty)["unreadable-split"].message
 
 
-def test_what_is_no_data_set_for_classification_is_refused(data, tmp_path):
-    with pytest.raises(BadData, match="nothing there; give a folder of one of these layouts"):
-        examine(tmp_path / "no")
-    with pytest.raises(BadData, match="a file there"):
-        examine(data / "train/oak/0.png")
-    (data / "data.yaml").touch()
-    with pytest.raises(BadData, match="a layout for detection; the doctor examines classification data"):
-        examine(data)
+def test_nothing_to_hold_out_and_nothing_to_read(data):
+    for file in data.glob("val/*/*.png"):
+        file.write_bytes(b"")
+    assert found(data)["no-readable-image-in-val"].severity == "error"
+    shutil.rmtree(data / "val")
+    for file in data.glob("train/*/[1-9].png"):
+        file.unlink()
+    assert found(data)["nothing-to-hold-out"].severity == "error"
 
 
 def write_parquet(folder: Path, labels: list[int], split: str = "train") -> None:
@@ -237,7 +242,7 @@ def test_labels_of_parquet_files(tmp_path):
     assert shifted.severity == "error" and "labels run from 1 to 2; they start at 0, so subtract 1" in shifted.message
     (folder / "train.parquet").write_bytes(b"nothing of the kind")
     findings = found(folder)
-    assert "train.parquet: not Parquet" in findings["unreadable-split"].message and "no-images" in findings
+    assert "train.parquet: not Parquet" in findings["unreadable-split"].message and "no-images" not in findings
 
 
 @pytest.mark.skipif(not FLOWERS.is_dir(), reason="needs the shared photos")

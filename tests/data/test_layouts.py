@@ -7,6 +7,11 @@ from featherbone.errors import BadData, BadOption
 
 SERVED = {
     ("train/cat/", "val/cat/"): ("classification",),
+    ("Training/cat/", "Testing/cat/"): ("classification",),
+    ("bus/1.jpg", "car/1.jpg", "train/1.jpg"): ("classification",),
+    ("seg_train/seg_train/cat/", "seg_test/seg_test/cat/", "seg_pred/seg_pred/1.jpg"): ("classification",),
+    ("train/metadata.csv", "train/1.jpg"): ("classification",),
+    ("metadata.jsonl", "1.jpg"): ("classification",),
     ("cat/", "dog/"): ("classification",),
     ("train-00000.parquet",): ("classification",),
     ("data/validation-0.parquet",): ("classification",),
@@ -63,9 +68,45 @@ def test_layouts_serve_their_tasks(tmp_path, entries, tasks):
             find_task(tmp_path, None)
 
 
-def test_what_is_no_layout_is_refused_with_the_layouts(tmp_path):
-    (tmp_path / "notes.txt").touch()
-    for path, what in ((tmp_path, "no data layout"), (tmp_path / "notes.txt", "a file"), (tmp_path / "no", "nothing")):
-        with pytest.raises(BadData, match=what) as refusal:
-            find_tasks(path)
-        assert LAYOUTS in str(refusal.value)
+REFUSED = {
+    ("notes.md",): "no data layout known",
+    (): "no files in the folder",
+    (".DS_Store", "__MACOSX/._a.jpg"): "no files in the folder",
+    ("1.jpg", "2.jpg"): "1.jpg is pictures without classes; move each to a folder of its class",
+    ("1.jpg", "labels.csv"): "labels.csv is a table; .* or name it metadata.csv, with the columns file_name and label",
+    ("train.zip", "val.zip"): "train.zip is an archive; unpack it",
+    ("a.tfrecord",): "TFRecord .*; write its images as files into train/CLASS",
+    ("data.mdb", "lock.mdb"): "LMDB; write its images as files",
+    ("train.npz",): "arrays in one file; write them as PNG",
+    ("set.parquet",): "name the files train\\*.parquet",
+    ("labels.json", "1.jpg"): "JSON; for COCO's name it annotations/instances_train.json",
+    ("wrap/train/cat/1.jpg", "wrap/train/dog/1.jpg"): "the data set is in its folder wrap; give .*wrap",
+    ("train/1.jpg",): "pictures in train have no class; move each into .* or write a metadata.csv",
+    ("first/a/1.jpg", "first/b/1.jpg", "second/a/1.jpg", "second/b/1.jpg"): "same folders, a, b, .*; rename those that",
+    ("cat/train/1.jpg", "cat/val/1.jpg", "dog/train/1.jpg", "dog/val/1.jpg"): "put the splits on top, as train/cat",
+    ("train/images/1.jpg", "train/masks/1.png"): "images and masks in train are pictures and labels, not classes",
+    ("images/1.jpg", "labels/1.txt"): "images and labels are pictures and labels, not classes",
+    ("JPEGImages/1.jpg", "SegmentationClass/1.png"): "arrange images/train, masks/train and classes.txt",
+    ("train/img_dir/1.jpg", "train/ann_dir/1.png"): "are pictures and labels, not classes",
+}
+
+
+@pytest.mark.parametrize(("entries", "message"), REFUSED.items())
+def test_what_is_no_layout_is_named_with_the_way_to_convert(tmp_path, entries, message):
+    build(tmp_path, entries)
+    with pytest.raises(BadData, match=message):
+        find_tasks(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["labels.json", "set.zip", "train.parquet", "notes.md", "1.jpg", "data.xml"])
+def test_a_file_in_place_of_a_folder_is_named(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(BadData, match="a file there, ") as refusal:
+        find_tasks(tmp_path / name)
+    assert LAYOUTS in str(refusal.value)
+
+
+def test_nothing_there_is_refused_with_the_layouts(tmp_path):
+    with pytest.raises(BadData, match="nothing there") as refusal:
+        find_tasks(tmp_path / "no")
+    assert LAYOUTS in str(refusal.value)

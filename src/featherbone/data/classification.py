@@ -1,23 +1,35 @@
 """Labelled images for classification: image folders and Parquet, opened alike."""
 
 import hashlib
-import json
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
+from featherbone.data.class_folders import find_source, list_split
+from featherbone.data.findings import (
+    MAX_EXAMPLES,
+    Example,
+    Finding,
+    check_balance,
+    finding,
+    many,
+    notices,
+    refuse,
+)
 from featherbone.data.images import read_file, read_image
-from featherbone.data.layouts import LAYOUTS, SPLITS, split_folders, split_of
-from featherbone.data.listing import SUFFIXES, list_files, list_folders
+from featherbone.data.layouts import LAYOUTS, TRAINING_SPLITS, split_folders
+from featherbone.data.listing import SUFFIXES, list_folder
+from featherbone.data.parquet import find_parquet, read_parquet
 from featherbone.errors import BadData, did_you_mean
+
+IMBALANCE = 10
+"""A largest class more than so many times the smallest is a warning."""
 
 
 class LabelledImages(ABC):
@@ -45,6 +57,10 @@ class LabelledImages(ABC):
     @abstractmethod
     def take(self, indices: Sequence[int]) -> "LabelledImages":
         """Only the images of `indices`, in that order."""
+
+    def with_classes(self, classes: tuple[str, ...]) -> Self:
+        """The same with more classes, the first as before."""
+        return replace(self, classes=classes)  # type: ignore[type-var]  # every kind is a dataclass
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,48 +133,88 @@ class Splits:
 
 
 def open_splits(data: Path, val_share: float = 0.2, seed: int = 0) -> Splits:
-    """Open an image folder or Parquet files, both splits checked against each other.
+    """Open image folders, metadata files or Parquet files, both splits checked against each other.
 
-    Where there is no validation split, `val_share` of each class is held out by `seed`. Raises `BadData` for what
-    would spoil training: no images, fewer than two classes, an empty class, a class that only validation knows.
+    Where there is no validation split, `val_share` of each class is held out by `seed`. Raises `BadData` for the first
+    error that `inspect_classification` finds; what else it finds are notices.
     """
-    train = open_split(data, "train")
-    notices: list[str] = []
-    if train is None:
-        raise BadData(f"{data}: no images found; classification takes these layouts:\n{LAYOUTS.splitlines()[0]}")
-    images, skipped = train
-    val = open_split(data, "val", images.classes)
-    if val is None:
-        images, held_out = hold_out(images, val_share, seed)
-        notices.append(f"no validation split: held out {len(held_out)} of {len(held_out) + len(images)} images")
-    else:
-        held_out, more = val
-        skipped += more
-    if skipped:
-        notices.append(f"{len(skipped)} files are no pictures by their names and were left out: {listed(skipped)}")
-    check_classes(images)
-    missing = [name for i, name in enumerate(images.classes) if i not in held_out.labels]
-    if missing:
-        notices.append(
-            f"{len(missing)} classes have no validation image, so nothing is known of them: {listed(missing)}"
+    splits, findings = inspect_classification(data, val_share, seed)
+    if len(splits) == len(TRAINING_SPLITS):
+        findings += check_class_counts(splits["train"].classes, *map(count_images, splits.values()))
+    refuse(findings, data)
+    return Splits(splits["train"], splits["val"], notices(findings))
+
+
+def inspect_classification(
+    data: Path, val_share: float = 0.2, seed: int = 0
+) -> tuple[dict[str, LabelledImages], list[Finding]]:
+    """The splits that training takes, as far as they can be opened, and what is wrong with them; no picture is read.
+
+    A problem is a finding and never raises. The classes of both splits are the same.
+    """
+    splits: dict[str, LabelledImages] = {}
+    findings: list[Finding] = []
+    for split in TRAINING_SPLITS:
+        known = splits["train"].classes if "train" in splits else None
+        try:
+            opened = open_split(data, split, known, check=False)
+        except BadData as error:
+            findings.append(Finding("error", "unreadable-split", str(error).removeprefix(f"{data}: "), 1))
+            continue
+        if opened:
+            splits[split], skipped = opened
+            findings += _check_labels(splits[split])
+            findings += _check_skipped(skipped)
+    if isinstance(splits.get("train"), FolderImages):
+        findings += _check_folders(data)
+    train, val = splits.get("train"), splits.get("val")
+    if not train:
+        if not findings or findings[0].severity != "error":
+            message = f"no training images; classification takes these layouts:\n{LAYOUTS}"
+            findings.append(Finding("error", "no-images", message, 0))
+    elif val is None and all(one.severity != "error" for one in findings):
+        splits["train"], splits["val"] = hold_out(train, val_share, seed)
+        count, total = len(splits["val"]), len(train)
+        if not count:
+            findings.append(nothing_to_hold_out(total))
+        message = f"no validation split: held out {count} of {total} images"
+        findings.append(Finding("note", "no-validation", message, count))
+    elif val is not None and not val:
+        message = "no image in the validation split; add some, or remove its folder, and a share of train is held out"
+        findings.append(Finding("error", "no-validation-images", message, 0))
+    if train and val:
+        splits["train"] = train.with_classes(val.classes)
+    return splits, findings
+
+
+def nothing_to_hold_out(total: int) -> Finding:
+    """The error that no image can be spared for validation."""
+    message = (
+        f"no validation split, and none of the {many(total, 'training image')} can be held out: a class keeps at least "
+        "one to train on; add images, or a val folder"
+    )
+    return Finding("error", "nothing-to-hold-out", message, total)
+
+
+def count_images(images: LabelledImages) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Images of each class (K,), those with a label outside the classes not counted."""
+    labels = images.labels[(images.labels >= 0) & (images.labels < len(images.classes))]
+    return np.bincount(labels, minlength=len(images.classes))
+
+
+def check_class_counts(
+    classes: Sequence[str], train: np.ndarray[Any, np.dtype[np.int64]], val: np.ndarray[Any, np.dtype[np.int64]]
+) -> Iterator[Finding]:
+    """Names of the classes, and numbers (K,) of their images in both splits."""
+    if train.any() and np.count_nonzero(train) < 2:
+        message = (
+            f"training images of one class only, {classes[int(train.argmax())]}; two or more are needed, a folder each"
         )
-    return Splits(images, held_out, tuple(notices))
-
-
-def check_classes(images: LabelledImages) -> None:
-    """Raise `BadData` unless there are two classes and none is empty."""
-    if len(images.classes) < 2:
-        raise BadData(f"one class only ({', '.join(images.classes)}); classification needs two or more class folders")
-    counts = np.bincount(images.labels, minlength=len(images.classes))
-    empty = [name for name, count in zip(images.classes, counts, strict=True) if not count]
-    if empty:
-        raise BadData(f"no training image in class {listed(empty)}; add some or remove the class")
-
-
-def listed(names: Sequence[str], most: int = 5) -> str:
-    """The first names, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+        yield Finding("error", "one-class", message, 1)
+    if empty := [Example((classes[i],)) for i in np.flatnonzero((train == 0) & (val == 0)).tolist()]:
+        message = f"{many(empty, 'class', 'classes')} without an image that can be read; add some or remove the class"
+        yield finding("error", "empty-class", message, empty)
+    yield from check_balance(classes, train, val, "image", IMBALANCE, only_in_val="error")
 
 
 def hold_out(images: LabelledImages, share: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
@@ -167,7 +223,7 @@ def hold_out(images: LabelledImages, share: float, seed: int) -> tuple[LabelledI
     held: list[int] = []
     for label in range(len(images.classes)):
         members = generator.permutation(np.flatnonzero(images.labels == label))
-        held += members[: min(max(round(share * len(members)), 1), len(members) - 1)].tolist()
+        held += members[: min(max(round(share * len(members)), 1), max(len(members) - 1, 0))].tolist()
     rest = np.setdiff1d(np.arange(len(images)), held)
     return images.take(rest.tolist()), images.take(sorted(held))
 
@@ -178,78 +234,67 @@ def open_split(
     """Images of a split and the files left out for their names; None where `data` has no such split.
 
     `classes` are those of training; without them the split defines them. A folder of classes without splits is all
-    training. Without `check`, labels of Parquet files may lie outside the classes.
+    training. Without `check`, labels of Parquet files may lie outside the classes, and classes that training does not
+    know are added.
     """
-    parquet = [file for file in list_files(data, (".parquet",)) if _parquet_split(file.relative_to(data)) == split]
-    if parquet:
-        return _open_parquet(data, parquet, classes, check), []
-    if folders := split_folders(data, split):
-        return _open_folder(data, folders[0], classes)
-    if split == "train" and not any(split_folders(data, other) for other in SPLITS):
-        return _open_folder(data, data, classes)
-    return None
-
-
-def _parquet_split(file: Path) -> str | None:
-    """The split that a Parquet file holds, by the first word of its name, or by the folder it is in."""
-    word = re.match(r"[A-Za-z]*", file.stem)
-    return split_of(word[0] if word else "") or split_of(file.parent.name)
-
-
-def _open_folder(data: Path, folder: Path, classes: tuple[str, ...] | None) -> tuple[FolderImages, list[str]] | None:
-    found = tuple(path.name for path in list_folders(folder))
-    if not found:
+    if files := find_parquet(data, split):
+        rows = read_parquet(data, files, classes)
+        images = ParquetImages(rows.stem, rows.column, np.arange(len(rows.labels)), rows.labels, rows.classes)
+        if check:
+            refuse(_check_labels(images), data)
+        return images, []
+    found = list_split(data, split)
+    if found is None:
         return None
-    if classes is not None:
-        refuse_new_classes(found, classes)
-    classes = classes or found
-    paths: list[str] = []
-    labels: list[int] = []
-    skipped: list[str] = []
-    for name in found:
-        for file in list_files(folder / name):
-            relative = file.relative_to(data).as_posix()
-            if file.suffix.lower() in SUFFIXES:
-                paths.append(relative)
-                labels.append(classes.index(name))
-            else:
-                skipped.append(relative)
-    return FolderImages(data, tuple(paths), np.array(labels, dtype=np.int64), classes), skipped
+    if classes is not None and check:
+        refuse_new_classes(found.classes, classes)
+    known = tuple(dict.fromkeys((*(classes or ()), *found.classes)))
+    index = {name: label for label, name in enumerate(known)}
+    labels = np.array([index[name] for name in found.names], np.int64)
+    return FolderImages(data, found.paths, labels, known), list(found.skipped)
 
 
 def refuse_new_classes(found: Sequence[str], classes: tuple[str, ...]) -> None:
-    """Raise `BadData` where validation has a class that training does not know."""
+    """Raise `BadData` where a split has a class that training does not know."""
     for name in found:
         if name not in classes:
             hint = did_you_mean(name, classes)
-            raise BadData(f"validation class {name!r} is none of the {len(classes)} training classes{hint}")
+            raise BadData(f"class {name!r} is none of the {len(classes)} training classes{hint}")
 
 
-def _open_parquet(data: Path, files: list[Path], classes: tuple[str, ...] | None, check: bool) -> ParquetImages:
-    stem = files[0].name if len(files) == 1 else f"{files[0].name} to {files[-1].name}"
-    try:
-        table = pa.concat_tables([pq.read_table(file, memory_map=True) for file in files])
-        column = pa.chunked_array([chunk.field("bytes") for chunk in table["image"].chunks], pa.binary())
-        labels = table["label"].cast(pa.int64()).to_numpy()
-        if table["label"].null_count:
-            raise ValueError(f"{table['label'].null_count} rows without a label")
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadData(f"{stem}: not Parquet with columns image {{bytes, path}} and label ({reason})") from None
-    names = classes or _parquet_classes(data, table, labels)
-    if check and len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
-        span = f"{labels.min()} to {labels.max()}"
-        raise BadData(f"{stem}: labels run from {span}, but there are {len(names)} class names; labels start at 0")
-    return ParquetImages(stem, column, np.arange(len(labels)), labels, names)
+def _check_labels(images: LabelledImages) -> Iterator[Finding]:
+    """Labels of Parquet rows against the class names."""
+    if not isinstance(images, ParquetImages) or not len(images):
+        return
+    low, high, known = int(images.labels.min()), int(images.labels.max()), len(images.classes)
+    if low == 1:
+        message = f"{images.stem}: labels run from 1 to {high}; they start at 0, so subtract 1, or name the class 0"
+        yield Finding("error", "labels-shifted", message, len(images))
+    outside = np.flatnonzero((images.labels < 0) | (images.labels >= known))
+    if len(outside):
+        message = (
+            f"{images.stem}: labels run from {low} to {high}, but {known} class names allow 0 to {known - 1}; remove "
+            "the rows, or name the classes"
+        )
+        examples = [Example((images.name(i),), f"label {images.labels[i]}") for i in outside[:MAX_EXAMPLES].tolist()]
+        yield Finding("error", "labels-out-of-range", message, len(outside), tuple(examples))
 
 
-def _parquet_classes(data: Path, table: pa.Table, labels: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[str, ...]:
-    """Names from classes.txt, else from the metadata that Hugging Face datasets write, else the numbers."""
-    if (data / "classes.txt").is_file():
-        lines = (data / "classes.txt").read_text(encoding="utf-8").splitlines()
-        return tuple(line.strip() for line in lines if line.strip())
-    try:
-        features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
-        return tuple(features["label"]["names"])
-    except (TypeError, KeyError, ValueError):
-        return tuple(str(i) for i in range(int(labels.max(initial=0)) + 1))
+def _check_skipped(skipped: Sequence[str]) -> Iterator[Finding]:
+    if skipped:
+        message = f"{many(skipped, 'file')} in class folders not named like pictures, left out; remove or convert"
+        yield finding("warning", "not-pictures", message, [Example((name,)) for name in skipped])
+
+
+def _check_folders(data: Path) -> Iterator[Finding]:
+    """What is in the folders beside the classes."""
+    folders = {split: split_folders(data, split) for split in TRAINING_SPLITS}
+    for split, found in folders.items():
+        for folder in found[1:]:
+            message = f"{folder.name} is not used, for {found[0].name} is the {split} split; join the two or remove one"
+            yield Finding("warning", "unused-folder", message, 1, (Example((folder.name,)),))
+    sources = {source for split in TRAINING_SPLITS if (source := find_source(data, split)) and source.is_dir()}
+    loose = [file for top in sorted(sources) for file in list_folder(top) if file.suffix.lower() in SUFFIXES]
+    if loose:
+        message = f"{many(loose, 'picture')} outside the class folders, left out; move each into that of its class"
+        yield finding("warning", "no-class", message, [Example((str(file.relative_to(data)),)) for file in loose])

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from featherbone.data.classification import listed
 from featherbone.data.coco import open_coco
+from featherbone.data.findings import listed
 from featherbone.data.formats import find_format
 from featherbone.data.layouts import LAYOUTS, TRAINING_SPLITS
 from featherbone.data.objects import MarkedImages, Opened

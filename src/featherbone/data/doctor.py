@@ -1,6 +1,6 @@
 """Every check on the images and labels of a classification data set, before training."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from featherbone.data.classification import LabelledImages, ParquetImages, open_split
+from featherbone.data.classification import LabelledImages, check_class_counts, inspect_classification
 from featherbone.data.findings import (
-    MAX_EXAMPLES,
     Examination,
     Example,
     Finding,
     Picture,
-    check_balance,
     check_kinds,
     check_leaks,
+    check_left,
     check_readable,
     finding,
     grade,
@@ -29,46 +28,33 @@ from featherbone.data.findings import (
     to_jpeg,
     worst_first,
 )
-from featherbone.data.layouts import LAYOUTS, TRAINING_SPLITS, find_tasks, split_folders
-from featherbone.data.listing import SUFFIXES, list_folder
+from featherbone.data.layouts import TRAINING_SPLITS
 from featherbone.data.scan import look_at_each
-from featherbone.errors import BadData, BadImage
+from featherbone.errors import BadImage
 
-IMBALANCE = 10
-"""A largest class more than so many times the smallest is a warning."""
 ELONGATED = 3
 """A longer side more than so many times the shorter is a warning."""
 _THUMBNAIL = 128
 
 
-def examine(data: Path, input_size: int = 224) -> Examination:
-    """Read every image of `data` once and tell all that is wrong; `input_size` is the network's, in pixels.
+def examine(data: Path, input_size: int = 224, val_share: float = 0.2, seed: int = 0) -> Examination:
+    """Read every image of `data` once and report all that is wrong; `input_size` is the network's, in pixels.
 
-    A problem never ends the examination; only a path that holds no classification data raises `BadData`.
+    Images are split as training splits them with `val_share` and `seed`. A problem never ends the examination.
     """
-    _refuse_other_tasks(data)
-    splits: dict[str, LabelledImages] = {}
-    findings: list[Finding] = []
-    for split in TRAINING_SPLITS:
-        try:
-            opened = open_split(data, split, check=False)
-        except BadData as error:
-            findings.append(Finding("error", "unreadable-split", str(error), 1))
-            continue
-        if opened:
-            splits[split], skipped = opened
-            findings += _check_labels(splits[split])
-            findings += _check_skipped(skipped)
+    splits, findings = inspect_classification(data, val_share, seed)
     pictures = _look(splits)
-    findings += _check_splits(data, splits)
-    findings += _check_classes(pictures)
+    counts = pictures.counts()
+    if len(splits) == len(TRAINING_SPLITS):
+        findings += check_class_counts(pictures.classes, *counts)
+    findings += check_left(pictures.splits, pictures.looks)
     findings += _check_files(pictures, input_size)
     findings += _check_copies(pictures)
-    counts = {split: tuple(row) for split, row in zip(TRAINING_SPLITS, pictures.counts().tolist(), strict=True)}
     findings = worst_first(findings)
     wanted = {name for one in findings for example in one.examples for name in example.names}
     draw = partial(_draw, {name: i for i, name in enumerate(pictures.names) if name in wanted}, splits)
-    return Examination(str(data), pictures.classes, counts, illustrate(findings, draw))
+    of_splits = {split: tuple(row) for split, row in zip(TRAINING_SPLITS, counts.tolist(), strict=True)}
+    return Examination(str(data), pictures.classes, of_splits, illustrate(findings, draw))
 
 
 @dataclass(frozen=True)
@@ -94,18 +80,6 @@ class _Pictures:
         yield from ((index, look) for index, look in enumerate(self.looks) if isinstance(look, Picture))
 
 
-def _refuse_other_tasks(data: Path) -> None:
-    try:
-        tasks = find_tasks(data)
-    except BadData:
-        if not data.is_dir():
-            raise
-        return  # what an unknown folder lacks becomes a finding
-    if "classification" not in tasks:
-        here = LAYOUTS.splitlines()[0]
-        raise BadData(f"{data}: a layout for {', '.join(tasks)}; the doctor examines classification data:\n{here}")
-
-
 def _look(splits: dict[str, LabelledImages]) -> _Pictures:
     indices: dict[str, int] = {name: i for i, name in enumerate(dict.fromkeys(_class_names(splits.values())))}
     found = _Pictures((), [], [], [], [])
@@ -126,60 +100,6 @@ def _class_names(splits: Iterable[LabelledImages]) -> Iterator[str]:
         yield from images.classes
     for images in splits:
         yield from (_class_name(images, label) for label in np.unique(images.labels).tolist())
-
-
-def _check_labels(images: LabelledImages) -> Iterator[Finding]:
-    """Labels of Parquet rows against the class names."""
-    if not isinstance(images, ParquetImages) or not len(images):
-        return
-    low, high, known = int(images.labels.min()), int(images.labels.max()), len(images.classes)
-    if low == 1:
-        message = f"{images.stem}: labels run from 1 to {high}; they start at 0, so subtract 1, or name the class 0"
-        yield Finding("error", "labels-shifted", message, len(images))
-    outside = np.flatnonzero((images.labels < 0) | (images.labels >= known))
-    if len(outside):
-        message = f"{images.stem}: labels run from {low} to {high}, but {known} class names allow 0 to {known - 1}"
-        examples = [Example((images.name(i),), f"label {images.labels[i]}") for i in outside[:MAX_EXAMPLES].tolist()]
-        yield Finding("error", "labels-out-of-range", message, len(outside), tuple(examples))
-
-
-def _check_skipped(skipped: Sequence[str]) -> Iterator[Finding]:
-    if skipped:
-        message = f"{many(skipped, 'file')} in class folders not named like pictures, left out; remove or convert"
-        yield finding("warning", "not-pictures", message, [Example((name,)) for name in skipped])
-
-
-def _check_splits(data: Path, splits: dict[str, LabelledImages]) -> Iterator[Finding]:
-    """What lies in the folders beside the classes, and whether there is anything to train and validate on."""
-    folders = {split: split_folders(data, split) for split in TRAINING_SPLITS}
-    for split, found in folders.items():
-        for folder in found[1:]:
-            message = f"{folder.name} is not used, for {found[0].name} is the {split} split; join the two or remove one"
-            yield Finding("warning", "unused-folder", message, 1, (Example((folder.name,)),))
-    tops = [folder for found in folders.values() for folder in found[:1]] or [data]
-    loose = [path for top in tops for path in list_folder(top) if path.suffix.lower() in SUFFIXES]
-    if loose:
-        message = f"{many(loose, 'picture')} outside the class folders, left out; move each into that of its class"
-        yield finding("warning", "no-class", message, [Example((str(file.relative_to(data)),)) for file in loose])
-    if not splits.get("train"):
-        message = f"no training images; the layout is\n{LAYOUTS.splitlines()[0]}"
-        yield Finding("error", "no-images", message, 0)
-    if not splits.get("val"):
-        message = "no validation images: a share of the training images will be held out, copies of them included"
-        yield Finding("note", "no-validation", message, 0)
-
-
-def _check_classes(pictures: _Pictures) -> Iterator[Finding]:
-    """Names and numbers of the classes."""
-    classes, (train, val) = pictures.classes, pictures.counts()
-    if train.any() and np.count_nonzero(train) < 2:
-        message = f"training images of one class only, {classes[int(train.argmax())]}; two or more are needed"
-        yield Finding("error", "one-class", message, 1)
-
-    if empty := [Example((classes[i],)) for i in np.flatnonzero((train == 0) & (val == 0)).tolist()]:
-        message = f"{many(empty, 'class', 'classes')} without a readable image; add some or remove the class"
-        yield finding("error", "empty-class", message, empty)
-    yield from check_balance(classes, train, val, "image", IMBALANCE)
 
 
 def _check_files(pictures: _Pictures, input_size: int) -> Iterator[Finding]:

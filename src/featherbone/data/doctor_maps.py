@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featherbone.data.classification import listed
 from featherbone.data.findings import (
     MAX_EXAMPLES,
     Examination,
@@ -24,6 +23,7 @@ from featherbone.data.findings import (
     finding,
     grade,
     illustrate,
+    listed,
     look_at,
     many,
     sort_copies,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from featherbone.data.classification import listed
 from featherbone.data.detection import open_detection_split
 from featherbone.data.doctor_boxes import box_iou, check_boxes, check_masks, check_sizes, facts_at
 from featherbone.data.doctor_marks import Ints, Marks, gather
@@ -23,6 +22,7 @@ from featherbone.data.findings import (
     finding,
     grade,
     illustrate,
+    listed,
     many,
     sort_copies,
     worst_first,

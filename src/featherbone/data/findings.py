@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 
 from featherbone.data.duplicates import Print, find_copies, take_print
 from featherbone.data.images import open_image, orientation_of, read_image
-from featherbone.errors import BadImage
+from featherbone.errors import BadData, BadImage
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -155,6 +156,41 @@ def many(things: int | Sequence[Any], one: str, several: str = "") -> str:
     return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def notice(finding: Finding) -> str:
+    """A finding in one line, with the first names."""
+    names = [name for example in finding.examples for name in example.names[:1]]
+    more = finding.count - len(names) if names else 0
+    return finding.message + (f": {listed([*names, *[''] * more])}" if names else "")
+
+
+def notices(findings: Iterable[Finding]) -> tuple[str, ...]:
+    """What is not an error, a line each, warnings first."""
+    return tuple(notice(one) for one in worst_first(findings) if one.severity != "error")
+
+
+def refuse(findings: Iterable[Finding], data: Path) -> None:
+    """Raise `BadData` with the first error, if there is one."""
+    errors = [one for one in findings if one.severity == "error"]
+    if errors:
+        more = f"\n{many(len(errors) - 1, 'more error')}" if len(errors) > 1 else ""
+        raise BadData(f"{data}: {notice(errors[0])}{more}\nall with pictures: featherbone doctor {data}")
+
+
+def check_left(splits: Sequence[str], looks: Sequence["Picture | str"]) -> Iterator[Finding]:
+    """Splits of which no image can be read."""
+    for split in dict.fromkeys(splits):
+        own = [look for look, of in zip(looks, splits, strict=True) if of == split]
+        if not any(isinstance(look, Picture) for look in own):
+            message = f"none of the {len(own):,} images of {split} can be read; replace them"
+            yield Finding("error", f"no-readable-image-in-{split}", message, len(own))
+
+
 def illustrate(findings: Iterable[Finding], draw: Callable[[str], bytes]) -> tuple[Finding, ...]:
     """The findings, their examples with pictures by `draw(name)` where they have none yet."""
     draw = cache(draw)
@@ -243,7 +279,12 @@ def check_kinds(names: Sequence[str], looks: Sequence[Picture | str]) -> Iterato
 
 
 def check_balance(
-    classes: Sequence[str], train: NDArray[np.int64], val: NDArray[np.int64], thing: str, imbalance: int
+    classes: Sequence[str],
+    train: NDArray[np.int64],
+    val: NDArray[np.int64],
+    thing: str,
+    imbalance: int,
+    only_in_val: Severity = "warning",
 ) -> Iterator[Finding]:
     """Classes by the number (K,) of images or objects, as `thing` says, in both splits, and by their names."""
 
@@ -252,7 +293,7 @@ def check_balance(
 
     if train.any() and (unknown := of((train == 0) & (val > 0), val)):
         message = f"{many(unknown, 'class', 'classes')} in validation only; add training images or remove them"
-        yield finding("error", "class-only-in-val", message, unknown)
+        yield finding(only_in_val, "class-only-in-val", message, unknown)
     if val.any() and (missing := of((train > 0) & (val == 0), train)):
         message = (
             f"{many(missing, 'class', 'classes')} without a validation {thing}: nothing will be known of them; add some"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageColor
 
-from featherbone.data.classification import listed
+from featherbone.data.findings import listed
 from featherbone.data.images import open_image
 from featherbone.errors import BadData, BadImage
 from featherbone.files import read_text

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from featherbone.data.listing import list_files, list_folders
+from featherbone.data.listing import list_folders
 from featherbone.errors import BadData, BadOption
 
 SPLITS = ("train", "val", "test")
@@ -52,7 +52,8 @@ ROBOFLOW = "_annotations.coco.json"
 """What Roboflow calls COCO's annotations, which it puts beside the images of each split."""
 
 LAYOUTS = """\
-  classification   train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg, or train*.parquet and val*.parquet
+  classification   train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg, or train*.parquet and val*.parquet,
+                   or train/metadata.csv with file_name and label
   detection        annotations/instances_{train,val}.json, or a YOLO data.yaml
   instance         annotations/instances_{train,val}.json, or a YOLO data.yaml with polygons
   semantic         images/{train,val}, masks/{train,val}/*.png and classes.txt; or as for panoptic
@@ -61,15 +62,26 @@ LAYOUTS = """\
 
 def find_tasks(data: Path) -> tuple[str, ...]:
     """Tasks that the layout of `data` serves, in the order of `LAYOUTS`. Raises `BadData` where it is no layout."""
-    if not data.is_dir():
-        what = "a file" if data.exists() else "nothing"
-        raise BadData(f"{data}: {what} there; give a folder of one of these layouts:\n{LAYOUTS}")
+    from featherbone.data.foreign import describe, only_folder  # both read names of splits from this file
+
+    if tasks := _tasks(data):
+        return tasks
+    inner = only_folder(data)
+    if inner is not None and _tasks(inner):
+        raise BadData(f"{data}: the data set is in its folder {inner.name}; give {inner}")
+    raise BadData(describe(data))
+
+
+def _tasks(data: Path) -> tuple[str, ...]:
+    """Tasks that a layout serves; none where it is no layout."""
+    from featherbone.data.class_folders import find_source  # these read names of splits from this file
+    from featherbone.data.formats import find_format
+    from featherbone.data.parquet import find_parquet
+
     coco = any(data.glob("annotations/instances_*.json")) or any(data.glob(f"*/{ROBOFLOW}"))
     panoptic = any(data.glob("annotations/panoptic_*.json"))
     cityscapes = (data / "leftImg8bit").is_dir() and (data / "gtFine").is_dir()
     masks = any(split_folders(data / folder, split) for folder in ("masks", "annotations") for split in SPLITS)
-    from featherbone.data.formats import find_format  # its files read names of splits from this one
-
     known = find_format(data)
     marked = known.tasks(data) if known else frozenset()
     found = {
@@ -78,12 +90,11 @@ def find_tasks(data: Path) -> tuple[str, ...]:
         "semantic": masks or cityscapes or panoptic,
         "panoptic": panoptic or (cityscapes and any(data.glob("gtFine/*/**/*_instanceIds.png"))),
     }
-    tasks = tuple(task for task, fits in found.items() if fits)
-    if tasks:
+    if tasks := tuple(task for task, fits in found.items() if fits):
         return tasks
-    if list_folders(data) or list_files(data, (".parquet",)):
+    if data.is_dir() and any(find_parquet(data, split) or find_source(data, split) for split in SPLITS):
         return ("classification",)
-    raise BadData(f"{data}: no data layout known; give a folder of one of these:\n{LAYOUTS}")
+    return ()
 
 
 def find_task(data: Path, task: str | None) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featherbone.data.classification import listed
 from featherbone.data.coco import open_coco
+from featherbone.data.findings import listed
 from featherbone.data.label_files import Code, read_code, read_values
 from featherbone.data.layouts import TRAINING_SPLITS, split_folders
 from featherbone.data.map_files import panoptic_categories, write_panoptic

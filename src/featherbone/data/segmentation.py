@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from featherbone.data.classification import listed
+from featherbone.data.findings import listed
 from featherbone.data.layouts import LAYOUTS, TRAINING_SPLITS
 from featherbone.data.panoptic import OpenedPanoptic, open_panoptic
 from featherbone.data.semantic import OpenedMaps, open_maps

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featherbone.data.classification import listed
+from featherbone.data.findings import listed
 from featherbone.data.images import Stored, read_file, upright_size
 from featherbone.data.label_files import Code, cityscapes_code, cityscapes_train_code, read_code, read_values
 from featherbone.data.layouts import SPLITS, split_folders

@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featherbone.data.classification import Splits, check_classes, open_splits
+from featherbone.data.classification import Splits, check_class_counts, count_images, open_splits
+from featherbone.data.findings import refuse
 from featherbone.data.loading import Samples
 from featherbone.data.mixing import mix
 from featherbone.data.transforms import training_transform
@@ -33,7 +34,7 @@ class ClassificationJob(Job):
         return self.splits
 
     def check(self) -> None:
-        check_classes(self.train)
+        refuse(check_class_counts(self.classes, count_images(self.train), count_images(self.val)), self.data)
 
     def fingerprint(self) -> str:
         return Splits(self.train, self.val, ()).fingerprint()

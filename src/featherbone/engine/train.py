@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from featherbone.data.classification import listed
+from featherbone.data.findings import listed
 from featherbone.data.layouts import find_task
 from featherbone.data.loading import Batches, train_loader
 from featherbone.engine.accelerator import build_accelerator, count_workers

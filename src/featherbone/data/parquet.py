@@ -1,0 +1,125 @@
+"""Encoded images and labels in Parquet files, as Hugging Face datasets write them."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from featherbone.data.class_folders import label_column
+from featherbone.data.layouts import split_of
+from featherbone.data.listing import list_files
+from featherbone.errors import BadData
+from featherbone.files import read_text
+
+CLASSES = "classes.txt"
+
+
+@dataclass(frozen=True)
+class ParquetRows:
+    """Images of one split, mapped into memory."""
+
+    stem: str
+    """What messages call the files."""
+    column: pa.ChunkedArray
+    """Encoded images."""
+    labels: NDArray[np.int64]
+    """Indices of `classes`; outside of them where the file says so."""
+    classes: tuple[str, ...]
+
+
+def find_parquet(data: Path, split: str) -> list[Path]:
+    """Parquet files of a split, named by it or in a folder named by it. Raises `BadData` for those of several sets."""
+    files = [file for file in list_files(data, (".parquet",)) if _split(file.relative_to(data)) == split]
+    if len(folders := sorted({file.parent.relative_to(data).as_posix() for file in files})) > 1:
+        raise BadData(f"{data}: Parquet files for {split} in {' and '.join(folders[:3])}; give the folder of one set")
+    return files
+
+
+def _split(file: Path) -> str | None:
+    word = re.match(r"[A-Za-z]*", file.stem)
+    return split_of(word[0] if word else "") or split_of(file.parent.name)
+
+
+def read_parquet(data: Path, files: list[Path], classes: tuple[str, ...] | None) -> ParquetRows:
+    """Images and labels of files in order. Raises `BadData` where columns, types or labels are not those of images.
+
+    Labels are numbers, named by `classes`, by classes.txt, or by the metadata of Hugging Face datasets; or text.
+    """
+    stem = files[0].name if len(files) == 1 else f"{files[0].name} to {files[-1].name}"
+    try:
+        schema = pq.read_schema(files[0])
+        image, label = _image_column(schema, stem), label_column(schema.names, stem)
+        kind = schema.field(label).type
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            raise BadData(f"{stem}: column {label} holds several labels an image; classification takes one")
+        table = pa.concat_tables([pq.read_table(file, columns=[image, label], memory_map=True) for file in files])
+        column = table[image]
+        if pa.types.is_struct(column.type):
+            column = pa.chunked_array([chunk.field("bytes") for chunk in column.chunks], pa.binary())
+        if count := table[label].null_count:
+            raise BadData(f"{stem}: {count} rows without a label; add the labels, or remove the rows")
+        if len(column) and column.null_count == len(column):
+            raise BadData(f"{stem}: no picture is in column {image}, only paths; write the files' bytes into it")
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            return _read_text_labels(stem, column, table[label].to_pylist(), classes)
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            raise BadData(f"{stem}: labels of type {kind}; write whole numbers or names of classes")
+        labels = table[label].cast(pa.int64()).to_numpy()
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, BadData):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise BadData(f"{stem}: not Parquet with columns image {{bytes, path}} and label ({reason})") from None
+    return ParquetRows(stem, column, labels, classes or _names(data, stem, schema, label, labels))
+
+
+def _image_column(schema: pa.Schema, stem: str) -> str:
+    """The column of pictures."""
+    structs = [f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
+    plain = [f.name for f in schema if pa.types.is_binary(f.type) or pa.types.is_large_binary(f.type)]
+    found = structs or plain
+    if "image" in found or len(found) == 1:
+        return "image" if "image" in found else found[0]
+    if found:
+        raise BadData(f"{stem}: {' and '.join(found)} hold pictures; rename the one to classify to image")
+    columns = ", ".join(f"{field.name} {field.type}" for field in schema)[:200]
+    raise BadData(f"{stem}: not Parquet with columns image {{bytes, path}} and label (it has {columns})")
+
+
+def _read_text_labels(
+    stem: str, column: pa.ChunkedArray, names: list[str], classes: tuple[str, ...] | None
+) -> ParquetRows:
+    known = classes or tuple(sorted(set(names)))
+    if odd := sorted(set(names) - set(known)):
+        raise BadData(f"{stem}: label {odd[0]!r} is none of the {len(known)} training classes; use the same names")
+    index = {name: i for i, name in enumerate(known)}
+    return ParquetRows(stem, column, np.array([index[name] for name in names], np.int64), known)
+
+
+def _names(data: Path, stem: str, schema: pa.Schema, label: str, labels: NDArray[np.int64]) -> tuple[str, ...]:
+    """Names from classes.txt, else from the metadata that Hugging Face datasets write, else the numbers."""
+    if (data / CLASSES).is_file():
+        lines = read_text(data / CLASSES, CLASSES).splitlines()
+        return tuple(line.strip() for line in lines if line.strip())
+    try:
+        features: Any = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        names = features[label]["names"]
+        if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+            return tuple(names)
+    except (TypeError, KeyError, ValueError, RecursionError):
+        pass
+    largest = int(labels.max(initial=-1))
+    if largest >= max(len(labels), 1):
+        raise BadData(
+            f"{stem}: a label of {largest:,} on one of {len(labels):,} images; number the classes from 0 without gaps, "
+            f"or name them in {CLASSES}"
+        )
+    return tuple(str(i) for i in range(largest + 1))
