@@ -5,11 +5,21 @@ import torch
 from featherbone.errors import BadOption
 
 
-def find_device(name: str) -> torch.device:
-    """The device called `name`; auto is CUDA, else MPS, else the CPU. Raises `BadOption` where it is missing."""
+def find_device(name: str | torch.device) -> torch.device:
+    """The device called `name`, such as cpu, mps, cuda or cuda:1; auto is CUDA, else MPS, else the CPU.
+
+    Raises `BadOption` for one that this machine does not have.
+    """
+    counts = count_devices()
+    kind, _, index = str(name).partition(":")
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(name.partition(":")[0], False):
-        raise BadOption(f"device {name!r} is not available; there is {', '.join(d for d in available if available[d])}")
-    return torch.device(name)
+        return torch.device(next(kind for kind, count in counts.items() if count))
+    if (index and not index.isdecimal()) or int(index or 0) >= counts.get(kind, 0):
+        have = [kind if count == 1 else f"{kind}:0 to {kind}:{count - 1}" for kind, count in counts.items() if count]
+        raise BadOption(f"device {str(name)!r} is not available; this machine has {', '.join(have)}; pass one, or auto")
+    return torch.device(str(name))
+
+
+def count_devices() -> dict[str, int]:
+    """The number of devices of each kind, the preferred kind first."""
+    return {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}

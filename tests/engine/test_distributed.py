@@ -2,9 +2,11 @@ import math
 import sys
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from featherbone.data.scenes_write import write_coco, write_masks, write_panoptic
+from featherbone.engine.run import load_state
 from featherbone.engine.settings import complete
 from featherbone.engine.train import evaluate_run, start_run
 from featherbone.tasks.card import Card
@@ -49,6 +51,39 @@ def test_a_process_is_a_part_of_the_batch(drawn, train, launch, short, tmp_path)
     close(rows(two), rows(one), 1e-5)
     first, second = load_file(two / "weights.safetensors"), load_file(one / "weights.safetensors")
     assert max((first[name] - second[name]).abs().max() for name in first) < 1e-5
+
+
+def launch_norms(launch, data, run, settings):
+    """Two processes train a network with batch norms."""
+    where = ("--data", data, "--model", "mobilenetv3_small_050", "--out", run)
+    process = launch("train", *where, *options(settings), launcher=TORCHRUN)
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+
+
+@pytest.mark.parametrize(("ema", "accumulate"), [(None, 1), (0.9, 2)])
+def test_two_processes_keep_one_set_of_running_statistics(drawn, train, launch, short, tmp_path, ema, accumulate):
+    """Running statistics and their average are those of one process that computes its batch in as many parts.
+
+    The optimiser is SGD: AdamW makes whole steps of the rounding in gradients that are 0, as before a batch norm.
+    """
+    settings = short | dict(image_size=64, batch_size=8 * accumulate, epochs=3, accumulate=accumulate)
+    settings |= dict(optimizer="sgd", lr=0.01)
+    del settings["ema"]
+    settings |= {"ema": ema} if ema else {}
+    launch_norms(launch, drawn, tmp_path / "two", settings)
+    one = train("one", "mobilenetv3_small_050", **settings | dict(accumulate=2 * accumulate))
+    two = tmp_path / "two"
+    close(rows(two), rows(one), 1e-5)
+    first, second = load_state(two), load_state(one)
+    for part in ("task", "ema") if ema else ("task",):
+        for name, value in second[part].items():
+            assert torch.allclose(first[part][name], value, rtol=1e-5, atol=1e-5), (part, name)
+    assert any(name.endswith("running_var") for name in first["task"])
+    measured = evaluate_run(two, None, None, "cpu", 0)[0]
+    card = Card.read(two)
+    assert measured["loss"] == pytest.approx(card.metrics["loss"], rel=1e-6)
+    assert measured["confusion"] == card.metrics["confusion"]
 
 
 def test_two_processes_find_what_one_finds(launch, tmp_path):

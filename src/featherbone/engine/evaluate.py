@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from featherbone.data.objects import MarkedImages
 from featherbone.data.samples import to_device
 from featherbone.data.transforms import Preprocessing
+from featherbone.engine.accelerator import add_up
 from featherbone.metrics.classification import ClassificationMetrics
 from featherbone.metrics.detection import DetectionMetrics
 from featherbone.ops.boxes import Picked
@@ -35,22 +35,22 @@ def evaluate_classifier(
     The outcome (N, 3) of the loader's images in order: predicted class, its score, the true class's score. With an
     `accelerator` every process sees its share, and the result is that of all.
     """
-    metrics = ClassificationMetrics(num_classes, device)
+    metrics = ClassificationMetrics(num_classes)
     samples: Any = loader.dataset
-    outcome = torch.zeros(len(samples.images), 3, dtype=torch.float64, device=device)
+    outcome = torch.zeros(len(samples.images), 3, dtype=torch.float64)
     batches: Any = loader.batch_sampler
     for keys, (images, labels) in track(zip(batches, loader, strict=True), "evaluating", len(loader)):
-        labels = labels.to(device)
-        logits = forward(images.to(device, non_blocking=True))
+        logits = forward(images.to(device, non_blocking=True)).float().cpu()  # sums are float64, which MPS lacks
         metrics.update(logits, labels)
         scores = logits.double().softmax(1)
         best = scores.max(1)
-        where = torch.tensor([index for _, index in keys], device=device)
-        outcome[where] = torch.stack([best.indices.double(), best.values, scores.gather(1, labels[:, None])[:, 0]], 1)
-    if accelerator is not None and accelerator.num_processes > 1:
-        metrics.counts = {name: accelerator.reduce(count, "sum") for name, count in metrics.counts.items()}
-        outcome = accelerator.reduce(outcome, "sum")
-    return metrics.compute(), outcome.cpu()
+        outcome[[index for _, index in keys]] = torch.stack(
+            [best.indices.double(), best.values, scores.gather(1, labels[:, None])[:, 0]], 1
+        )
+    if accelerator is not None:
+        metrics.counts = {name: add_up(accelerator, count) for name, count in metrics.counts.items()}
+        outcome = add_up(accelerator, outcome)
+    return metrics.compute(), outcome
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def evaluate_detector(
     """
     device = accelerator.device
     found: list[tuple[int, Detections]] = []
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    total = 0.0
     batches: Any = loader.batch_sampler
     for keys, (batch, targets) in track(zip(batches, loader, strict=True), "evaluating", len(loader)):
         raw = task(batch.to(device, non_blocking=True))
@@ -87,11 +87,10 @@ def evaluate_detector(
         found += zip([index for _, index in keys], task.decode(raw, frames), strict=True)
         if not masks and not isinstance(raw, Picked):
             terms = task.losses(raw, to_device(targets, device))
-            total += len(keys) * torch.stack(list(terms.values())).sum().double()
-    if accelerator.num_processes > 1:
-        found, total = gather_object(found), accelerator.reduce(total, "sum")
+            total += len(keys) * float(torch.stack(list(terms.values())).sum())
+    found, total = add_up(accelerator, found), add_up(accelerator, total)
     metrics, finds = measure_found(images, [record for _, record in sorted(found, key=lambda pair: pair[0])], masks)
-    return ({**metrics, "loss": float(total) / len(images)} if total else metrics), finds
+    return ({**metrics, "loss": total / len(images)} if total else metrics), finds
 
 
 @torch.no_grad()
@@ -111,8 +110,7 @@ def evaluate_tiled(
         (index, decode_tiled(task, preprocessing, images.read(index), *about))
         for index in track(mine, "evaluating in tiles", len(mine))
     ]
-    if accelerator.num_processes > 1:
-        found = gather_object(found)
+    found = add_up(accelerator, found)
     return measure_found(images, [record for _, record in sorted(found, key=lambda pair: pair[0])], masks)
 
 

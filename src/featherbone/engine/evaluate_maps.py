@@ -13,6 +13,7 @@ from featherbone.data.panoptic import PanopticImages
 from featherbone.data.samples import to_device
 from featherbone.data.sampling import spread
 from featherbone.data.transforms import Preprocessing
+from featherbone.engine.accelerator import add_up
 from featherbone.engine.dense import SHOWN
 from featherbone.metrics.panoptic import PanopticMetrics, Stated
 from featherbone.metrics.semantic import SemanticMetrics
@@ -71,7 +72,7 @@ def evaluate_segmenter(
     """Metrics of a semantic task over a split, each image in its own pixels; the loss is that of plain testing."""
     device = accelerator.device
     metrics, kept = SemanticMetrics(len(task.classes)), Kept(len(images))
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    total = 0.0
 
     def record(index: int, said: SemanticMap) -> None:
         kept.add(index, said, metrics.update(images.labels(index), said.labels))
@@ -81,7 +82,7 @@ def evaluate_segmenter(
         for keys, (batch, targets) in track(zip(batches, loader, strict=True), "evaluating", len(loader)):
             raw = task(batch.to(device, non_blocking=True))
             terms = task.losses(raw, to_device(targets, device))
-            total += len(keys) * torch.stack(list(terms.values())).sum().double()
+            total += len(keys) * float(torch.stack(list(terms.values())).sum())
             frames = [preprocessing.frame(*images.size(index)) for _, index in keys]
             for (_, index), said in zip(keys, task.decode(raw, frames), strict=True):
                 record(index, said)
@@ -90,7 +91,7 @@ def evaluate_segmenter(
         for index in track(mine, "evaluating", len(mine)):
             record(index, decode_tested(task, preprocessing, images.read(index), testing, device))
     metrics, kept = _join(metrics, kept, accelerator)
-    loss = {"loss": float(accelerator.reduce(total, "sum")) / len(images)} if testing.plain else {}
+    loss = {"loss": add_up(accelerator, total) / len(images)} if testing.plain else {}
     return {**metrics.compute(), "images": len(images), **loss}, kept
 
 

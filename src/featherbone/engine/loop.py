@@ -5,6 +5,7 @@ index), so the state to resume from is the weights, the optimiser and the step, 
 process does that computes its batches in N parts.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from featherbone.data.loading import Batches
+from featherbone.engine.batch_norm import RunningStatistics
 from featherbone.engine.optimiser import set_training
 from featherbone.engine.run import load_state, read_metrics, save_state, write_metrics
 from featherbone.errors import FeatherboneError
@@ -72,12 +74,13 @@ class Loop:
     step: int = 0
     best: float = -1.0
     sums: dict[str, float] = field(default_factory=dict)
-    """Loss terms summed over the micro-batches of the epoch so far, in this process's share."""
+    """Loss terms summed over the micro-batches of the epoch so far, of all processes."""
     seconds: float = 0.0
     """Of the epoch so far."""
 
     def __post_init__(self) -> None:
         self.model, self.optimiser = self.accelerator.prepare(Wrapped(self.task, self.compile), self.optimiser)
+        self.statistics = RunningStatistics(self.task, self.accelerator)
         self.parts = self.batches.parts // self.batches.world
         """Micro-batches of a step in this process."""
 
@@ -96,35 +99,32 @@ class Loop:
         self.batches.begin(epoch, self.step % per_epoch)
         set_training(self.task)
         saved = time.monotonic()
-        part = 0
+        parts: list[dict[str, Tensor]] = []
         with bar(f"epoch {epoch + 1}/{self.epochs}", per_epoch, self.step % per_epoch) as advance:
             for batch in self.loader:
-                loss = self.micro_step(batch, part)
-                part = (part + 1) % self.parts
-                if part:
+                parts.append(self.micro_step(batch, len(parts)))
+                if len(parts) < self.parts:
                     continue
+                loss, due = self.count(parts, time.monotonic() - saved >= self.save_seconds)
+                parts = []
                 self.step += 1
                 advance(note=f"loss {loss:.3f}")
                 self.seconds = time.monotonic() - begun
-                if self.save_due(saved) and self.step % per_epoch:
+                if due and self.step % per_epoch:
                     self.save()
                     saved = time.monotonic()
 
-    def micro_step(self, batch: Any, part: int) -> float:
-        """Gradients of one micro-batch, and with a step's last one the update; the loss."""
+    def micro_step(self, batch: Any, part: int) -> dict[str, Tensor]:
+        """Gradients of one micro-batch, and with a step's last one the update; the loss terms, on the device."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         draws = np.random.SeedSequence((self.seed, self.step, part * world + rank)).generate_state(1, np.uint64)
         torch.manual_seed(int(draws[0]))
         with self.accelerator.accumulate(self.model):
             images, targets = self.prepare(batch, (self.seed, self.step))
-            terms = self.model(images, targets)
-            loss = torch.stack(list(terms.values())).sum()
-            if not torch.isfinite(loss):
-                raise FeatherboneError(
-                    f"the loss became {loss.item()} at step {self.step}; lower --lr, set --clip-grad 1, or use "
-                    f"--precision fp32, and resume or start again"
-                )
-            self.accelerator.backward(loss)
+            self.statistics.begin()
+            terms: dict[str, Tensor] = self.model(images, targets)
+            self.accelerator.backward(torch.stack(list(terms.values())).sum())
+            self.statistics.finish()
             if self.accelerator.sync_gradients:
                 if self.clip_grad:
                     self.accelerator.clip_grad_norm_(self.task.parameters(), self.clip_grad)
@@ -133,13 +133,34 @@ class Loop:
                 self.optimiser.zero_grad()
                 if self.ema is not None:
                     self.ema.update(self.task, step=self.step)
-        for name, term in terms.items():
-            self.sums[name] = self.sums.get(name, 0.0) + term.item()
-        return loss.item()
+        return {name: term.detach() for name, term in terms.items()}
+
+    def count(self, parts: list[dict[str, Tensor]], due: bool) -> tuple[float, bool]:
+        """Add the loss terms of a step's micro-batches, of all processes, to `sums`; the step's loss.
+
+        This is the one place of a step where the host waits for the device. The main process's `due`, whether it is
+        time to save, comes back in every process. Raises `FeatherboneError`, in every process, for a loss that is not
+        finite: the weights are spoilt then, but the saved state is not.
+        """
+        own = torch.stack([torch.stack(list(part.values())).float() for part in parts])  # (parts, terms)
+        own = torch.cat((own, own.new_full((len(own), 1), float(due))), 1)
+        table = self.accelerator.gather(own).cpu()  # process by process
+        rows = table.unflatten(0, (-1, len(own))).transpose(0, 1).flatten(0, 1).tolist()  # in the order of the parts
+        loss = sum(sum(terms) for *terms, _ in rows) / len(rows)
+        if not math.isfinite(loss):
+            raise FeatherboneError(
+                f"the loss became {loss} at step {self.step}; lower --lr, set --clip-grad 1, or use "
+                f"--precision fp32, and resume or start again"
+            )
+        for *terms, _ in rows:
+            for name, term in zip(parts[0], terms, strict=True):
+                self.sums[name] = self.sums.get(name, 0.0) + term
+        return loss, bool(rows[0][-1])
 
     def finish_epoch(self, epoch: int) -> None:
         """Evaluate if it is time, keep the best weights, write the epoch's row, and save."""
-        means = {name: self.mean(total) for name, total in self.sums.items()}
+        count = self.batches.steps * self.batches.parts
+        means = {name: total / count for name, total in self.sums.items()}
         weights = self.ema.module if self.ema is not None else self.task
         due = (epoch + 1) % self.eval_every == 0 or epoch + 1 == self.epochs
         metrics = self.evaluate(weights) if due else {}
@@ -162,21 +183,8 @@ class Loop:
         self.sums, self.seconds = {}, 0.0
         self.save()
 
-    def mean(self, total: float) -> float:
-        """A sum over this process's micro-batches, as the mean over all of the epoch's."""
-        value = torch.tensor(total, dtype=torch.float64, device=self.accelerator.device)
-        return float(self.accelerator.reduce(value, "sum")) / (self.batches.steps * self.batches.parts)
-
-    def save_due(self, saved: float) -> bool:
-        """Whether the time between checkpoints is over; the main process decides for all."""
-        due = torch.tensor(time.monotonic() - saved >= self.save_seconds, device=self.accelerator.device)
-        if self.accelerator.num_processes > 1:
-            torch.distributed.broadcast(due, src=0)
-        return bool(due)
-
     def save(self) -> None:
         """Everything a resume needs, from the main process."""
-        sums = {name: float(self._total(value)) for name, value in sorted(self.sums.items())}
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler
@@ -185,7 +193,7 @@ class Loop:
             {
                 "step": self.step,
                 "best": self.best,
-                "sums": sums,
+                "sums": self.sums,
                 "seconds": self.seconds,
                 "task": self.task.state_dict(),
                 "ema": self.ema.module.state_dict() if self.ema is not None else None,
@@ -194,15 +202,11 @@ class Loop:
             },
         )
 
-    def _total(self, value: float) -> Tensor:
-        tensor = torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)
-        return self.accelerator.reduce(tensor, "sum")
-
     def resume(self) -> None:
         """Take up the saved state."""
         state = load_state(self.run)
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
-        self.sums = state["sums"] if self.accelerator.is_main_process else dict.fromkeys(state["sums"], 0.0)
+        self.sums = state["sums"]
         self.task.load_state_dict(state["task"])
         self.optimiser.load_state_dict(state["optimiser"])
         if self.ema is not None:

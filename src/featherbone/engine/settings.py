@@ -129,6 +129,10 @@ class Settings(TypedDict, total=False):
     """auto, cpu, cuda or mps."""
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     """Arithmetic of the network; auto is bf16 where the device is fast at it."""
+    deterministic: bool
+    """On a GPU, compute with deterministic kernels only, which is slower; a CPU always does."""
+    sync_batchnorm: bool
+    """In several processes on GPUs, normalise by the statistics of the whole batch instead of each process's part."""
     workers: int | None
     """Processes that read images; by default by the number of cores."""
     save_seconds: float
@@ -197,6 +201,8 @@ DEFAULTS: Settings = {
     "seed": 0,
     "device": "auto",
     "precision": "auto",
+    "deterministic": False,
+    "sync_batchnorm": False,
     "workers": None,
     "save_seconds": 60.0,
     "tensorboard": False,

@@ -14,7 +14,8 @@ from torch import nn
 from featherbone.data.findings import listed
 from featherbone.data.layouts import find_task
 from featherbone.data.loading import Batches, train_loader
-from featherbone.engine.accelerator import build_accelerator, count_workers
+from featherbone.engine.accelerator import accelerate, count_workers
+from featherbone.engine.batch_norm import synchronise
 from featherbone.engine.classification import ClassificationJob
 from featherbone.engine.detection import DetectionJob
 from featherbone.engine.job import Job
@@ -50,7 +51,13 @@ def open_job(task: str, data: Path, settings: Settings) -> Job:
 
 def start_run(data: Path, model: str, task: str | None, out: Path | None, settings: Settings) -> Path:
     """Train `model` on `data` into the folder `out`, by default a new one under runs/; the folder."""
-    accelerator = build_accelerator(settings)
+    with accelerate(settings) as accelerator:
+        return _start(accelerator, data, model, task, out, settings)
+
+
+def _start(
+    accelerator: Accelerator, data: Path, model: str, task: str | None, out: Path | None, settings: Settings
+) -> Path:
     job = open_job(find_task(data, task), data, settings)
     card = job.card(model)
     if accelerator.is_main_process:
@@ -75,15 +82,15 @@ def resume_run(run: Path, given: Settings) -> Path:
     load_state(run)  # a damaged one is refused before any work
     for partial in run.glob(".*.partial"):  # left by a process that was killed
         partial.unlink(missing_ok=True)
-    settings: Any = {**card.settings, **given}
+    settings: Any = {**complete(task=card.task), **card.settings, **given}
     data = Path(card.data["path"])
-    accelerator = build_accelerator(settings)
-    job = open_job(card.task, data, settings)
-    if job.fingerprint() != card.data["fingerprint"]:
-        raise BadRun(f"{data}: not the images this run began with; restore them, or start a new run")
-    loop = build_loop(run, card, job, accelerator)
-    loop.resume()
-    return _finish(loop, job)
+    with accelerate(settings) as accelerator:
+        job = open_job(card.task, data, settings)
+        if job.fingerprint() != card.data["fingerprint"]:
+            raise BadRun(f"{data}: not the images this run began with; restore them, or start a new run")
+        loop = build_loop(run, card, job, accelerator)
+        loop.resume()
+        return _finish(loop, job)
 
 
 def evaluate_run(
@@ -104,7 +111,7 @@ def evaluate_run(
     if data is None and "path" not in card.data:
         raise BadOption(f"{run}: an exported file does not say where its images lie; give their folder with --data DIR")
     folder = Path(card.data["path"]) if data is None else data
-    job, accelerator = open_measuring(card, folder, device, workers)
+    job = open_measuring(card, folder, device, workers)
     if job.classes != card.classes:
         raise BadData(
             f"{folder}: classes {listed(job.classes)}, the run knows {listed(card.classes)}; "
@@ -116,25 +123,31 @@ def evaluate_run(
         job.set_tiles(*tiles)
     if testing is not None and not testing.plain:
         job.set_testing(testing)
-    metrics, outcome = measure(job, card, task, accelerator)
-    page = out or (beside(run, "report.html") if job.fingerprint() == card.data["fingerprint"] else None)
-    if page is not None and accelerator.is_main_process:
-        shown = replace(card, metrics={**card.metrics, **metrics}, data={**card.data, **job.about_data()})
-        job.report(page, shown, outcome)
+    with accelerate(job.settings) as accelerator:
+        metrics, outcome = measure(job, card, task, accelerator)
+        page = out or (beside(run, "report.html") if job.fingerprint() == card.data["fingerprint"] else None)
+        if page is not None and accelerator.is_main_process:
+            shown = replace(card, metrics={**card.metrics, **metrics}, data={**card.data, **job.about_data()})
+            job.report(page, shown, outcome)
     return metrics, card.classes
 
 
-def open_measuring(card: Card, folder: Path, device: str, workers: int | None) -> tuple[Job, Accelerator]:
-    """What measures a run's model, or files made of it, on a data folder."""
+def open_measuring(card: Card, folder: Path, device: str, workers: int | None) -> Job:
+    """The job that measures a run's model, or files made of it, on a data folder."""
     settings: Any = {**complete(task=card.task), **card.settings, "device": device, "precision": "fp32"}
     settings |= {"accumulate": 1, "workers": workers}
-    return open_job(find_task(folder, card.task), folder, settings), build_accelerator(settings)
+    return open_job(find_task(folder, card.task), folder, settings)
 
 
 def measurer(card: Card) -> tuple[str, Callable[[Any], float]]:
     """The name of a run's main metric, and what measures it, of any task with the run's classes, on the run's data."""
-    job, accelerator = open_measuring(card, Path(card.data["path"]), "cpu", None)
-    return job.metric, lambda task: measure(job, card, task, accelerator)[0][job.metric] or 0.0
+    job = open_measuring(card, Path(card.data["path"]), "cpu", None)
+
+    def measure_task(task: Any) -> float:
+        with accelerate(job.settings) as accelerator:
+            return measure(job, card, task, accelerator)[0][job.metric] or 0.0
+
+    return job.metric, measure_task
 
 
 def measure(job: Job, card: Card, task: nn.Module, accelerator: Accelerator) -> tuple[dict[str, Any], Any]:
@@ -149,6 +162,8 @@ def build_loop(run: Path, card: Card, job: Job, accelerator: Accelerator) -> Loo
     batches = cut_batches(len(job.train), settings, accelerator)
     torch.manual_seed(settings["seed"])
     task = job.build(card, device).to(memory_format=torch.channels_last)  # convolutions are faster, on any device
+    if settings["sync_batchnorm"]:
+        task = synchronise(task, accelerator)
     freeze_parts(task.backbone, settings["freeze"])
     if settings["freeze_norm"]:
         freeze_norms(task.backbone)

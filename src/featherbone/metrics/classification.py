@@ -8,20 +8,20 @@ from torch.nn import functional as F
 
 
 class ClassificationMetrics:
-    """Counts over a whole set; those of several processes may be added up before `compute`."""
+    """Counts over a whole set, on the CPU; those of several processes may be added up before `compute`."""
 
-    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
         self.counts: dict[str, Tensor] = {
-            "confusion": torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device),
-            "top5": torch.zeros((), dtype=torch.int64, device=device),
-            "loss": torch.zeros((), dtype=torch.float64, device=device),
+            "confusion": torch.zeros(num_classes, num_classes, dtype=torch.int64),
+            "top5": torch.zeros((), dtype=torch.int64),
+            "loss": torch.zeros((), dtype=torch.float64),
         }
         """Confusion matrix (true class, predicted class); images with the true class in the first five; summed loss."""
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch of logits (B, K) and true classes (B,)."""
-        logits = logits.float()
+        """Add a batch of logits (B, K) and true classes (B,), from any device."""
+        logits, labels = logits.float().cpu(), labels.cpu()
         cells = labels * self.num_classes + logits.argmax(1)
         square = (self.num_classes, self.num_classes)
         self.counts["confusion"] += torch.bincount(cells, minlength=self.num_classes**2).reshape(square)

@@ -29,7 +29,10 @@ class ExportedTask(nn.Module):
         self.classes = manifest.card.classes
 
     def forward(self, images: Tensor) -> Any:
-        """Normalised images (B, 3, H, W) to the raw tensors. Raises `BadOption` for a size that the file refuses."""
+        """Normalised images (B, 3, H, W) to the raw tensors, on the images' device; the file runs on the CPU.
+
+        Raises `BadOption` for a size that the file refuses.
+        """
         manifest, p = self.manifest, self.manifest.card.preprocessing
         if manifest.dynamic != "size" and images.shape[2:] != (p.height, p.width):
             raise BadOption(
@@ -39,7 +42,7 @@ class ExportedTask(nn.Module):
         given = to_bytes(images.cpu(), p) if manifest.with_pre else images.cpu().contiguous()
         parts = given.split(1) if manifest.dynamic == "none" else (given,)
         columns = zip(*(self.run(part) for part in parts), strict=True)
-        values = dict(zip(manifest.outputs, map(torch.cat, columns), strict=True))
+        values = dict(zip(manifest.outputs, (torch.cat(column).to(images.device) for column in columns), strict=True))
         return rebuild(Picked if manifest.with_nms else self.like[0].raw, values)
 
     def losses(self, raw: Any, targets: Any) -> dict[str, Tensor]:
