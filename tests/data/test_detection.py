@@ -11,7 +11,6 @@ from PIL import Image
 from featherbone.data.detection import open_detection, open_detection_split
 from featherbone.data.layouts import find_tasks
 from featherbone.data.scenes_write import write_coco, write_panoptic, write_yolo
-from featherbone.data.yolo import label_file
 from featherbone.errors import BadData
 from featherbone.ops import rle
 
@@ -238,84 +237,6 @@ def test_without_checks_all_that_is_wrong_is_kept(coco):
     opened = open_detection_split(coco, "train", check=False)
     marked = [a for entry in opened.images.entries for a in entry.annotations]
     assert opened.orphans == 1 and marked[0]["label"] == -1 and [0, 0, 0, 0] in [a["bbox"] for a in marked]
-
-
-def test_yolo_polygons_are_masks(yolo):
-    assert find_tasks(yolo) == ("detection",)
-    for file in (yolo / "labels").rglob("*.txt"):
-        rows = [line.split() for line in file.read_text().splitlines()]
-        lines = []
-        for label, x, y, w, h in ((row[0], *map(float, row[1:])) for row in rows):
-            corners = (x - w / 2, y - h / 2, x + w / 2, y - h / 2, x + w / 2, y + h / 2, x - w / 2, y + h / 2)
-            lines.append(" ".join([label, *(f"{c:.6f}" for c in corners)]))
-        file.write_text("\n".join(lines))
-    assert find_tasks(yolo) == ("detection", "instance")
-    images = open_detection(yolo, masks=True).train
-    for i in range(len(images)):
-        objects = images.objects(i, masks=True)
-        for box, shape in zip(objects.boxes, objects.masks, strict=True):
-            x1, y1, x2, y2 = box.round().astype(int)
-            expected = np.zeros((48, 64), bool)
-            expected[y1:y2, x1:x2] = True
-            assert (rle.decode(shape) == expected).all()
-
-
-def test_yolo_lists_and_names_of_every_form(yolo):
-    expected = open_detection(yolo)
-    names = list(expected.classes)
-    listing = "\n".join(f"./images/train/{p.name}" for p in sorted((yolo / "images/train").iterdir()))
-    (yolo / "train.txt").write_text(listing)
-    for content in (
-        {"train": "train.txt", "val": "images/val", "names": names},
-        {"train": "../images/train", "valid": ["images/val"], "names": names},
-        {"path": "/gone/elsewhere", "train": "images/train", "val": "images/val", "names": dict(enumerate(names))},
-    ):
-        (yolo / "data.yaml").write_text(json.dumps({str(k): v for k, v in content.items()}).replace('"0":', "0:"))
-        if isinstance(content["names"], dict):
-            lines = "".join(f"  {i}: {name}\n" for i, name in enumerate(names))
-            (yolo / "data.yaml").write_text(f"path: /gone\ntrain: images/train\nval: images/val\nnames:\n{lines}")
-        assert open_detection(yolo).classes == expected.classes
-        assert len(open_detection(yolo).train) == 8
-
-
-def test_labels_lie_under_the_last_images_or_beside():
-    assert label_file(Path("a/images/b/images/c.jpg")) == Path("a/images/b/labels/c.txt")
-    assert label_file(Path("images.d/c.jpg")) == Path("images.d/c.txt")
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("0 0.5 0.5 0.1", "line 1: .*write class, centre"),
-        ("cat 0.5 0.5 0.1 0.1", "write class, centre"),
-        ("0 nan 0.5 0.1 0.1", "write class, centre"),
-        ("99 0.5 0.5 0.1 0.1", "class 99 is outside 0 to"),
-        ("0.5 0.5 0.5 0.1 0.1", "class 0.5 is outside"),
-        ("0 30 20 10 10", "from 0 to 1, not pixels"),
-    ],
-)
-def test_yolo_lines_are_refused_by_number(yolo, line, message):
-    file = sorted((yolo / "labels/train").iterdir())[0]
-    file.write_text(line)
-    with pytest.raises(BadData, match=f"{file.name}, {message}" if "line" in message else message):
-        open_detection(yolo)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("names: [", "not YAML"),
-        ("train: images/train", "no names"),
-        ("names: {0: a, 2: b}\ntrain: images/train", "without gaps"),
-        ("names: [a]\ntrain: images/nowhere", "there is no images/nowhere"),
-        ("names: [a, b, c, d, e, f, g, h]\nval: images/val", "no annotated images to train on"),
-        ("names: !!python/object/apply:os.system ['true']\ntrain: x", "not YAML"),
-    ],
-)
-def test_yolo_lists_are_refused(yolo, text, message):
-    (yolo / "data.yaml").write_text(text)
-    with pytest.raises(BadData, match=message):
-        open_detection(yolo)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared photos")

@@ -1,7 +1,7 @@
 """Every object marked in a data set, one a row, and pictures of those that a finding concerns."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +63,8 @@ class Marks:
     areas: Floats
     """As stated, NaN where not (N,)."""
     masks: MaskFacts
+    errors: tuple[tuple[str, ...], ...] = ()
+    """Of each image why annotations cannot be read; they are not among the N objects."""
 
     @property
     def names(self) -> list[str]:
@@ -140,6 +142,13 @@ class Marks:
 
 def gather(splits: Mapping[str, MarkedImages], masks: bool) -> Marks:
     """Read every image, and every mask on request; classes are joined by name."""
+    errors = tuple(
+        tuple(a["error"] for a in entry.annotations if "error" in a)
+        for images in splits.values()
+        for entry in images.entries
+    )
+    if any(errors):
+        splits = {split: _readable(images) for split, images in splits.items()}
     classes = tuple(dict.fromkeys(name for images in splits.values() for name in images.classes))
     entries = tuple(entry for images in splits.values() for entry in images.entries)
     looks: list[Picture | str] = []
@@ -176,7 +185,15 @@ def gather(splits: Mapping[str, MarkedImages], masks: bool) -> Marks:
         crowd=np.array([bool(a.get("iscrowd", 0)) for a in annotations], bool),
         areas=np.array([a.get("area", np.nan) for a in annotations], np.float64),
         masks=MaskFacts(*map(np.concatenate, zip(*facts, strict=True))) if facts else _mask_facts(None, False),
+        errors=errors,
     )
+
+
+def _readable(images: MarkedImages) -> MarkedImages:
+    """The images without annotations that cannot be read."""
+    kept = [tuple(a for a in entry.annotations if "error" not in a) for entry in images.entries]
+    entries = tuple(replace(entry, annotations=of) for entry, of in zip(images.entries, kept, strict=True))
+    return replace(images, entries=entries)
 
 
 def _mask_facts(entry: Marked | None, masks: bool) -> MaskFacts:

@@ -61,6 +61,7 @@ def examine_marked(
     marks = gather(splits, masks=task == "instance")
     train, val = _count(marks)
     findings = list(found)
+    findings += _check_readable(marks)
     findings += _check_splits(marks)
     findings += _check_files(marks)
     findings += _check_ids(splits, marks)
@@ -113,6 +114,14 @@ def _check_listing(split: str, opened: Opened) -> Iterator[Finding]:
         yield Finding("note", f"read-in-{split}", note, 1)
 
 
+def _check_readable(marks: Marks) -> Iterator[Finding]:
+    """Annotations that cannot be read, each with place, reason and remedy."""
+    if examples := [Example((name,), text) for name, of in zip(marks.names, marks.errors, strict=True) for text in of]:
+        total = len(examples) + len(marks.image)
+        message = f"{many(examples, 'annotation')} of {total:,} cannot be read; correct or remove them"
+        yield finding("error", "unreadable-annotation", message, examples)
+
+
 def _check_splits(marks: Marks) -> Iterator[Finding]:
     """Whether there is anything to train and validate on, and what is no object to learn."""
     train, clear = marks.splits == "train", marks.clear
@@ -125,6 +134,7 @@ def _check_splits(marks: Marks) -> Iterator[Finding]:
         message = "no validation images: a share of the training images will be held out, copies of them included"
         yield Finding("note", "no-validation", message, 0)
     shows = np.bincount(marks.image[clear], minlength=len(marks.entries)) > 0
+    shows |= np.array([bool(errors) for errors in marks.errors], bool)
     if clear.any() and (empty := [Example((marks.names[i],)) for i in np.flatnonzero(~shows).tolist()]):
         message = (
             f"{many(empty, 'image')} of {len(shows):,} without objects, from which the network learns what is none; "

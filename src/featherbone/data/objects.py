@@ -58,6 +58,11 @@ class Marked:
     and remedy, the box is empty and `label` is -1."""
 
 
+def unreadable(error: str) -> dict[str, Any]:
+    """An annotation that cannot be read: `error` states place, reason and remedy."""
+    return {"bbox": [0.0] * 4, "label": -1, "category_id": -1, "iscrowd": False, "error": error}
+
+
 @dataclass(frozen=True, eq=False)
 class MarkedImages(Stored):
     """Images of one split, with objects marked on them or known to have none."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from featherbone.data.formats.format import Format
-from featherbone.data.yolo import Yolo
+from featherbone.data.formats.yolo import Yolo
 
 FORMATS: tuple[Format, ...] = (Yolo(),)
 """In the order in which they are tried."""

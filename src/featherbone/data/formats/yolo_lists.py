@@ -1,0 +1,235 @@
+"""The file of a YOLO folder that lists its classes and where images are: a YAML file, Darknet's, or a list of names."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, permutations
+from pathlib import Path
+from typing import Any
+
+from featherbone.data.formats.yolo_lines import read_rows
+from featherbone.data.layouts import SPLITS, names_of, split_folders, split_of
+from featherbone.data.listing import is_junk, list_folder
+from featherbone.data.named_files import written_parts
+from featherbone.errors import BadData
+from featherbone.files import read_text, read_yaml
+
+LIST = "data.yaml"
+YAML = (".yaml", ".yml")
+NAMES = ("classes.txt", "labels/classes.txt", "images/classes.txt", "obj.names", "classes.names")
+"""Where tools put the names of classes, a name a line, if they write no list: Label Studio, labelImg, Darknet."""
+MAX_CLASSES = 100_000
+_PLAIN = ("images", "image", "imgs", "img", "data")
+"""Names of folders that do not state which split they hold."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a list states."""
+
+    root: Path
+    """The data folder. Everything is found below it, links included, and nothing outside is read."""
+    name: str
+    """What messages call the list."""
+    classes: tuple[str, ...]
+    places: Mapping[str, tuple[Path, ...]]
+    """Of each split folders of images and files that list images; none of a split that cannot be found."""
+    sources: Mapping[str, str]
+    """Of each split what the list names."""
+    num_keypoint_values: int | None
+    """Values of keypoints behind a box, 0 for none; None where it is not stated."""
+    notes: tuple[str, ...] = ()
+
+
+def find_lists(data: Path) -> list[Path]:
+    """The lists in a folder, or `data` itself if it is one: usually one, none where the folder is not YOLO's.
+
+    A `data.yaml` counts whatever it holds, another YAML file if it has names and a split. Without any, Darknet's
+    `*.data` count, and then names of classes with label files.
+    """
+    if data.is_file():
+        return [data] if data.suffix.lower() in YAML else []
+    if not data.is_dir():
+        return []
+    files = [path for path in list_folder(data) if path.is_file()]
+    lists = [path for path in files if path.suffix.lower() in YAML and (path.name.lower() == LIST or _states(path))]
+    lists = lists or [path for path in files if path.suffix.lower() == ".data" and "names" in _read_darknet(path)]
+    return lists or [path for name in NAMES if (path := data / name).is_file() and _has_labels(data)][:1]
+
+
+def read_list(data: Path) -> Listing:
+    """What the list of a folder states. Raises `BadData` for one that is wrong, and where there are several."""
+    lists = find_lists(data)
+    if len(lists) > 1:
+        names = " and ".join(path.name for path in lists[:3])
+        raise BadData(f"{data}: {names} both list YOLO data; pass one of them, as --data {lists[0]}, or remove one")
+    path = lists[0]
+    root = path.parent if data.is_file() else data
+    if path.suffix.lower() in YAML:
+        return _read_yaml_list(root, path)
+    if path.suffix.lower() == ".data":
+        return _read_darknet_list(root, path)
+    classes = _read_names(root, path)
+    places: dict[str, tuple[Path, ...]] = {}
+    for split in SPLITS:
+        if folders := split_folders(root / "images", split) or split_folders(root, split):
+            places[split] = (folders[0],)
+    if not places:
+        places["train"] = (root / "images" if (root / "images").is_dir() else root,)
+    sources = {split: of[0].relative_to(root).as_posix() for split, of in places.items()}
+    return Listing(root, path.relative_to(root).as_posix(), classes, places, sources, None)
+
+
+def has_polygons(data: Path) -> bool:
+    """Whether one of the first label files has a polygon."""
+    try:
+        stated = read_list(data).num_keypoint_values
+    except BadData:
+        stated = None
+    rows = (row for path in _first_texts(data, 50) for row in read_rows(path, "", stated))
+    return any(len(row.shape) > 4 for row in rows)
+
+
+def _first_texts(data: Path, count: int) -> Iterator[Path]:
+    """The first text files below a folder that could hold labels."""
+    texts = (path for path in (data.parent if data.is_file() else data).rglob("*.[tT][xX][tT]"))
+    return islice((path for path in texts if not is_junk(path.name) and path.name != "classes.txt"), count)
+
+
+def _read_yaml_list(root: Path, path: Path) -> Listing:
+    name = path.name
+    content = read_yaml(path, name)
+    if not isinstance(content, dict) or not (content.get("names") or content.get("nc")):
+        raise BadData(f"{path}: no names; write the class names, and where images are as train and val")
+    classes, notes = _classes(name, content)
+    base = str(content.get("path") or "")
+    sources = {}
+    for split in SPLITS:
+        key = next((key for key in names_of(split, map(str, content)) if content.get(key)), None)
+        if key is not None:
+            sources[split] = _texts(name, key, content[key])
+    places = {}
+    for split, texts in sources.items():
+        found = [_find(root, base, text) for text in texts]
+        if None not in found:
+            places[split] = tuple(place for place in found if place)
+    _check_apart(name, sources, places)
+    shown = {split: ", ".join(texts) for split, texts in sources.items()}
+    return Listing(root, name, classes, places, shown, _keypoint_values(name, content), notes)
+
+
+def _read_darknet_list(root: Path, path: Path) -> Listing:
+    """Darknet's `obj.data`, lines `key = value`, as CVAT exports it."""
+    content = _read_darknet(path)
+    names = _find(root, "", content["names"])
+    if names is None or not names.is_file():
+        raise BadData(f"{path.name}: there is no {content['names']}; give the file of class names below {root}")
+    sources = {split: content[key] for split in SPLITS for key in names_of(split, content)[:1] if content[key]}
+    places = {split: (place,) for split, source in sources.items() if (place := _find(root, "", source))}
+    return Listing(root, path.name, _read_names(root, names), places, sources, 0)
+
+
+def _read_darknet(path: Path) -> dict[str, str]:
+    if path.stat().st_size > 65536:
+        return {}
+    pairs = (line.split("=", 1) for line in path.read_text("utf-8-sig", errors="replace").splitlines() if "=" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _read_names(root: Path, path: Path) -> tuple[str, ...]:
+    name = path.relative_to(root).as_posix()
+    lines = [line.strip() for line in read_text(path, name).splitlines()]
+    return _distinct(name, [line for line in lines if line])
+
+
+def _states(path: Path) -> bool:
+    """Whether a YAML file has the keys of a YOLO list, from its first bytes."""
+    with open(path, "rb") as file:
+        text = file.read(65536).decode("utf-8-sig", errors="replace")
+    keys = re.findall(r"""^["']?(\w+)["']?[ \t]*:""", text, re.MULTILINE)
+    return bool({"names", "nc"} & set(keys)) and any(map(split_of, keys))
+
+
+def _has_labels(data: Path) -> bool:
+    """Whether one of the first text files below a folder starts with a line as in label files."""
+    return any(rows and not rows[0].error for path in _first_texts(data, 20) if (rows := read_rows(path, "", None)))
+
+
+def _classes(name: str, content: Mapping[Any, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Class names, and what was noticed."""
+    names, count = content.get("names"), content.get("nc")
+    if count is not None and not re.fullmatch(r"\d{1,6}", str(count)):
+        raise BadData(f"{name}: nc {str(count)[:40]!r}; write the number of classes, or remove it")
+    if names is None or names == []:
+        if not 0 < (num_classes := int(str(count))) <= MAX_CLASSES:
+            raise BadData(f"{name}: nc {count}; write the number of classes, from 1 to {MAX_CLASSES:,}")
+        made = tuple(f"class {number}" for number in range(num_classes))
+        return made, (f"{name} names no classes: they are called {made[0]} to {made[-1]}",)
+    if isinstance(names, dict):
+        numbers = {int(key): text for key, text in names.items() if re.fullmatch(r"\d{1,6}", str(key))}
+        if len(numbers) < len(names) or sorted(numbers) != list(range(len(numbers))):
+            shown = ", ".join(map(str, list(names)[:20]))
+            raise BadData(f"{name}: classes {shown}; number them from 0 without gaps, as 0: {next(iter(names))}")
+        names = [numbers[number] for number in range(len(numbers))]
+    if not isinstance(names, list) or not all(isinstance(text, str | int | float) for text in names):
+        raise BadData(f"{name}: names {str(names)[:80]!r}; list the class names")
+    if count is not None and int(count) != len(names):
+        raise BadData(f"{name}: nc {count}, but {len(names)} names; correct one of them")
+    return _distinct(name, [str(text).strip() for text in names]), ()
+
+
+def _distinct(name: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The names of classes. Raises `BadData` for one given twice."""
+    if not names:
+        raise BadData(f"{name}: no names; write the class names")
+    if twice := sorted({text for text in names if names.count(text) > 1} if len(set(names)) < len(names) else ()):
+        numbers = " and ".join(str(number) for number, text in enumerate(names) if text == twice[0])
+        raise BadData(f"{name}: classes {numbers} are both called {twice[0]!r}; give each class a different name")
+    return tuple(names)
+
+
+def _texts(name: str, key: str, value: Any) -> list[str]:
+    texts = value if isinstance(value, list) else [value]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise BadData(f"{name}: {key} {str(value)[:80]!r}; give a folder, a .txt that lists images, or a list of them")
+    return texts
+
+
+def _keypoint_values(name: str, content: Mapping[Any, Any]) -> int | None:
+    if "kpt_shape" not in content:
+        return None
+    shape = content["kpt_shape"]
+    if shape is None or shape == []:
+        return 0
+    if isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and n > 0 for n in shape):
+        return int(shape[0] * shape[1])
+    raise BadData(
+        f"{name}: kpt_shape {str(shape)[:40]!r}; write the number of keypoints and of values each, as [17, 3]"
+    )
+
+
+def _find(root: Path, base: str, text: str) -> Path | None:
+    r"""The folder or file below `root` that a list names by `text`, itself below `base` if that is given.
+
+    Names that lead out of the folder, or are of another machine or system, count by their ends: of
+    `C:\pets\images\val` the longest end that exists below `root`, but never `images` only.
+    """
+    for written in ((base, text), ("", text)):
+        parts = [*written_parts(written[0]), *written_parts(written[1])]
+        for first in range(len(parts)):
+            plain = first == len(parts) - 1 and first > 0 and parts[first].lower() in _PLAIN
+            if not plain and os.path.exists(place := root.joinpath(*parts[first:])):
+                return place
+    return root if text.strip("./\\ ") == "" else None
+
+
+def _check_apart(name: str, sources: Mapping[str, Sequence[str]], places: Mapping[str, Sequence[Path]]) -> None:
+    """Raise `BadData` where two splits that are named differently were found in one place, or one inside the other."""
+    found = [(split, *pair) for split in places for pair in zip(sources[split], places[split], strict=True)]
+    for (one, text, place), (other, other_text, other_place) in permutations(found, 2):
+        if one != other and text != other_text and other_place.is_relative_to(place):
+            raise BadData(
+                f"{name}: {one} {text!r} and {other} {other_text!r} mean one folder below the data folder, or one "
+                "inside the other; write separate folders, relative to the data folder"
+            )
