@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+from featherbone.data.formats.cvat import Cvat
 from featherbone.data.formats.format import Format
+from featherbone.data.formats.labelme import Labelme
+from featherbone.data.formats.voc import Voc
 from featherbone.data.formats.yolo import Yolo
 
-FORMATS: tuple[Format, ...] = (Yolo(),)
+FORMATS: tuple[Format, ...] = (Yolo(), Voc(), Cvat(), Labelme())
 """In the order in which they are tried."""
 
 
