@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from featherbone.data.listing import list_folders
+from featherbone.data.listing import list_files, list_folders
 from featherbone.errors import BadData, BadOption
 
 SPLITS = ("train", "val", "test")
@@ -81,7 +81,12 @@ def _tasks(data: Path) -> tuple[str, ...]:
     coco = any(data.glob("annotations/instances_*.json")) or any(data.glob(f"*/{ROBOFLOW}"))
     panoptic = any(data.glob("annotations/panoptic_*.json"))
     cityscapes = (data / "leftImg8bit").is_dir() and (data / "gtFine").is_dir()
-    masks = any(split_folders(data / folder, split) for folder in ("masks", "annotations") for split in SPLITS)
+    masks = any(
+        not list_files(folder, (".xml",))  # as Pascal VOC's
+        for parent in ("masks", "annotations")
+        for split in SPLITS
+        for folder in split_folders(data / parent, split)
+    )
     known = find_format(data)
     marked = known.tasks(data) if known else frozenset()
     found = {
