@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+import kills
 import loading
 import operators
 import scaling
@@ -77,3 +78,9 @@ def test_training_is_measured_in_every_form(tmp_path):
     (row,) = training.main([*size, "--out", str(tmp_path / "training.json")])
     assert row.keys() == {"model", *training.FORMS} and all(row[name] > 0 for name in training.FORMS)
     assert json.loads((tmp_path / "training.json").read_text()) == [row]
+
+
+@pytest.mark.slow
+def test_killed_runs_end_in_the_same_bits():
+    found = kills.main(["--kills", "1", "--model", "test_resnet"])
+    assert found["kills"] == 1 and found["rounds"] == found["the same bits"] >= 1

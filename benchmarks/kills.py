@@ -1,0 +1,90 @@
+"""Trainings that are killed at random moments and continued, against one that nobody disturbs.
+
+Each round trains into a new folder; the process is killed (SIGKILL) after a random time and started again, until it
+ends by itself. A round holds where the weights and the metrics are the undisturbed run's to the bit.
+
+    python benchmarks/kills.py --kills 50
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from featherbone.data.scenes_write import write_classification
+
+RUN = ["--image-size", "32", "--batch-size", "8", "--epochs", "3", "--save-seconds", "0", "--ema", "0.9"]
+RUN += ["--device", "cpu", "--workers", "0"]
+
+
+def train(data: Path, model: str, run: Path, limit: float | None = None) -> tuple[bool, str]:
+    """Start or resume a run; whether it ended before `limit` seconds were over, and the files it was left with."""
+    begun = ["--resume", str(run)] if (run / "card.json").is_file() else ["--data", str(data), "--model", model, *RUN]
+    command = [
+        sys.executable,
+        "-m",
+        "featherbone",
+        "train",
+        *begun,
+        *([] if "--resume" in begun else ["--out", str(run)]),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        _, errors = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return False, stage(run)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {errors}")
+    return True, stage(run)
+
+
+def stage(run: Path) -> str:
+    """How far a run came, by its files."""
+    files = {"report.html": "after the report", "metrics.jsonl": "after an epoch", "state.pt": "in the first epoch"}
+    files["card.json"] = "before the first state"
+    return next((words for name, words in files.items() if (run / name).is_file()), "before the card")
+
+
+def outcome(run: Path) -> tuple[bytes, list[dict[str, Any]]]:
+    """The weights, and the rows of metrics without times."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return (run / "weights.safetensors").read_bytes(), [{k: v for k, v in r.items() if k != "seconds"} for r in rows]
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Kill until so many processes were killed, finish the last round, and print the counts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--model", default="mobilenetv3_small_050")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(arguments)
+    draw, moments, rounds, same = random.Random(given.seed), Counter[str](), 0, 0
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write_classification(folder / "data", 24, 12, (32, 32))
+        start = time.monotonic()
+        train(folder / "data", given.model, folder / "undisturbed")
+        duration, expected = time.monotonic() - start, outcome(folder / "undisturbed")
+        while moments.total() < given.kills:
+            run, ended = folder / f"round-{rounds}", False
+            while not ended:
+                limit = draw.uniform(0, 1.1 * duration) if moments.total() < given.kills else None
+                ended, moment = train(folder / "data", given.model, run, limit)
+                moments.update([] if ended else [moment])
+            rounds, same = rounds + 1, same + (outcome(run) == expected)
+    found = {"kills": moments.total(), "moments": dict(moments), "rounds": rounds, "the same bits": same}
+    print(json.dumps(found, indent=2))
+    return found
+
+
+if __name__ == "__main__":
+    main()
