@@ -13,6 +13,7 @@ import timm
 import torch
 
 from featherbone.errors import BadCheckpoint
+from featherbone.tasks.backbone import build_backbone
 from registered import NAMES, SMALLEST, each, each_but_only_smallest_is_fast, image, net
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -196,3 +197,60 @@ def test_code_in_a_checkpoint_does_not_run(name, place, path, tmp_path):
     assert not (tmp_path / "ran").exists()
     torch.load(path, weights_only=False)  # it would have run
     assert (tmp_path / "ran").exists()
+
+
+TIMM = "mobilenetv3_small_050"
+
+
+def timm_weights():
+    return timm.create_model(TIMM).state_dict()
+
+
+@pytest.mark.parametrize("num_classes", [3, 1000])
+def test_a_complete_checkpoint_of_timm_is_taken_with_or_without_a_classifier(num_classes, path):
+    weights = timm_weights()
+    for given in (weights, {name: x for name, x in weights.items() if not name.startswith("classifier")}):
+        torch.save(given, path)
+        if num_classes == 1000 and given is not weights:
+            with pytest.raises(BadCheckpoint, match=r"classifier\.weight"):
+                build_backbone(TIMM, True, str(path), num_classes=num_classes)
+            continue
+        built = build_backbone(TIMM, True, str(path), num_classes=num_classes).state_dict()
+        kept = [name for name in weights if num_classes == 1000 or "classifier" not in name]
+        assert all(torch.equal(built[name], weights[name]) for name in kept)
+
+
+@pytest.mark.parametrize("num_classes", [3, 1000])
+@pytest.mark.parametrize(
+    ("spoilt", "told"),
+    [
+        (lambda weights: {name: x for i, (name, x) in enumerate(weights.items()) if i % 2}, r"conv_stem\.weight"),
+        (lambda weights: {"a": torch.zeros(1)}, "conv_stem"),
+        (lambda weights: {}, "conv_stem"),
+        (lambda weights: weights | {"conv_stem.weight": torch.zeros(1, 3, 3, 3)}, "conv_stem|size mismatch"),
+        (lambda weights: weights | {"conv_stem.weight": weights["conv_stem.weight"] * float("nan")}, "not finite"),
+        (lambda weights: weights | {"conv_stem.weight": "text"}, "mobilenetv3"),
+        (lambda weights: [1, 2], "mobilenetv3"),
+        (lambda weights: "text", "mobilenetv3"),
+    ],
+)
+def test_an_incomplete_checkpoint_of_timm_is_refused(spoilt, told, num_classes, path):
+    torch.save(spoilt(timm_weights()), path)
+    with pytest.raises(BadCheckpoint, match=told) as refusal:
+        build_backbone(TIMM, True, str(path), num_classes=num_classes)
+    assert "give" in str(refusal.value) and str(path) in str(refusal.value)
+
+
+def test_weights_that_the_model_has_no_use_for_are_named(path):
+    torch.save(timm_weights() | {"teacher.weight": torch.zeros(1)}, path)
+    with pytest.warns(UserWarning, match=r"1 weights are not of this model: teacher\.weight"):
+        build_backbone(TIMM, True, str(path), num_classes=3)
+    with pytest.raises(BadCheckpoint, match=r"teacher\.weight"):
+        build_backbone(TIMM, True, str(path), num_classes=1000)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\x80\x02c__builtin__\neval\n."])
+def test_a_file_that_is_no_checkpoint_is_refused(content, path):
+    path.write_bytes(content)
+    with pytest.raises(BadCheckpoint, match="give a checkpoint of this model"):
+        build_backbone(TIMM, True, str(path), num_classes=3)

@@ -2,7 +2,8 @@
 
 import argparse
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,58 @@ def fit(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
             stacklevel=2,
         )
     return weights
+
+
+@contextmanager
+def recorded_loads() -> Iterator[list[Any]]:
+    """The missing and unexpected names of each `load_state_dict` inside of the block.
+
+    timm loads without `strict`, and keeps the names to itself, where the number of classes differs.
+    """
+    load, found = nn.Module.load_state_dict, []
+
+    def record(*args: Any, **kwargs: Any) -> Any:
+        found.append(load(*args, **kwargs))
+        return found[-1]
+
+    nn.Module.load_state_dict = record  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        nn.Module.load_state_dict = load  # type: ignore[method-assign]
+
+
+def require_complete(model: Any, loads: Sequence[Any], source: str) -> None:
+    """Raise `BadCheckpoint` unless all of `model` but its classifier was in `source`, finite, at the last of `loads`.
+
+    Weights of `source` that the model has no use for are named in a warning.
+    """
+    classifiers = model.pretrained_cfg.get("classifier") or ()
+    names = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
+    ours = tuple(f"{name}." for name in names)
+    state = model.state_dict()
+    expected = [name for name in state if not name.startswith(ours) and not name.endswith(".num_batches_tracked")]
+    lacking = set(loads[-1].missing_keys) if loads else set()
+    missing = [name for name in expected if name in lacking]
+    if missing:
+        raise BadCheckpoint(
+            f"{source} lacks {len(missing)} of {len(expected)} weights of {model.pretrained_cfg['architecture']}: "
+            f"{_first(missing)}; give a complete checkpoint of this model"
+        )
+    if broken := not_finite(state):
+        raise BadCheckpoint(f"{source} has weights that are not finite: {_first(broken)}; give another checkpoint")
+    unused = [name for name in (loads[-1].unexpected_keys if loads else ()) if not name.startswith(ours)]
+    if unused:
+        warnings.warn(f"{source}: {len(unused)} weights are not of this model: {_first(unused)}", stacklevel=3)
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold NaN or infinity."""
+    return [name for name, x in tensors.items() if x.is_floating_point() and not bool(x.isfinite().all())]
+
+
+def _first(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _has_shape(weight: Tensor, shape: torch.Size, any_channels: bool) -> bool:

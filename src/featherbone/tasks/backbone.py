@@ -1,6 +1,6 @@
 """Backbones by name, and what their own configuration says of their input."""
 
-import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import timm
 from timm.models import get_pretrained_cfg, split_model_name_tag
 from torch import nn
 
+from featherbone.backbones.checkpoints import recorded_loads, require_complete
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadCheckpoint, BadOption, UnknownModel, did_you_mean
 
@@ -53,15 +54,50 @@ def build_backbone(name: str, pretrained: bool = False, checkpoint: str | None =
             raise BadOption(f"{checkpoint}: there is no such checkpoint file")
         overlay = {"pretrained_cfg_overlay": {"file": checkpoint}}
     try:
-        return timm.create_model(name, pretrained=pretrained, **overlay, **arguments)
-    except TypeError as error:
-        raise BadOption(f"{name} does not take these arguments: {error}") from None
+        with recorded_loads() as loads:
+            model = timm.create_model(name, pretrained=pretrained, **overlay, **arguments)
+        if pretrained:
+            require_complete(model, loads, checkpoint or f"the weights of {name}")
+        return model
     except BadCheckpoint as error:
         raise BadCheckpoint(f"{error} (on the command line: --checkpoint FILE)") from None
-    except (RuntimeError, OSError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # timm raises whatever the arguments or the file lead to
+        if isinstance(error, TypeError) and (not pretrained or "keyword argument" in str(error)):
+            raise BadOption(f"{name} does not take these arguments: {error}") from None
         if not pretrained:
             raise
         raise BadCheckpoint(missing_weights(name, checkpoint, error)) from None
+
+
+LOADING = (
+    *("pretrained", "checkpoint_path", "cache_dir", "num_classes", "features_only", "out_indices"),
+    *("feature_cfg", "model_cfg", "kwargs_filter", "scriptable", "exportable", "no_jit"),
+)
+"""Keywords of timm's builder that are not of an architecture; some open files. So do all that begin as the first."""
+MAX_ARGUMENT, MAX_TEXT, MAX_LIST = 10_000, 200, 1_000
+
+
+def require_architecture(arguments: Mapping[str, Any], option: str) -> None:
+    """Raise `BadOption` unless `arguments` are keywords of an architecture, with plain values of sane size."""
+    for name, value in arguments.items():
+        if name in LOADING or name.startswith(LOADING[0]):
+            raise BadOption(
+                f"{option} {name}: decides where weights come from, or what is built round the model; give keywords "
+                "of the architecture only, and weights with --checkpoint FILE or --pretrained"
+            )
+        if not _is_plain(value):
+            raise BadOption(
+                f"{option} {name}: {str(value)[:80]!r}; give a number up to {MAX_ARGUMENT}, True, False, None, a text "
+                f"of up to {MAX_TEXT} characters, or a list of these"
+            )
+
+
+def _is_plain(value: Any, depth: int = 3) -> bool:
+    if isinstance(value, list | tuple):
+        return depth > 0 and len(value) <= MAX_LIST and all(_is_plain(item, depth - 1) for item in value)
+    if isinstance(value, str):
+        return len(value) <= MAX_TEXT
+    return value is None or (isinstance(value, int | float) and abs(value) <= MAX_ARGUMENT)
 
 
 def missing_weights(name: str, checkpoint: str | None, error: Exception) -> str:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from featherbone.data.frames import Frame
 from featherbone.layers.token_labelling import TokenLabels, token_label_losses
 from featherbone.results import Classification
-from featherbone.tasks.backbone import build_backbone
+from featherbone.tasks.backbone import build_backbone, require_architecture
 
 
 class ClassTargets(NamedTuple):
@@ -99,5 +99,6 @@ def build_classifier(
     **loss: Any,
 ) -> Classifier:
     """A classifier for `classes` on the timm model `backbone`; `loss` are the loss arguments of `Classifier`."""
+    require_architecture(model_args or {}, "model_args")
     net = build_backbone(backbone, pretrained, checkpoint, num_classes=len(classes), **(model_args or {}))
     return Classifier(net, classes, **loss)

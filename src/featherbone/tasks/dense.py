@@ -14,7 +14,7 @@ from featherbone.heads.retinanet import RetinaNet
 from featherbone.heads.segformer import SegFormer
 from featherbone.heads.semantic_fpn import SemanticFPN
 from featherbone.heads.yolov3 import YOLOv3
-from featherbone.tasks.backbone import build_backbone, preprocessing_of
+from featherbone.tasks.backbone import build_backbone, preprocessing_of, require_architecture
 from featherbone.tasks.detection import Detector
 from featherbone.tasks.panoptic import PanopticSegmenter
 from featherbone.tasks.pyramid import Pyramid
@@ -62,6 +62,8 @@ def build_dense(
     """
     name, kind = find_head(task, head)
     arguments = dict(model_args or {})
+    require_architecture(arguments, "model_args")
+    require_architecture(head_args or {}, "head_args")
     cfg = get_pretrained_cfg(backbone)
     if cfg is not None and cfg.fixed_input_size:
         arguments.setdefault("img_size", (preprocessing.height, preprocessing.width))

@@ -7,7 +7,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from featherbone.errors import BadRun
+from featherbone.backbones.checkpoints import not_finite
+from featherbone.errors import BadOption, BadRun, FeatherboneError
 from featherbone.files import write_bytes
 from featherbone.tasks.card import WEIGHTS, Card
 from featherbone.tasks.classification import build_classifier
@@ -27,7 +28,21 @@ def build_task(card: Card, pretrained: bool = False, checkpoint: str | None = No
 
     Raises `BadRun` for a task this version does not know.
     """
-    arguments = {**card.model_args, **model_args}
+    try:
+        return _build_task(card, {**card.model_args, **model_args}, pretrained, checkpoint)
+    except FeatherboneError:
+        raise
+    except Exception as error:  # timm and torch raise whatever a keyword leads to
+        if not card.model_args and not card.head_args:
+            raise
+        given = {**card.model_args, **card.head_args}
+        raise BadOption(
+            f"{card.backbone} cannot be built with {str(given)[:200]} ({type(error).__name__}: {error}); "
+            "give other model_args and head_args"
+        ) from error
+
+
+def _build_task(card: Card, arguments: dict[str, Any], pretrained: bool, checkpoint: str | None) -> Any:
     if card.task == "classification":
         return build_classifier(card.backbone, card.classes, arguments, pretrained, checkpoint)
     if card.task in HEADS:
@@ -96,4 +111,9 @@ def fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     ]
     if wrong:
         raise BadRun(f"{path}: weights of another model than the card's: {'; '.join(sorted(wrong)[:10])}")
+    if broken := not_finite(tensors):
+        raise BadRun(
+            f"{path}: {len(broken)} weights are not finite, such as {broken[0]}; restore the file, or train again with "
+            "a lower --lr or --precision fp32"
+        )
     model.load_state_dict(tensors)
