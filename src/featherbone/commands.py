@@ -440,7 +440,7 @@ def doctor(
     from featherbone.data.doctor_page import write_page
     from featherbone.data.doctor_panoptic import examine_panoptic
     from featherbone.data.layouts import find_task, find_tasks
-    from featherbone.data.semantic import has_maps
+    from featherbone.data.mask_folders import has_masks
     from featherbone.exporters.devices import examine_target
 
     if (data is None) == (target is None) or (target is None) != (model is None):
@@ -456,7 +456,7 @@ def doctor(
     maps_alone = "panoptic" in fits and find_coco(Path(data), "train") is None
     default = "panoptic" if maps_alone else "detection" if "detection" in fits else fits[0]
     found = find_task(Path(data), task or default)
-    of_masks = found == "semantic" and has_maps(Path(data))
+    of_masks = found == "semantic" and has_masks(Path(data))
     if not of_masks and (ignore_index is not None or zero_ignored):
         raise BadOption(f"ignore-index and zero-ignored are for masks of classes; leave them out for {found}")
     if found == "classification":

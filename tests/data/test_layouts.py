@@ -18,8 +18,8 @@ SERVED = {
     ("annotations/instances_train.json", "train/"): ("detection", "instance"),
     ("annotations/instances_train2017.json", "train2017/"): ("detection", "instance"),
     ("annotations/panoptic_val.json",): ("detection", "instance", "semantic", "panoptic"),
-    ("images/train/", "masks/train/"): ("semantic",),
-    ("images/Training/", "masks/Training/"): ("semantic",),
+    ("images/train/a.jpg", "masks/train/a.png"): ("semantic",),
+    ("images/Training/a.jpg", "masks/Training/a.png"): ("semantic",),
     ("data.yaml", "images/"): ("detection",),
 }
 

@@ -30,7 +30,7 @@ from featherbone.data.findings import (
     to_jpeg,
     worst_first,
 )
-from featherbone.data.label_files import Code, Values, read_values
+from featherbone.data.label_files import Code, Values
 from featherbone.data.layouts import LAYOUTS, TRAINING_SPLITS
 from featherbone.data.map_files import palette
 from featherbone.data.scan import look_at_each
@@ -245,7 +245,7 @@ def blur_of(values: Values) -> float:
 def _facts(images: MappedImages, index: int) -> MapFacts:
     path = images.pairs[index][1]
     try:
-        values, coloured = read_values(images.root / path, path)
+        values, coloured = images.code.read(images.root / path, path)
     except BadImage as error:
         return MapFacts(str(error))
     known, counts = np.unique(values, return_counts=True)
@@ -256,7 +256,7 @@ def _facts(images: MappedImages, index: int) -> MapFacts:
 
 def _draw(images: MappedImages, index: int, mask: NDArray[np.bool_] | None) -> Image.Image:
     path = images.pairs[index][1]
-    return tint(images.read(index), images.code.classes(*read_values(images.root / path, path)), mask)
+    return tint(images.read(index), images.code.classes(*images.code.read(images.root / path, path)), mask)
 
 
 def _check_pairs(split: str, opened: OpenedMaps) -> Iterator[Finding]:
@@ -310,7 +310,7 @@ def _check_values(mapped: Mapped, splits: Mapping[str, MappedImages], code: Code
     for i, values in where[:MAX_EXAMPLES]:
         part, index = images[i]
         path = part.pairs[index][1]
-        mask = np.isin(read_values(part.root / path, path)[0], values)
+        mask = np.isin(part.code.read(part.root / path, path)[0], values)
         note = f"{many(int(mask.sum()), 'pixel')} of {many(values, 'unknown value')}"
         examples.append(Example((mapped.names[i],), note, (mapped.draw(i, mask),)))
     message = (

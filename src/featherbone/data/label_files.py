@@ -1,21 +1,24 @@
 """Files whose pixels name a class: indices, palettes, colours, and the codes of the public data sets."""
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageColor
+from PIL import Image, ImageColor
 
 from featherbone.data.findings import listed
 from featherbone.data.images import open_image
+from featherbone.data.layouts import SPLITS, split_folders
 from featherbone.errors import BadData, BadImage
 from featherbone.files import read_text
 from featherbone.ops.label_maps import IGNORE
 
 CLASSES = "classes.txt"
-VOID = ("void", "ignore", "unlabelled", "unlabeled")
+VOID = ("void", "ignore", "unlabelled", "unlabeled", "__ignore__")
 """Names of what is no class."""
 LOSSY = ("JPEG", "MPO", "AVIF")
 """Formats whose pixels are not what was saved. MPO is JPEG of several pictures."""
@@ -27,6 +30,11 @@ CITYSCAPES = {
 """Cityscapes' `labelIds` that count, in the order of their `trainIds`."""
 CITYSCAPES_THINGS = range(24, 34)
 """Those that can be counted."""
+VOC = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+"""Pascal VOC's classes by index."""
 
 Values = NDArray[np.int32]
 
@@ -46,6 +54,10 @@ class Code:
         """Class by value, or by colour."""
         return (self.colours or {}) if coloured else self.values
 
+    def read(self, path: Path, name: str) -> tuple[Values, bool]:
+        """Values (H, W) of a file, as `read_values`; a palette image by its colours where all are classes'."""
+        return read_values(path, name, self.colours or ())
+
     def classes(self, values: Values, coloured: bool) -> NDArray[np.int16]:
         """Classes (H, W) of values (H, W); -1 for a value without a meaning."""
         table = self.table(coloured)
@@ -57,51 +69,121 @@ class Code:
         return np.where(known[places] == values, meaning[places], -1).astype(np.int16)
 
 
-def read_values(path: Path, name: str) -> tuple[Values, bool]:
-    """Values (H, W) as they are stored, and whether they are colours, 65536 R + 256 G + B. Raises `BadImage`."""
+def read_values(path: Path, name: str, palette: Container[int] = ()) -> tuple[Values, bool]:
+    """Values (H, W) as they are stored, and whether they are colours, 65536 R + 256 G + B. Raises `BadImage`.
+
+    A palette image holds colours where all that it uses are of `palette`, else indices.
+    """
     with open_image(path, name) as image:
         if image.format in LOSSY:
             raise BadImage(f"{name}: {image.format} blurs the classes at their borders; save masks as PNG")
         if image.mode in ("RGB", "RGBA"):
-            channels = np.asarray(image.convert("RGB")).astype(np.int32)
-            return channels @ np.array([65536, 256, 1], np.int32), True
-        if image.mode not in ("1", "L", "LA", "P") and not image.mode.startswith("I"):
+            return _colours(np.asarray(image.convert("RGB"))), True
+        if image.mode not in ("1", "L", "LA", "P", "PA") and not image.mode.startswith("I"):
             raise BadImage(f"{name}: a picture of mode {image.mode}; save masks as grey, palette or RGB PNG")
-        return np.asarray(image.getchannel("L") if image.mode == "LA" else image).astype(np.int32), False
+        if image.mode in ("LA", "PA"):
+            return np.asarray(image)[..., 0].astype(np.int32), False
+        values = np.asarray(image).astype(np.int32)
+        if image.mode == "P" and (colours := palette_of(image)).size:
+            used = np.unique(values)
+            if used.max(initial=0) < len(colours) and all(int(colours[value]) in palette for value in used):
+                return colours[values], True
+        return values, False
+
+
+def palette_of(image: Image.Image) -> Values:
+    """Colours (n,) of a palette image by index."""
+    return _colours(np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3))
+
+
+def _colours(channels: NDArray[np.uint8]) -> Values:
+    """Colours (...), 65536 R + 256 G + B, of channels (..., 3)."""
+    return channels.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+
+
+class Row(NamedTuple):
+    """A class as its list states it."""
+
+    name: str
+    colour: int | None = None
+    """65536 R + 256 G + B."""
+    value: int | None = None
+    """In grey or palette masks; by default the place in the list."""
 
 
 def read_code(data: Path, ignore_index: int | None = None, zero_ignored: bool = False) -> Code:
-    """The code of a folder's masks, from `classes.txt` in it: a name a line, by index, with a colour if it has one.
+    """The code of a folder's masks, from the first of `CLASS_FILES` in it or in a folder of a split.
 
-    A line may end in a colour, as `#ff8800` or `255 136 0`. Classes called void and the like are none, nor is
-    `ignore_index`, nor with `zero_ignored` index 0, for which the file has no line. Raises `BadData`.
+    `classes.txt` has a name a line, by index; a line may end in a colour, as `#ff8800` or `255 136 0`. Where every
+    class has a grey colour, these are the values of grey masks. Classes called void and the like are none, nor is
+    `ignore_index`, nor with `zero_ignored` index 0, for which a list of names has no line. Raises `BadData`.
     """
-    path = data / CLASSES
-    if not path.is_file():
-        raise BadData(f"{data}: no {CLASSES}; write one, with the name of a class a line, in the order of the indices")
-    rows = [_read_line(line) for line in read_text(path, CLASSES).splitlines() if line.strip()]
+    path = _find_list(data)
+    if path is None:
+        raise BadData(
+            f"{data}: no {CLASSES}; write one, with the name of a class a line, in the order of the indices; also read "
+            f"are {', '.join(list(CLASS_FILES)[1:])}"
+        )
+    rows = CLASS_FILES[path.name](read_text(path, path.name), path.name)
+    zero_ignored |= path.name == ADE20K
+    return code_of(rows, path.name, ignore_index, zero_ignored)
+
+
+def has_code(data: Path) -> bool:
+    """Whether there is a list of classes."""
+    return _find_list(data) is not None
+
+
+def _find_list(data: Path) -> Path | None:
+    folders = (data, *(folder for split in SPLITS for folder in split_folders(data, split)))
+    return next((folder / name for folder in folders for name in CLASS_FILES if (folder / name).is_file()), None)
+
+
+def code_of(rows: Sequence[Row], file: str, ignore_index: int | None = None, zero_ignored: bool = False) -> Code:
+    """The code of listed classes; messages call the list `file`."""
+    places = [row.value if row.value is not None else i for i, row in enumerate(rows, int(zero_ignored))]
+    given = [row.colour for row in rows if row.colour is not None]
+    if len(given) == len(rows) and all(colour % 0x010101 == 0 for colour in given):
+        places = [colour // 0x010101 for colour in given]
     values: dict[int, int] = {IGNORE: IGNORE}
     colours: dict[int, int] = {}
     names: list[str] = []
-    for index, (name, colour) in enumerate(rows, int(zero_ignored)):
-        counts = index != ignore_index and name.lower() not in VOID
-        values[index] = len(names) if counts else IGNORE
-        if colour is not None:
-            if colour in colours:
-                raise BadData(f"{CLASSES}: the colour of {name} is another class's, too; give each its own")
-            colours[colour] = values[index]
-        names += [name] if counts else []
+    for place, row in zip(places, rows, strict=True):
+        counts = place != ignore_index and row.name.lower() not in VOID and not (zero_ignored and place == 0)
+        label = len(names) if counts else IGNORE
+        if row.colour is not None:
+            if row.colour in colours and colours[row.colour] != label:
+                raise BadData(f"{file}: the colour of {row.name} is another class's, too; give each its own")
+            colours[row.colour] = label
+        if place in values and place != IGNORE:
+            raise BadData(f"{file}: the value {place} of {row.name} is another class's, too; give each its own")
+        values[place] = label
+        names += [row.name] if counts else []
     if zero_ignored:
         values[0] = IGNORE
     if ignore_index is not None:
         values[ignore_index] = IGNORE
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise BadData(f"{CLASSES}: {listed(twice)} named more than once; give each class its own name")
+        raise BadData(f"{file}: {listed(twice)} named more than once; give each class its own name")
     if not names:
-        raise BadData(f"{CLASSES}: no classes; write the name of a class a line")
+        raise BadData(f"{file}: no classes; write the name of a class a line")
     if len(names) >= IGNORE:
-        raise BadData(f"{CLASSES}: {len(names)} classes; at most {IGNORE - 1} can be told apart")
+        raise BadData(f"{file}: {len(names)} classes; at most {IGNORE - 1} can be told apart")
     return Code(tuple(names), values, colours or None)
+
+
+def voc_code() -> Code:
+    """Of Pascal VOC's masks: indices in VOC's palette, or its colours, and its border as no class."""
+    rows = [Row(name, _voc_colour(value), value) for value, name in enumerate(VOC)]
+    return code_of([*rows, Row("void", _voc_colour(IGNORE), IGNORE)], "Pascal VOC")
+
+
+def _voc_colour(value: int) -> int:
+    """VOC's palette spreads the bits of an index over the highest bits of red, green and blue."""
+    red, green, blue = (
+        sum((value >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)
+    )
+    return 65536 * red + 256 * green + blue
 
 
 def cityscapes_code() -> Code:
@@ -115,18 +197,79 @@ def cityscapes_train_code() -> Code:
     return Code(tuple(CITYSCAPES.values()), {**{i: i for i in range(len(CITYSCAPES))}, IGNORE: IGNORE})
 
 
-def _read_line(line: str) -> tuple[str, int | None]:
-    """Name and colour, if there is one, of a line of `classes.txt`."""
+def _read_names(text: str, file: str) -> list[Row]:
+    """A name a line, with a colour if it has one; labelme's `__ignore__` in the first line has no index."""
+    rows = [_read_line(line, file) for line in text.splitlines() if line.strip()]
+    return rows[1:] if rows and rows[0].name == "__ignore__" else rows
+
+
+def _read_line(line: str, file: str) -> Row:
     words = line.replace(",", " ").split()
+    if len(words) > 1 and words[-1].startswith("#"):
+        return Row(" ".join(words[:-1]), _colour(line, file, words[-1]))
+    if len(words) > 3 and all(word.isdigit() for word in words[-3:]):
+        return Row(" ".join(words[:-3]), _colour(line, file, *words[-3:]))
+    return Row(line.strip())
+
+
+def _colour(line: str, file: str, *words: str) -> int:
+    """A colour written as #rrggbb, or as three numbers."""
     try:
-        if len(words) > 1 and words[-1].startswith("#"):
-            red, green, blue = ImageColor.getrgb(words[-1])[:3]
-            return " ".join(words[:-1]), 65536 * red + 256 * green + blue
-        if len(words) > 3 and all(word.isdigit() for word in words[-3:]):
-            channels = [int(word) for word in words[-3:]]
-            if max(channels) > 255:
-                raise ValueError("a channel above 255")
-            return " ".join(words[:-3]), int(np.dot(channels, [65536, 256, 1]))
+        channels = [int(word) for word in words] if len(words) == 3 else ImageColor.getrgb(words[0])[:3]
+        if not all(0 <= channel <= 255 for channel in channels):
+            raise ValueError("a channel above 255")
     except ValueError as error:
-        raise BadData(f"{CLASSES}: {line.strip()!r}: {error}; write a name and #rrggbb, or a name and R G B") from None
-    return line.strip(), None
+        raise BadData(f"{file}: {line.strip()!r}: {error}; write a name and #rrggbb, or a name and R G B") from None
+    return int(_colours(np.array(channels, np.uint8)))
+
+
+def _read_camvid(text: str, file: str) -> list[Row]:
+    """CamVid's table: R G B and the name."""
+    lines = [line.split(maxsplit=3) for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if odd := next((line for line in lines if len(line) < 4), None):
+        raise BadData(f"{file}: {' '.join(odd)!r}; write R G B and a name a line")
+    return [Row(name.strip(), _colour(f"{name} {r} {g} {b}", file, r, g, b)) for r, g, b, name in lines]
+
+
+def _read_cvat(text: str, file: str) -> list[Row]:
+    """CVAT's and Datumaro's table for VOC: name:R,G,B:parts:actions."""
+    rows = []
+    for line in text.splitlines():
+        if line.strip() and not line.startswith("#"):
+            name, _, rest = line.strip().partition(":")
+            channels = rest.split(":")[0].split(",")
+            rows.append(Row(name, _colour(line, file, *channels) if len(channels) == 3 else None))
+    return rows
+
+
+def _read_table(text: str, file: str) -> list[Row]:
+    """A table with columns name, r, g and b, as `class_dict.csv` has them, or value and class, as Roboflow's."""
+    table = list(csv.DictReader(text.splitlines(), skipinitialspace=True))
+    rows = []
+    for line in ({str(key).strip().lower(): str(value).strip() for key, value in row.items()} for row in table):
+        name = line.get("name") or line.get("class")
+        if not name or not (line.get("pixel value", "").isdigit() or {"r", "g", "b"} <= line.keys()):
+            raise BadData(f"{file}: columns {', '.join(line)}; write name,r,g,b, or Pixel Value,Class")
+        if "pixel value" in line:
+            rows.append(Row(name, value=int(line["pixel value"])))
+        else:
+            rows.append(Row(name, _colour(", ".join(line.values()), file, line["r"], line["g"], line["b"])))
+    return rows
+
+
+def _read_ade20k(text: str, file: str) -> list[Row]:
+    """ADE20K's table: index, three shares, whether it is stuff, and the name, by tabs; the index 0 is no class."""
+    lines = [line.split("\t") for line in text.splitlines() if line.strip()]
+    if any(len(line) < 2 for line in lines) or any(not line[0].strip().isdigit() for line in lines[1:]):
+        raise BadData(f"{file}: not ADE20K's table of index ... name by tabs; write {CLASSES} instead")
+    return [Row(line[-1].strip(), value=int(line[0])) for line in lines[1:]]
+
+
+ADE20K = "objectInfo150.txt"
+CLASS_FILES: Mapping[str, Callable[[str, str], list[Row]]] = {
+    **{CLASSES: _read_names, "class_dict.csv": _read_table, "label_colors.txt": _read_camvid},
+    **{"labelmap.txt": _read_cvat, "_classes.csv": _read_table, ADE20K: _read_ade20k},
+    **{"class_names.txt": _read_names, "labels.txt": _read_names},
+}
+"""Files that list classes and how they are read, the first that is there: ours, CamVid's, CVAT's, Roboflow's, ADE20K's
+and labelme's."""

@@ -76,23 +76,18 @@ def _tasks(data: Path) -> tuple[str, ...]:
     """Tasks that a layout serves; none where it is no layout."""
     from featherbone.data.class_folders import find_source  # these read names of splits from this file
     from featherbone.data.formats import find_format
+    from featherbone.data.mask_folders import has_masks
     from featherbone.data.parquet import find_parquet
 
     coco = any(data.glob("annotations/instances_*.json")) or any(data.glob(f"*/{ROBOFLOW}"))
     panoptic = any(data.glob("annotations/panoptic_*.json"))
     cityscapes = (data / "leftImg8bit").is_dir() and (data / "gtFine").is_dir()
-    masks = any(
-        not list_files(folder, (".xml",))  # as Pascal VOC's
-        for parent in ("masks", "annotations")
-        for split in SPLITS
-        for folder in split_folders(data / parent, split)
-    )
     known = find_format(data)
     marked = known.tasks(data) if known else frozenset()
     found = {
         "detection": coco or panoptic or "detection" in marked,
         "instance": coco or panoptic or "instance" in marked,
-        "semantic": masks or cityscapes or panoptic,
+        "semantic": panoptic or (data.is_dir() and has_masks(data)),
         "panoptic": panoptic or (cityscapes and any(data.glob("gtFine/*/**/*_instanceIds.png"))),
     }
     if tasks := tuple(task for task, fits in found.items() if fits):

@@ -290,7 +290,7 @@ def panoptic_rows(content: Any, name: str) -> list[dict[str, Any]]:
 
 def read_ids(path: Path, name: str) -> NDArray[np.int32]:
     """Segment ids (H, W) of COCO's PNG, R + 256 G + 65536 B, or of a grey one. Raises `BadImage`."""
-    values, coloured = read_values(path, name)
+    values, coloured = read_values(path, name, range(1 << 24))
     return values if not coloured else (values >> 16) | (values & 0xFF00) | ((values & 0xFF) << 16)
 
 

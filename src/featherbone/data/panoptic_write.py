@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from featherbone.data.coco import open_coco
 from featherbone.data.findings import listed
-from featherbone.data.label_files import Code, read_code, read_values
+from featherbone.data.label_files import Code, read_code
 from featherbone.data.layouts import TRAINING_SPLITS, split_folders
 from featherbone.data.map_files import panoptic_categories, write_panoptic
 from featherbone.data.objects import MarkedImages, Objects
@@ -141,7 +141,7 @@ def _labels(path: Path, code: Code, names: Sequence[str], height: int, width: in
     """Indices of `names` (H, W), -1 where nothing is known; None where there is no file."""
     if not path.is_file():
         return None
-    labels = code.classes(*read_values(path, str(path)))
+    labels = code.classes(*code.read(path, str(path)))
     if labels.shape != (height, width):
         raise BadData(f"{path}: {labels.shape[1]}x{labels.shape[0]} pixels for an image of {width}x{height}")
     if (labels < 0).any():
