@@ -180,3 +180,33 @@ def test_mistakes_are_one_message(world, capsys, tmp_path, command, message):
     places |= {"empty": tmp_path / "empty", "foreign": tmp_path / "foreign.json"}
     code, out, err = run(capsys, *command.format(**places).split())
     assert code == 2 and not out and message in err and "Traceback" not in err and err.count("error") == 1
+
+
+TRAIN = "--model mobilenetv3_small_050 --image-size 64 --epochs 1 --batch-size 4 --workers 0 --device cpu".split()
+
+
+def test_folders_called_images_and_masks_are_no_classes(tmp_path, capsys):
+    """Also without `--task`, and the doctor finds the same task."""
+    write_masks(tmp_path / "from", 8, 6, (64, 64))
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            shutil.copytree(tmp_path / "from" / kind / split, tmp_path / "data" / split / kind)
+    shutil.copy(tmp_path / "from" / "classes.txt", tmp_path / "data")
+    options = ["--head-args", "dim=16", *TRAIN]
+    code, _, err = run(capsys, "train", "--data", tmp_path / "data", "--out", tmp_path / "run", *options)
+    assert code == 0, err
+    card = json.loads((tmp_path / "run/card.json").read_text())
+    assert card["task"] == "semantic" and card["classes"] == (tmp_path / "data/classes.txt").read_text().split()
+    code, out, _ = run(capsys, "doctor", tmp_path / "data", "--out", tmp_path / "d.html", "--json")
+    assert json.loads(out)["classes"] == card["classes"]
+
+
+def test_masks_of_0_and_255_are_refused_before_training(tmp_path, capsys):
+    write_masks(tmp_path / "data", 4, 4, (64, 64))
+    for path in (tmp_path / "data/masks").rglob("*.png"):
+        Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8) * 255).save(path)
+    (tmp_path / "data/classes.txt").write_text("background\nobject\n")
+    code, _, err = run(capsys, "train", "--data", tmp_path / "data", "--out", tmp_path / "run", *TRAIN)
+    assert code == 2 and "save 1 where the masks have 255" in err and not (tmp_path / "run").exists()
+    code, _, err = run(capsys, "doctor", tmp_path / "data", "--out", tmp_path / "d.html")
+    assert code == 1 and "zero-and-255" in err + _

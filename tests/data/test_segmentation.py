@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from featherbone.data.doctor_maps import examine_semantic
 from featherbone.data.layouts import find_tasks
 from featherbone.data.map_files import to_coco_panoptic, write_panoptic
 from featherbone.data.scenes_write import write_masks
 from featherbone.data.scenes_write import write_panoptic as write_panoptic_scenes
 from featherbone.data.segmentation import open_segmentation
+from featherbone.data.semantic import check_two_classes, open_maps
 from featherbone.engine.segmentation import truth_map
 from featherbone.errors import BadData, BadImage
 
@@ -222,3 +224,121 @@ def test_camvid_is_read_without_a_word():
     splits = open_segmentation(SHARED / "camvid", "semantic")
     assert (len(splits.train), len(splits.val), len(splits.classes)) == (367, 101, 11)
     assert {*np.unique(splits.val.labels(0)).tolist()} <= {*range(11), 255}
+
+
+LAYOUTS = {
+    "splits in folders": ("images/{s}/{i}.jpg", "masks/{s}/{i}.png"),
+    "folders in splits": ("{s}/images/{i}.jpg", "{s}/masks/{i}.png"),
+    "in capitals": ("{s}/Images/{i}.JPG", "{s}/Masks/{i}_Mask.PNG"),
+    "mmsegmentation": ("img_dir/{s}/{i}.jpg", "ann_dir/{s}/{i}.png"),
+    "CamVid": ("{s}/{i}.png", "{s}_labels/{i}_L.png"),
+    "SegNet": ("{s}/{i}.png", "{s}annot/{i}.png"),
+    "Carvana": ("{s}/{i}.jpg", "{s}_masks/{i}_mask.gif"),
+    "Roboflow": ("{s}/{i}_jpg.rf.0.jpg", "{s}/{i}_jpg.rf.0_mask.png"),
+    "DeepGlobe": ("{s}/{i}_sat.jpg", "{s}/{i}_mask.png"),
+}
+WHOLE = {
+    "folders": ("images/{i}.jpg", "masks/{i}.png"),
+    "suffix": ("images/{i}.jpg", "masks/{i}_mask.png"),
+    "other words": ("imgs/{i}.jpg", "labels/{i}-seg.png"),
+    "one folder": ("{i}.jpg", "{i}_gt.png"),
+    "ISIC": ("Images/{i}.jpg", "GT/{i}_segmentation.png"),
+}
+
+
+def draw(root, image, mask, split, count=6):
+    """Images of grey i and masks whose upper half is class 1."""
+    for i in range(count):
+        save(root / image.format(s=split, i=i), np.full((8, 8, 3), 10 * i, np.uint8))
+        values = np.zeros((8, 8), np.uint8)
+        values[:4] = 1
+        save(root / mask.format(s=split, i=i), values)
+
+
+@pytest.mark.parametrize(("image", "mask"), LAYOUTS.values(), ids=LAYOUTS)
+def test_masks_in_folders_of_splits(tmp_path, image, mask):
+    for split, count in (("train", 4), ("val", 2), ("test", 1)):
+        draw(tmp_path, image, mask, split, count)
+    (tmp_path / "classes.txt").write_text("\ufeffbackground\r\nobject\r\n", encoding="utf-8")
+    assert find_tasks(tmp_path) == ("semantic",)
+    splits = open_segmentation(tmp_path, "semantic")
+    expected = [(image.format(s="train", i=i), mask.format(s="train", i=i)) for i in range(4)]
+    assert list(splits.train.pairs) == expected and splits.notices == () and splits.classes == ("background", "object")
+    assert [pair[0] for pair in splits.val.pairs] == [image.format(s="val", i=i) for i in range(2)]
+    assert open_maps(tmp_path, "test").images.pairs == ((image.format(s="test", i=0), mask.format(s="test", i=0)),)
+    assert splits.train.labels(3)[:, 0].tolist() == [1] * 4 + [0] * 4
+
+
+@pytest.mark.parametrize(("image", "mask"), WHOLE.values(), ids=WHOLE)
+def test_masks_without_splits_are_held_out_by_the_seed(tmp_path, image, mask):
+    draw(tmp_path, image, mask, "")
+    (tmp_path / "classes.txt").write_text("background\nobject\n")
+    assert find_tasks(tmp_path) == ("semantic",)
+    splits, other = open_segmentation(tmp_path, "semantic", 0.34), open_segmentation(tmp_path, "semantic", 0.34, 1)
+    assert "held out 2 of 6" in splits.notices[-1] and (len(splits.train), len(splits.val)) == (4, 2)
+    assert {*splits.train.pairs} | {*splits.val.pairs} == {(image.format(i=i), mask.format(i=i)) for i in range(6)}
+    assert splits.val.pairs != other.val.pairs
+
+
+def test_pascal_voc_is_read_with_its_lists(tmp_path):
+    draw(tmp_path, "JPEGImages/{i}.jpg", "SegmentationClass/{i}.png", "")
+    lists = {"train": "\ufeff0\r\n2\r\n9\r\n", "val": "1\n", "trainval": "0\n1\n2\n"}
+    for split, text in lists.items():
+        (tmp_path / "ImageSets/Segmentation").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"ImageSets/Segmentation/{split}.txt").write_text(text, encoding="utf-8")
+    splits = open_segmentation(tmp_path, "semantic")
+    assert find_tasks(tmp_path) == ("semantic",) and len(splits.classes) == 21
+    assert [pair[0] for pair in splits.train.pairs] == ["JPEGImages/0.jpg", "JPEGImages/2.jpg"]
+    assert splits.val.pairs == (("JPEGImages/1.jpg", "SegmentationClass/1.png"),)
+    (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:1,1,1::\n")
+    assert open_segmentation(tmp_path, "semantic").classes == ("background", "car")
+
+
+@pytest.mark.parametrize("names", [("with_mask", "without_mask"), ("cat", "dog"), ("seg", "images")])
+def test_class_folders_are_no_masks(tmp_path, names):
+    for name in names:
+        for split in ("train", "val"):
+            save(tmp_path / split / name / "0.jpg", np.zeros((8, 8, 3), np.uint8))
+    assert find_tasks(tmp_path) == ("classification",)
+
+
+def test_an_image_has_the_mask_of_its_very_name(tmp_path):
+    draw(tmp_path, "images/{i}.jpg", "masks/{i}.png", "", 2)
+    save(tmp_path / "masks/0_mask.png", np.ones((8, 8), np.uint8))
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    opened = open_maps(tmp_path, "train")
+    assert opened.images.pairs[0] == ("images/0.jpg", "masks/0.png") and opened.orphans == ("masks/0_mask.png",)
+
+
+@pytest.mark.parametrize(
+    ("change", "classes", "remedy"),
+    [
+        (lambda m: m * 255, "background\nobject\n", "`background #000000` and `object #ffffff` to classes.txt"),
+        (lambda m: m * 255, "object\n", "`background #000000` and `object #ffffff` to classes.txt"),
+        (lambda m: m * 0, "background\nobject\n", "show one class only, background; two or more are needed"),
+        (lambda m: m * 0 + 255, "background\nobject\n", "no pixel of the train images has a class"),
+    ],
+)
+def test_masks_of_one_class_are_refused_by_both(tmp_path, change, classes, remedy):
+    for split in ("train", "val"):
+        draw(tmp_path, "images/{s}/{i}.jpg", "masks/{s}/{i}.png", split)
+        for path in (tmp_path / "masks" / split).iterdir():
+            save(path, change(np.asarray(Image.open(path))).astype(np.uint8))
+    (tmp_path / "classes.txt").write_text(classes)
+    with pytest.raises(BadData, match=remedy):
+        check_two_classes(open_segmentation(tmp_path, "semantic").train)
+    examination = examine_semantic(tmp_path)
+    if "`" in remedy:
+        assert examination.spoiled and any(remedy in finding.message for finding in examination.findings)
+
+
+def test_255_may_be_the_object(tmp_path):
+    for split in ("train", "val"):
+        draw(tmp_path, "images/{s}/{i}.jpg", "masks/{s}/{i}.png", split)
+        for path in (tmp_path / "masks" / split).iterdir():
+            save(path, np.asarray(Image.open(path)) * 255)
+    (tmp_path / "classes.txt").write_text("background #000000\nobject #ffffff\n")
+    train = open_segmentation(tmp_path, "semantic").train
+    check_two_classes(train)
+    assert train.labels(0)[:, 0].tolist() == [1] * 4 + [0] * 4
+    assert not {"zero-and-255", "one-class"} & {finding.code for finding in examine_semantic(tmp_path).findings}

@@ -34,7 +34,7 @@ from featherbone.data.label_files import Code, Values
 from featherbone.data.layouts import LAYOUTS, TRAINING_SPLITS
 from featherbone.data.map_files import palette
 from featherbone.data.scan import look_at_each
-from featherbone.data.semantic import MappedImages, OpenedMaps, open_maps
+from featherbone.data.semantic import MappedImages, OpenedMaps, binary_message, open_maps
 from featherbone.errors import BadData, BadImage
 from featherbone.ops.label_maps import IGNORE
 
@@ -287,12 +287,13 @@ def _check_values(mapped: Mapped, splits: Mapping[str, MappedImages], code: Code
     yield from _check_blur(mapped, readable)
     two = [i for i in readable if not mapped.facts[i].coloured and {*mapped.facts[i].values} <= {0, 255}]
     both = [i for i in two if len(mapped.facts[i].values) == 2]
-    if both and len(two) == len(readable) and len(code.names) > 1:
-        message = (
-            f"all {len(two):,} masks hold 0 and 255 alone, but 255 is ignored: nothing but {code.names[0]} would be "
-            f"learned; save 1 where they have 255, for {code.names[1]}"
-        )
+    shown = {label for i in readable if mapped.splits[i] == "train" for label in mapped.facts[i].classes} - {-1, IGNORE}
+    if both and len(two) == len(readable) and code.values[255] == IGNORE:
+        message = binary_message(len(two), code)
         yield finding("error", "zero-and-255", message, [Example((mapped.names[i],)) for i in both])
+    elif len(shown) == 1:
+        message = f"training masks of one class only, {code.names[shown.pop()]}; mark a second one, as background"
+        yield Finding("error", "one-class", message, 1)
     images = [(part, i) for part in splits.values() for i in range(len(part))]
     odd: dict[int, int] = Counter()
     where: list[tuple[int, list[int]]] = []

@@ -56,7 +56,8 @@ LAYOUTS = """\
                    or train/metadata.csv with file_name and label
   detection        annotations/instances_{train,val}.json, or a YOLO data.yaml
   instance         annotations/instances_{train,val}.json, or a YOLO data.yaml with polygons
-  semantic         images/{train,val}, masks/{train,val}/*.png and classes.txt; or as for panoptic
+  semantic         images/{train,val}, masks/{train,val}/*.png and classes.txt, or {train,val}/images and .../masks,
+                   or without splits, or 0.jpg beside 0_mask.png; Pascal VOC's or CamVid's folders; or as for panoptic
   panoptic         annotations/panoptic_{train,val}.json and panoptic_{train,val}/*.png; or Cityscapes' own folders"""
 
 

@@ -117,7 +117,7 @@ def _pair(data: Path, images: Path, masks: Path) -> MaskFiles | None:
             code = meaning()
             break
     if images == masks:
-        stems = {name for name, _ in of_images}
+        stems = {stem for name, _ in of_images for stem in (name, _shorten(name, IMAGE_ENDS))}
         of_masks = [(name, path) for name, path in of_masks if _shorten(name, ENDS) in stems - {name}]
         of_images = [named for named in of_images if named not in of_masks]
     if not of_images or not of_masks:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,6 +110,45 @@ def open_maps(data: Path, split: str, ignore_index: int | None = None, zero_igno
         raise BadData(f"{data}: no image of {split} has a mask of the same name, as {first}; name them alike")
     code = files.code or read_code(data, ignore_index, zero_ignored)
     return OpenedMaps(MappedImages(data, files.pairs, code), files.unmapped, files.orphans)
+
+
+def check_two_classes(images: Any) -> None:
+    """Raise `BadData` where the maps of training images show fewer than two classes.
+
+    `images` are `MappedImages` or `PanopticImages`. Maps are read until two classes are found.
+    """
+    found: set[int] = set()
+    for index in range(len(images)):
+        found |= {*np.unique(images.labels(index)).tolist()} - {IGNORE}
+        if len(found) > 1:
+            return
+    if not found:
+        raise BadData(f"{images.root}: no pixel of the train images has a class; mark some")
+    if isinstance(images, MappedImages) and is_binary(images):
+        raise BadData(f"{images.root}: {binary_message(len(images), images.code)}")
+    raise BadData(
+        f"{images.root}: all {len(images)} train images show one class only, {images.classes[found.pop()]}; two or "
+        "more are needed: mark a second one, as background"
+    )
+
+
+def is_binary(images: MappedImages) -> bool:
+    """Whether grey masks hold 0 and 255 only, of which 255 is no class."""
+    values: set[int] = set()
+    for _, mask in images.pairs:
+        stored, coloured = images.code.read(images.root / mask, mask)
+        values |= {-1} if coloured else {*np.unique(stored).tolist()}
+    return values == {0, 255} and images.code.values[255] == IGNORE
+
+
+def binary_message(count: int, code: Code) -> str:
+    """What masks of 0 and 255 lack, and what to do."""
+    first, second = code.names[:2] if len(code.names) > 1 else ("background", code.names[0])
+    return (
+        f"all {count:,} masks hold 0 and 255 only, but 255 means that nothing is known: nothing but {code.names[0]} "
+        f"would be learned; to read 255 as {second}, write the lines `{first} #000000` and `{second} #ffffff` to "
+        "classes.txt, or save 1 where the masks have 255"
+    )
 
 
 def count_pixels(images: MappedImages) -> NDArray[np.int64]:

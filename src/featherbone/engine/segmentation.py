@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from featherbone.data.panoptic import PanopticImages
 from featherbone.data.samples import PanopticSamples, SemanticSamples
 from featherbone.data.segmentation import open_segmentation
-from featherbone.data.semantic import count_pixels
+from featherbone.data.semantic import check_two_classes, count_pixels
 from featherbone.data.splits import Splits
 from featherbone.draw import contact_sheet, draw_panoptic, draw_semantic, save_picture
 from featherbone.engine.dense import SHOWN, DenseJob
@@ -73,9 +73,9 @@ class SemanticJob(MapsJob):
     """How images are looked at."""
 
     def check(self) -> None:
-        for split, images in (("train", self.train), ("val", self.val)):
-            if not any((images.labels(i) != IGNORE).any() for i in range(len(images))):
-                raise BadData(f"{self.data}: no pixel of the {split} images has a class; mark some")
+        check_two_classes(self.train)
+        if not any((self.val.labels(i) != IGNORE).any() for i in range(len(self.val))):
+            raise BadData(f"{self.data}: no pixel of the val images has a class; mark some")
 
     def build(self, card: Card, device: torch.device) -> Any:
         task = super().build(card, device)
