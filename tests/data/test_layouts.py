@@ -21,6 +21,9 @@ SERVED = {
     ("images/train/a.jpg", "masks/train/a.png"): ("semantic",),
     ("images/Training/a.jpg", "masks/Training/a.png"): ("semantic",),
     ("data.yaml", "images/"): ("detection",),
+    ("train/images/1.jpg", "train/masks/1.png"): ("semantic",),
+    ("JPEGImages/1.jpg", "SegmentationClass/1.png"): ("semantic",),
+    ("train/img_dir/1.jpg", "train/ann_dir/1.png"): ("semantic",),
 }
 
 
@@ -84,10 +87,8 @@ REFUSED = {
     ("train/1.jpg",): "pictures in train have no class; move each into .* or write a metadata.csv",
     ("first/a/1.jpg", "first/b/1.jpg", "second/a/1.jpg", "second/b/1.jpg"): "same folders, a, b, .*; rename those that",
     ("cat/train/1.jpg", "cat/val/1.jpg", "dog/train/1.jpg", "dog/val/1.jpg"): "put the splits on top, as train/cat",
-    ("train/images/1.jpg", "train/masks/1.png"): "images and masks in train are pictures and labels, not classes",
+    ("train/images/1.jpg", "train/truth/1.png", "train/labels/1.csv"): "images and labels .* not classes",
     ("images/1.jpg", "labels/1.txt"): "images and labels are pictures and labels, not classes",
-    ("JPEGImages/1.jpg", "SegmentationClass/1.png"): "arrange images/train, masks/train and classes.txt",
-    ("train/img_dir/1.jpg", "train/ann_dir/1.png"): "are pictures and labels, not classes",
 }
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from featherbone.data.listing import list_files, list_folders
+from featherbone.data.listing import list_folders
 from featherbone.errors import BadData, BadOption
 
 SPLITS = ("train", "val", "test")
