@@ -211,6 +211,6 @@ def test_a_map_of_another_size_is_told(parted):
 @pytest.mark.skipif(not SHARED.is_dir(), reason="real pictures are not there")
 def test_real_sets():
     examination = examine_panoptic(SHARED / "coco_cc")
-    assert codes(examination, "error") == {"class-only-in-val"}
+    assert codes(examination, "error") == set() and "class-only-in-val" in codes(examination, "warning")
     assert found(examination, "crowds").count == 3 and found(examination, "grey").count == 1
     assert not examine_semantic(SHARED / "camvid").spoiled
