@@ -79,6 +79,7 @@ def evaluate(
     masks: bool = False,
     ignore_index: int | None = None,
     zero_ignored: bool = False,
+    crowds: Literal["ignore", "objects"] = "ignore",
     out: Path | None = None,
     tile: int | None = None,
     overlap: float = 0.2,
@@ -100,6 +101,7 @@ def evaluate(
         masks: Measure the masks of `results`, too.
         ignore_index: Value of the masks of `data` that is no class, beside 255, for index PNGs as `results`.
         zero_ignored: Value 0 of the masks of `data` is no class, as in ADE20K, for index PNGs as `results`.
+        crowds: What annotations of `data` with iscrowd 1 are for detections as `results`: not counted, or objects.
         out: Where to write the report; by default `report.html` in the run folder, or beside an export's, for its own
             data only.
         tile: Search large images in tiles of so many pixels a side, too.
@@ -119,6 +121,7 @@ def evaluate(
         raise BadOption("evaluate what? Give a run folder, or --results FILE with --data DIR, and not both")
     testing = Testing(slide, tuple(scales), mirror)
     of_results = {"masks": masks, "ignore-index": ignore_index is not None, "zero-ignored": zero_ignored}
+    of_results["crowds"] = crowds != "ignore"
     of_runs = {"tile": tile is not None, "slide, scales and mirror": not testing.plain, "out": out is not None}
     foreign, kind = (of_runs, "a run") if results is not None else (of_results, "--results")
     if wrong := [name for name, given in foreign.items() if given]:
@@ -127,7 +130,7 @@ def evaluate(
         if data is None:
             raise BadOption(f"{results} was found on which images? Give their data folder with --data DIR")
         reading = {"ignore_index": ignore_index, "zero_ignored": zero_ignored}
-        return EvaluateResult(*evaluate_results(Path(results), Path(data), masks, **reading))
+        return EvaluateResult(*evaluate_results(Path(results), Path(data), masks, crowds, **reading))
     tiles = None if tile is None else (tile, overlap)
     where = (Path(run or ""), data and Path(data), out and Path(out))
     return EvaluateResult(*evaluate_run(*where, device, workers, tiles, testing))
@@ -414,6 +417,7 @@ def doctor(
     image_size: int | None = None,
     ignore_index: int | None = None,
     zero_ignored: bool = False,
+    crowds: Literal["ignore", "objects"] = "ignore",
     out: Path = Path("doctor.html"),
 ) -> DoctorResult | TargetExamination:
     """Check a data folder, or whether a model can be exported to a target, before training; exit code 1 if not.
@@ -430,6 +434,7 @@ def doctor(
             a model its own.
         ignore_index: Value of masks that is no class, beside 255.
         zero_ignored: Value 0 of masks is no class and the first class is 1, as in ADE20K.
+        crowds: What annotations with iscrowd 1 are: groups that are not learned, or single objects.
         out: Page about data to write, with pictures of each finding.
 
     """
@@ -459,10 +464,13 @@ def doctor(
     of_masks = found == "semantic" and has_masks(Path(data))
     if not of_masks and (ignore_index is not None or zero_ignored):
         raise BadOption(f"ignore-index and zero-ignored are for masks of classes; leave them out for {found}")
+    of_objects = found == "detection" or (found == "instance" and not maps_alone)
+    if crowds != "ignore" and not of_objects:
+        raise BadOption(f"crowds is for annotated objects; omit it for {found}")
     if found == "classification":
         examination = examine(Path(data), image_size or 224)
-    elif found == "detection" or (found == "instance" and not maps_alone):
-        examination = examine_objects(Path(data), found, image_size or 640)
+    elif of_objects:
+        examination = examine_objects(Path(data), found, image_size or 640, crowds)
     elif of_masks:
         examination = examine_semantic(Path(data), ignore_index, zero_ignored)
     else:

@@ -143,7 +143,7 @@ def open_images(card: Card) -> Any:
     if card.task == "classification":
         return open_splits(data, *split)
     if card.task in ("detection", "instance"):
-        return open_detection(data, *split, s["unlabelled"], card.task == "instance")
+        return open_detection(data, *split, s["unlabelled"], card.task == "instance", s.get("crowds", "ignore"))
     return open_segmentation(data, card.task, *split, s["ignore_index"], s["zero_ignored"])
 
 

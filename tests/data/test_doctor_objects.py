@@ -172,7 +172,7 @@ def test_masks_by_themselves(data):
         "empty-mask": ("error", 1),
     }
     assert (
-        "a mask of size [96, 80] in an image of height and width [80, 96]"
+        "run lengths for a mask of size [96, 80], not of height and width [80, 96]"
         in findings["unreadable-mask"].examples[0].note
     )
     assert data.found(task="detection") == {}
@@ -220,7 +220,7 @@ def test_classes_named_differently_in_the_splits(data):
     names = {"train": ("oak", "pine"), "val": ("pine", "oak")}
     opened = {s: MarkedImages(data.root, tuple(marks[s]), names[s], (1, 2), True) for s in names}
     findings = {f.code: f for f in examine_marked("trees", opened, "detection", 96).findings}
-    assert findings["classes-differ"].examples[0].note == "oak in training, pine in validation"
+    assert findings["ids-differ"].examples[0].note == "oak in training, pine in validation"
 
 
 def test_classes_that_cannot_be_learned_or_judged(data):

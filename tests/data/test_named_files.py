@@ -70,6 +70,13 @@ def test_several_files_of_one_name_are_refused(data):
     assert find(data, "a.jpg", "val", "train") == ("val/a.jpg", False)
 
 
+def test_a_namesake_in_another_split_is_not_taken(data):
+    (data / "train/a.jpg").unlink()
+    for split, expected in (("train", None), ("val", data / "val/a.jpg"), (None, data / "val/a.jpg")):
+        for name in ("a.jpg", "gone/a.jpg"):
+            assert NamedFiles(data, [data / "train", data], "list.json", split).find(name) == expected
+
+
 def test_hidden_files_are_no_candidates(data):
     (data / "val/._a.jpg").write_bytes(b"")
     (data / ".cache").mkdir()

@@ -72,7 +72,7 @@ def pairs():
 
 
 def measure(pairs, masks=True):
-    metrics = DetectionMetrics(CLASSES, IDS, masks)
+    metrics = DetectionMetrics(CLASSES, masks)
     for image_id, (truth, record) in pairs.items():
         metrics.update(image_id, truth, record)
     return metrics
@@ -245,17 +245,31 @@ def test_results_come_back_as_they_went(pairs, write):
 ROW = {"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
 
 
+def test_results_with_text_ids_and_none_at_all(write):
+    rows = [ROW | {"image_id": "1", "category_id": 3.0, "score": "0.5", "extra": {}}]
+    assert read_coco_results(write(rows), {1: (9, 9)}, IDS, CLASSES)[1].scores == (0.5,)
+    (record,) = read_coco_results(write([]), {1: (9, 9)}, IDS, CLASSES).values()
+    metrics = measure({1: (marked([BOX], [0]), record)}, masks=False)
+    assert metrics.compute()["AP"] == 0
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
         ("[", "not JSON"),
-        ({"annotations": []}, "not COCO's results format"),
-        ([1], "not COCO's results format"),
-        ([ROW, ROW | {"image_id": 2}], "row 2: image_id 2 is none of the 1 "),
-        ([ROW | {"category_id": 1}], "category_id 1 is none of 3, 7, 8, 90"),
-        ([ROW | {"score": "high"}], "score 'high'"),
+        ({"annotations": []}, r"the file is .*; write a list of values with names"),
+        ([1], r"\[0\] is 1; write values with names"),
+        ([ROW, ROW | {"image_id": 2}], r"\[1\]\.image_id is 2, which is not among the 1 images measured; 1 of 2 rows"),
+        ([ROW | {"category_id": 1}], r"\[0\]\.category_id is 1, which is not among 3, 7, 8, 90; 1 of 1"),
+        ([ROW | {"score": "high"}], r'\[0\]\.score is "high"; write a finite number'),
         ([ROW | {"bbox": [1, 2, 3]}], "write x, y, width and height"),
-        ([ROW | {"bbox": [1, 2, 3, float("inf")]}], r"Infinity is not a number in JSON, in .*bbox"),
+        ([ROW | {"bbox": [1, 2, 3, float("inf")]}], r"\[0\]\.bbox is .*inf\]; write x, y, width and height"),
+        ([ROW, ROW | {"score": float("nan")}], r"\[1\]\.score is nan; write a finite number"),
+        ([{"image_id": 1, "category_id": 3, "score": 1}], r"\[0\] has no bbox and no segmentation; write x, y"),
+        ([{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]}], r"\[0\] has no score; write a finite number"),
+        ([ROW | {"image_id": True}], r"\[0\]\.image_id is true; write a whole number"),
+        ([ROW | {"image_id": 1.5}], r"\[0\]\.image_id is 1\.5; write a whole number"),
+        ([ROW | {"segmentation": {"size": [9, 9], "counts": [-5, 86]}}], r"\[0\]\.segmentation: run lengths that"),
         ([ROW | {"segmentation": 5}], "segmentation: neither"),
     ],
 )

@@ -1,131 +1,265 @@
-"""COCO's annotation files, as COCO itself names them and as Roboflow exports them."""
+"""COCO's annotation files, as COCO itself and the tools that write its form name them."""
 
+import codecs
+import math
+import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from math import isfinite
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from featherbone.data.findings import listed, many
+from featherbone.data.formats.coco_json import CocoAnnotation, CocoCategory, CocoFile, read_objects
 from featherbone.data.images import upright_size
-from featherbone.data.layouts import ROBOFLOW, names_of, split_folders
+from featherbone.data.layouts import ROBOFLOW, SPLITS, names_of, split_folders, split_of
 from featherbone.data.listing import list_images
+from featherbone.data.named_files import NamedFiles
 from featherbone.data.objects import Marked, MarkedImages, Opened
 from featherbone.errors import BadData, BadImage
-from featherbone.files import read_json
+from featherbone.ops import rle
+
+HEAD = 1 << 16
+"""Bytes at both ends of a JSON file that are searched for COCO's keys."""
+OTHER_FORMS = ("panoptic_", "captions_", "stuff_", "person_keypoints_", "image_info_")
+"""What names of files begin with that COCO gives beside those of objects."""
 
 
-def find_coco(data: Path, split: str) -> tuple[Path, list[Path]] | None:
-    """The annotation file of a split, and the folders in which its images may lie, most likely first."""
-    beside = split_folders(data, split)
-    for folder in beside:
-        if (folder / ROBOFLOW).is_file():
-            return folder / ROBOFLOW, [folder]
-    stems = {file.stem.removeprefix("instances_"): file for file in data.glob("annotations/instances_*.json")}
-    for own in names_of(split, stems):
-        folders = [data / own, data / "images" / own, *beside, *split_folders(data / "images", split)]
-        there = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
-        return stems[own], [*there, data / "images", data]
+@dataclass(frozen=True)
+class CocoSplit:
+    """Where a split is stored."""
+
+    file: Path
+    folders: tuple[Path, ...]
+    """Folders in which its images may be, most likely first."""
+    exclusive: bool
+    """Whether the first of them holds images of this split only."""
+
+
+def find_coco(data: Path, split: str) -> CocoSplit | None:
+    """The annotation file of a split, and the folders of its images.
+
+    Those are COCO's `annotations/instances_{split}.json` and Roboflow's `{split}/_annotations.coco.json`; else another
+    JSON file of COCO's form in `annotations` or `data` that names the split, or in a folder of the split. A single file
+    without a split's name, as CVAT, Label Studio and FiftyOne write it, is that of training where there is no other.
+    Raises `BadData` where there are several.
+    """
+    if not data.is_dir():
+        return None
+    for candidates in _candidates(data, split):
+        if len(candidates) > 1:
+            shown = ", ".join(file.relative_to(data).as_posix() for file in candidates)
+            raise BadData(f"{data}: several annotation files for {split}: {shown}; keep one, or join them")
+        if candidates:
+            return _with_folders(data, split, candidates[0])
     return None
+
+
+def has_coco(data: Path) -> bool:
+    """Whether there is an annotation file of any split; also where there are too many."""
+    return any(candidates for split in SPLITS for candidates in _candidates(data, split))
+
+
+def _candidates(data: Path, split: str) -> Iterator[list[Path]]:
+    """Annotation files of a split, in lists from the surest form to the least sure."""
+    beside = split_folders(data, split)
+    official = {file.stem.removeprefix("instances_"): file for file in data.glob("annotations/instances_*.json")}
+    yield [
+        *(folder / ROBOFLOW for folder in beside if (folder / ROBOFLOW).is_file()),
+        *(official[name] for name in names_of(split, official)),
+    ]
+    loose = {file: _split_in(file) for folder in (data, data / "annotations") for file in _json_files(folder)}
+    inner = [file for folder in beside for file in _json_files(folder)]
+    yield inner + [file for file, named in loose.items() if named == split]
+    val = [file for folder in split_folders(data, "val") for file in _json_files(folder)]
+    if split == "train" and "val" not in loose.values() and not val:
+        yield [file for file, named in loose.items() if named is None]
+
+
+def _split_in(file: Path) -> str | None:
+    """The split that one word in the name of an annotation file names."""
+    found = {split_of(word) for word in re.split(r"[\W_]+", file.stem)} - {None}
+    return found.pop() if len(found) == 1 else None
+
+
+def _json_files(folder: Path) -> list[Path]:
+    """The JSON files in a folder that are of COCO's form for objects, by their keys at both ends."""
+    if not folder.is_dir():
+        return []
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".json")
+    return [file for file in files if not file.name.startswith((".", *OTHER_FORMS)) and _is_coco(file)]
+
+
+def _is_coco(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    try:
+        with file.open("rb") as opened:
+            ends = opened.read(HEAD)
+            opened.seek(max(len(ends), file.stat().st_size - HEAD))
+            ends += opened.read(HEAD)
+    except OSError:
+        return False
+    if ends.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        ends = ends.replace(b"\0", b"")[2:]
+    keys = [f'"{key}"'.encode() in ends for key in ("images", "annotations", "categories")]
+    rows = b'"image_id"' in ends or b'"annotations"' in ends
+    return bool(re.match(rb"(\xef\xbb\xbf)?\s*{", ends)) and sum(keys) > 1 and rows and b'"segments_info"' not in ends
+
+
+def _with_folders(data: Path, split: str, file: Path) -> CocoSplit:
+    named = file.stem.removeprefix("instances_")
+    if file.parent in (data, data / "annotations"):
+        own = [data / named, data / "images" / named, *split_folders(data, split)]
+        own += split_folders(data / "images", split)
+        shared = [data / "images", data / "data"]
+    else:
+        own, shared = [file.parent / "images", file.parent / "data", file.parent], []
+    own = [folder for folder in dict.fromkeys(own) if folder.is_dir()]
+    shared = [folder for folder in shared if folder.is_dir()]
+    whole = bool(shared) and _split_in(file) is None  # there are no splits
+    return CocoSplit(file, (*own, *shared, data), bool(own) or whole)
 
 
 def open_coco(data: Path, split: str, unlabelled: str, check: bool) -> Opened | None:
     """Images of a split with their objects; None where there is no annotation file for it.
 
     With `check`, `BadData` is raised for annotations that cannot be trained on. Without it a class that is not listed
-    is -1, and a box that is none is empty.
+    is -1, and an annotation that cannot be read has `error` and an empty box.
     """
     found = find_coco(data, split)
     if found is None:
         return None
-    path, folders = found
-    file = path.relative_to(data).as_posix()
-    images, annotations, categories = read_coco(path, file)
-    ids = sorted(categories)
-    labels = {number: label for label, number in enumerate(ids)}
-    marked: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for a in annotations:
-        marked[a["image_id"]].append(_annotation(a, labels, file, check))
-    orphans = sum(len(of) for number, of in marked.items() if number not in images)
+    name = found.file.relative_to(data).as_posix()
+    file, errors = read_objects(found.file, name)
+    categories, notes = _classes(file, name)
+    images = {image.id: image for image in file.images}
+    rows: dict[int, list[int]] = defaultdict(list)
+    for place, row in enumerate(file.annotations):
+        rows[row.image_id].append(place)
+    orphans = [number for number in rows if number not in images]
     if orphans and check:
-        odd = next(number for number in marked if number not in images)
-        raise BadData(f"{file}: {orphans} annotations of images that it does not list, as {odd!r}; list or remove them")
-    entries, missing = [], []
-    for number, image in images.items():
-        place = find_image(folders, image["file_name"], file)
-        if place is None:
-            missing.append(image["file_name"])
-            continue
-        entries.append(_entry(place.relative_to(data).as_posix(), place, image, number, marked.get(number, [])))
-    if missing and not entries and check:
-        looked = ", ".join(folder.relative_to(data).as_posix() for folder in folders)
-        raise BadData(f"{file}: none of its {len(missing)} images is there, as {missing[0]}; looked in {looked}")
-    unlisted = _unlisted(data, folders[0], {entry.path for entry in entries})
-    if unlabelled == "negative":
-        last = max(images, default=0)
-        for number, name in enumerate(unlisted, last + 1):
-            entries.append(_entry(name, data / name, {}, number, []))
-        unlisted = []
-    masks = all(a.get("segmentation") or a["iscrowd"] for entry in entries for a in entry.annotations)
-    names = tuple(categories[number] for number in ids)
-    marked_images = MarkedImages(data, tuple(entries), names, tuple(ids), masks)
-    return Opened(marked_images, tuple(missing), tuple(unlisted), orphans)
-
-
-def read_coco(path: Path, name: str) -> tuple[dict[int, Any], list[dict[str, Any]], dict[int, str]]:
-    """Images by id, annotations, and class names by id. Raises `BadData` for what is not COCO's form."""
-    content = read_json(path, name)
-    try:
-        images = {int(image["id"]): image for image in content["images"]}
-        categories = {int(category["id"]): str(category["name"]) for category in content["categories"]}
-        annotations = content["annotations"]
-        if not all(isinstance(image["file_name"], str) for image in images.values()):
-            raise TypeError("a file_name that is no text")
-        if not all(isinstance(a["image_id"], int) and isinstance(a["category_id"], int) for a in annotations):
-            raise TypeError("an annotation whose image_id or category_id is no whole number")
-        counts = len(images) - len(content["images"]), len(categories) - len(content["categories"])
-    except (KeyError, TypeError, ValueError) as error:
-        told = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise BadData(f"{name}: not COCO's form ({told}); it has images, annotations and categories") from None
-    if any(counts):
-        raise BadData(f"{name}: an id given to two {'images' if counts[0] else 'categories'}; number them anew")
-    if not categories:
-        raise BadData(f"{name}: no categories; list the classes")
-    return images, annotations, categories
-
-
-def _annotation(a: Mapping[str, Any], labels: Mapping[int, int], file: str, check: bool) -> dict[str, Any]:
-    """An annotation with its class index."""
-    box: Any = a.get("bbox")
-    label = labels.get(a["category_id"], -1)
-    sound = isinstance(box, list) and len(box) == 4 and all(isinstance(x, int | float) and isfinite(x) for x in box)
-    if check and not sound:
-        raise BadData(f"{file}: annotation {a.get('id')}: bbox {box!r}; give x, y, width and height in pixels")
-    if check and label < 0:
+        count = sum(len(rows[number]) for number in orphans)
         raise BadData(
-            f"{file}: annotation {a.get('id')} is of category {a['category_id']}; listed are "
-            f"{', '.join(map(str, labels))}"
+            f"{name}: {count} annotations of images that it does not list, as {orphans[0]}; list or remove them"
         )
-    return {**a, "bbox": box if sound else [0, 0, 0, 0], "label": label, "iscrowd": bool(a.get("iscrowd", 0))}
+    labels = {category.id: label for label, category in enumerate(categories)}
+    files = NamedFiles(data, found.folders, name, split)
+    entries: list[Marked] = []
+    missing: list[str] = []
+    for image in file.images:
+        path = files.find(image.file_name)
+        if path is None:
+            missing.append(image.file_name)
+            continue
+        height, width = image.size or _size(path)
+        annotations = [
+            _annotation(
+                file.annotations[place], labels, height, width, errors.get(place), f"{name}: annotations[{place}]"
+            )
+            for place in rows.get(image.id, ())
+        ]
+        entries.append(Marked(path.relative_to(data).as_posix(), height, width, image.id, tuple(annotations)))
+    if missing and not entries and check:
+        looked = ", ".join(folder.relative_to(data).as_posix() for folder in found.folders)
+        raise BadData(
+            f"{name}: none of its {len(missing)} images exists, as {missing[0]}; looked in {looked}, and for the plain "
+            "name anywhere below; copy the images there"
+        )
+    notes += _note_guesses(files)
+    unlisted = _unlisted(data, found.folders[0], {entry.path for entry in entries}) if found.exclusive else []
+    if unlabelled == "negative":
+        for number, spare in enumerate(unlisted, max(images, default=0) + 1):
+            entries.append(Marked(spare, *_size(data / spare), number, ()))
+        unlisted = []
+    if check:
+        _refuse(entries, labels, name)
+    masks = all(a.get("segmentation") or a["iscrowd"] for entry in entries for a in entry.annotations)
+    classes, ids = tuple(c.label for c in categories), tuple(labels)
+    opened = MarkedImages(data, tuple(entries), classes, ids, masks)
+    return Opened(opened, tuple(missing), tuple(unlisted), sum(len(rows[i]) for i in orphans), tuple(notes))
 
 
-def _entry(name: str, path: Path, image: Mapping[str, Any], number: int, annotations: list[Any]) -> Marked:
-    size = image.get("height"), image.get("width")
-    if not all(isinstance(side, int) and side > 0 for side in size):
-        try:
-            size = upright_size(path)
-        except BadImage:
-            size = (1, 1)  # it is left out as unreadable before anything is made of it
-    return Marked(name, size[0], size[1], number, tuple(annotations))  # type: ignore[arg-type]
+def _classes(file: CocoFile, name: str) -> tuple[list[CocoCategory], list[str]]:
+    """Categories by id, without Roboflow's unused root, and what is to be noted."""
+    categories = sorted(file.categories, key=lambda category: category.id)
+    roots = [c for c in categories if c.supercategory == "none" and any(o.supercategory == c.name for o in categories)]
+    used = {row.category_id for row in file.annotations} if roots else set()
+    notes = []
+    if len(roots) == 1 and roots[0].id not in used:
+        categories.remove(roots[0])
+        notes = [f"category {roots[0].id}, {roots[0].label}, is the group of the others and has no object: no class"]
+    seen: dict[str, int] = {}
+    for category in categories:
+        if category.label in seen:
+            raise BadData(
+                f"{name}: categories {seen[category.label]} and {category.id} have the name {category.label!r}, which "
+                "one class may have; rename one, or join them"
+            )
+        seen[category.label] = category.id
+    return categories, notes
+
+
+def _annotation(
+    row: CocoAnnotation, labels: dict[int, int], height: int, width: int, error: str | None, place: str
+) -> dict[str, Any]:
+    """An annotation of an image of that size, in the form of `Marked`."""
+    box = row.bbox
+    if box is None and error is None:
+        if reason := rle.fault(row.segmentation, height, width):
+            error = f"{place} has no bbox, and its mask cannot be read: {reason}; write one of the two"
+        else:
+            box = rle.outline(row.segmentation, height, width)
+    number = {} if row.id is None else {"id": row.id}
+    if error is not None:
+        return {
+            **number,
+            "category_id": row.category_id,
+            "bbox": [0, 0, 0, 0],
+            "label": -1,
+            "iscrowd": False,
+            "error": error,
+        }
+    annotation = {**number, "category_id": row.category_id, "bbox": box, "label": labels.get(row.category_id, -1)}
+    annotation["iscrowd"] = bool(row.iscrowd)
+    if row.segmentation:
+        annotation["segmentation"] = row.segmentation
+    if row.area is not None and 0 < row.area < math.inf:
+        annotation["area"] = row.area
+    return annotation
+
+
+def _refuse(entries: Sequence[Marked], labels: dict[int, int], name: str) -> None:
+    """Raise `BadData` for the first annotation that cannot be trained on."""
+    for a in (a for entry in entries for a in entry.annotations if a["label"] < 0):
+        raise BadData(
+            a.get("error")
+            or f"{name}: annotation {a.get('id')} is of category {a['category_id']}; listed are "
+            f"{listed([str(number) for number in labels])}; list it, or remove the annotation"
+        )
+
+
+def _note_guesses(files: NamedFiles) -> list[str]:
+    if not files.guesses:
+        return []
+    name, path = next(iter(files.guesses.items()))
+    where = path.relative_to(files.root).as_posix()
+    return [f"{many(len(files.guesses), 'image')} found by the plain name only, as {where} for {name!r}"]
+
+
+def _size(path: Path) -> tuple[int, int]:
+    try:
+        return upright_size(path)
+    except BadImage:
+        return 1, 1  # it is left out as unreadable before anything is made of it
 
 
 def find_image(folders: Sequence[Path], name: str, file: str) -> Path | None:
-    """Where an image lies."""
+    """Where an image is stored."""
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise BadData(f"{file}: file_name {name!r} leads out of the data folder; give paths below it")
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
 def _unlisted(data: Path, folder: Path, listed: set[str]) -> list[str]:
-    if folder in (data, data / "images"):  # both splits lie there
-        return []
     return [name for path in list_images(folder) if (name := path.relative_to(data).as_posix()) not in listed]

@@ -10,7 +10,7 @@ from faster_coco_eval.core import mask as coco
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from featherbone.data.findings import MAX_EXAMPLES, Example, Finding, Picture, Severity, look_at, many, to_jpeg
+from featherbone.data.findings import MAX_EXAMPLES, Example, Finding, Picture, Severity, look_at, to_jpeg
 from featherbone.data.images import read_image
 from featherbone.data.layouts import TRAINING_SPLITS
 from featherbone.data.objects import Marked, MarkedImages
@@ -134,9 +134,11 @@ class Marks:
         return to_jpeg(draw_marks(picture, boxes, found, whole=rows is None))
 
     def _mask(self, row: int) -> NDArray[np.bool_] | None:
-        entry = self.entries[self.image[row]]
+        entry, look = self.entries[self.image[row]], self.looks[self.image[row]]
         if self.masks.faults[row] or np.isnan(self.masks.areas[row]):
             return None
+        if isinstance(look, str) or (look.height, look.width) != (entry.height, entry.width):
+            return None  # the stated size may be of any number of pixels
         return rle.decode(rle.from_coco(self.annotation(row)["segmentation"], entry.height, entry.width))
 
 
@@ -206,8 +208,8 @@ def _mask_facts(entry: Marked | None, masks: bool) -> MaskFacts:
         segmentation = annotation.get("segmentation")
         if entry is None or not segmentation:
             continue
-        if fault := _fault(segmentation, entry):
-            facts.faults[i] = fault
+        facts.faults[i] = rle.fault(segmentation, entry.height, entry.width)
+        if facts.faults[i]:
             continue
         mask = rle.from_coco(segmentation, entry.height, entry.width)
         x, y, width, height = np.asarray(coco.toBbox([mask]), np.float64).reshape(4)
@@ -216,22 +218,6 @@ def _mask_facts(entry: Marked | None, masks: bool) -> MaskFacts:
             points = np.concatenate([np.asarray(p, np.float64).reshape(-1, 2) for p in segmentation])
             facts.beyond[i] = max((-points).max(), (points - (entry.width, entry.height)).max(), 0)
     return facts
-
-
-def _fault(segmentation: Any, entry: Marked) -> str:
-    """Why a mask cannot be read, if so."""
-    height, width = entry.height, entry.width
-    if isinstance(segmentation, dict):
-        size, counts = list(segmentation.get("size", ())), segmentation.get("counts")
-        if size != [height, width]:
-            return f"a mask of size {size} in an image of height and width {[height, width]}"
-        if isinstance(counts, list) and sum(counts) != height * width:
-            return f"runs of {sum(counts):,} pixels in an image of {height * width:,}"
-        return "" if isinstance(counts, list | str | bytes) else f"counts {counts!r}"
-    if isinstance(segmentation, list) and all(isinstance(p, list) and len(p) % 2 == 0 for p in segmentation):
-        short = [len(p) // 2 for p in segmentation if len(p) < 6]
-        return f"a polygon of {many(short[0], 'point')}" if short else ""
-    return "neither polygons [[x, y, x, y, ...], ...] nor run lengths"
 
 
 def draw_marks(

@@ -35,16 +35,17 @@ IMBALANCE = 50
 """A largest class more than so many times the smallest is a warning."""
 
 
-def examine_objects(data: Path, task: str, input_size: int) -> Examination:
-    """Read every image of `data` once and tell all that is wrong for `task`, detection or instance.
+def examine_objects(data: Path, task: str, input_size: int, crowds: str = "ignore") -> Examination:
+    """Read every image of `data` once and report all that is wrong for `task`, detection or instance.
 
-    `input_size` is the height and width of the network's input in pixels. A problem never ends the examination.
+    `input_size` is the height and width of the network's input in pixels, `crowds` is that of `open_detection`. A
+    problem never ends the examination.
     """
     splits: dict[str, MarkedImages] = {}
     findings: list[Finding] = []
     for split in TRAINING_SPLITS:
         try:
-            opened = open_detection_split(data, split, check=False)
+            opened = open_detection_split(data, split, check=False, crowds=crowds)
         except BadData as error:
             findings.append(Finding("error", "unreadable-split", str(error), 1))
             continue
@@ -203,8 +204,17 @@ def _check_ids(splits: Mapping[str, MarkedImages], marks: Marks) -> Iterator[Fin
         if first[i] != other[i]
     ]
     if clash:
-        message = f"{many(clash, 'class id')} with one name in training and another in validation; make them the same"
-        yield finding("error", "classes-differ", message, clash)
+        message = f"{many(clash, 'class id')} with one name in training and another in validation; names are matched"
+        yield finding("note", "ids-differ", message, clash)
+    if "train" in splits and "val" in splits:
+        used = {a["label"] for entry in splits["val"].entries for a in entry.annotations} - {-1}
+        names_used = [splits["val"].classes[label] for label in sorted(used)]
+        if strange := [Example((name,)) for name in names_used if name not in splits["train"].classes]:
+            message = (
+                f"{many(strange, 'class', 'classes')} of validation objects not listed in training; list the same "
+                "classes in both, under the same names"
+            )
+            yield finding("error", "classes-differ", message, strange)
     of = marks.splits[marks.image]
     for split, names in known.items():
         rows = np.flatnonzero(of == split)

@@ -76,11 +76,12 @@ def find_tasks(data: Path) -> tuple[str, ...]:
 def _tasks(data: Path) -> tuple[str, ...]:
     """Tasks that a layout serves; none where it is no layout."""
     from featherbone.data.class_folders import find_source  # these read names of splits from this file
+    from featherbone.data.coco import has_coco
     from featherbone.data.formats import find_format
     from featherbone.data.mask_folders import has_masks
     from featherbone.data.parquet import find_parquet
 
-    coco = any(data.glob("annotations/instances_*.json")) or any(data.glob(f"*/{ROBOFLOW}"))
+    coco = has_coco(data)
     panoptic = any(data.glob("annotations/panoptic_*.json"))
     cityscapes = (data / "leftImg8bit").is_dir() and (data / "gtFine").is_dir()
     known = find_format(data)

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from featherbone.data.layouts import split_of
+from featherbone.data.listing import list_files
 from featherbone.errors import BadData
 
 _HASH = re.compile(r"[0-9a-f]{8}-(?=.)")
@@ -20,12 +22,13 @@ class NamedFiles:
     A name is first taken as it is written, in each of `folders` (below `root`, most likely first). Names that are
     absolute on any system, lead out of the folder, hold backslashes or URL escapes, or name folders that do not exist
     are found by their plain name: a single file of that name is taken, and of several the one whose folders agree with
-    the name, or the only one in the most likely folder.
+    the name, or the only one in the most likely folder. Folders of other splits than `split` are not searched: an
+    image that is missing in one often has a namesake in another.
     """
 
-    def __init__(self, root: Path, folders: Sequence[Path] = (), source: str = "") -> None:
+    def __init__(self, root: Path, folders: Sequence[Path] = (), source: str = "", split: str | None = None) -> None:
         """`source` is what messages call the list."""
-        self.root, self.source = root, source
+        self.root, self.source, self.split = root, source, split
         self.folders = tuple(folders) or (root,)
         self.guesses: dict[str, Path] = {}
         """The files that were found by their plain names only."""
@@ -60,15 +63,13 @@ class NamedFiles:
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
-        """All files by their plain names, hidden ones left out; those of each folder also where it is a link."""
-        found: dict[str, dict[Path, None]] = {}
-        for top in (*self.folders, self.root):
-            for folder, inner, names in os.walk(top):
-                inner[:] = sorted(name for name in inner if not name.startswith("."))
-                for name in sorted(names):
-                    if not name.startswith("."):
-                        found.setdefault(_key(name), {})[Path(folder, name)] = None
-        return {name: list(paths) for name, paths in found.items()}
+        """All files by their plain names, but for those of other splits."""
+        found: dict[str, list[Path]] = {}
+        for path in list_files(self.root):
+            splits = {split_of(folder) for folder in path.parent.relative_to(self.root).parts}
+            if self.split is None or splits <= {None, self.split}:
+                found.setdefault(_key(path.name), []).append(path)
+        return found
 
 
 def written_parts(name: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Images with objects marked on them: what COCO and YOLO files come to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featherbone.data.images import Stored
+from featherbone.data.findings import listed
+from featherbone.data.images import Stored, upright_size
 from featherbone.errors import BadData, BadImage
 from featherbone.ops import rle
 from featherbone.results import Box, Detections, Instances, Rle
@@ -84,13 +85,7 @@ class MarkedImages(Stored):
     def read(self, index: int) -> Image.Image:
         """The image in RGB, upright. Raises `BadImage`, also where its size is not the annotated one."""
         image = super().read(index)
-        entry = self.entries[index]
-        if image.size != (entry.width, entry.height):
-            turned = ", turned by its EXIF orientation" if image.size == (entry.height, entry.width) else ""
-            raise BadImage(
-                f"{entry.path}: {image.width}x{image.height} pixels{turned}, but annotated as {entry.width}x"
-                f"{entry.height}; annotate the upright image, or correct the size"
-            )
+        _check_size(self.entries[index], image.height, image.width)
         return image
 
     def take(self, indices: Sequence[int]) -> "MarkedImages":
@@ -98,9 +93,48 @@ class MarkedImages(Stored):
         entries = tuple(self.entries[i] for i in indices)
         return MarkedImages(self.root, entries, self.classes, self.category_ids, self.has_masks)
 
+    def with_crowds_as_objects(self) -> "MarkedImages":
+        """The same images with every crowd taken for a single object."""
+        entries = tuple(
+            replace(entry, annotations=tuple({**a, "iscrowd": False} for a in entry.annotations))
+            for entry in self.entries
+        )
+        masks = all(a.get("segmentation") for entry in entries for a in entry.annotations)
+        return MarkedImages(self.root, entries, self.classes, self.category_ids, masks)
+
+    def with_classes(self, classes: Sequence[str], category_ids: Sequence[int]) -> "MarkedImages":
+        """The same images with the classes of another split, found by their names.
+
+        The numbers in the files stay; a class that these files do not list has that of the other split if it is free.
+        Raises `BadData` where an object's class is not among `classes`.
+        """
+        places = {name: label for label, name in enumerate(classes)}
+        used = {a["label"] for entry in self.entries for a in entry.annotations if a["label"] >= 0}
+        if odd := [self.classes[label] for label in sorted(used) if self.classes[label] not in places]:
+            raise BadData(
+                f"{self.root}: objects of classes that the training images do not list: {listed(odd)}; theirs are "
+                f"{listed(classes)}; list the same in both"
+            )
+        numbers = dict(zip(self.classes, self.category_ids, strict=True))
+        for name, number in zip(classes, category_ids, strict=True):
+            taken = set(numbers.values())
+            numbers.setdefault(name, number if number not in taken else max(taken) + 1)
+        table = [places.get(name, -1) for name in self.classes] + [-1]
+        entries = tuple(
+            replace(entry, annotations=tuple({**a, "label": table[a["label"]]} for a in entry.annotations))
+            for entry in self.entries
+        )
+        ids = tuple(numbers[name] for name in classes)
+        return MarkedImages(self.root, entries, tuple(classes), ids, self.has_masks)
+
     def objects(self, index: int, masks: bool = False) -> Objects:
-        """The objects of an image, with their masks on request; boxes that are empty within the image are left out."""
+        """The objects of an image, with their masks on request; boxes that are empty within the image are left out.
+
+        Raises `BadImage` where masks are to be drawn and the image has not the annotated size.
+        """
         entry = self.entries[index]
+        if masks and entry.annotations:
+            _check_size(entry, *upright_size(self.root / entry.path))
         limit = np.array([entry.width, entry.height] * 2, np.float64)
         given = np.array([a["bbox"] for a in entry.annotations], np.float64).reshape(-1, 4)
         given[:, 2:] += given[:, :2]
@@ -108,13 +142,14 @@ class MarkedImages(Stored):
         fit = np.flatnonzero(((boxes[:, 2:] - boxes[:, :2]) > 0).all(1))
         kept = [entry.annotations[i] for i in fit]
         sides = boxes[fit, 2:] - boxes[fit, :2]
+        areas = [a["area"] if "area" in a else _area(a, entry, side) for a, side in zip(kept, sides, strict=True)]
         return Objects(
             entry.height,
             entry.width,
             boxes[fit].astype(np.float32),
             np.array([a["label"] for a in kept], np.int64),
             np.array([bool(a.get("iscrowd", 0)) for a in kept], bool),
-            np.array([a.get("area", side.prod()) for a, side in zip(kept, sides, strict=True)], np.float64),
+            np.array(areas, np.float64),
             tuple(_mask(a, entry) for a in kept) if masks else None,
         )
 
@@ -143,10 +178,31 @@ class Opened:
     """What else was noticed: what of the files is read in which way, and what is not read."""
 
 
+def _check_size(entry: Marked, height: int, width: int) -> None:
+    if (height, width) != (entry.height, entry.width):
+        turned = ", turned by its EXIF orientation" if (width, height) == (entry.height, entry.width) else ""
+        raise BadImage(
+            f"{entry.path}: {width}x{height} pixels{turned}, but annotated as {entry.width}x{entry.height}; annotate "
+            "the upright image, or correct the size"
+        )
+
+
+def _area(annotation: Mapping[str, Any], entry: Marked, side: NDArray[np.float64]) -> float:
+    """Pixels of the mask, or of the box of that width and height where there is no mask that can be read."""
+    segmentation = annotation.get("segmentation")
+    if not segmentation or rle.fault(segmentation, entry.height, entry.width):
+        return float(side.prod())
+    return float(rle.areas([rle.from_coco(segmentation, entry.height, entry.width)])[0])
+
+
 def _mask(annotation: Mapping[str, Any], entry: Marked) -> Rle:
     try:
         return rle.from_coco(annotation.get("segmentation") or [], entry.height, entry.width)
     except ValueError as error:
-        raise BadData(
-            f"{entry.path}: the mask of annotation {annotation.get('id')} cannot be read: {error}; mend or remove it"
-        ) from None
+        raise BadData(f"{mask_place(annotation, entry)}: {error}; correct or remove it") from None
+
+
+def mask_place(annotation: Mapping[str, Any], entry: Marked) -> str:
+    """What messages call the mask of an annotation."""
+    number = f"annotation {annotation['id']}" if "id" in annotation else f"the object at {annotation['bbox'][:2]}"
+    return f"{entry.path}: the mask of {number}"

@@ -191,6 +191,14 @@ class MarkedThings(MarkedImages):
         """Only the images of `indices`, in that order."""
         return self.source.take(indices).marked()
 
+    def with_crowds_as_objects(self) -> "MarkedImages":
+        """Refused with `BadData`: a segment's map does not part a crowd's objects."""
+        raise BadData(f"{self.root}: crowds of panoptic maps are not single objects; omit --crowds objects")
+
+    def with_classes(self, classes: Sequence[str], category_ids: Sequence[int]) -> "MarkedImages":
+        """Refused with `BadData`: both splits of panoptic maps list the same classes."""
+        raise BadData(f"{self.root}: training has classes {classes}, validation {self.classes}; list the same in both")
+
     def objects(self, index: int, masks: bool = False) -> Objects:
         """The things of an image, with their masks on request."""
         return self.source.objects(index, masks)

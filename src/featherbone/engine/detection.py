@@ -46,7 +46,7 @@ class DetectionJob(DenseJob):
 
     def open(self) -> Splits:
         s = self.settings
-        return open_detection(self.data, s["val_share"], s["seed"], s["unlabelled"], self.masks)
+        return open_detection(self.data, s["val_share"], s["seed"], s["unlabelled"], self.masks, s["crowds"])
 
     def check(self) -> None:
         for split, images in (("train", self.train), ("val", self.val)):

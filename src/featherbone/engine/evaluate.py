@@ -116,7 +116,7 @@ def evaluate_tiled(
 
 def measure_found(images: MarkedImages, records: Sequence[Detections], masks: bool) -> tuple[dict[str, Any], Finds]:
     """Official metrics of the records of a split's images, in their order."""
-    metrics = DetectionMetrics(images.classes, images.category_ids, masks)
+    metrics = DetectionMetrics(images.classes, masks)
     for index, record in enumerate(records):
         metrics.update(images.entries[index].image_id, images.objects(index, masks), record)
     best = metrics.best_score()

@@ -7,8 +7,9 @@ import numpy as np
 
 from featherbone.data.coco import find_image
 from featherbone.data.detection import open_detection
+from featherbone.data.formats.coco_json import read_bytes
 from featherbone.data.label_files import read_values
-from featherbone.data.layouts import find_task
+from featherbone.data.layouts import find_task, find_tasks
 from featherbone.data.panoptic import PanopticImages, panoptic_rows, read_ids
 from featherbone.data.segmentation import open_segmentation
 from featherbone.engine.evaluate import measure_found
@@ -26,31 +27,31 @@ Measured = tuple[dict[str, Any], tuple[str, ...]]
 """Metrics and class names."""
 
 
-def evaluate_results(results: Path, data: Path, masks: bool, **reading: Any) -> Measured:
+def evaluate_results(results: Path, data: Path, masks: bool, crowds: str = "ignore", **reading: Any) -> Measured:
     """Metrics of any tool's results on the validation images of a data folder.
 
-    A folder holds index PNGs, a file COCO's results or panoptic json. `reading` are keywords of `open_segmentation`.
+    A folder holds index PNGs, a file COCO's results or panoptic json. `crowds` is of `open_detection`, and `reading`
+    are keywords of `open_segmentation`.
     """
     if results.is_dir():
         find_task(data, "semantic")
         return evaluate_label_files(results, data, **reading)
     if any(value not in (None, False) for value in reading.values()):
         raise BadOption(f"ignore-index and zero-ignored are for a folder of index PNGs; {results} is none")
-    content = read_json(results, str(results))
-    if isinstance(content, dict) and "annotations" in content:
+    if read_bytes(results, str(results)).lstrip().startswith(b"{") and "panoptic" in find_tasks(data):
         find_task(data, "panoptic")
         return evaluate_panoptic_json(results, data)
     find_task(data, "instance" if masks else "detection")
-    return evaluate_detections(results, data, masks)
+    return evaluate_detections(results, data, masks, crowds)
 
 
-def evaluate_detections(results: Path, data: Path, masks: bool) -> Measured:
+def evaluate_detections(results: Path, data: Path, masks: bool, crowds: str = "ignore") -> Measured:
     """Metrics of detections in COCO's results format."""
-    images = open_detection(data, masks=masks).val
+    images = open_detection(data, masks=masks, crowds=crowds).val
     sizes = {entry.image_id: (entry.height, entry.width) for entry in images.entries}
     found = read_coco_results(results, sizes, images.category_ids, images.classes)
     if masks and not all(isinstance(record, Instances) for record in found.values() if len(record)):
-        raise BadData(f"{results}: some detections have no segmentation; leave --masks out, or add them")
+        raise BadData(f"{results}: some detections have no segmentation; omit --masks, or add them")
     return measure_found(images, [found[entry.image_id] for entry in images.entries], masks)[0], images.classes
 
 

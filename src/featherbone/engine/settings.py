@@ -121,6 +121,9 @@ class Settings(TypedDict, total=False):
     """Share of each class held out where the data has no validation split."""
     unlabelled: Literal["leave-out", "negative"]
     """What an image is that no annotation file mentions: left out, or taken to show no object."""
+    crowds: Literal["ignore", "objects"]
+    """What annotations with iscrowd 1 are: groups of which nothing is learned or counted, as COCO means them, or single
+    objects, as CVAT writes brush masks."""
     eval_every: int
     """Epochs from one evaluation to the next; the last is always evaluated."""
     seed: int
@@ -197,6 +200,7 @@ DEFAULTS: Settings = {
     "temperature": 2.0,
     "val_share": 0.2,
     "unlabelled": "leave-out",
+    "crowds": "ignore",
     "eval_every": 1,
     "seed": 0,
     "device": "auto",
@@ -237,7 +241,7 @@ ONLY: dict[tuple[str, ...], tuple[str, ...]] = {
         *("head", "head_args", "head_lr", "scale", "photometric", "expand", "backbone_from", "freeze_norm"),
     ),
     ("detection", "instance", "panoptic"): ("iou_crop",),
-    ("detection", "instance"): ("mosaic", "unlabelled"),
+    ("detection", "instance"): ("mosaic", "unlabelled", "crowds"),
     ("semantic",): ("class_share", "ignore_index", "zero_ignored", "class_weights", "hard_share", "dice"),
 }
 """Settings that have a meaning for some tasks alone."""
@@ -364,6 +368,7 @@ CHOICES = {
     "distillation": ("soft", "hard"),
     "schedule": ("cosine", "step", "poly"),
     "unlabelled": ("leave-out", "negative"),
+    "crowds": ("ignore", "objects"),
 }
 
 

@@ -1,7 +1,7 @@
 """Average precision and recall as COCO defines them, of boxes and masks, counted by faster-coco-eval."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,8 +12,9 @@ from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as coco
 from numpy.typing import NDArray
 
+from featherbone.data.findings import listed
+from featherbone.data.formats.coco_json import ALLOWED, CocoResult, read_typed
 from featherbone.errors import BadData
-from featherbone.files import read_json
 from featherbone.ops import rle
 from featherbone.results import Box, Detections, Instances, Rle
 
@@ -50,10 +51,11 @@ class _Judged:
 
 
 class DetectionMetrics:
-    """Metrics over images, in any order; an image has the objects that `update` is told of."""
+    """Metrics over images, in any order; an image has the objects that `update` is given."""
 
-    def __init__(self, classes: Sequence[str], category_ids: Sequence[int], masks: bool) -> None:
-        self.classes, self.category_ids, self.masks = tuple(classes), tuple(category_ids), masks
+    def __init__(self, classes: Sequence[str], masks: bool) -> None:
+        self.classes, self.masks = tuple(classes), masks
+        self.category_ids = tuple(range(1, len(classes) + 1))  # in the order of the classes, as COCO's tables are
         self.images: list[dict[str, Any]] = []
         self.truth: list[dict[str, Any]] = []
         self.found: list[dict[str, Any]] = []
@@ -188,43 +190,46 @@ def read_coco_results(
 
     They have masks where every row has. Raises `BadData` for what is not that format, or of other images or classes.
     """
-    rows = read_json(path, str(path))
-    form = "a list of image_id, category_id, score and bbox or segmentation"
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise BadData(f"{path}: not COCO's results format; write {form}")
-    masks = bool(rows) and all("segmentation" in row for row in rows)
+    name = str(path)
+    rows = read_typed(path, name, list[CocoResult])
+    masks = bool(rows) and all(row.segmentation is not None for row in rows)
     labels = {number: label for label, number in enumerate(category_ids)}
+    _check_known(name, "image_id", [row.image_id for row in rows], sizes, f"the {len(sizes)} images measured")
+    _check_known(name, "category_id", [row.category_id for row in rows], labels, listed([str(n) for n in labels]))
     of: dict[int, list[tuple[Any, ...]]] = {image_id: [] for image_id in sizes}
     for place, row in enumerate(rows):
-        where = f"{path}: row {place + 1}"
-        image_id, category, score = row.get("image_id"), row.get("category_id"), row.get("score")
-        if image_id not in sizes:
-            raise BadData(f"{where}: image_id {image_id!r} is none of the {len(sizes)} validation images")
-        if category not in labels:
-            raise BadData(f"{where}: category_id {category!r} is none of {', '.join(map(str, labels))}")
-        if not isinstance(score, int | float) or not math.isfinite(score):
-            raise BadData(f"{where}: score {score!r}; write {form}")
-        shape = _read_shape(row, *sizes[image_id], where)
-        of[image_id].append((float(score), labels[category], *shape))
+        if not math.isfinite(row.score):
+            raise BadData(f"{name}: [{place}].score is {row.score}; write {ALLOWED['score']}")
+        shape = _read_shape(row, *sizes[row.image_id], f"{name}: [{place}]")
+        of[row.image_id].append((row.score, labels[row.category_id], *shape))
     return {image_id: _record(*sizes[image_id], found, classes, masks) for image_id, found in of.items()}
 
 
-def _read_shape(row: Mapping[str, Any], height: int, width: int, where: str) -> tuple[Box, Rle | None]:
+def _check_known(name: str, field: str, ids: Sequence[int], known: Collection[int], allowed: str) -> None:
+    """Raise `BadData` where `ids`, the values of a field in a results file, are not all `known`."""
+    unknown = [place for place, number in enumerate(ids) if number not in known]
+    if unknown:
+        values = listed([str(number) for number in dict.fromkeys(ids[place] for place in unknown)])
+        raise BadData(
+            f"{name}: [{unknown[0]}].{field} is {ids[unknown[0]]}, which is not among {allowed}; {len(unknown)} of "
+            f"{len(ids)} rows have such a {field} ({values}): give the results of these images and classes"
+        )
+
+
+def _read_shape(row: CocoResult, height: int, width: int, where: str) -> tuple[Box, Rle | None]:
     """The box of a row, and its mask if it has one."""
-    mask = None
-    if "segmentation" in row:
+    mask, box = None, row.bbox
+    if row.segmentation is not None:
         try:
-            mask = rle.from_coco(row["segmentation"], height, width)
+            mask = rle.from_coco(row.segmentation, height, width)
         except ValueError as error:
-            raise BadData(f"{where}: segmentation: {error}") from None
-    box = row.get("bbox")
-    if box is None and mask is not None:
-        box = np.asarray(coco.toBbox([mask])).reshape(4).tolist()
-    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(x, int | float) for x in box)):
-        raise BadData(f"{where}: bbox {box!r}; write x, y, width and height in pixels")
+            raise BadData(f"{where}.segmentation: {error}; correct or remove it") from None
+        box = box if box is not None else np.asarray(coco.toBbox([mask])).reshape(4).tolist()
+    if box is None:
+        raise BadData(f"{where} has no bbox and no segmentation; write {ALLOWED['bbox']}")
+    if len(box) != 4 or not all(map(math.isfinite, box)):
+        raise BadData(f"{where}.bbox is {box}; write {ALLOWED['bbox']}")
     x, y, w, h = box
-    if not all(map(math.isfinite, box)):
-        raise BadData(f"{where}: bbox {box!r} is not finite")
     return (x, y, x + w, y + h), mask
 
 

@@ -14,7 +14,7 @@ from featherbone.tasks.detection import SURE
 
 FORMAT = 1
 MANIFEST = "featherbone.json"
-READING = ("val_share", "seed", "ignore_index", "zero_ignored", "unlabelled")
+READING = ("val_share", "seed", "ignore_index", "zero_ignored", "unlabelled", "crowds")
 """Settings of a run without which its data is not read alike."""
 
 

@@ -1,0 +1,222 @@
+"""COCO's JSON files as typed values: read once, leniently where tools differ, and refused with one message."""
+
+import codecs
+import json
+import math
+import re
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from featherbone.errors import BadData
+
+T = TypeVar("T")
+Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A number as such, as text, or as a float without fraction."""
+
+GZIP = b"\x1f\x8b"
+ALLOWED: dict[Any, str] = {
+    **dict.fromkeys(("id", "image_id", "category_id"), "a whole number from 0 to 2^63 - 1"),
+    **dict.fromkeys(("width", "height"), "whole pixels, or nothing where the image's file is to be asked"),
+    "file_name": "the path of the image as text",
+    "name": "the name of the class as text",
+    "bbox": "x, y, width and height in pixels: four finite numbers",
+    "area": "a number of pixels",
+    "iscrowd": "0 or 1",
+    "score": "a finite number",
+    "segments_info": "a list of segments with id and category_id",
+    **dict.fromkeys(("images", "annotations", "categories"), "a list of values with names"),
+}
+"""Values of COCO's fields, in words."""
+LISTS = ("images", "annotations", "categories", "segments_info")
+
+
+class CocoImage(msgspec.Struct):
+    """A listed image."""
+
+    id: Id
+    file_name: str
+    width: int | None = None
+    height: int | None = None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width; None where they are not stated."""
+        stated = self.height and self.width and self.height > 0 and self.width > 0
+        return (self.height, self.width) if stated else None  # type: ignore[return-value]
+
+
+class CocoCategory(msgspec.Struct):
+    """A class."""
+
+    id: Id
+    name: str | int
+    supercategory: Any = None
+
+    @property
+    def label(self) -> str:
+        """The name as text, without spaces around it."""
+        return str(self.name).strip()
+
+
+class CocoAnnotation(msgspec.Struct):
+    """An object in an image."""
+
+    image_id: Id
+    category_id: Id
+    id: int | float | str | None = None
+    bbox: list[float] | None = None
+    segmentation: Any = None
+    """Checked where masks are read, by `ops.rle.fault`."""
+    area: float | None = None
+    iscrowd: bool | float | None = None
+
+
+class CocoResult(msgspec.Struct):
+    """A detection in COCO's results format."""
+
+    image_id: Id
+    category_id: Id
+    score: float
+    bbox: list[float] | None = None
+    segmentation: Any = None
+
+
+class CocoFile(msgspec.Struct):
+    """What an annotation file of objects holds."""
+
+    images: list[CocoImage]
+    categories: list[CocoCategory]
+    annotations: list[CocoAnnotation]
+
+
+class _Listing(msgspec.Struct):
+    """The same, but for annotations, which are read one by one."""
+
+    images: list[CocoImage]
+    categories: list[CocoCategory]
+    annotations: list[Any]
+
+
+def read_objects(path: Path, name: str) -> tuple[CocoFile, dict[int, str]]:
+    """An annotation file of objects, and for the places of annotations that cannot be read, why and what to do.
+
+    Such an annotation has an empty box. Raises `BadData` for a file that is not COCO's, for an annotation that names no
+    image, for ids given twice, and where there are no categories.
+    """
+    content = read_bytes(path, name)
+    errors: dict[int, str] = {}
+    try:
+        file = msgspec.json.decode(content, type=CocoFile, strict=False)
+    except (msgspec.DecodeError, RecursionError):
+        value = _parse(content, name)
+        listing = convert(value, _Listing, name)
+        annotations = []
+        for place, row in enumerate(listing.annotations):
+            try:
+                annotations.append(msgspec.convert(row, CocoAnnotation, strict=False))
+            except msgspec.ValidationError as fault:
+                errors[place] = explain(fault, row, name, f"annotations[{place}]")
+                try:
+                    image_id = msgspec.convert(row["image_id"], Id, strict=False)
+                except (TypeError, LookupError, msgspec.ValidationError):
+                    raise BadData(errors[place]) from None
+                annotations.append(CocoAnnotation(image_id, 0))
+        file = CocoFile(listing.images, listing.categories, annotations)
+    check_ids(file.images, "images", name)
+    check_categories(file.categories, name)
+    for place, row in enumerate(file.annotations):
+        if place not in errors and (reason := _fault(row)):
+            errors[place] = f"{name}: annotations[{place}].{reason}; correct or remove it"
+    return file, errors
+
+
+def read_typed(path: Path, name: str, kind: type[T]) -> T:
+    """A file of COCO's as a value of `kind`. Raises `BadData`, which states place, value and what is allowed."""
+    content = read_bytes(path, name)
+    try:
+        return msgspec.json.decode(content, type=kind, strict=False)
+    except (msgspec.DecodeError, RecursionError):
+        return convert(_parse(content, name), kind, name)
+
+
+def convert(value: Any, kind: type[T], name: str) -> T:
+    """A parsed value as one of `kind`. Raises `BadData` as `read_typed` does."""
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as fault:
+        raise BadData(explain(fault, value, name)) from None
+
+
+def read_bytes(path: Path, name: str) -> bytes:
+    """The bytes of a JSON file, without the mark that Windows puts before UTF-8. Raises `BadData`."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadData(f"{name}: cannot be read ({error.strerror}); give a file that is there") from None
+    if content.startswith(GZIP):
+        raise BadData(f"{name}: compressed with gzip; unpack it with: gunzip")
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
+def check_ids(rows: list[Any], kind: str, name: str) -> None:
+    """Raise `BadData` where two of the rows, `images` or `categories`, have one id."""
+    seen: dict[int, int] = {}
+    for place, row in enumerate(rows):
+        if row.id in seen:
+            raise BadData(
+                f"{name}: {kind}[{seen[row.id]}] and {kind}[{place}] have the id {row.id}, an id given to two {kind}; "
+                "number them anew"
+            )
+        seen[row.id] = place
+
+
+def check_categories(categories: list[CocoCategory], name: str) -> None:
+    """Raise `BadData` where there are none, or one has no name or the id of another."""
+    check_ids(categories, "categories", name)
+    if not categories:
+        raise BadData(f"{name}: no categories; list the classes")
+    for place, category in enumerate(categories):
+        if not category.label:
+            raise BadData(f"{name}: categories[{place}].name is empty; write {ALLOWED['name']}")
+
+
+def explain(fault: msgspec.ValidationError, value: Any, name: str, place: str = "") -> str:
+    """What msgspec refused in `value`, which is at `place` of the file: place, what was given, what is allowed."""
+    text, _, path = str(fault).partition(" - at `$")
+    steps = [field or int(index) for field, index in re.findall(r"\.(\w+)|\[(\d+)\]", path)]
+    fields = [at for at, step in enumerate(steps) if step in ALLOWED and step not in LISTS]
+    steps = steps[: fields[-1] + 1] if fields else steps  # of a number in a box the whole box is shown
+    for step in steps:
+        value = value[step]
+    where = (place + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)).lstrip(".")
+    if missing := re.search(r"missing required field `(\w+)`", text):
+        return f"{name}: {where or 'the file'} has no {missing[1]}; write {ALLOWED.get(missing[1], 'it')}"
+    shown = json.dumps(value, default=str)
+    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+    kind = "a list of values with names" if "Expected `array`" in text else 'values with names, {"id": 1, ...}'
+    allowed = ALLOWED.get(steps[-1] if steps else "", kind)
+    return f"{name}: {where or 'the file'} is {shown}; write {allowed}"
+
+
+def _parse(content: bytes, name: str) -> Any:
+    """JSON with the NaN and Infinity that Python writes. Raises `BadData`."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise BadData(f"{name}: nested too deeply; COCO's files have few levels: write it anew") from None
+    except ValueError as error:
+        raise BadData(f"{name}: not JSON ({error}); write it anew") from None
+
+
+def _fault(row: CocoAnnotation) -> str:
+    """What of an annotation of the right types cannot be meant."""
+    box, crowd = row.bbox, row.iscrowd
+    if crowd not in (0, 1, None):
+        return f"iscrowd is {crowd:g}; write {ALLOWED['iscrowd']}"
+    if box is None:
+        return "" if row.segmentation else f"bbox is missing, and so is the mask; write {ALLOWED['bbox']}"
+    if len(box) != 4 or not all(map(math.isfinite, box)):
+        return f"bbox is {box}; write {ALLOWED['bbox']}"
+    return ""
