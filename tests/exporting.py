@@ -9,7 +9,7 @@ from featherbone.data.scenes import draw_portrait
 from featherbone.data.transforms import Preprocessing
 from featherbone.tasks.card import Card
 from featherbone.tasks.dense import dense_preprocessing, find_head
-from featherbone.tasks.run import build_task
+from featherbone.tasks.run import build_task, save_weights
 
 CLASSES = ("cat", "dog", "<b>bird</b>")
 HEADS = {
@@ -28,6 +28,11 @@ def pictures(count=3):
     return [draw_portrait(0, i, (50 + 7 * i, 80), i % 6).image for i in range(count)]
 
 
+def drawn(height, width):
+    """One drawn picture."""
+    return draw_portrait(0, height % 5, (height, width), width % 6).image
+
+
 def a_model(head=None, backbone="test_resnet", side=64, **head_args):
     """The card and the task of an untrained model whose answers differ."""
     torch.manual_seed(0)
@@ -41,4 +46,13 @@ def a_model(head=None, backbone="test_resnet", side=64, **head_args):
     card = Card(task, backbone, CLASSES, size, head=head, head_args=head_args, things=things, **about)
     model = build_task(card)
     enliven(model, torch.stack([size.transform()(picture) for picture in pictures()]))
+    return card, model
+
+
+def a_run(folder, head=None, **head_args):
+    """A run folder of an untrained model whose answers differ; its card and the task."""
+    card, model = a_model(head, **head_args)
+    folder.mkdir(parents=True)
+    card.write(folder)
+    save_weights(folder, model)
     return card, model

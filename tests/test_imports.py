@@ -16,7 +16,7 @@ RANKS = (
     {"tasks", "deployment"},
     {"engine", "predictor", "explainers", "exporters"},
     {"recipes", "benchmarking"},
-    {"outcomes", "commands", "cli", "__init__", "__main__"},
+    {"outcomes", "prediction_files", "commands", "cli", "__init__", "__main__"},
 )
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
 FILES = sorted(SOURCE.rglob("*.py"))

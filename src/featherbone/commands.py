@@ -19,7 +19,6 @@ from featherbone.outcomes import (
     EvaluateResult,
     ExportResult,
     ModelsResult,
-    Prediction,
     PredictResult,
     TrainResult,
 )
@@ -175,11 +174,8 @@ def predict(
 
     """
     from featherbone.data.images import read_image
-    from featherbone.data.map_files import to_coco_panoptic, write_map
-    from featherbone.draw import draw_record, save_picture
-    from featherbone.files import write_json
+    from featherbone.prediction_files import PredictionFiles
     from featherbone.predictor import find_images, in_batches, load
-    from featherbone.results import PanopticMap
     from featherbone.tasks.exported import beside
 
     if batch_size < 1:
@@ -189,45 +185,24 @@ def predict(
     if geojson and card.task != "semantic":
         raise BadOption(f"geojson means nothing to {card.task}; leave it out, or give a run for semantic")
     folder = beside(Path(run), "predictions") if out is None else Path(out)
-    found = find_images([Path(path) for path in images])
-    names = unique_names(found)
-    done: list[Prediction] = []
-    skipped: dict[str, str] = {}
-    with bar("predicting", len(found)) as advance:
+    found = find_images([Path(path) for path in images], folder)
+    with PredictionFiles(folder, card, found, pictures, geojson) as files, bar("predicting", len(found)) as advance:
         for paths in in_batches(found, batch_size):
             readable = []
             for path in paths:
                 try:
                     readable.append((path, read_image(path)))
                 except BadImage as error:
-                    skipped[str(path)] = str(error)
+                    files.skipped[str(path)] = str(error)
                     say(str(error), "skipped")
-            for (path, image), record in zip(
-                readable, predictor.predict([image for _, image in readable]), strict=True
-            ):
-                picture = folder / f"{names[path]}.jpg" if pictures else None
-                if picture is not None:
-                    save_picture(draw_record(image, record), picture)
-                done.append(Prediction(path, record, picture, write_map(folder / "maps", names[path], record, geojson)))
+            records = predictor.predict([image for _, image in readable])
+            for (path, image), record in zip(readable, records, strict=True):
+                files.add(path, image, record)
             advance(len(paths))
-    if not done:
-        raise BadImage(f"none of {len(found)} pictures can be read; the first: {next(iter(skipped.values()))}")
-    if card.task == "panoptic":
-        maps = [(str(p.image), p.map.name, p.record) for p in done if p.map and isinstance(p.record, PanopticMap)]
-        write_json(folder / "panoptic.json", to_coco_panoptic(maps, card.classes, card.things, card.category_ids))
-    result = PredictResult(tuple(done), skipped, folder)
-    write_json(folder / "predictions.json", result.to_json())
-    return result
-
-
-def unique_names(paths: list[Path]) -> dict[Path, str]:
-    """A file name for each path: its own stem, numbered where several share one."""
-    taken: dict[str, int] = {}
-    names = {}
-    for path in paths:
-        count = taken[path.stem] = taken.get(path.stem, 0) + 1
-        names[path] = path.stem if count == 1 else f"{path.stem}-{count}"
-    return names
+    if not files.done:
+        first = next(iter(files.skipped.values()))
+        raise BadImage(f"none of {len(found)} pictures can be read; the first: {first}")
+    return PredictResult(tuple(files.done), files.skipped, folder)
 
 
 def explain(

@@ -7,9 +7,10 @@ from typing import Any
 
 from featherbone.benchmarking.models import ModelFacts, model_table
 from featherbone.data.findings import Examination
+from featherbone.data.map_files import Kept, StoredMap
 from featherbone.data.panoptic_write import Settled
 from featherbone.exporters.parity import Parity
-from featherbone.results import Classification, PanopticMap, Record, SemanticMap
+from featherbone.results import Classification, Detections, Record
 
 TOLD = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "mask_AP", "mask_AP50"),
@@ -58,19 +59,36 @@ class EvaluateResult:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The record of one image."""
+    """The result of one image."""
 
     image: Path
-    record: Record
+    kept: Kept
+    """The record; of one with a map, the file that holds it."""
     picture: Path | None
     """The annotated picture, where one was written."""
-    map: Path | None = None
-    """The PNG of classes or segments, for tasks that give one."""
+
+    @property
+    def map(self) -> Path | None:
+        """The PNG of classes or segments, for tasks that give one."""
+        return self.kept.path if isinstance(self.kept, StoredMap) else None
+
+    @property
+    def record(self) -> Record:
+        """What the model found; a map is read from its file each time."""
+        return self.kept.load() if isinstance(self.kept, StoredMap) else self.kept
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as in `predictions.json`."""
+        files = {"image": str(self.image), "picture": self.picture and str(self.picture)}
+        return {**files, **({"map": str(self.map)} if self.map else {}), **self.kept.to_json()}
+
+    def __str__(self) -> str:
+        return f"{self.image}  {_told(self.kept)}"
 
 
 @dataclass(frozen=True)
 class PredictResult:
-    """Records of all images, and the reason for each that could not be read."""
+    """Results of all images, and the reason for each that could not be read."""
 
     predictions: tuple[Prediction, ...]
     skipped: dict[str, str]
@@ -78,19 +96,10 @@ class PredictResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        rows = [
-            {
-                **{"image": str(p.image), "picture": p.picture and str(p.picture)},
-                **({"map": str(p.map)} if p.map else {}),
-                **p.record.to_json(),
-            }
-            for p in self.predictions
-        ]
-        return {"predictions": rows, "skipped": self.skipped}
+        return {"predictions": [prediction.to_json() for prediction in self.predictions], "skipped": self.skipped}
 
     def __str__(self) -> str:
-        lines = [f"{p.image}  {_told(p.record)}" for p in self.predictions]
-        lines += [f"skipped: {reason}" for reason in self.skipped.values()]
+        lines = [*map(str, self.predictions), *(f"skipped: {reason}" for reason in self.skipped.values())]
         return "\n".join(lines + ([f"pictures and predictions.json in {self.out}"] if self.out else []))
 
 
@@ -212,15 +221,14 @@ def _share(value: float | None) -> str:
     return "nothing to measure" if value is None else f"{value:.3f}"
 
 
-def _told(record: Record) -> str:
+def _told(kept: Kept) -> str:
     """A record in a few words."""
-    if isinstance(record, Classification):
-        return f"{record.name} {record.score:.1%}"
-    if isinstance(record, SemanticMap):
-        size = record.labels.size
-        return ", ".join(f"{record.classes[i]} {count / size:.0%}" for i, count in record.counts().items())
-    if isinstance(record, PanopticMap):
-        things = Counter(segment.name for segment in record.segments if segment.thing)
-        stuff = [segment.name for segment in record.segments if not segment.thing]
-        return ", ".join([*(f"{count} {name}" for name, count in things.most_common()), *stuff]) or "nothing"
-    return ", ".join(f"{count} {name}" for name, count in Counter(record.names).most_common()) or "no object"
+    if isinstance(kept, Classification):
+        return f"{kept.name} {kept.score:.1%}"
+    if isinstance(kept, Detections):
+        return ", ".join(f"{count} {name}" for name, count in Counter(kept.names).most_common()) or "no object"
+    if "segments" not in kept.values:
+        return ", ".join(f"{row['name']} {row['share']:.0%}" for row in kept.values["classes"])
+    things = Counter(row["name"] for row in kept.values["segments"] if row["thing"])
+    stuff = [row["name"] for row in kept.values["segments"] if not row["thing"]]
+    return ", ".join([*(f"{count} {name}" for name, count in things.most_common()), *stuff]) or "nothing"

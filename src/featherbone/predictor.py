@@ -113,12 +113,19 @@ def load(
     return Predictor(card, task, find_device(device), score, tile, overlap, slide, scales, mirror)
 
 
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """The paths themselves, and of folders the pictures below them, in order. Raises `BadImage` for what is missing."""
+def find_images(paths: Iterable[Path], without: Path | None = None) -> list[Path]:
+    """The paths themselves, and of folders the pictures below them, in order, each once.
+
+    Pictures of a folder `without` inside of a given one are not taken: results that were written there. Raises
+    `BadImage` for what is missing.
+    """
     found: list[Path] = []
+    results = without and without.resolve()
     for path in paths:
         if path.is_dir():
             inside = list_images(path)
+            if results and path.resolve() in results.parents:
+                inside = [picture for picture in inside if results not in picture.resolve().parents]
             if not inside:
                 raise BadImage(f"{path}: no pictures in this folder; they end in {', '.join(sorted(SUFFIXES))}")
             found += inside
@@ -126,7 +133,7 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
             found.append(path)
         else:
             raise BadImage(f"{path}: there is no such file or folder")
-    return found
+    return list(dict.fromkeys(found))
 
 
 def in_batches(paths: Sequence[Path], size: int) -> Iterator[list[Path]]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from featherbone.data.doctor_maps import examine_semantic
 from featherbone.data.layouts import find_tasks
-from featherbone.data.map_files import to_coco_panoptic, write_panoptic
+from featherbone.data.map_files import panoptic_annotation, panoptic_categories, panoptic_image, write_panoptic
 from featherbone.data.scenes_write import write_masks
 from featherbone.data.scenes_write import write_panoptic as write_panoptic_scenes
 from featherbone.data.segmentation import open_segmentation
@@ -165,7 +165,13 @@ def test_panoptic_files_come_back(parted, tmp_path):
     rows = [(Path(images.name(i)).name, f"{i}.png", record) for i, record in enumerate(records)]
     (out / "annotations").mkdir(parents=True)
     for split in ("train", "val"):
-        content = to_coco_panoptic(rows, images.classes, images.things, images.category_ids)
+        content = {
+            "images": [panoptic_image(record, i, name) for i, (name, _, record) in enumerate(rows)],
+            "annotations": [
+                panoptic_annotation(record, i, name, images.category_ids) for i, (_, name, record) in enumerate(rows)
+            ],
+            "categories": panoptic_categories(images.classes, images.things, images.category_ids),
+        }
         (out / f"annotations/panoptic_{split}.json").write_text(json.dumps(content))
         shutil.copytree(parted / "train", out / split)
         for _, name, record in rows:

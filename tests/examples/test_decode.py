@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 
 import featherbone
-from exporting import CLASSES, a_model
+from exporting import CLASSES, a_model, drawn
 from featherbone.data.images import read_image
-from featherbone.data.scenes import draw_portrait
 from featherbone.data.transforms import Preprocessing
 from featherbone.exporters.contract import Form, export_task
 from featherbone.exporters.targets import find_target
@@ -44,10 +43,6 @@ def decoders():
         sys.path.remove(str(FOLDER))
         for name in names:
             del sys.modules[name]
-
-
-def drawn(height, width):
-    return draw_portrait(0, height % 5, (height, width), width % 6).image
 
 
 def manifest_of(card, task, names=(), **form):

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Sequence
 from colorsys import hls_to_rgb
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from featherbone.data.images import open_image
+from featherbone.data.panoptic import read_ids
 from featherbone.files import write_bytes, write_text
 from featherbone.ops.polygons import trace
-from featherbone.results import PanopticMap, Record, SemanticMap
+from featherbone.results import Classification, Detections, PanopticMap, Record, Segment, SemanticMap
 
 GOLDEN = 0.618034
 """Step of the hue from one class to the next, which keeps neighbours apart."""
@@ -33,18 +36,48 @@ def write_panoptic(path: Path, ids: NDArray[np.int32]) -> None:
     _write_png(path, Image.fromarray(channels.astype(np.uint8)))
 
 
-def write_map(folder: Path, name: str, record: Record, geojson: bool) -> Path | None:
-    """The map of a record as `name`.png into a folder, and its regions as `name`.geojson; None where it has no map."""
+@dataclass(frozen=True)
+class StoredMap:
+    """A map in its file, and what its record holds beside it: of many images, maps would fill the memory."""
+
+    path: Path
+    values: dict[str, Any]
+    """The record's plain values."""
+    classes: tuple[str, ...] = ()
+    """Names of all classes, of a semantic map."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The record's plain values."""
+        return self.values
+
+    def load(self) -> SemanticMap | PanopticMap:
+        """The record, its map read from the file. Raises `BadImage` where that is gone or damaged."""
+        if self.values["task"] == "semantic":
+            with open_image(self.path, str(self.path)) as image:
+                return SemanticMap(np.array(image), self.classes)
+        segments = (Segment(**{**row, "box": tuple(row["box"])}) for row in self.values["segments"])
+        return PanopticMap(read_ids(self.path, str(self.path)), tuple(segments))
+
+
+Kept = Classification | Detections | StoredMap
+"""A record as it is kept when there are many."""
+
+
+def write_map(folder: Path, name: str, record: Record, geojson: bool) -> Kept:
+    """Write the map of a record as `name`.png into a folder, and its regions as `name`.geojson.
+
+    A record without a map is returned as it is.
+    """
     path = folder / f"{name}.png"
     if isinstance(record, SemanticMap):
         write_labels(path, record.labels, palette(len(record.classes)))
         if geojson:
-            write_geojson(path.with_suffix(".geojson"), record)
-        return path
+            write_geojson(path.with_name(f"{name}.geojson"), record)
+        return StoredMap(path, record.to_json(), record.classes)
     if isinstance(record, PanopticMap):
         write_panoptic(path, record.ids)
-        return path
-    return None
+        return StoredMap(path, record.to_json())
+    return record
 
 
 def palette(count: int) -> list[tuple[int, int, int]]:
@@ -53,18 +86,9 @@ def palette(count: int) -> list[tuple[int, int, int]]:
     return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colours] + [(0, 0, 0)] * (256 - count)
 
 
-def to_coco_panoptic(
-    maps: Sequence[tuple[str, str, PanopticMap]],
-    classes: Sequence[str],
-    things: Sequence[int],
-    category_ids: Sequence[int],
-) -> dict[str, Any]:
-    """COCO's panoptic json of images (file, file of the map, record)."""
-    rows = list(enumerate(maps, 1))
-    images = [{"id": i, "file_name": name, "height": r.height, "width": r.width} for i, (name, _, r) in rows]
-    annotations = [panoptic_annotation(record, i, file, category_ids) for i, (_, file, record) in rows]
-    categories = panoptic_categories(classes, things, category_ids)
-    return {"images": images, "annotations": annotations, "categories": categories}
+def panoptic_image(record: PanopticMap, image_id: int, file_name: str) -> dict[str, Any]:
+    """An image of COCO's panoptic json."""
+    return {"id": image_id, "file_name": file_name, "height": record.height, "width": record.width}
 
 
 def panoptic_annotation(record: PanopticMap, image_id: int, file_name: str, category_ids: Sequence[int]) -> Any:

@@ -1,0 +1,149 @@
+"""The files of `predict`: annotated pictures, maps, `predictions.json` and `panoptic.json`."""
+
+import os
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from PIL import Image
+
+from featherbone.data.map_files import panoptic_annotation, panoptic_categories, panoptic_image, write_map
+from featherbone.draw import draw_record, save_picture
+from featherbone.errors import BadOption
+from featherbone.files import atomic, to_json, write_json
+from featherbone.outcomes import Prediction
+from featherbone.results import PanopticMap, Record
+from featherbone.tasks.card import Card
+
+ROWS, PANOPTIC, MAPS = "predictions.json", "panoptic.json", "maps"
+LONGEST = 200
+"""Bytes of a file name; systems allow 255, with the ending and the mark of an unfinished file."""
+
+
+class PredictionFiles:
+    """A folder that results are written to one by one; `predictions.json` appears when all are.
+
+    Memory does not grow with the maps: `done` keeps of a map its file. Raises `BadOption` where a file would take the
+    place of one of the `images`.
+    """
+
+    def __init__(self, folder: Path, card: Card, images: Sequence[Path], pictures: bool, geojson: bool) -> None:
+        self.folder, self.card, self.pictures, self.geojson = folder, card, pictures, geojson
+        self.names = unique_names(images)
+        self.done: list[Prediction] = []
+        self.skipped: dict[str, str] = {}
+        self._stack = ExitStack()
+        self._rows: TextIO | None = None
+        self._panoptic: tuple[list[Any], list[Any]] = ([], [])
+        given = {(status.st_dev, status.st_ino): path for path in images if (status := _status(path))}
+        for path in self._written():
+            status = _status(path)
+            if status and (status.st_dev, status.st_ino) in given:
+                picture = given[status.st_dev, status.st_ino]
+                raise BadOption(
+                    f"{path} would take the place of the picture {picture}; choose another folder with --out"
+                )
+
+    def __enter__(self) -> "PredictionFiles":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None and self._rows is not None:
+            self._rows.write(f'\n], "skipped": {to_json(self.skipped, 2)}}}\n')
+            if self.card.task == "panoptic":
+                self._write_panoptic()
+        self._stack.__exit__(kind, error, traceback)
+
+    def add(self, path: Path, image: Image.Image, record: Record) -> None:
+        """Write the result of an image of the list."""
+        picture = self.folder / f"{self.names[path]}.jpg" if self.pictures else None
+        if picture is not None:
+            save_picture(draw_record(image, record), picture)
+        kept = write_map(self.folder / MAPS, self.names[path], record, self.geojson)
+        if isinstance(record, PanopticMap):
+            images, annotations = self._panoptic
+            number = len(images) + 1
+            images.append(panoptic_image(record, number, str(path)))
+            annotations.append(panoptic_annotation(record, number, f"{self.names[path]}.png", self.card.category_ids))
+        done = Prediction(path, kept, picture)
+        if self._rows is None:
+            partial = self._stack.enter_context(atomic(self.folder / ROWS))
+            # a name that is not UTF-8 becomes an escape, which JSON reads as that name
+            file = open(partial, "w", encoding="utf-8", errors="backslashreplace")
+            self._rows = self._stack.enter_context(file)
+            self._rows.write('{"predictions": [')
+        self._rows.write(("," if self.done else "") + "\n" + to_json(done.to_json()))
+        self.done.append(done)
+
+    def _write_panoptic(self) -> None:
+        images, annotations = self._panoptic
+        categories = panoptic_categories(self.card.classes, self.card.things, self.card.category_ids)
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        write_json(self.folder / PANOPTIC, content)
+
+    def _written(self) -> Iterator[Path]:
+        """All files but those with names of their own."""
+        for name in self.names.values():
+            if self.pictures:
+                yield self.folder / f"{name}.jpg"
+            if self.card.task in ("semantic", "panoptic"):
+                yield self.folder / MAPS / f"{name}.png"
+
+
+def unique_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """A file name without ending for each path; no two are equal, on file systems that ignore case neither.
+
+    It is the path's stem. Where several paths share it, as many of the folders above are put before it as tell all of
+    them apart, and if none do, its ending behind it: `a-x` and `b-x`, or `x-jpg` and `x-png`.
+    """
+    groups: dict[str, list[Path]] = {}
+    for path in paths:
+        groups.setdefault(_alike(path.stem), []).append(path)
+    wanted = {path: name for group in groups.values() for path, name in zip(group, _tell_apart(group), strict=True)}
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for path in sorted(wanted, key=lambda path: wanted[path] != path.stem):  # a stem that is unique stays as it is
+        name, number = wanted[path], 1
+        while _alike(name) in taken:
+            number += 1
+            name = f"{wanted[path]}-{number}"
+        taken.add(_alike(name))
+        names[path] = name
+    return names
+
+
+def _tell_apart(paths: Sequence[Path]) -> list[str]:
+    folders = [path.absolute().parent.parts[1:] for path in paths]
+    names: list[str] = []
+    for ending in (False, True):
+        for depth in range(max(map(len, folders)) + 1):
+            names = [
+                _short("-".join((*above[len(above) - depth :][:depth], path.stem, *[path.suffix[1:]] * ending)))
+                for above, path in zip(folders, paths, strict=True)
+            ]
+            if len(set(map(_alike, names))) == len(names):
+                return names
+    return names
+
+
+def _short(name: str) -> str:
+    """The end of a name that is too long for a file."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= LONGEST else encoded[-LONGEST:].decode(errors="ignore")
+
+
+def _alike(name: str) -> str:
+    """Equal for names that some file system takes for one."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
