@@ -3,11 +3,12 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from featherbone.errors import BadData, BadRun, FeatherboneError
-from featherbone.files import atomic, read_json, read_text, read_yaml, to_json, write_json, write_text
+from featherbone.files import atomic, atomic_folder, read_json, read_text, read_yaml, to_json, write_json, write_text
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -132,3 +133,49 @@ def test_yaml_is_read_as_its_type(tmp_path):
     (tmp_path / "data.yaml").write_text("names: {a: [b]}")
     with pytest.raises(BadData, match=r"^name: expected str, got array at \$"):
         read_yaml(tmp_path / "data.yaml", "name", dict[str, dict[str, str]])
+
+
+def content(folder):
+    return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_folder_is_replaced_file_by_file(tmp_path, monkeypatch):
+    """Own files go and come, foreign ones stay; at each moment the description fits the files, or there is a misfit."""
+    folder = tmp_path / "out"
+
+    def fill(names, own=()):
+        with atomic_folder(folder, own, "about") as new:
+            for name in names:
+                (new / name).write_text(f"new {name}")
+
+    fill(["model", "about"])
+    assert content(folder) == {"model": "new model", "about": "new about"}
+    (folder / "notes").write_text("mine")
+    (folder / ".git").mkdir()
+    (folder / "model").write_text("old model")
+    (folder / "weights").write_text("old weights")
+    moved, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda one, other: (moved.append(other.name), replace(one, other)))
+    fill(["about", "model", "zebra"], ["about", "model", "weights"])
+    assert content(folder) == {"about": "new about", "model": "new model", "zebra": "new zebra", "notes": "mine"}
+    assert moved == ["model", "zebra", "about"] and (folder / ".git").is_dir()
+    fill(["report"], ["about", "model", "zebra"])
+    assert content(folder) == {"report": "new report", "notes": "mine"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "nothing else is left"
+
+
+def test_a_folder_keeps_what_is_not_its_own(tmp_path, monkeypatch):
+    """A new file with the name of a foreign file or folder is refused before anything changes."""
+    folder = tmp_path / "out"
+    (folder / "model").mkdir(parents=True)
+    (folder / "notes").write_text("mine")
+    for name in ("model", "notes"):
+        with pytest.raises(FeatherboneError, match=f"{name} is not a file that was written here.* --out"):
+            with atomic_folder(folder, ["model"], "about") as new:
+                (new / "about").write_text("new")
+                (new / name).write_text("new")
+        assert {path.name for path in folder.iterdir()} == {"model", "notes"}
+    monkeypatch.chdir(folder)
+    with atomic_folder(Path("."), [], "about") as new:
+        (new / "about").write_text("new")
+    assert content(folder) == {"notes": "mine", "about": "new"}

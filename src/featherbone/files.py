@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -68,24 +68,46 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` to write to; on leaving, it takes the place of `path`, and after an error none does.
+def atomic_folder(path: Path, own: Collection[str] = (), last: str = "") -> Iterator[Path]:
+    """A new folder beside `path` to write to; on leaving, its files appear in `path`, and after an error none does.
 
-    Raises `FeatherboneError` where the disk is full or may not be written.
+    Where there is no `path`, the folder becomes it. Else its files take their places there one by one, and the file
+    called `last` comes after all others, so that it never describes files that are not there yet. Older files called
+    `own` go; foreign files stay. Raises `FeatherboneError` where a new file has the name of a foreign one, the disk is
+    full or may not be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    target = path.resolve()
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         with _writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             partial.mkdir()
             yield partial
-            if path.exists():
-                os.replace(path, old)
-            os.replace(partial, path)
+            if target.exists():
+                _move_files(partial, target, set(own), last)
+            else:
+                os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def _move_files(new: Path, path: Path, own: set[str], last: str) -> None:
+    """The files of the folder `new` into `path`, as `atomic_folder` states."""
+    made, there = ({file.name for file in folder.iterdir()} for folder in (new, path))
+    own = {name for name in own & there if not (path / name).is_dir()}
+    if foreign := sorted((made & there) - own):
+        raise FeatherboneError(
+            f"{path / foreign[0]} is not a file that was written here, and a new one has its name; move it, or choose "
+            "another folder with --out"
+        )
+    if last in own - made:
+        (path / last).unlink()
+    for name in sorted(made - {last}):
+        os.replace(new / name, path / name)
+    for name in own - made - {last}:
+        (path / name).unlink()
+    if last in made:
+        os.replace(new / last, path / last)
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

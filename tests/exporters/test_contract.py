@@ -1,6 +1,7 @@
 """A file that is written says what its model says; one that does not is not kept, and the layer is named."""
 
 import json
+import os
 from copy import deepcopy
 
 import onnx
@@ -8,11 +9,12 @@ import pytest
 import torch
 
 from exporting import CLASSES, HEADS, a_model, pictures
-from featherbone.errors import BadImage, BadOption, FeatherboneError
+from featherbone.errors import BadImage, BadOption, BadRun, FeatherboneError
 from featherbone.exporters import onnx as writer
-from featherbone.exporters.contract import ExportDiffers, Form, check_folder, export_task
+from featherbone.exporters.contract import ExportDiffers, Form, export_task, own_files
 from featherbone.exporters.targets import find_target
 from featherbone.tasks.exported import open_task
+from featherbone.tasks.manifest import MANIFEST
 from featherbone.tasks.raw import flatten
 
 
@@ -115,8 +117,8 @@ def test_nothing_is_written_half_or_over_what_is_not_ours(tmp_path, monkeypatch)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photo.jpg").touch()
     for taken in (tmp_path / "mine", tmp_path / "mine" / "photo.jpg"):
-        with pytest.raises(BadOption, match="choose another with --out"):
-            check_folder(taken)
+        with pytest.raises(BadOption, match="empty or new folder with --out"):
+            own_files(taken)
 
     def full(*arguments):
         raise OSError(28, "No space left on device")
@@ -138,3 +140,53 @@ def test_openvino_and_torch_packages_keep_the_contract(tmp_path):
     images = torch.randn(3, 3, 64, 96)
     with torch.inference_mode():
         torch.testing.assert_close(exported(images), task(images), atol=1e-4, rtol=1e-4)
+
+
+def test_exporting_again_replaces_the_export_only(tmp_path, monkeypatch):
+    """Foreign files stay; a file of the older export that the new one lacks goes; interrupted, the rest is refused."""
+    card, task = a_model()
+    out = tmp_path / "out"
+    export(card, task, out)
+    (out / ".git").mkdir()
+    for name in (".git/HEAD", "CNAME", "int8.json"):
+        (out / name).write_text("precious")
+    (out / "page.js").write_text("old")
+    about = json.loads((out / MANIFEST).read_text())
+    (out / MANIFEST).write_text(json.dumps({**about, "sha256": {**about["sha256"], "page.js": "0" * 64}}))
+    export(card, task, out)
+    names = {"model.onnx", "featherbone.json", "parity.json", "parity.html", ".git", "CNAME"}
+    assert {path.name for path in out.iterdir()} == names, "int8.json told of the older export"
+    assert (out / "CNAME").read_text() == (out / ".git/HEAD").read_text() == "precious"
+    assert open_task(out)[0].classes == CLASSES
+
+    def stop(new, old):
+        if old == out / "parity.html":
+            raise OSError(28, "No space left on device")
+        replace(new, old)
+
+    replace = os.replace
+    monkeypatch.setattr("featherbone.files.os.replace", stop)
+    with torch.no_grad():
+        task.backbone.fc.bias += 1  # another file
+    with pytest.raises(FeatherboneError, match="No space left"):
+        export(card, task, out)
+    monkeypatch.undo()
+    with pytest.raises(BadRun, match="export the run again"):
+        open_task(out)
+    export(card, task, out)
+    assert open_task(out)[0].classes == CLASSES and (out / "CNAME").is_file()
+
+
+def test_what_may_be_replaced(tmp_path):
+    """Only the files of an export and of its reports; damaged descriptions and paths out of the folder name none."""
+    assert own_files(tmp_path / "new") >= {MANIFEST, "parity.json", "model.onnx"}
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "Thumbs.db").touch()
+    assert MANIFEST in own_files(tmp_path), "a folder with files of systems only counts as empty"
+    (tmp_path / "CNAME").touch()
+    with pytest.raises(BadOption, match="holds no export"):
+        own_files(tmp_path)
+    for text in ("", "[]", '{"sha256": 3}', '{"sha256": {"../x": "0", "a/b": "0"}}'):
+        (tmp_path / MANIFEST).write_text(text)
+        own = own_files(tmp_path)
+        assert "CNAME" not in own and not {"../x", "a/b"} & own and MANIFEST in own

@@ -9,13 +9,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from featherbone.data.listing import is_junk
 from featherbone.deployment import deploy
 from featherbone.errors import BadImage, BadOption, FeatherboneError
 from featherbone.exporters.bisect import first_difference
 from featherbone.exporters.onnx import embed
 from featherbone.exporters.parity import Bounds, Parity, compare, raw_difference
 from featherbone.exporters.parity_page import write_parity_page
-from featherbone.exporters.targets import Target
+from featherbone.exporters.targets import TARGETS, Target
 from featherbone.files import atomic_folder, write_json
 from featherbone.progress import say, track
 from featherbone.results import Record
@@ -24,10 +25,12 @@ from featherbone.tasks.card import Card
 from featherbone.tasks.detection import SURE
 from featherbone.tasks.exported import ExportedTask
 from featherbone.tasks.forms import Normalising, Picking, to_bytes
-from featherbone.tasks.manifest import MANIFEST, Manifest, describe
+from featherbone.tasks.manifest import MANIFEST, Manifest, describe, digests
 from featherbone.tasks.raw import Flat, flatten
 
 PARITY, PAGE = "parity.json", "parity.html"
+REPORTS = (PARITY, PAGE, "int8.json", "int8.html")
+"""Files about an export beside it."""
 
 
 class ExportDiffers(FeatherboneError):
@@ -64,27 +67,34 @@ def report_of(out: Path, target: str) -> Path:
     return out.with_name(f"{out.name}-{PAGE}") if target == "web" else out / PAGE
 
 
-def check_folder(out: Path) -> None:
-    """Raise `BadOption` for a folder that holds anything but an export, which is replaced."""
-    known = out.is_dir() and {path.name for path in out.iterdir()}
-    if out.exists() and (known is False or not (MANIFEST in known or known <= {PARITY, PAGE})):
-        raise BadOption(f"{out} is there and no export; remove it or choose another with --out")
+def own_files(out: Path) -> frozenset[str]:
+    """Names of the files that an export into `out` may replace: those of the export there, and of its reports.
+
+    Raises `BadOption` for a folder that holds other files and no export.
+    """
+    there = {path.name for path in out.iterdir() if not is_junk(path.name)} if out.is_dir() else set()
+    if (out.exists() and not out.is_dir()) or (there and not there & {MANIFEST, PARITY}):
+        raise BadOption(f"{out} exists and holds no export; give an empty or new folder with --out")
+    files = {target.file for target in TARGETS.values()}  # of an export that was interrupted
+    files |= {str(Path(file).with_suffix(".bin")) for file in files}
+    return frozenset({MANIFEST, *REPORTS, *files, *digests(out)})
 
 
 def export_task(card: Card, task: Any, form: Form, out: Path, pictures: Sequence[Image.Image]) -> Parity:
     """Write the model in the folder `out`, with `featherbone.json`, once it is proven on `pictures`.
 
-    Beside it lie `parity.json`, and `parity.html` with what both say of the pictures. Where a decoded result differs
-    beyond the bounds, these two alone remain, and `ExportDiffers` tells which layer is the first to differ.
+    `parity.json`, and `parity.html` with the results of both, are beside it. An older export in `out` is replaced, and
+    files that belong to no export stay. Where a decoded result differs beyond the bounds, only the two reports are
+    written, the older export is removed, and `ExportDiffers` names the first layer that differs.
     """
     if not pictures:
         raise BadImage("no image to prove the exported file on; give a folder of pictures with --images")
-    check_folder(out)
+    own = own_files(out)
     transform = card.preprocessing.transform()
     images = torch.stack([transform(picture) for picture in pictures])
     net, example = form.network(card, task), form.example(card, images)
     names = net.names(example)
-    with atomic_folder(out) as folder:
+    with atomic_folder(out, own, MANIFEST) as folder:
         say(f"writing {form.target.name}", "export")
         form.target.write(net, example, folder / form.target.file, names, form.dynamic)
         about = {"dynamic": form.dynamic, "with_pre": form.with_pre, "with_nms": form.with_nms}

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from featherbone.errors import BadRun
-from featherbone.files import write_json
+from featherbone.files import read_json, write_json
 from featherbone.ops.boxes import FOUND
 from featherbone.tasks.card import Card
 from featherbone.tasks.detection import SURE
@@ -114,6 +115,15 @@ def read_manifest(path: Path) -> tuple[Path, Manifest]:
     if manifest.file not in digests:
         raise BadRun(f"{about}: damaged (it does not know {manifest.file}); export the run again")
     return file, manifest
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The digests of the files of an export, by name; none where its `featherbone.json` is missing or damaged."""
+    with suppress(BadRun):
+        found = read_json(folder / MANIFEST, MANIFEST, dict[str, Any], BadRun).get("sha256")
+        if isinstance(found, dict):
+            return {name: digest for name, digest in found.items() if Path(name).name == name}
+    return {}
 
 
 def _digest(path: Path) -> str:

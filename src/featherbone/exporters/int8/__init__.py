@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from featherbone.errors import BadOption, FeatherboneError
-from featherbone.exporters.contract import Form, check_folder, finish
+from featherbone.exporters.contract import Form, finish, own_files
 from featherbone.exporters.int8.page import write_int8_page
 from featherbone.exporters.int8.search import Point, fits, plan, search
 from featherbone.exporters.int8.sensitivity import Sensitivity, rank_layers, raw_error, spread_batch
@@ -24,7 +24,7 @@ from featherbone.runtimes import Run, open_file, require
 from featherbone.tasks.card import Card
 from featherbone.tasks.exported import ExportedTask
 from featherbone.tasks.forms import Picking, to_bytes
-from featherbone.tasks.manifest import Manifest, describe
+from featherbone.tasks.manifest import MANIFEST, Manifest, describe
 from featherbone.tasks.raw import flatten
 
 PACKAGES = {"onnx": ("onnxruntime",), "openvino": ("nncf",), "executorch": ("torchao",)}
@@ -109,7 +109,7 @@ def export_int8(
     nothing is left behind.
     """
     check(form, calibration, max_drop)
-    check_folder(out)
+    own = own_files(out)
     ranking = rank_layers(task.cpu().eval(), calibration)
     with TemporaryDirectory() as name:
         bench = _Bench(card, task, form, Path(name), calibration)
@@ -138,7 +138,7 @@ def export_int8(
         path = out / form.target.file
         about = (form.target.name, metric, max_drop, len(calibration), tuple(ranking), before, tuple(points), kept)
         result = Int8Result(out, path, *about)
-        with atomic_folder(out) as folder:
+        with atomic_folder(out, own, MANIFEST) as folder:
             bench.ship(kept, folder)
             write_json(folder / REPORT, result.to_json())
             write_int8_page(folder / PAGE, card, result)
