@@ -160,6 +160,38 @@ def test_objects_marked_twice(data):
     data.only("note", "crowds", 1)
 
 
+def test_thousands_of_boxes_in_one_place_are_examined_in_seconds(data):
+    """Time and memory follow their number, not its square."""
+    data.first.extend(data.mark((i % 60, i % 50, 5 + i % 7, 5 + i % 5), 0) | {"id": 1000 + i} for i in range(30_000))
+    for path in ("train/1.png", "val/0.png"):
+        shutil.copy(data.root / "train/0.png", data.root / path)
+    data.splits["train"][1] = data.first
+    findings = data.found(task="detection")
+    assert findings["duplicate-box"].count == 2 * (30_000 - 2100)  # i to 2100 are all that differ
+    assert findings["crowded-images"].examples[0].note == "30,004 objects"
+    assert findings["copies-marked-differently"].count == 1
+
+
+def test_boxes_in_one_place_are_those_of_all_pairs(data):
+    generator = np.random.default_rng(0)
+    for marks in data.splits["train"]:
+        boxes = [data.mark((*generator.uniform(0, 40, 2), *generator.uniform(8, 40, 2)), i % 2) for i in range(30)]
+        marks += boxes + [mark | {"bbox": [*(np.array(mark["bbox"]) + generator.uniform(0, 0.2, 4))]} for mark in boxes]
+    data.splits["train"][0][0]["iscrowd"] = 1
+    findings = data.found(task="detection")
+    same, differ = 0, 0
+    for marks in (m for images in data.splits.values() for m in images):
+        clear = [mark for mark in marks if not mark.get("iscrowd")]
+        boxes = np.array([mark["bbox"] for mark in clear], float)
+        boxes[:, 2:] += boxes[:, :2]
+        over = np.triu(box_iou(boxes, boxes) > 0.95, 1)
+        labels = np.array([mark["label"] for mark in clear])
+        alike = labels[:, None] == labels
+        same, differ = same + (over & alike).any(0).sum(), differ + (over & ~alike).any(0).sum()
+    assert findings["duplicate-box"].count == same >= 200
+    assert findings["two-class-box"].count == differ if differ else "two-class-box" not in findings
+
+
 def test_masks_by_themselves(data):
     data.first[0]["segmentation"] = None
     data.first[1]["segmentation"] = {"size": [WIDTH, HEIGHT], "counts": [0, WIDTH * HEIGHT]}

@@ -17,6 +17,8 @@ WHOLE = 0.99
 """Share of the image from which on a box is one of the whole image."""
 SAME = 0.95
 """IoU above which two boxes in an image are one."""
+NEIGHBOURS = 50
+"""Most boxes that a box is compared with to find those in its place."""
 AGREE = 0.8
 """IoU of a box with the pixels of its mask, and ratio of a stated area to the mask's, that are still in order."""
 DEFECTS = 0.05
@@ -100,36 +102,65 @@ def _wrong_form(marks: Marks) -> Finding | None:
 
 def _check_pairs(marks: Marks) -> Iterator[Finding]:
     """Two boxes in one place."""
-    pairs = _same_places(marks)
-    alike = marks.labels[pairs[:, 0]] == marks.labels[pairs[:, 1]]
+    alike, other = _same_places(marks)
     clear = int(marks.clear.sum())
 
     def both(one: int, other: int) -> str:
         return f"{marks.called(one)}; {marks.called(other)}"
 
-    if len(found := pairs[alike]):
-        spare = len(np.unique(found[:, 1]))
+    if len(alike):
         message = (
-            f"{many(spare, 'object')} of {clear:,} marked twice: another box of the class lies over {SAME:.0%} of it; "
-            "remove one"
+            f"{many(len(alike), 'object')} of {clear:,} marked twice: another box of the class lies over {SAME:.0%} of "
+            "it; remove one"
         )
-        yield marks.point(grade(spare, clear, DEFECTS), "duplicate-box", message, found, both)
-    if len(found := pairs[~alike]):
+        yield marks.point(grade(len(alike), clear, DEFECTS), "duplicate-box", message, alike, both)
+    if len(other):
         message = (
-            f"{many(len(found), 'place')} marked with two classes, boxes over {SAME:.0%} the same; keep the right one, "
+            f"{many(len(other), 'place')} marked with two classes, boxes over {SAME:.0%} the same; keep the right one, "
             "for a box has one class"
         )
-        yield marks.point("warning", "two-class-box", message, found, both)
+        yield marks.point("warning", "two-class-box", message, other, both)
 
 
-def _same_places(marks: Marks) -> Ints:
-    """Pairs of rows (n, 2), no crowds, whose boxes in one image have an IoU above `SAME`."""
+def _same_places(marks: Marks) -> tuple[Ints, Ints]:
+    """Boxes, no crowds, over another in their image with an IoU above `SAME`: of its class, and of another class.
+
+    Pairs of rows (n, 2), for every box with the first found. Sides of two such boxes differ by less than `SAME`, so in
+    the order of their left sides a box is compared with those that follow within that distance, `NEIGHBOURS` at most:
+    where more are in one place, enough are found, and the time is linear in the number of boxes.
+    """
     rows = np.flatnonzero(marks.clear)
-    pairs: list[Ints] = []
-    for group in np.split(rows, np.flatnonzero(np.diff(marks.image[rows])) + 1):
-        overlap = np.triu(box_iou(marks.boxes[group], marks.boxes[group]) > SAME, 1)
-        pairs.append(group[np.argwhere(overlap)])
-    return np.concatenate(pairs)
+    x1, y1, x2, y2 = marks.boxes[rows].T
+    rows = rows[np.lexsort((rows, y2, x2, y1, x1, marks.image[rows]))]
+    boxes, image, labels = marks.boxes[rows], marks.image[rows], marks.labels[rows]
+    reach = boxes[:, 0] + (1 / SAME - 1) * (boxes[:, 2] - boxes[:, 0])
+    first = {same: np.full(len(rows), -1) for same in (True, False)}
+    left = np.arange(len(rows))
+    for step in range(1, NEIGHBOURS + 1):
+        left = left[left + step < len(rows)]
+        right = left + step
+        near = (image[left] == image[right]) & (boxes[right, 0] <= reach[left])
+        left, right = left[near], right[near]  # those dropped are out of reach of all that follow
+        if not len(left):
+            break
+        unknown = first[True][right] < 0
+        one, other = left[unknown], right[unknown]
+        over = _pair_iou(boxes[one], boxes[other]) > SAME
+        for same, partner in first.items():
+            new = over & ((labels[one] == labels[other]) == same) & (partner[other] < 0)
+            partner[other[new]] = one[new]
+    pairs = []
+    for partner in first.values():
+        found = np.flatnonzero(partner >= 0)
+        pairs.append(np.sort(np.column_stack([rows[partner[found]], rows[found]]), axis=1))
+    return pairs[0], pairs[1]
+
+
+def _pair_iou(boxes: Floats, others: Floats) -> Floats:
+    """Intersection over union of boxes x1 y1 x2 y2 (n, 4), none empty, each with its counterpart: (n,)."""
+    inner = (np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])).clip(0).prod(1)
+    areas, other_areas = ((x[:, 2:] - x[:, :2]).prod(1) for x in (boxes, others))
+    return inner / (areas + other_areas - inner)
 
 
 def box_iou(boxes: Floats, others: Floats) -> Floats:
@@ -166,9 +197,9 @@ def check_masks(marks: Marks) -> Iterator[Finding]:
     seen = np.flatnonzero((facts.areas > 0) & marks.clear)
     boxes = np.clip(marks.boxes[seen], 0, np.tile(marks.limits[seen], 2))
     around = facts.boxes[seen]
-    iou = np.array([box_iou(one[None], other[None])[0, 0] for one, other in zip(boxes, around, strict=True)])
+    iou = _pair_iou(boxes, around)
     off = np.abs(boxes - around).max(1) > BEYOND
-    if len(rows := seen[off & (iou.reshape(-1) < AGREE)]):
+    if len(rows := seen[off & (iou < AGREE)]):
         message = (
             f"{many(len(rows), 'box', 'boxes')} of {total:,} that disagree with their mask: IoU with the box around "
             f"its pixels under {AGREE:g}; compute the boxes from the masks, or mend the masks"

@@ -31,6 +31,8 @@ from featherbone.data.layouts import LAYOUTS, TRAINING_SPLITS
 from featherbone.data.objects import MarkedImages, Opened
 from featherbone.errors import BadData
 
+COMPARED = 1000
+"""Objects in an image up to which each is compared with each of a copy."""
 IMBALANCE = 50
 """A largest class more than so many times the smallest is a warning."""
 
@@ -277,6 +279,12 @@ def _check_copies(marks: Marks) -> Iterator[Finding]:
 def _same_objects(marks: Marks, one: int, other: int) -> bool:
     """Whether each object of either image has one of its class, IoU above a half, on the other."""
     rows, others = (np.flatnonzero((marks.image == i) & marks.clear) for i in (one, other))
+    if len(rows) != len(others):
+        return False
     boxes, other_boxes = (marks.boxes[r] / np.tile(marks.limits[r], 2) for r in (rows, others))
+    if len(rows) > COMPARED:  # one by one in the order of their places
+        orders = [np.lexsort((*x.T, marks.labels[r])) for x, r in ((boxes, rows), (other_boxes, others))]
+        same = marks.labels[rows[orders[0]]] == marks.labels[others[orders[1]]]
+        return bool(same.all() and np.abs(boxes[orders[0]] - other_boxes[orders[1]]).max() < 0.01)
     match = (box_iou(boxes, other_boxes) > 0.5) & (marks.labels[rows][:, None] == marks.labels[others])
-    return len(rows) == len(others) and bool(match.any(0).all() and match.any(1).all())
+    return bool(match.any(0).all() and match.any(1).all())
