@@ -54,8 +54,8 @@ ROBOFLOW = "_annotations.coco.json"
 LAYOUTS = """\
   classification   train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg, or train*.parquet and val*.parquet,
                    or train/metadata.csv with file_name and label
-  detection        annotations/instances_{train,val}.json, or a YOLO data.yaml
-  instance         annotations/instances_{train,val}.json, or a YOLO data.yaml with polygons
+  detection        annotations/instances_{train,val}.json, a YOLO data.yaml, or files of Pascal VOC, labelme or CVAT
+  instance         annotations/instances_{train,val}.json, or polygons or masks of YOLO, labelme or CVAT
   semantic         images/{train,val}, masks/{train,val}/*.png and classes.txt, or {train,val}/images and .../masks,
                    or without splits, or 0.jpg beside 0_mask.png; Pascal VOC's or CamVid's folders; or as for panoptic
   panoptic         annotations/panoptic_{train,val}.json and panoptic_{train,val}/*.png; or Cityscapes' own folders"""
@@ -78,6 +78,7 @@ def _tasks(data: Path) -> tuple[str, ...]:
     from featherbone.data.class_folders import find_source  # these read names of splits from this file
     from featherbone.data.coco import has_coco
     from featherbone.data.formats import find_format
+    from featherbone.data.formats.unread import name_unread
     from featherbone.data.mask_folders import has_masks
     from featherbone.data.parquet import find_parquet
 
@@ -94,6 +95,8 @@ def _tasks(data: Path) -> tuple[str, ...]:
     }
     if tasks := tuple(task for task, fits in found.items() if fits):
         return tasks
+    if data.is_dir() and (foreign := name_unread(data)):
+        raise BadData(f"{data}: {foreign}")
     if data.is_dir() and any(find_parquet(data, split) or find_source(data, split) for split in SPLITS):
         return ("classification",)
     return ()

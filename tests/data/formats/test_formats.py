@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from featherbone.data.detection import open_detection
 from featherbone.data.doctor_objects import examine_objects
 from featherbone.data.formats import FORMATS, find_format
 from featherbone.data.layouts import find_tasks
 from featherbone.data.scenes_write import write_classification, write_coco, write_masks, write_panoptic, write_yolo
+from featherbone.errors import BadData
 from featherbone.ops import rle
 from label_files import write_cvat, write_labelme, write_voc
 
@@ -77,3 +79,34 @@ def test_masks_of_coco_are_those_of_the_scene(written):
     images = open_detection(written / "labelme", masks=True).train
     of = images.objects(0, masks=True)
     assert all(rle.decode(shape).any() for shape in of.masks)
+
+
+UNREAD = {
+    ("training/label_2/000001.txt", ""): ("KITTI", r"datum convert -i .*data -if kitti -f coco"),
+    ("train/labelTxt/a.txt", ""): ("DOTA", "export it as YOLO OBB"),
+    ("train/s1/gt/gt.txt", ""): ("MOT", "-if mot_seq"),
+    ("train/labels/detections.csv", ""): ("Open Images", "-if open_images"),
+    ("train/_annotations.createml.json", "[]"): ("CreateML", "export it as COCO or YOLO instead from Roboflow"),
+    ("train/_darknet.labels", "cat\n"): ("YOLO Darknet of Roboflow", "export it as YOLOv8"),
+    ("VOCdevkit/VOC2012/Annotations/a.xml", "<annotation/>"): ("Pascal VOC by year", "give the folder of one year"),
+    ("ds0/ann/a.jpg.json", "{}"): ("Supervisely", "export it as COCO"),
+    ("train/via_region_data.json", '{"a.jpg1": {"regions": [{"shape_attributes": {}}]}}'): ("VGG", "as COCO"),
+    ("via.csv", "#filename,file_size,file_attributes,region_shape_attributes\n"): ("VGG", "as COCO"),
+    ("tasks.json", '[{"annotations": [{"result": [{"from_name": "label"}]}]}]'): ("Label Studio", "export it as COCO"),
+    ("annotations/train.json", '{"infos": {}, "categories": {}, "items": []}'): ("Datumaro", "-if datumaro"),
+    ("labels.json", '[{"name": "a.jpg", "labels": [{"box2d": {}}]}]'): ("BDD100K", "convert it to COCO"),
+    ("train_labels.csv", "filename,width,height,class,xmin,ymin\n"): ("TensorFlow's CSV", "to Pascal VOC"),
+    ("labels/train/a.txt", "0 0.5 0.5 0.25 0.25\n"): ("YOLO's labels without a list", "write a data.yaml"),
+}
+
+
+@pytest.mark.parametrize(("file", "expected"), UNREAD.items())
+def test_other_formats_are_named_with_the_way_to_convert_them(tmp_path, file, expected):
+    path = tmp_path / "data" / file[0]
+    path.parent.mkdir(parents=True)
+    path.write_text(file[1])
+    for name in ("images/train/a.jpg", "images/val/b.jpg"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "data" / name)
+    with pytest.raises(BadData, match=rf"is of {expected[0]}.*, which is not read; .*{expected[1]}"):
+        find_tasks(tmp_path / "data")
