@@ -209,8 +209,8 @@ def _check_ids(splits: Mapping[str, MarkedImages], marks: Marks) -> Iterator[Fin
         message = f"{many(clash, 'class id')} with one name in training and another in validation; names are matched"
         yield finding("note", "ids-differ", message, clash)
     if "train" in splits and "val" in splits:
-        used = {a["label"] for entry in splits["val"].entries for a in entry.annotations} - {-1}
-        names_used = [splits["val"].classes[label] for label in sorted(used)]
+        labels = {a["label"] for entry in splits["val"].entries for a in entry.annotations} - {-1}
+        names_used = [splits["val"].classes[label] for label in sorted(labels)]
         if strange := [Example((name,)) for name in names_used if name not in splits["train"].classes]:
             message = (
                 f"{many(strange, 'class', 'classes')} of validation objects not listed in training; list the same "

@@ -79,7 +79,6 @@ def test_without_splits_some_are_held_out(tmp_path, xml, picture):
 
 def test_lists_of_voc(tmp_path):
     write(tmp_path, "Annotations/{number}.xml", "JPEGImages/{number}.jpg")
-    image(tmp_path / "SegmentationClass/train0.png", 5)
     image(tmp_path / "JPEGImages/extra.jpg", 6)
     (tmp_path / "ImageSets/Main").mkdir(parents=True)
     (tmp_path / "ImageSets/Main/train.txt").write_bytes(b"\xef\xbb\xbftrain0\r\ntrain1.jpg\r\ntrain2  1\r\n\r\n")
@@ -90,6 +89,8 @@ def test_lists_of_voc(tmp_path):
     assert sound(tmp_path).notices == ()
     test = open_detection_split(tmp_path, "test")
     assert test.unlisted == ("JPEGImages/extra.jpg",) and test.missing == ("gone",)
+    image(tmp_path / "SegmentationClass/train0.png", 5)  # is not the image
+    assert len(open_detection_split(tmp_path, "train").images) == 3
     (tmp_path / "ImageSets/Main/train.txt").unlink()
     assert len(open_detection_split(tmp_path, "train").images) == 3
 
