@@ -13,6 +13,7 @@ import tyro
 from featherbone import commands
 from featherbone.errors import FeatherboneError
 from featherbone.progress import say
+from featherbone.text import printable
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     function.__name__: function
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config=(tyro.conf.OmitArgPrefixes,),
         )
         if result is not None:
-            print(json.dumps(result.to_json(), ensure_ascii=False) if as_json else result, flush=True)
+            print(printable(json.dumps(result.to_json(), ensure_ascii=False) if as_json else str(result)), flush=True)
     except FeatherboneError as error:
         say(str(error), "error", "red")
         if as_json:

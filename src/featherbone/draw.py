@@ -6,12 +6,12 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from featherbone.files import atomic
+from featherbone.fonts import find_font, readable
 from featherbone.ops.label_maps import IGNORE
 from featherbone.ops.rle import decode
 from featherbone.results import Classification, Detections, Instances, PanopticMap, Record, Rle, SemanticMap
@@ -29,10 +29,14 @@ FEW = 12
 Floats = NDArray[np.float64]
 
 
+def font(size: int, *texts: str) -> ImageFont.FreeTypeFont:
+    """A font that has all letters of the texts, if there is one, in pixels."""
+    return _load_font(find_font(*texts), size)
+
+
 @cache
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings along: it covers most alphabets."""
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
+def _load_font(file: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(file, size)
 
 
 def draw_classification(image: Image.Image, record: Classification, truth: str | None = None) -> Image.Image:
@@ -46,7 +50,7 @@ def draw_classification(image: Image.Image, record: Classification, truth: str |
     canvas.paste(image)
     draw = ImageDraw.Draw(canvas)
     y = image.height + line // 4
-    text = font(round(line * 0.8))
+    text = font(round(line * 0.8), *record.names[:3], truth or "")
     for name, score in rows:
         right = canvas.width - round(line * 3.2)
         draw.rectangle((line // 2, y, right, y + round(line * 1.2)), TRACK)
@@ -227,7 +231,7 @@ def _with_legend(picture: Image.Image, rows: Sequence[tuple[str, str, str]]) -> 
     if not rows:
         return picture
     line = round(min(max(picture.width / 30, 18), 34))
-    face = font(round(line * 0.62))
+    face = font(round(line * 0.62), *(name for name, _, _ in rows))
     columns = max(picture.width // (line * 9), 1)
     height = line * -(-len(rows) // columns) + line // 2
     canvas = Image.new("RGB", (picture.width, picture.height + height), PAPER)
@@ -321,7 +325,7 @@ def _draw_dashes(canvas: Image.Image, box: Floats, line: int) -> None:
 def _draw_chips(canvas: Image.Image, boxes: Floats, chips: Sequence[tuple[str, str, str]]) -> None:
     """Chips (score, name, paper), each at its box; the first get the best places and lie on top."""
     height = round(min(max((canvas.width * canvas.height) ** 0.5 / (29 if len(chips) <= FEW else 38), 18), 38))
-    face, pad = font(round(height * 0.66)), height // 3
+    face, pad = font(round(height * 0.66), *(name for _, name, _ in chips)), height // 3
     texts, sizes = [], []
     for (score, name, _), box in zip(chips, boxes, strict=True):
         room = min(max(box[2] - box[0], canvas.width * 0.3), canvas.width) - 2 * pad
@@ -378,8 +382,8 @@ def _stage(
 
 
 def shorten(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
-    """`text` in one line, cut and ended by dots where it is wider than `width` pixels."""
-    text = " ".join(text.split())
+    """`text` in one line, cut and ended by dots where it is wider than `width` pixels; `readable` in the font."""
+    text = readable(text, str(face.path))
     if face.getlength(text) <= width:
         return text
     while text and face.getlength(text + "…") > width:
@@ -396,7 +400,7 @@ def contact_sheet(
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (cell + gap) + gap, rows * (cell + line + gap) + gap), PAPER)
     draw = ImageDraw.Draw(sheet)
-    text = font(13)
+    text = font(13, *captions)
     for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
         scale = cell / max(image.size)
         small = image.resize((max(round(image.width * scale), 1), max(round(image.height * scale), 1)))

@@ -6,12 +6,17 @@ The command line turns any of them into that one message and exit code 2.
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from featherbone.text import printable
+
 
 class FeatherboneError(ValueError):
     """Anything the caller can put right."""
 
     exit_code = 2
     """Of the command line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class UnknownModel(FeatherboneError):

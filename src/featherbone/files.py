@@ -18,6 +18,7 @@ import msgspec
 import yaml
 
 from featherbone.errors import BadData, FeatherboneError
+from featherbone.text import printable
 
 REFUSALS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),  # no room
@@ -117,8 +118,8 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`text` to `path` in UTF-8, atomically."""
-    write_bytes(path, text.encode())
+    """`text` to `path` in UTF-8, atomically, with names as `printable` gives them."""
+    write_bytes(path, printable(text).encode())
 
 
 @overload

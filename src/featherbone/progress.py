@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from featherbone.text import printable
+
 T = TypeVar("T")
 
 console = Console(stderr=True, highlight=False)
@@ -15,7 +17,7 @@ console = Console(stderr=True, highlight=False)
 
 def say(text: str, mark: str = "", style: str = "yellow") -> None:
     """One line to standard error, `mark` before it in colour; nothing in `text` is taken for formatting."""
-    console.print(Text.assemble((f"{mark} ", style) if mark else "", text), soft_wrap=True)
+    console.print(Text.assemble((f"{mark} ", style) if mark else "", printable(text)), soft_wrap=True)
 
 
 class Bar(Protocol):

@@ -153,7 +153,8 @@ def _label(
         taken.append((x1 - 1, min(y1, y2) - 1, x2 + 1, max(y1, y2) + 1))
     unit, frame = renderer.dpi / 72, axes.get_window_extent(renderer)
     for point, name in sorted(labels):
-        text = axes.annotate(name, point, (0, 0), textcoords="offset points", fontsize=7.5, va="center")
+        style: dict[str, Any] = {"fontsize": 7.5, "va": "center", "parse_math": False}
+        text = axes.annotate(name, point, (0, 0), textcoords="offset points", **style)
         size = text.get_window_extent(renderer).size
         boxes = [_box(axes.transData.transform(point), (dx * unit, dy * unit), size) for dx, dy in PLACES]
         costs = [

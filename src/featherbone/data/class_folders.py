@@ -13,6 +13,7 @@ from featherbone.data.layouts import split_folders, split_of
 from featherbone.data.listing import SUFFIXES, list_files, list_folder, list_folders
 from featherbone.errors import BadData
 from featherbone.files import read_text
+from featherbone.text import printable
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Files that name pictures beside them and their labels."""
@@ -58,10 +59,13 @@ def list_split(data: Path, split: str) -> Listing | None:
             relative = file.relative_to(data).as_posix()
             if file.suffix.lower() in SUFFIXES:
                 paths.append(relative)
-                names.append(folder.name)
+                names.append(printable(folder.name))
             else:
                 skipped.append(relative)
-    return Listing(tuple(paths), tuple(names), tuple(folder.name for folder in folders), tuple(skipped))
+    classes = tuple(printable(folder.name) for folder in folders)
+    if twice := sorted({name for name in classes if classes.count(name) > 1}):
+        raise BadData(f"{data}: two class folders are called {twice[0]}, as far as UTF-8 goes; rename one")
+    return Listing(tuple(paths), tuple(names), classes, tuple(skipped))
 
 
 def find_source(data: Path, split: str) -> Path | None:

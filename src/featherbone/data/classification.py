@@ -27,6 +27,7 @@ from featherbone.data.layouts import LAYOUTS, TRAINING_SPLITS, split_folders
 from featherbone.data.listing import SUFFIXES, list_folder
 from featherbone.data.parquet import find_parquet, read_parquet
 from featherbone.errors import BadData, did_you_mean
+from featherbone.text import to_bytes
 
 IMBALANCE = 10
 """A largest class more than so many times the smallest is a warning."""
@@ -128,7 +129,7 @@ class Splits:
         for split in (self.train, self.val):
             digest.update(f"{len(split)} images\n".encode())
             for i in range(len(split)):
-                digest.update(f"{split.name(i)}\0{split.classes[split.labels[i]]}\n".encode())
+                digest.update(to_bytes(f"{split.name(i)}\0{split.classes[split.labels[i]]}\n"))
         return digest.hexdigest()[:16]
 
 

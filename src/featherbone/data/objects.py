@@ -15,6 +15,7 @@ from featherbone.data.images import Stored, upright_size
 from featherbone.errors import BadData, BadImage
 from featherbone.ops import rle
 from featherbone.results import Box, Detections, Instances, Rle
+from featherbone.text import to_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,11 +156,11 @@ class MarkedImages(Stored):
 
     def fingerprint(self) -> str:
         """A hash of every image's name and objects; the same set has the same one, wherever it lies."""
-        digest = sha256(f"{len(self)} images of {self.classes}\n".encode())
+        digest = sha256(to_bytes(f"{len(self)} images of {self.classes}\n"))
         for entry in self.entries:
-            digest.update(f"{entry.path} {entry.width}x{entry.height}\n".encode())
+            digest.update(to_bytes(f"{entry.path} {entry.width}x{entry.height}\n"))
             for a in entry.annotations:
-                digest.update(f"{a['label']} {a['bbox']} {a.get('iscrowd', 0)} {a.get('segmentation')}\n".encode())
+                digest.update(to_bytes(f"{a['label']} {a['bbox']} {a.get('iscrowd', 0)} {a.get('segmentation')}\n"))
         return digest.hexdigest()[:16]
 
 

@@ -18,6 +18,7 @@ from featherbone.errors import BadData, BadImage
 from featherbone.files import read_json
 from featherbone.ops import rle
 from featherbone.ops.label_maps import IGNORE
+from featherbone.text import to_bytes
 
 FORM = "it has images, categories with isthing, and annotations with image_id, file_name and segments_info"
 
@@ -155,10 +156,10 @@ class PanopticImages(Stored):
 
     def fingerprint(self) -> str:
         """A hash of every image's name, map and segments; the same set has the same one, wherever it lies."""
-        digest = sha256(f"{len(self)} images of {self.classes}, things {self.things}\n".encode())
+        digest = sha256(to_bytes(f"{len(self)} images of {self.classes}, things {self.things}\n"))
         for entry in self.entries:
             parts = None if entry.parts is None else [part[:3] for part in entry.parts]
-            digest.update(f"{entry.path} {entry.map} {parts}\n".encode())
+            digest.update(to_bytes(f"{entry.path} {entry.map} {parts}\n"))
             digest.update(sha256(read_file(self.root / entry.map, entry.map)).digest())
         return digest.hexdigest()[:16]
 

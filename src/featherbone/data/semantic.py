@@ -15,6 +15,7 @@ from featherbone.data.label_files import Code, read_code
 from featherbone.data.mask_folders import find_masks
 from featherbone.errors import BadData, BadImage
 from featherbone.ops.label_maps import IGNORE
+from featherbone.text import to_bytes
 
 SHOWN = 5
 """Values without a meaning that a message names."""
@@ -82,9 +83,9 @@ class MappedImages(Stored):
 
     def fingerprint(self) -> str:
         """A hash of every image's name and mask; the same set has the same one, wherever it lies."""
-        digest = sha256(f"{len(self)} images of {self.classes}\n".encode())
+        digest = sha256(to_bytes(f"{len(self)} images of {self.classes}\n"))
         for image, mask in self.pairs:
-            digest.update(f"{image} {mask}\n".encode())
+            digest.update(to_bytes(f"{image} {mask}\n"))
             digest.update(sha256(read_file(self.root / mask, mask)).digest())
         return digest.hexdigest()[:16]
 

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from featherbone.engine.run import read_metrics
+from featherbone.fonts import find_font, readable
 from featherbone.pages import svg, table
 from featherbone.tasks.card import Card
 
@@ -20,6 +21,14 @@ def heading(card: Card) -> str:
         f'<p class="soft">{card.task} of {len(card.classes)} classes on {html.escape(Path(card.data["path"]).name)}: '
         f"{card.data['train']} training and {card.data['val']} validation images</p>"
     )
+
+
+def plot_names(names: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Names as a plot shows them, of 20 letters at most, and the style of text in which they stay what they are."""
+    file = find_font(*names)
+    shown = [readable(name, file) for name in names]
+    style = {"fontproperties": Path(file), "parse_math": False}
+    return [name if len(name) <= 20 else name[:19] + "…" for name in shown], style
 
 
 def shown(value: float | None) -> str:

@@ -13,7 +13,7 @@ from featherbone.data.loading import Samples
 from featherbone.data.sampling import spread_classes
 from featherbone.data.transforms import Preprocessing
 from featherbone.draw import contact_sheet, save_picture
-from featherbone.engine.page import curves, heading, provenance
+from featherbone.engine.page import curves, heading, plot_names, provenance
 from featherbone.pages import bars, figures, jpeg, svg, write_page
 from featherbone.tasks.card import Card
 
@@ -55,9 +55,9 @@ def draw_confusion(confusion: np.ndarray[Any, Any], classes: tuple[str, ...]) ->
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     size = 9 if count <= 20 else 6
-    names = [name if len(name) <= 20 else name[:19] + "…" for name in classes]
-    axes.set_xticks(range(count), names, rotation=60, ha="right", fontsize=size, parse_math=False)
-    axes.set_yticks(range(count), names, fontsize=size, parse_math=False)
+    names, style = plot_names(classes)
+    axes.set_xticks(range(count), names, rotation=60, ha="right", fontsize=size, **style)
+    axes.set_yticks(range(count), names, fontsize=size, **style)
     axes.set(xlabel="predicted", ylabel="true")
     for row in range(count) if count <= 30 else ():
         for column in range(count):

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from featherbone.data.objects import MarkedImages
 from featherbone.draw import colour, contact_sheet, draw_detections
 from featherbone.engine.evaluate import Finds
-from featherbone.engine.page import curves, heading, provenance, shown
+from featherbone.engine.page import curves, heading, plot_names, provenance, shown
 from featherbone.pages import bars, figures, jpeg, svg, write_page
 from featherbone.tasks.card import Card
 
@@ -53,11 +53,16 @@ def draw_precision(outcome: Finds, classes: Sequence[str]) -> Figure:
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     axes = figure.subplots()
     recall = np.linspace(0, 1, 101)
+    lines = {}
     for i in best if len(curves) > 1 else ():
-        axes.plot(recall, curves[i], label=classes[i], color=colour(i), linewidth=1.2)
+        lines[classes[i]] = axes.plot(recall, curves[i], color=colour(i), linewidth=1.2)[0]
     if curves:
-        axes.plot(recall, np.mean(list(curves.values()), 0), label="mean", color="#111", linewidth=2.2)
-        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        mean = axes.plot(recall, np.mean(list(curves.values()), 0), color="#111", linewidth=2.2)[0]
+        names, style = plot_names([*lines, "mean"])
+        places = list(map(str, range(len(names))))  # a legend takes marks in names for its own
+        legend = axes.legend([*lines.values(), mean], places, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        for text, name in zip(legend.get_texts(), names, strict=True):
+            text.update({"text": name, **style})
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
