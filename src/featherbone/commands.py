@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 from tyro.conf import Positional
 
@@ -393,6 +393,8 @@ def doctor(
     ignore_index: int | None = None,
     zero_ignored: bool = False,
     crowds: Literal["ignore", "objects"] = "ignore",
+    val_share: float = 0.2,
+    seed: int = 0,
     out: Path = Path("doctor.html"),
 ) -> DoctorResult | TargetExamination:
     """Check a data folder, or whether a model can be exported to a target, before training; exit code 1 if not.
@@ -410,6 +412,8 @@ def doctor(
         ignore_index: Value of masks that is no class, beside 255.
         zero_ignored: Value 0 of masks is no class and the first class is 1, as in ADE20K.
         crowds: What annotations with iscrowd 1 are: groups that are not learned, or single objects.
+        val_share: Share of the images that training will hold out where there is no validation split.
+        seed: Seed of training, by which they are chosen.
         out: Page about data to write, with pictures of each finding.
 
     """
@@ -436,6 +440,7 @@ def doctor(
     maps_alone = "panoptic" in fits and find_coco(Path(data), "train") is None
     default = "panoptic" if maps_alone else "detection" if "detection" in fits else fits[0]
     found = find_task(Path(data), task or default)
+    division: Any = {"val_share": val_share, "seed": seed}
     of_masks = found == "semantic" and has_masks(Path(data))
     if not of_masks and (ignore_index is not None or zero_ignored):
         raise BadOption(f"ignore-index and zero-ignored are for masks of classes; leave them out for {found}")
@@ -443,13 +448,13 @@ def doctor(
     if crowds != "ignore" and not of_objects:
         raise BadOption(f"crowds is for annotated objects; omit it for {found}")
     if found == "classification":
-        examination = examine(Path(data), image_size or 224)
+        examination = examine(Path(data), image_size or 224, val_share, seed)
     elif of_objects:
         examination = examine_objects(Path(data), found, image_size or 640, crowds)
     elif of_masks:
-        examination = examine_semantic(Path(data), ignore_index, zero_ignored)
+        examination = examine_semantic(Path(data), ignore_index=ignore_index, zero_ignored=zero_ignored, **division)
     else:
-        examination = examine_panoptic(Path(data))
+        examination = examine_panoptic(Path(data), found, **division)
     write_page(examination, Path(out))
     return DoctorResult(examination, Path(out))
 

@@ -15,7 +15,10 @@ from featherbone.errors import BadData, BadImage
 
 CLASSES = ("ash", "birch", "cedar")
 SIZES = {"train": 4, "val": 2}
-FEW = "3 classes with fewer than 10 training images; add more or join classes: ash, birch, cedar"
+FEW = (
+    "3 classes with fewer than 10 training images; add more or join classes: ash (4 images), birch (4 images), "
+    "cedar (4 images)"
+)
 
 
 def png(value: int) -> bytes:
@@ -162,7 +165,7 @@ def test_what_was_left_out_is_named(tmp_path):
     assert (len(splits.train), len(splits.val)) == (12, 5)
     assert splits.notices == (
         "1 file in class folders not named like pictures, left out; remove or convert: train/ash/notes.txt",
-        "1 class without a validation image: nothing will be known of them; add some: cedar",
+        "1 class without a validation image: nothing will be known of them; add some: cedar (4 images)",
         FEW,
     )
 
@@ -173,7 +176,7 @@ def test_what_spoils_training_is_refused_with_a_remedy(tmp_path):
             open_splits(tmp_path)
 
     (tmp_path / "train").mkdir()
-    refused("no training images; classification takes these layouts:\n  classification   train/CLASS")
+    refused("no training images; the layouts are\n  classification   train/CLASS")
     write_folder(tmp_path)
     (tmp_path / "train/elm").mkdir()
     refused("1 class without an image that can be read; add some or remove the class: elm")
@@ -325,7 +328,7 @@ def test_nothing_to_hold_out_is_refused(tmp_path):
     for name in CLASSES[:2]:
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").write_bytes(png(0))
-    with pytest.raises(BadData, match=r"none of the 2 training images can be held out.*add images, or a val folder"):
+    with pytest.raises(BadData, match=r"none of 2 training images can be held out.*add images, or a val split"):
         open_splits(tmp_path)
 
 

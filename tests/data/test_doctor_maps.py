@@ -199,7 +199,8 @@ def test_several_segments_of_one_stuff_are_told(parted):
     for split in ("train", "val"):
         edit(parted, lambda c: [category.update(isthing=0) for category in c["categories"]], split)
     examination = examine_panoptic(parted)
-    assert {"several-stuff", "no-things"} <= codes(examination)
+    assert {"several-stuff", "no-things-in-train", "no-things-in-val"} <= codes(examination)
+    assert found(examination, "no-things-in-train").severity == "error"
 
 
 def test_a_map_of_another_size_is_told(parted):

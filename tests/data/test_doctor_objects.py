@@ -262,7 +262,7 @@ def test_classes_that_cannot_be_learned_or_judged(data):
     for marks in data.splits["train"]:
         marks[1]["category_id"] = marks[3]["category_id"] = 1
     data.splits["val"][0][0]["category_id"] = 2
-    assert data.only("error", "class-only-in-val", 1).examples[0].note == "1 object"
+    assert data.only("warning", "class-only-in-val", 1).examples[0].note == "1 object"
     data.first[0]["category_id"] = 2
     assert set(data.found()) == {"few-objects"}
 

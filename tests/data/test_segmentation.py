@@ -84,7 +84,9 @@ def test_images_without_masks_are_told(masks):
     next((masks / "images/val").iterdir()).unlink()
     splits = open_segmentation(masks, "semantic")
     assert (len(splits.train), len(splits.val)) == (5, 2)
-    assert "1 images without a mask" in splits.notices[0] and "1 masks without an image" in splits.notices[1]
+    assert (
+        "1 of 6 images for train without a mask" in splits.notices[0] and "1 mask for val without" in splits.notices[1]
+    )
 
 
 def test_a_value_that_is_no_class_is_refused_by_name(masks):
@@ -194,7 +196,10 @@ def test_panoptic_files_come_back(parted, tmp_path):
         (lambda c: c["annotations"][0].update(file_name=3), "no text"),
         (lambda c: c["annotations"][0].update(file_name="../../x.png"), "leads out of"),
         (lambda c: c["annotations"][0]["segments_info"][0].update(id="x"), "no whole number"),
-        (lambda c: [a.update(file_name="no.png") for a in c["annotations"]], "none of its 6 images"),
+        (
+            lambda c: [a.update(file_name="no.png") for a in c["annotations"]],
+            "6 of 6 images and maps listed for train but not there",
+        ),
         (lambda c: c["categories"][0].update(name="other"), "list the same in both"),
     ],
 )
@@ -213,7 +218,7 @@ def test_ids_that_are_not_listed_are_refused(parted):
 def test_a_missing_map_is_told(parted):
     next((parted / "panoptic_train").iterdir()).unlink()
     splits = open_segmentation(parted, "panoptic")
-    assert len(splits.train) == 5 and "1 images or maps are listed but not there" in splits.notices[0]
+    assert len(splits.train) == 5 and "1 of 6 images and maps listed for train but not there" in splits.notices[0]
 
 
 @needs_shared

@@ -23,9 +23,10 @@ from featherbone.data.findings import (
     refuse,
 )
 from featherbone.data.images import read_file, read_image
-from featherbone.data.layouts import LAYOUTS, TRAINING_SPLITS, split_folders
+from featherbone.data.layouts import TRAINING_SPLITS, split_folders
 from featherbone.data.listing import SUFFIXES, list_folder
 from featherbone.data.parquet import find_parquet, read_parquet
+from featherbone.data.splits import settle
 from featherbone.errors import BadData, did_you_mean
 from featherbone.text import to_bytes
 
@@ -168,33 +169,11 @@ def inspect_classification(
             findings += _check_skipped(skipped)
     if isinstance(splits.get("train"), FolderImages):
         findings += _check_folders(data)
+    settle(splits, findings, hold_out, val_share, seed)
     train, val = splits.get("train"), splits.get("val")
-    if not train:
-        if not findings or findings[0].severity != "error":
-            message = f"no training images; classification takes these layouts:\n{LAYOUTS}"
-            findings.append(Finding("error", "no-images", message, 0))
-    elif val is None and all(one.severity != "error" for one in findings):
-        splits["train"], splits["val"] = hold_out(train, val_share, seed)
-        count, total = len(splits["val"]), len(train)
-        if not count:
-            findings.append(nothing_to_hold_out(total))
-        message = f"no validation split: held out {count} of {total} images"
-        findings.append(Finding("note", "no-validation", message, count))
-    elif val is not None and not val:
-        message = "no image in the validation split; add some, or remove its folder, and a share of train is held out"
-        findings.append(Finding("error", "no-validation-images", message, 0))
     if train and val:
         splits["train"] = train.with_classes(val.classes)
     return splits, findings
-
-
-def nothing_to_hold_out(total: int) -> Finding:
-    """The error that no image can be spared for validation."""
-    message = (
-        f"no validation split, and none of the {many(total, 'training image')} can be held out: a class keeps at least "
-        "one to train on; add images, or a val folder"
-    )
-    return Finding("error", "nothing-to-hold-out", message, total)
 
 
 def count_images(images: LabelledImages) -> np.ndarray[Any, np.dtype[np.int64]]:

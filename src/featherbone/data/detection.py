@@ -39,8 +39,8 @@ def open_detection(
     notices = [notice for split, part in opened.items() if part for notice in _notices(split, part)]
     images = train.images
     if val is None:
-        images, held_out, notice = hold_out(images, val_share, seed)
-        notices.append(notice)
+        images, held_out = hold_out(train.images, val_share, seed)
+        notices.append(f"no validation split: held out {len(held_out)} of {len(train.images)} images")
     else:
         held_out = val.images
     if images.classes != held_out.classes:

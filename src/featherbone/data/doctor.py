@@ -47,7 +47,7 @@ def examine(data: Path, input_size: int = 224, val_share: float = 0.2, seed: int
     counts = pictures.counts()
     if len(splits) == len(TRAINING_SPLITS):
         findings += check_class_counts(pictures.classes, *counts)
-    findings += check_left(pictures.splits, pictures.looks)
+    findings += check_left(pictures.splits, (index for index, _ in pictures.readable()))
     findings += _check_files(pictures, input_size)
     findings += _check_copies(pictures)
     findings = worst_first(findings)

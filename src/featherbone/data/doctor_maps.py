@@ -19,6 +19,7 @@ from featherbone.data.findings import (
     check_balance,
     check_kinds,
     check_leaks,
+    check_left,
     check_readable,
     finding,
     grade,
@@ -31,10 +32,11 @@ from featherbone.data.findings import (
     worst_first,
 )
 from featherbone.data.label_files import Code, Values
-from featherbone.data.layouts import LAYOUTS, TRAINING_SPLITS
+from featherbone.data.layouts import TRAINING_SPLITS
 from featherbone.data.map_files import palette
 from featherbone.data.scan import look_at_each
-from featherbone.data.semantic import MappedImages, OpenedMaps, binary_message, open_maps
+from featherbone.data.segmentation import inspect_segmentation
+from featherbone.data.semantic import MappedImages, binary_message
 from featherbone.errors import BadData, BadImage
 from featherbone.ops.label_maps import IGNORE
 
@@ -85,24 +87,17 @@ class Mapped:
         return [i for i, (look, fact) in enumerate(pairs) if isinstance(look, Picture) and not fact.fault]
 
 
-def examine_semantic(data: Path, ignore_index: int | None = None, zero_ignored: bool = False) -> Examination:
-    """Read every image and mask of `data` once and tell all that is wrong; a problem never ends the examination."""
-    splits: dict[str, MappedImages] = {}
-    findings: list[Finding] = []
-    for split in TRAINING_SPLITS:
-        try:
-            opened = open_maps(data, split, ignore_index, zero_ignored)
-        except BadData as error:
-            findings.append(Finding("error", "unreadable-split", str(error), 1))
-            continue
-        if opened:
-            splits[split] = opened.images
-            findings += _check_pairs(split, opened)
+def examine_semantic(data: Path, **reading: Any) -> Examination:
+    """Read every image and mask of `data` once and report all that is wrong; a problem never ends the examination.
+
+    `reading` are keywords of `inspect_segmentation`, by which images are split and masks read as in training.
+    """
+    splits, findings = inspect_segmentation(data, "semantic", **reading)
     code = next((images.code for images in splits.values()), Code((), {}))
     mapped = gather_maps(splits, _facts, _draw)
     findings += check_maps(mapped)
     findings += _check_values(mapped, splits, code)
-    return conclude(str(data), code.names, mapped, findings)
+    return conclude(str(data), "semantic", code.names, mapped, findings)
 
 
 def add_up(labels: Sequence[int], counts: Sequence[int]) -> dict[int, int]:
@@ -140,11 +135,13 @@ def gather_maps(
     return Mapped(names, of, tuple(looks), tuple(known), show)
 
 
-def conclude(data: str, classes: Sequence[str], mapped: Mapped, found: list[Finding]) -> Examination:
+def conclude(data: str, task: str, classes: Sequence[str], mapped: Mapped, found: list[Finding]) -> Examination:
     """The examination, with what is checked of all maps, and pictures for what has none."""
     present = {split: np.zeros(len(classes), np.int64) for split in TRAINING_SPLITS}
     for i in mapped.readable():
-        present[mapped.splits[i]][list(mapped.facts[i].classes.keys() - {-1, IGNORE})] += 1
+        present[mapped.splits[i]][[k for k in mapped.facts[i].classes if 0 <= k < len(classes)]] += 1
+    if task == "semantic" and "zero-and-255" not in {one.code for one in found}:
+        found += _check_shown(classes, mapped, present)
     findings = [*found, *_check_void(mapped), *_check_presence(classes, present["train"], present["val"])]
     findings += _check_copies(mapped)
     places = {name: i for i, name in reversed(list(enumerate(mapped.names)))}
@@ -159,11 +156,6 @@ def conclude(data: str, classes: Sequence[str], mapped: Mapped, found: list[Find
 def check_maps(mapped: Mapped) -> Iterator[Finding]:
     """Files of both kinds, each for itself and against the other."""
     names, total = mapped.names, len(mapped.names)
-    if "train" not in mapped.splits:
-        yield Finding("error", "no-images", f"no training images with maps; the layouts are\n{LAYOUTS}", 0)
-    if "val" not in mapped.splits:
-        message = "no validation images: a share of the training images will be held out, copies of them included"
-        yield Finding("note", "no-validation", message, 0)
     yield from check_readable(names, mapped.looks)
     if broken := [Example((names[i],), fact.fault) for i, fact in enumerate(mapped.facts) if fact.fault]:
         message = f"{many(broken, 'map')} of {total:,} that cannot be read, left out with the image; replace them"
@@ -175,6 +167,8 @@ def check_maps(mapped: Mapped) -> Iterator[Finding]:
             turned = ", which is the image before EXIF turns it upright" if size == (look.width, look.height) else ""
             note = f"{look.width} x {look.height}, its map {size[1]} x {size[0]}{turned}"
             off.append(Example((names[i],), note))
+    odd = {example.names[0] for example in off}
+    yield from check_left(mapped.splits, (i for i in mapped.readable() if names[i] not in odd))
     if off:
         message = (
             f"{many(off, 'map')} of {total:,} of another size than the image, left out with it; save maps in the size "
@@ -182,6 +176,18 @@ def check_maps(mapped: Mapped) -> Iterator[Finding]:
         )
         yield finding(grade(len(off), total), "size-mismatch", message, off)
     yield from check_kinds(names, mapped.looks)
+
+
+def _check_shown(classes: Sequence[str], mapped: Mapped, present: Mapping[str, NDArray[np.int64]]) -> Iterator[Finding]:
+    """Whether maps of a split show classes at all, and those of training two; `present` are images of each (K,)."""
+    for split in dict.fromkeys(mapped.splits):
+        shown = np.flatnonzero(present[split]).tolist()
+        if not shown:
+            message = f"no pixel of the {split} images has a class; mark some"
+            yield Finding("error", f"no-class-in-{split}", message, mapped.splits.count(split))
+        elif split == "train" and len(shown) == 1:
+            message = f"training masks of one class only, {classes[shown[0]]}; mark a second one, as background"
+            yield Finding("error", "one-class", message, 1)
 
 
 def _check_void(mapped: Mapped) -> Iterator[Finding]:
@@ -259,20 +265,6 @@ def _draw(images: MappedImages, index: int, mask: NDArray[np.bool_] | None) -> I
     return tint(images.read(index), images.code.classes(*images.code.read(images.root / path, path)), mask)
 
 
-def _check_pairs(split: str, opened: OpenedMaps) -> Iterator[Finding]:
-    """Images without a mask, and masks without an image."""
-    total = len(opened.images) + len(opened.unmapped)
-    if unmapped := [Example((name,)) for name in opened.unmapped]:
-        message = (
-            f"{many(unmapped, 'image')} of {total:,} for {split} without a mask of the same name, left out; add the "
-            "masks, or remove the images"
-        )
-        yield finding(grade(len(unmapped), total), f"unmapped-in-{split}", message, unmapped)
-    if orphans := [Example((name,)) for name in opened.orphans]:
-        message = f"{many(orphans, 'mask')} for {split} without an image of the same name; add the images"
-        yield finding("warning", f"orphans-in-{split}", message, orphans)
-
-
 def _check_values(mapped: Mapped, splits: Mapping[str, MappedImages], code: Code) -> Iterator[Finding]:
     """What the values of the masks mean, or do not."""
     readable = mapped.readable()
@@ -287,13 +279,9 @@ def _check_values(mapped: Mapped, splits: Mapping[str, MappedImages], code: Code
     yield from _check_blur(mapped, readable)
     two = [i for i in readable if not mapped.facts[i].coloured and {*mapped.facts[i].values} <= {0, 255}]
     both = [i for i in two if len(mapped.facts[i].values) == 2]
-    shown = {label for i in readable if mapped.splits[i] == "train" for label in mapped.facts[i].classes} - {-1, IGNORE}
     if both and len(two) == len(readable) and code.values[255] == IGNORE:
         message = binary_message(len(two), code)
         yield finding("error", "zero-and-255", message, [Example((mapped.names[i],)) for i in both])
-    elif len(shown) == 1:
-        message = f"training masks of one class only, {code.names[shown.pop()]}; mark a second one, as background"
-        yield Finding("error", "one-class", message, 1)
     images = [(part, i) for part in splits.values() for i in range(len(part))]
     odd: dict[int, int] = Counter()
     where: list[tuple[int, list[int]]] = []

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,9 @@ from featherbone.data.doctor_maps import (
     tint,
 )
 from featherbone.data.findings import MAX_EXAMPLES, Examination, Example, Finding, finding, grade, many
-from featherbone.data.layouts import TRAINING_SPLITS
-from featherbone.data.panoptic import PanopticImages, Part, open_panoptic
-from featherbone.errors import BadData, BadImage
+from featherbone.data.panoptic import PanopticImages, Part
+from featherbone.data.segmentation import inspect_segmentation
+from featherbone.errors import BadImage
 from featherbone.ops.label_maps import IGNORE
 from featherbone.ops.rle import box_of
 
@@ -41,36 +41,22 @@ class PartFacts(NamedTuple):
     """x y width height."""
 
 
-def examine_panoptic(data: Path) -> Examination:
-    """Read every image and map of `data` once and tell all that is wrong; a problem never ends the examination."""
-    splits: dict[str, PanopticImages] = {}
-    findings: list[Finding] = []
-    for split in TRAINING_SPLITS:
-        try:
-            opened = open_panoptic(data, split, check=False)
-        except BadData as error:
-            findings.append(Finding("error", "unreadable-split", str(error), 1))
-            continue
-        if opened:
-            splits[split] = opened.images
-            total = len(opened.images) + len(opened.missing)
-            if missing := [Example((name,)) for name in opened.missing]:
-                message = (
-                    f"{many(missing, 'file')} of {total:,} images and maps listed for {split} but not there; bring "
-                    "them back, or correct names and folder"
-                )
-                findings.append(finding(grade(len(missing), total), f"missing-in-{split}", message, missing))
+def examine_panoptic(data: Path, task: str = "panoptic", **reading: Any) -> Examination:
+    """Read every image and map of `data` once and report all that is wrong; a problem never ends the examination.
+
+    `reading` are keywords of `inspect_segmentation`, by which images are split as in training for `task`.
+    """
+    splits, findings = inspect_segmentation(data, task, **reading)
     first = next(iter(splits.values()), None)
     classes = first.classes if first else ()
     mapped = gather_maps(splits, _facts, _draw)
     segments = _segments(splits, mapped)
     findings += check_maps(mapped)
-    findings += _check_categories(splits)
     findings += _check_ids(splits, mapped, segments)
     findings += _check_statements(mapped, segments)
     if first:
         findings += _check_kinds(first, mapped, segments)
-    return conclude(str(data), classes, mapped, findings)
+    return conclude(str(data), task, classes, mapped, findings)
 
 
 def _facts(images: PanopticImages, index: int) -> MapFacts:
@@ -111,25 +97,6 @@ def _measure(mask: NDArray[np.bool_]) -> tuple[int, tuple[int, int, int, int]]:
     return int(mask.sum()), (x1, y1, x2 - x1, y2 - y1)
 
 
-def _check_categories(splits: Mapping[str, PanopticImages]) -> Iterator[Finding]:
-    """The classes of both splits."""
-    if len(splits) < 2:
-        return
-    train, val = splits["train"], splits["val"]
-    if (train.category_ids, train.classes) != (val.category_ids, val.classes):
-        message = "training and validation list other classes, or other ids for them; make them the same"
-        yield Finding("error", "classes-differ", message, 1)
-    elif train.things != val.things:
-        odd = [Example((train.classes[i],)) for i in sorted({*train.things} ^ {*val.things})]
-        message = f"{many(odd, 'class', 'classes')} a thing in one split and stuff in the other; set isthing alike"
-        yield finding("error", "isthing-differs", message, odd)
-    for split, images in splits.items():
-        for kind, of in (("things", images.things), ("stuff", images.stuff)):
-            if not of:
-                message = f"{split}: all classes have the same isthing, so there are no {kind}; set isthing to 1 or 0"
-                yield Finding("warning", f"no-{kind}", message, 0)
-
-
 def _check_ids(splits: Mapping[str, PanopticImages], mapped: Mapped, segments: list[PartFacts]) -> Iterator[Finding]:
     """Ids of map and json against each other."""
     readable = mapped.readable()
@@ -159,13 +126,6 @@ def _check_ids(splits: Mapping[str, PanopticImages], mapped: Mapped, segments: l
         yield finding(
             grade(len(gone), len(segments)), "absent-segments", message, [_point(mapped, s, "") for s in gone]
         )
-    if unknown := [s for s in segments if s.part.label < 0]:
-        message = f"{many(unknown, 'segment')} of {len(segments):,} of a category that is not listed; list the classes"
-        yield finding("error", "unknown-class", message, [_point(mapped, s, "") for s in unknown])
-    twice = [Example((mapped.names[at],)) for at in readable if _repeats(entries[at][0].entries[entries[at][1]].parts)]
-    if twice:
-        message = f"{many(twice, 'image')} with an id given to two segments; give each its own"
-        yield finding("error", "repeated-ids", message, twice)
 
 
 def _check_statements(mapped: Mapped, segments: list[PartFacts]) -> Iterator[Finding]:
@@ -214,10 +174,6 @@ def _check_kinds(images: PanopticImages, mapped: Mapped, segments: list[PartFact
 def _point(mapped: Mapped, segment: PartFacts, note: str) -> Example:
     told = f"segment {segment.part.id}"
     return Example((mapped.names[segment.image],), f"{told}: {note}" if note else told)
-
-
-def _repeats(parts: tuple[Part, ...] | None) -> bool:
-    return parts is not None and len({part.id for part in parts}) < len(parts)
 
 
 def _near(stated: object, true: tuple[int, int, int, int]) -> bool:

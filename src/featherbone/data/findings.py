@@ -25,6 +25,8 @@ FEW = 10
 """Fewer training images, or objects, of a class are a warning."""
 SPOILS = 0.01
 """From this share on, damaged files, wrong labels and leaked images are errors, not warnings."""
+MISSING = 0.5
+"""From this share on, images without a file or without labels are errors: names or folders are wrong."""
 MAX_EXAMPLES = 12
 
 
@@ -164,9 +166,9 @@ def listed(names: Sequence[str], most: int = 5) -> str:
 
 def notice(finding: Finding) -> str:
     """A finding in one line, with the first names."""
-    names = [name for example in finding.examples for name in example.names[:1]]
+    names = [example.names[0] + f" ({example.note})" * bool(example.note) for example in finding.examples]
     more = finding.count - len(names) if names else 0
-    return finding.message + (f": {listed([*names, *[''] * more])}" if names else "")
+    return finding.message + (f": {listed([*names, *[''] * more], 3)}" if names else "")
 
 
 def notices(findings: Iterable[Finding]) -> tuple[str, ...]:
@@ -182,13 +184,13 @@ def refuse(findings: Iterable[Finding], data: Path) -> None:
         raise BadData(f"{data}: {notice(errors[0])}{more}\nall with pictures: featherbone doctor {data}")
 
 
-def check_left(splits: Sequence[str], looks: Sequence["Picture | str"]) -> Iterator[Finding]:
-    """Splits of which no image can be read."""
+def check_left(splits: Sequence[str], usable: Iterable[int]) -> Iterator[Finding]:
+    """Splits, of each image its own, of which no image can be used; `usable` are indices of those that can."""
+    left = {splits[index] for index in usable}
     for split in dict.fromkeys(splits):
-        own = [look for look, of in zip(looks, splits, strict=True) if of == split]
-        if not any(isinstance(look, Picture) for look in own):
-            message = f"none of the {len(own):,} images of {split} can be read; replace them"
-            yield Finding("error", f"no-readable-image-in-{split}", message, len(own))
+        if split not in left:
+            message = f"none of {many(list(splits).count(split), 'image')} of {split} can be used; replace them"
+            yield Finding("error", f"no-readable-image-in-{split}", message, list(splits).count(split))
 
 
 def illustrate(findings: Iterable[Finding], draw: Callable[[str], bytes]) -> tuple[Finding, ...]:

@@ -313,7 +313,7 @@ def _part(row: Mapping[str, Any], labels: Mapping[int, int], name: str, check: b
         raise BadData(
             f"{name}: segment {row['id']} is of category {row['category_id']}; listed are {', '.join(map(str, labels))}"
         )
-    about = {key: row[key] for key in ("bbox", "area") if key in row}
+    about = {key: row[key] for key in ("bbox", "area", "category_id") if key in row}
     return Part(row["id"], label, bool(row.get("iscrowd", 0)), about)
 
 
