@@ -1,22 +1,26 @@
 """A run as a predictor: any image in, records out."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from featherbone.data.classification import open_splits
 from featherbone.data.detection import open_detection
-from featherbone.data.images import ImageSource, read_image
+from featherbone.data.images import Encoded, ImageSource, read_image
 from featherbone.data.listing import SUFFIXES, list_images
 from featherbone.data.sampling import spread, spread_classes
 from featherbone.data.segmentation import open_segmentation
 from featherbone.devices import find_device
-from featherbone.errors import BadImage, BadOption
+from featherbone.errors import BadImage, BadOption, BadRun
 from featherbone.results import Record
 from featherbone.tasks.card import Card
 from featherbone.tasks.detection import SURE
@@ -60,43 +64,83 @@ class Predictor:
         self.card, self.device = card, device
         self.task = task.to(device).eval()
         self.transform = card.preprocessing.transform()
+        if not isinstance(scales, Iterable) or not all(isinstance(scale, int | float) for scale in scales):
+            raise BadOption(f"scales {scales!r} are not numbers; give a tuple of factors, such as (0.75, 1.0, 1.25)")
         self.testing = Testing(slide, tuple(scales), mirror)
         given = {"score": score is not None, "tile": tile is not None, "slide": slide}
         given |= {"scales": self.testing.scales != (1.0,), "mirror": mirror}
         for name in (name for name, is_given in given.items() if is_given and card.task not in MEANT[name]):
             raise BadOption(f"{name} means nothing to {card.task}; leave it out, or give a run for {MEANT[name][0]}")
-        if score is not None and not 0 <= score <= 1:
-            raise BadOption(f"score {score} is outside 0 to 1")
+        if score is not None and not (isinstance(score, int | float) and 0 <= score <= 1):
+            raise BadOption(f"score {score!r} is not a number from 0 to 1; 0.5 is usual")
         if tile is not None:
             check_tiles(tile, overlap)
         best = KEPT if card.task == "panoptic" else card.metrics.get("best_score") or SURE
         self.score = best if score is None else score
         self.tile, self.overlap = tile, overlap
+        self._lock = Lock()
 
     def __call__(self, image: ImageSource) -> Record:
-        """The record of one image: a path, encoded bytes, PIL image, array (H, W, 3) or tensor (3, H, W)."""
+        """The record of one image. Raises `BadImage`.
+
+        It is a path, the bytes of an image file, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4), or a tensor
+        (H, W), (3, H, W) or (4, H, W). Channels of arrays and tensors are RGB or RGBA; of OpenCV's BGR pass
+        `array[..., ::-1]`. Values are uint8 from 0 to 255, uint16 from 0 to 65535, or floating point from 0 to 1,
+        before any normalisation.
+        """
         return self.predict([image])[0]
 
     @torch.inference_mode()
-    def predict(self, images: Sequence[ImageSource]) -> list[Record]:
-        """Records of several images, computed as one batch. Raises `BadImage`."""
-        pictures = [read_image(image) for image in images]
+    def predict(self, images: Iterable[ImageSource]) -> list[Record]:
+        """Records of several images, computed as one batch: a list of what a call takes, or an array (B, H, W, 3).
+
+        Several threads may share a predictor: they read images side by side, and the network computes one batch at a
+        time, with all cores. Raises `BadImage`.
+        """
+        pictures = [read_image(image) for image in _listed(images)]
         if not pictures:
             return []
+        inputs = [] if self.tile or not self.testing.plain else [self.transform(picture) for picture in pictures]
+        with self._lock:
+            return self._decode(pictures, inputs)
+
+    def _decode(self, pictures: list[Image.Image], inputs: list[Tensor]) -> list[Record]:
+        p = self.card.preprocessing
         if self.tile is not None:
-            about = (self.tile, self.overlap, self.device, self.score)
-            return [decode_tiled(self.task, self.card.preprocessing, picture, *about) for picture in pictures]
+            return [
+                decode_tiled(self.task, p, picture, self.tile, self.overlap, self.device, self.score)
+                for picture in pictures
+            ]
         if not self.testing.plain:
-            seen = (self.task, self.card.preprocessing)
-            return [decode_tested(*seen, picture, self.testing, self.device) for picture in pictures]
-        raw = self.task(torch.stack([self.transform(picture) for picture in pictures]).to(self.device))
-        frames = [self.card.preprocessing.frame(picture.height, picture.width) for picture in pictures]
+            return [decode_tested(self.task, p, picture, self.testing, self.device) for picture in pictures]
+        raw = self.task(torch.stack(inputs).to(self.device))
+        frames = [p.frame(picture.height, picture.width) for picture in pictures]
         return self.task.decode(raw, frames, *((self.score,) if self.card.task in MEANT["score"] else ()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = Lock()
+
+
+def _listed(images: Iterable[ImageSource]) -> list[ImageSource]:
+    """The images of a list. Raises `BadImage` for one image, whose rows or letters would be taken for images."""
+    single = isinstance(images, str | os.PathLike | Encoded | Image.Image | Mapping)
+    if isinstance(images, np.ndarray | torch.Tensor):
+        single = images.ndim != 4
+    if single or not isinstance(images, Iterable) or hasattr(images, "read"):
+        raise BadImage(
+            f"predict was given a {type(images).__name__}, and takes a list of pictures; give [picture], or call the "
+            "predictor itself"
+        )
+    return list(images)
 
 
 def load(
-    run: str | Path,
-    device: str = "auto",
+    run: str | os.PathLike[str],
+    device: str | torch.device = "auto",
     score: float | None = None,
     tile: int | None = None,
     overlap: float = 0.2,
@@ -106,9 +150,14 @@ def load(
 ) -> Predictor:
     """The predictor of a run folder or an exported file; the options are those of `Predictor`.
 
+    It takes images as `Predictor.__call__` states: arrays and tensors are RGB. It can be pickled; an exported file is
+    then opened again where it is used.
+
     A file runs in its own runtime, on the CPU. Raises `BadRun` where it is none, or damaged, and `BadOption` for an
     option that does not suit it.
     """
+    if not isinstance(run, str | os.PathLike):
+        raise BadRun(f"a {type(run).__name__} is not a run; give the path of a run folder or of an exported file")
     card, task = open_task(Path(run))
     return Predictor(card, task, find_device(device), score, tile, overlap, slide, scales, mirror)
 

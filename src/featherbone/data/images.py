@@ -1,6 +1,7 @@
 """Any picture a user has, as upright 8-bit RGB."""
 
 import io
+import os
 import re
 import stat
 import struct
@@ -41,8 +42,15 @@ FOREIGN = {
 MAX_BYTES = 2**31
 """Size of the largest file that is read."""
 
-ImageSource = str | Path | bytes | Image.Image | np.ndarray[Any, Any] | torch.Tensor
-"""A path, an encoded file's bytes, a PIL image, an array (H, W[, 1, 3 or 4]) or a tensor ([3,] H, W)."""
+Encoded = bytes | bytearray | memoryview
+"""The content of an image file."""
+ImageSource = str | os.PathLike[str] | Encoded | Image.Image | np.ndarray[Any, Any] | torch.Tensor
+"""A path, an image file's bytes, a PIL image, an array (H, W[, 1, 3 or 4]) or a tensor ([1, 3 or 4,] H, W).
+
+Channels of arrays and tensors are RGB or RGBA, not the BGR of OpenCV: pass `array[..., ::-1]`. Values are uint8 from 0
+to 255, uint16 from 0 to 65535, or floating point from 0 to 1.
+"""
+SOURCES = "a path, the bytes of an image file, a PIL image, an array (H, W, 3) or a tensor (3, H, W)"
 
 
 @contextmanager
@@ -72,11 +80,17 @@ def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
     """
     if isinstance(source, np.ndarray | torch.Tensor):
         return _from_array(source)
-    name = name or (str(source) if isinstance(source, str | Path) else "image")
+    name = name or (os.fspath(source) if isinstance(source, str | os.PathLike) else "image")
     if isinstance(source, Image.Image):
         with _reasons(name):
-            return _to_rgb(ImageOps.exif_transpose(source), name)
-    with open_image(source, name) as image:
+            return _from_pil(source, name)
+    if not isinstance(source, str | os.PathLike | Encoded):
+        several = ", or call predict with several" if isinstance(source, list | tuple) else ""
+        file = ", or of an open file its content: file.read()" if hasattr(source, "read") else ""
+        raise BadImage(f"{name}: {type(source).__name__} is not a picture; give {SOURCES}{several}{file}")
+    if isinstance(source, str) and "://" in source:
+        raise BadImage(f"{name}: a URL, which is not fetched; download the picture and give its path or its bytes")
+    with open_image(bytes(source) if isinstance(source, Encoded) else Path(source), name) as image:
         image.load()  # turned in its place, it needs no copy
         ImageOps.exif_transpose(image, in_place=True)
         return _to_rgb(image, name)
@@ -208,19 +222,38 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
+def _from_pil(source: Image.Image, name: str) -> Image.Image:
+    try:
+        return _to_rgb(ImageOps.exif_transpose(source), name)
+    except (AttributeError, OSError, ValueError) as error:
+        if isinstance(error, BadImage):
+            raise
+        raise BadImage(
+            f"{name}: a PIL image of mode {source.mode} that cannot be read ({error}); give one in RGB, loaded before "
+            "its file is closed"
+        ) from None
+
+
 def _from_array(source: np.ndarray[Any, Any] | torch.Tensor) -> Image.Image:
     given = f"{'tensor' if isinstance(source, torch.Tensor) else 'array'} {tuple(source.shape)} of {source.dtype}"
     if isinstance(source, torch.Tensor):
+        if source.is_meta or source.layout != torch.strided:
+            raise BadImage(f"{given}: a tensor without pixels or sparse; give a dense one of this machine")
         tensor = source.detach().cpu()
         array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # NumPy has no bfloat16
         array = array.transpose(1, 2, 0) if array.ndim == 3 else array
     else:
         array = source
     if array.ndim not in (2, 3) or 0 in array.shape or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        raise BadImage(f"{given}: give an array (H, W) or (H, W, 1, 3 or 4), or a tensor (H, W) or (1, 3 or 4, H, W)")
+        raise BadImage(
+            f"{given}: give an array (H, W) or (H, W, 1, 3 or 4), or a tensor (H, W) or (1, 3 or 4, H, W); several "
+            "as a list"
+        )
     if np.issubdtype(array.dtype, np.floating):
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-            raise BadImage(f"{given}: floating-point pictures hold 0 to 1, before any normalisation")
+            raise BadImage(
+                f"{given}: floating-point pictures hold 0 to 1, before any normalisation; divide by 255, or pass uint8"
+            )
         array = np.rint(array * 255)
     elif array.dtype == np.uint16:
         array = array // 257

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -47,8 +47,28 @@ def require(packages: Sequence[str], extra: str) -> None:
         raise MissingExtra(f"{', '.join(missing)} not installed; pip install {what}{'' if extra else OWN}")
 
 
+class OpenFile:
+    """A file of `target` as a function that can be pickled: a copy opens the file again at its first call."""
+
+    def __init__(self, path: Path, target: str) -> None:
+        self.path, self.target = path.resolve(), target
+        self._run: Run | None = _open(path, target)
+
+    def __call__(self, images: Tensor) -> Sequence[Tensor]:
+        if self._run is None:
+            self._run = _open(self.path, self.target)
+        return self._run(images)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_run": None}
+
+
 def open_file(path: Path, target: str) -> Run:
     """A file of `target` as a function. Raises `MissingExtra`, and `BadRun` for a file that its runtime refuses."""
+    return OpenFile(path, target)
+
+
+def _open(path: Path, target: str) -> Run:
     if target not in RUNTIMES:
         raise BadRun(f"{path}: made for {target!r}; this version runs files for {', '.join(RUNTIMES)}")
     runtime = RUNTIMES[target]
