@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from featherbone.data.findings import listed, many
-from featherbone.data.formats.coco_json import CocoAnnotation, CocoCategory, CocoFile, read_objects
+from featherbone.data.formats.coco_json import CocoAnnotation, CocoCategory, CocoFile, read_objects, without_collector
 from featherbone.data.images import upright_size
 from featherbone.data.layouts import ROBOFLOW, SPLITS, names_of, split_folders, split_of
 from featherbone.data.listing import list_images
@@ -121,6 +121,7 @@ def _with_folders(data: Path, split: str, file: Path) -> CocoSplit:
     return CocoSplit(file, (*own, *shared, data), bool(own) or whole)
 
 
+@without_collector()
 def open_coco(data: Path, split: str, unlabelled: str, check: bool) -> Opened | None:
     """Images of a split with their objects; None where there is no annotation file for it.
 

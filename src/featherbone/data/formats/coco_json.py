@@ -1,9 +1,12 @@
 """COCO's JSON files as typed values: read once, leniently where tools differ, and refused with one message."""
 
 import codecs
+import gc
 import json
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -97,6 +100,18 @@ class _Listing(msgspec.Struct):
     images: list[CocoImage]
     categories: list[CocoCategory]
     annotations: list[Any]
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Pause the collection of cycles, which visits the values of a large file again and again and finds none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def read_objects(path: Path, name: str) -> tuple[CocoFile, dict[int, str]]:
