@@ -77,6 +77,14 @@ def test_a_namesake_in_another_split_is_not_taken(data):
             assert NamedFiles(data, [data / "train", data], "list.json", split).find(name) == expected
 
 
+@pytest.mark.parametrize("folder", ["masks", "Mask", "panoptic_train", "SegmentationClass", "gtFine", "annotations"])
+def test_a_mask_is_not_taken_for_its_image(data, folder):
+    (data / folder).mkdir()
+    (data / folder / "d.png").write_bytes(b"")
+    assert find(data, "gone/d.png") == (None, False)
+    assert find(data, f"{folder}/d.png") == (f"{folder}/d.png", False)
+
+
 def test_hidden_files_are_no_candidates(data):
     (data / "val/._a.jpg").write_bytes(b"")
     (data / ".cache").mkdir()

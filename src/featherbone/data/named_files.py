@@ -16,14 +16,20 @@ _HASH = re.compile(r"[0-9a-f]{8}-(?=.)")
 """What Label Studio puts before the name of an uploaded file."""
 
 
+_MASKS = re.compile(
+    r"masks?\b|(mask|panoptic|stuff|ann|gt)_|segmentation|gtFine|labels\b|annotations?\b", re.IGNORECASE
+)
+"""What the names of folders begin with that hold masks and labels under the names of the images."""
+
+
 class NamedFiles:
     """Files below `root` by the names that lists of any tool give them.
 
     A name is first taken as it is written, in each of `folders` (below `root`, most likely first). Names that are
     absolute on any system, lead out of the folder, hold backslashes or URL escapes, or name folders that do not exist
     are found by their plain name: a single file of that name is taken, and of several the one whose folders agree with
-    the name, or the only one in the most likely folder. Folders of other splits than `split` are not searched: an
-    image that is missing in one often has a namesake in another.
+    the name, or the only one in the most likely folder. Folders of masks and of other splits than `split` are not
+    searched: an image that is missing often has a namesake there.
     """
 
     def __init__(self, root: Path, folders: Sequence[Path] = (), source: str = "", split: str | None = None) -> None:
@@ -63,11 +69,12 @@ class NamedFiles:
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
-        """All files by their plain names, but for those of other splits."""
+        """All files by their plain names, but for masks and those of other splits."""
         found: dict[str, list[Path]] = {}
         for path in list_files(self.root):
-            splits = {split_of(folder) for folder in path.parent.relative_to(self.root).parts}
-            if self.split is None or splits <= {None, self.split}:
+            folders = path.parent.relative_to(self.root).parts
+            other = self.split is not None and not {split_of(folder) for folder in folders} <= {None, self.split}
+            if not other and not any(_MASKS.match(folder) for folder in folders):
                 found.setdefault(_key(path.name), []).append(path)
         return found
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from featherbone.data.coco import find_image
 from featherbone.data.images import Stored, read_file, upright_size
 from featherbone.data.label_files import CITYSCAPES, CITYSCAPES_THINGS, read_values
-from featherbone.data.layouts import names_of, split_folders
+from featherbone.data.layouts import names_of, split_folders, split_of
+from featherbone.data.named_files import NamedFiles
 from featherbone.data.objects import Marked, MarkedImages, Objects
 from featherbone.errors import BadData, BadImage
 from featherbone.files import read_json
@@ -237,6 +238,7 @@ def _open_coco(data: Path, file: Path, check: bool) -> OpenedPanoptic:
     folders = [data / own, data / "images" / own, data / own.rstrip("0123456789"), data / "images", data]
     folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
     maps = [data / file.stem, data / "annotations" / file.stem]
+    files = NamedFiles(data, folders, name, split_of(own))
     entries: list[Parted] = []
     missing: list[str] = []
     for a in annotations:
@@ -245,7 +247,7 @@ def _open_coco(data: Path, file: Path, check: bool) -> OpenedPanoptic:
             raise BadData(
                 f"{name}: an annotation of image {a['image_id']!r}, which it does not list; list or remove it"
             )
-        path = find_image(folders, image["file_name"], name)
+        path = files.find(image["file_name"])
         map_path = find_image([folder for folder in maps if folder.is_dir()], a["file_name"], name)
         if path is None or map_path is None:
             missing.append(image["file_name"] if path is None else a["file_name"])
