@@ -6,7 +6,7 @@ from featherbone.data.formats.cvat import Cvat
 from featherbone.data.formats.format import Format
 from featherbone.data.formats.labelme import Labelme
 from featherbone.data.formats.voc import Voc
-from featherbone.data.formats.yolo import Yolo
+from featherbone.data.yolo import Yolo
 
 FORMATS: tuple[Format, ...] = (Yolo(), Voc(), Cvat(), Labelme())
 """In the order in which they are tried."""

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from featherbone.data.formats.yolo_lines import Row, may_be_keypoints, read_rows, to_annotation
-from featherbone.data.formats.yolo_lists import Listing, find_lists, has_polygons, read_list
 from featherbone.data.images import upright_size
 from featherbone.data.listing import list_folder, list_images
 from featherbone.data.named_files import NamedFiles
 from featherbone.data.objects import Marked, MarkedImages, Opened
+from featherbone.data.yolo_lines import Row, may_be_keypoints, read_rows, to_annotation
+from featherbone.data.yolo_lists import Listing, find_lists, has_polygons, read_list
 from featherbone.errors import BadData, BadImage
 from featherbone.files import read_text
 

@@ -8,10 +8,10 @@ from itertools import islice, permutations
 from pathlib import Path
 from typing import Any
 
-from featherbone.data.formats.yolo_lines import read_rows
 from featherbone.data.layouts import SPLITS, names_of, split_folders, split_of
 from featherbone.data.listing import is_junk, list_folder
 from featherbone.data.named_files import written_parts
+from featherbone.data.yolo_lines import read_rows
 from featherbone.errors import BadData
 from featherbone.files import read_text, read_yaml
 
