@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import featherbone
-from exporting import CLASSES, a_model, drawn
+from exporting import CLASSES, HEADS, a_model, drawn
 from featherbone.data.images import read_image
 from featherbone.data.transforms import Preprocessing
 from featherbone.exporters.contract import Form, export_task
@@ -188,3 +188,23 @@ def test_an_export_runs_by_the_example_without_the_package(tmp_path):
     assert not done.returncode, done.stderr
     predictor = featherbone.load(tmp_path / "export")
     same(predictor(tmp_path / "picture.png").to_json()["objects"], json.loads(done.stdout))
+
+
+def keys_of(value):
+    """Names of all fields of plain values."""
+    if isinstance(value, dict):
+        return {*value, *(key for item in value.values() for key in keys_of(item))}
+    return {key for item in value for key in keys_of(item)} if isinstance(value, list) else set()
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_page_explains_every_field(head):
+    """All of featherbone.json but formulas' own names, which are in the file itself, and the card."""
+    text = (FOLDER.parents[1] / "docs" / "decoding.md").read_text(encoding="utf-8")
+    card, task = a_model(head)
+    about = manifest_of(card, task, ["logits"], with_pre=True)
+    decode = about["decode"]
+    formulas = keys_of([decode.get(name, {}) for name in ("outputs", "formulas", "mask_formulas", "clip", "origin")])
+    fields = keys_of({**about, "card": {}, "versions": {}}) - formulas
+    assert sorted(field for field in fields if f"`{field}`" not in text) == []
+    assert f"`{decode['kind']}`" in text
