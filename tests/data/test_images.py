@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 import featherbone
-from featherbone.data.images import FORMATS, open_image, orientation_of, read_file, read_image, upright_size
+from featherbone.data.findings import look_at
+from featherbone.data.images import FORMATS, Stored, open_image, orientation_of, read_file, read_image, upright_size
 from featherbone.data.label_files import read_values
 from featherbone.errors import BadImage
 
@@ -118,6 +119,61 @@ def test_sixteen_bits_are_scaled_not_clipped(kind):
     expected = np.array([[0, 1, 100], [128, 254, 255]])
     for source in (encode(Image.fromarray(deep), kind), deep, torch.from_numpy(deep), Image.fromarray(deep)):
         np.testing.assert_array_equal(pixels(source), np.repeat(expected[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize(("white", "kind"), [(1023, "PNG"), (4095, "PNG"), (4095, "TIFF"), (65535, "PNG")])
+def test_the_range_in_use_is_what_is_scaled(tmp_path, white, kind):
+    """Data of 10 and 12 bits in files of 16: black and almost black until they are scaled by their own range."""
+    deep = np.array([[0, white // 2, white]], np.uint16)
+    for source in (encode(Image.fromarray(deep), kind), deep, torch.from_numpy(deep), Image.fromarray(deep)):
+        np.testing.assert_array_equal(pixels(source)[0, :, 1], [0, 127, 255])
+    (tmp_path / "0.img").write_bytes(encode(Image.fromarray(deep), kind))
+    look = look_at(Files(tmp_path), 0)
+    assert look.kind == ("sixteen-bit" if white == 65535 else "low-range")
+
+
+class Files(Stored):
+    """One file."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def name(self, index):
+        return f"{index}.img"
+
+
+def test_transparency_of_deep_arrays_is_not_stretched():
+    deep = np.full((1, 1, 4), 4095, np.uint16)
+    deep[..., 3], deep[..., 1] = 65535, 0
+    assert pixels(deep)[0, 0].tolist() == [255, 0, 255]
+
+
+def deep_png(values: np.ndarray) -> bytes:
+    """PNG of 16 bits a channel (H, W, 2, 3 or 4), which Pillow does not write."""
+    height, width, channels = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in values))
+    parts = ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
+    chunks = [struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize("white", [1023, 4095, 65535])
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_the_range_of_deep_colours_is_scaled_too(white, channels):
+    values = np.full((1, 3, channels), 65535, np.uint16)
+    values[0, :, : channels - (channels != 3)] = np.array([0, white // 2 + 1, white])[:, None]
+    read = pixels(deep_png(values))[0, :, 0].tolist()
+    assert read[0] == 0 and read[2] == 255 and read[1] == pytest.approx(128, abs=43)  # of 10 bits two are left
+
+
+def test_ranges_that_files_state_are_taken():
+    dark = np.array([[0, 500, 1000]], np.uint16)
+    stated = encode(Image.fromarray(dark), "TIFF", tiffinfo={281: 4095})
+    assert pixels(stated)[0, :, 0].tolist() == [0, 31, 62]
+    ppm = b"P5 3 1 4095\n" + np.array([0, 2048, 4095], ">u2").tobytes()
+    assert pixels(ppm)[0, :, 0].tolist() == [0, 127, 255]
+    assert pixels(b"P5 3 1 4095\n" + np.array([0, 20, 40], ">u2").tobytes())[0, :, 0].tolist() == [0, 1, 2]
 
 
 def test_grey_and_one_bit_are_repeated():
@@ -287,10 +343,25 @@ def test_any_name_will_do(tmp_path: Path, name):
     np.testing.assert_array_equal(pixels(tmp_path / name), COLOUR)
 
 
-def test_the_first_frame_of_an_animation_is_read_and_the_file_closed(tmp_path):
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_the_first_frame_of_an_animation_is_read_and_the_file_closed(tmp_path, kind):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert pixels(tmp_path / "a.gif")[0, 0].tolist() == [255, 0, 0]
+    frames[0].save(tmp_path / "a.gif", kind, save_all=True, append_images=frames[1:])
+    np.testing.assert_allclose(pixels(tmp_path / "a.gif")[0, 0], [255, 0, 0], atol=2)
+
+
+def test_deep_tiff_of_either_byte_order_and_floats(tmp_path):
+    deep = np.array([[0, 25700, 65535]], np.uint16)
+    for order in "<>":
+        values = deep.astype(f"{order}u2").tobytes()
+        tags = [(256, 3), (257, 1), (258, 16), (259, 1), (262, 1), (273, 122), (277, 1), (278, 1), (279, len(values))]
+        head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}IH", 8, len(tags))
+        entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags)
+        assert len(head + entries) + 4 == 122
+        read = pixels(head + entries + b"\0" * 4 + values)
+        np.testing.assert_array_equal(read[0, :, 0], [0, 100, 255])
+    with pytest.raises(BadImage, match="no fixed range; save it with 8 or 16 bits"):
+        read_image(encode(Image.fromarray(np.full((4, 4), 0.5, np.float32)), "TIFF"))
 
 
 def test_the_given_picture_is_not_changed():

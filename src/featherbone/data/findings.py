@@ -12,10 +12,10 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from featherbone.data.duplicates import Print, find_copies, take_print
-from featherbone.data.images import open_image, orientation_of, read_image
+from featherbone.data.images import WHITES, is_deep, open_image, orientation_of, read_image, white_of
 from featherbone.errors import BadData, BadImage
 
 Severity = Literal["error", "warning", "note"]
@@ -239,12 +239,14 @@ def look_at(images: Images, index: int) -> Picture | str:
     except (BadImage, OSError) as error:
         return str(error).removeprefix(f"{name}: ")
     with open_image(encoded, name) as file:
-        return Picture(*image.size, _kind(file), orientation_of(file), take_print(image, encoded))
+        orientation = orientation_of(file)  # before `_kind`, which may decode the file
+        return Picture(*image.size, _kind(file), orientation, take_print(image, encoded))
 
 
-def _kind(file: Image.Image) -> str:
-    if file.mode.startswith("I"):
-        return "sixteen-bit"
+def _kind(file: ImageFile.ImageFile) -> str:
+    if is_deep(file):
+        file.load()
+        return "sixteen-bit" if white_of(file) == WHITES[-1] else "low-range"
     if file.mode in ("P", "PA"):
         return "palette"
     if file.has_transparency_data:
@@ -254,6 +256,8 @@ def _kind(file: Image.Image) -> str:
 
 _KINDS = {
     "sixteen-bit": "with 16 bits a channel, scaled to 8",
+    "low-range": "with 16 bits a channel of which only the lower 10 or 12 are used, scaled by that range; of colours "
+    "only the upper 8 bits are read, so save those with 8 bits, or scaled to 16",
     "palette": "with a palette, turned into RGB, transparency laid over white",
     "transparent": "with transparency, laid over white",
     "grey": "in grey, repeated in red, green and blue",

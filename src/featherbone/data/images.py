@@ -42,13 +42,16 @@ FOREIGN = {
 MAX_BYTES = 2**31
 """Size of the largest file that is read."""
 
+WHITES = (1023, 4095, 65535)
+"""Largest values of 10, 12 and 16 bits."""
+
 Encoded = bytes | bytearray | memoryview
 """The content of an image file."""
 ImageSource = str | os.PathLike[str] | Encoded | Image.Image | np.ndarray[Any, Any] | torch.Tensor
 """A path, an image file's bytes, a PIL image, an array (H, W[, 1, 3 or 4]) or a tensor ([1, 3 or 4,] H, W).
 
 Channels of arrays and tensors are RGB or RGBA, not the BGR of OpenCV: pass `array[..., ::-1]`. Values are uint8 from 0
-to 255, uint16 from 0 to 65535, or floating point from 0 to 1.
+to 255, uint16 from 0 to 1023, 4095 or 65535 (the first that no value exceeds is white), or floating point from 0 to 1.
 """
 SOURCES = "a path, the bytes of an image file, a PIL image, an array (H, W, 3) or a tensor (3, H, W)"
 
@@ -76,7 +79,8 @@ def open_image(source: str | Path | bytes, name: str) -> Iterator[ImageFile.Imag
 def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
     """The picture of `source` in RGB, upright by its EXIF orientation, transparency over white, 16 bits scaled to 8.
 
-    Floating-point arrays and tensors hold 0 to 1. `name` is how errors call the source. Raises `BadImage`.
+    Values of 16 bits, those of uint16 arrays included, are scaled by `white_of`. Floating-point arrays and tensors hold
+    0 to 1. `name` is how errors call the source. Raises `BadImage`.
     """
     if isinstance(source, np.ndarray | torch.Tensor):
         return _from_array(source)
@@ -91,9 +95,27 @@ def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
     if isinstance(source, str) and "://" in source:
         raise BadImage(f"{name}: a URL, which is not fetched; download the picture and give its path or its bytes")
     with open_image(bytes(source) if isinstance(source, Encoded) else Path(source), name) as image:
+        deep = is_deep(image)
         image.load()  # turned in its place, it needs no copy
         ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image, name)
+        return _to_rgb(_stretch(image) if deep else image, name)
+
+
+def is_deep(image: ImageFile.ImageFile) -> bool:
+    """Whether a picture, not decoded yet, has 16 bits a channel."""
+    return image.mode.startswith("I") or any(";16" in str(tile[3]) for tile in image.tile)
+
+
+def white_of(image: Image.Image) -> int:
+    """The value that is white in a decoded picture with 16 bits a channel: what TIFF states, or 1023, 4095 or 65535.
+
+    Cameras of 10 and 12 bits store their values in 16. White is the first of the three that no value exceeds.
+    """
+    if image.format == "PPM":  # of which Pillow scales the values
+        return WHITES[-1]
+    if image.mode.startswith("I"):
+        return _white(int(np.asarray(image).max(initial=0)), image)
+    return _white(int(np.max([band.getextrema() for band in image.split()[: _num_colours(image)]])) << 8, image)
 
 
 def read_file(path: Path, name: str) -> bytes:
@@ -206,6 +228,28 @@ def _formats() -> str:
     return "use JPEG, PNG, WebP, AVIF, BMP, GIF, TIFF or PPM"
 
 
+def _white(top: int, image: Image.Image | None = None) -> int:
+    stated = 0
+    if isinstance(image, TiffImageFile):
+        bits = image.tag_v2.get(ExifTags.Base.BitsPerSample, (16,))[0]
+        stated = image.tag_v2.get(ExifTags.Base.MaxSampleValue, ((1 << bits) - 1 if bits < 16 else 0,))[0]
+    return next((white for white in (stated, *WHITES) if white >= max(top, 256)), WHITES[-1])
+
+
+def _num_colours(image: Image.Image) -> int:
+    """Channels without transparency."""
+    return 1 if image.mode == "LA" else 3
+
+
+def _stretch(image: Image.Image) -> Image.Image:
+    """A picture of 16 bits a channel, of which Pillow kept the upper 8, scaled by its white; grey ones as they are."""
+    if image.mode not in ("LA", "RGB", "RGBA") or (white := white_of(image)) == WHITES[-1]:
+        return image
+    table = [min(value * 255 // (white >> 8), 255) for value in range(256)]
+    bands, count = image.split(), _num_colours(image)
+    return Image.merge(image.mode, [*(band.point(table) for band in bands[:count]), *bands[count:]])
+
+
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
@@ -215,7 +259,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
             raise BadImage(f"{name}: 32-bit values outside 0 to 65535; save it with 8 or 16 bits a channel")
-        return Image.fromarray((values // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((values * 255 // white_of(image)).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -256,7 +300,9 @@ def _from_array(source: np.ndarray[Any, Any] | torch.Tensor) -> Image.Image:
             )
         array = np.rint(array * 255)
     elif array.dtype == np.uint16:
-        array = array // 257
+        colours = array[..., :3] if array.ndim == 3 else array
+        scaled = colours.astype(np.int64) * 255 // _white(int(colours.max()))
+        array = np.concatenate((scaled, array[..., 3:] // 257), -1) if array.ndim == 3 else scaled
     elif array.dtype != np.uint8:
         raise BadImage(f"{given}: use uint8, uint16 or floating point from 0 to 1")
     array = array.astype(np.uint8)
