@@ -26,7 +26,7 @@ class ExportedTask(nn.Module):
         self.manifest, self.run = manifest, run
         with torch.device("meta"):
             self.like: list[Any] = [build_task(manifest.card)]  # in a list, for it is no part of this module
-        self.classes = manifest.card.classes
+        self.classes, self.things = manifest.card.classes, manifest.card.things
 
     def forward(self, images: Tensor) -> Any:
         """Normalised images (B, 3, H, W) to the raw tensors, on the images' device; the file runs on the CPU.
