@@ -290,6 +290,8 @@ def test_a_box_that_is_missing_is_that_of_the_mask(data, form):
         (set_first("bbox", "10 20 30 40"), 'annotations[0].bbox is "10 20 30 40"; write x, y, width'),
         (set_first("bbox", [1, 2, None, 3]), "annotations[0].bbox is [1, 2, null, 3]; write x, y, width"),
         (set_first("bbox", [1, 2, float("nan"), 3]), "annotations[0].bbox is [1.0, 2.0, nan, 3.0]; write x, y"),
+        (set_first("bbox", [1, 2, 1e300, 3]), "annotations[0].bbox is [1.0, 2.0, 1e+300, 3.0]; write x, y, width"),
+        (set_first("image_id", "\ud800"), r'annotations[0].image_id is "\ud800"; write a whole number'),
         (set_first("bbox", [1, 2, float("inf"), 3]), "annotations[0].bbox is [1.0, 2.0, inf, 3.0]; write x, y"),
         (lambda v: v["annotations"][0].update(bbox=None, segmentation=[]), "annotations[0].bbox is missing, and so is"),
         (

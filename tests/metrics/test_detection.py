@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -195,6 +196,21 @@ def test_single_images_are_judged_as_one_by_one(pairs, score):
         assert (row.true_positives, row.false_positives, row.misses) == slow_match(truth, record, score)
 
 
+def test_many_objects_on_an_image_take_little_memory():
+    count = 20_000
+    corners = np.random.default_rng(0).random((count, 2)).astype(np.float32) * 150
+    boxes, labels = np.concatenate((corners, corners + 20), 1), np.zeros(count, np.int64)
+    truth = Objects(HEIGHT, WIDTH, boxes, labels, np.zeros(count, bool), np.full(count, 400.0))
+    names, scores = ("cat",) * 300, tuple(np.linspace(1, 0.1, 300).tolist())
+    record = Detections(HEIGHT, WIDTH, tuple(map(tuple, boxes[:300].tolist())), (0,) * 300, names, scores)
+    tracemalloc.start()
+    metrics = measure({1: (truth, record)}, masks=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150e6  # all pairs of objects would take 3 GB
+    assert metrics.per_image(0)[0].true_positives == 300
+
+
 def test_the_best_score_gives_the_best_f1(pairs):
     metrics = measure(pairs)
 
@@ -267,6 +283,7 @@ def test_results_with_text_ids_and_none_at_all(write):
         ([ROW, ROW | {"score": float("nan")}], r"\[1\]\.score is nan; write a finite number"),
         ([{"image_id": 1, "category_id": 3, "score": 1}], r"\[0\] has no bbox and no segmentation; write x, y"),
         ([{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]}], r"\[0\] has no score; write a finite number"),
+        ([ROW | {"score": "\udc00"}], r'\[0\]\.score is "\\udc00"; write a finite number'),
         ([ROW | {"image_id": True}], r"\[0\]\.image_id is true; write a whole number"),
         ([ROW | {"image_id": 1.5}], r"\[0\]\.image_id is 1\.5; write a whole number"),
         ([ROW | {"segmentation": {"size": [9, 9], "counts": [-5, 86]}}], r"\[0\]\.segmentation: run lengths that"),

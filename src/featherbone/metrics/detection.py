@@ -22,6 +22,8 @@ Floats = NDArray[np.float64]
 
 OVERLAP = 0.5
 """IoU from which on a detection has found an object, where single images are judged."""
+PAIRS = 1_000_000
+"""Pairs of a detection and an object that are compared at a time."""
 AREAS = {"": 0, "s": 1, "m": 2, "l": 3}
 """COCO's sizes by the letter at a metric's end: all, under 32 x 32 pixels of the image, under 96 x 96, larger."""
 
@@ -151,17 +153,17 @@ def _judge(objects: Any, record: Detections) -> _Judged:
     """COCO's matching at IoU 0.5: the surest first, each to the free object of its class that it overlaps most."""
     labels, scores = np.array(record.labels, np.int64), np.array(record.scores, np.float64)
     found, marked = xywh(np.array(record.boxes, np.float64).reshape(-1, 4)), xywh(objects.boxes)
-    iou = np.zeros((len(found), len(marked)))
-    if iou.size:
-        iou = np.asarray(coco.iou(found, marked, objects.crowd.astype(np.uint8).tolist()))
-    iou = np.where(labels[:, None] == objects.labels, iou, 0)
     free, right, counts = ~objects.crowd, np.zeros(len(found), bool), np.ones(len(found), bool)
-    for i in np.argsort(-scores, kind="stable"):
-        best = int((iou[i] * free).argmax()) if len(marked) else 0
-        if len(marked) and free[best] and iou[i, best] >= OVERLAP:
-            free[best], right[i] = False, True
-        else:
-            counts[i] = not (iou[i] * objects.crowd >= OVERLAP).any()
+    crowd, order = objects.crowd.astype(np.uint8).tolist(), np.argsort(-scores, kind="stable")
+    block = max(PAIRS // max(len(marked), 1), 1)
+    for rows in (order[at : at + block] for at in range(0, len(order) if len(marked) else 0, block)):
+        overlaps = np.where(labels[rows, None] == objects.labels, coco.iou(found[rows], marked, crowd), 0)
+        for i, iou in zip(rows, overlaps, strict=True):
+            best = int((iou * free).argmax())
+            if free[best] and iou[best] >= OVERLAP:
+                free[best], right[i] = False, True
+            else:
+                counts[i] = not (iou * objects.crowd >= OVERLAP).any()
     return _Judged(scores[counts], right[counts], int((~objects.crowd).sum()))
 
 

@@ -3,7 +3,6 @@
 import codecs
 import gc
 import json
-import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ T = TypeVar("T")
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A number as such, as text, or as a float without fraction."""
 
+MAX_PIXELS = 1e9
+"""Largest coordinate of a box."""
 GZIP = b"\x1f\x8b"
 ALLOWED: dict[Any, str] = {
     **dict.fromkeys(("id", "image_id", "category_id"), "a whole number from 0 to 2^63 - 1"),
@@ -130,11 +131,11 @@ def read_objects(path: Path, name: str) -> tuple[CocoFile, dict[int, str]]:
         annotations = []
         for place, row in enumerate(listing.annotations):
             try:
-                annotations.append(msgspec.convert(row, CocoAnnotation, strict=False))
+                annotations.append(_typed(row, CocoAnnotation))
             except msgspec.ValidationError as fault:
                 errors[place] = explain(fault, row, name, f"annotations[{place}]")
                 try:
-                    image_id = msgspec.convert(row["image_id"], Id, strict=False)
+                    image_id: int = _typed(row["image_id"], Id)
                 except (TypeError, LookupError, msgspec.ValidationError):
                     raise BadData(errors[place]) from None
                 annotations.append(CocoAnnotation(image_id, 0))
@@ -159,9 +160,16 @@ def read_typed(path: Path, name: str, kind: type[T]) -> T:
 def convert(value: Any, kind: type[T], name: str) -> T:
     """A parsed value as one of `kind`. Raises `BadData` as `read_typed` does."""
     try:
-        return msgspec.convert(value, kind, strict=False)
+        return _typed(value, kind)
     except msgspec.ValidationError as fault:
         raise BadData(explain(fault, value, name)) from None
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except UnicodeEncodeError:  # half a letter (an escape \ud800), which msgspec refuses as text once it is spelled out
+        return msgspec.convert(json.loads(json.dumps(value).replace("\\ud", "\\\\ud")), kind, strict=False)
 
 
 def read_bytes(path: Path, name: str) -> bytes:
@@ -232,6 +240,6 @@ def _fault(row: CocoAnnotation) -> str:
         return f"iscrowd is {crowd:g}; write {ALLOWED['iscrowd']}"
     if box is None:
         return "" if row.segmentation else f"bbox is missing, and so is the mask; write {ALLOWED['bbox']}"
-    if len(box) != 4 or not all(map(math.isfinite, box)):
+    if len(box) != 4 or not all(-MAX_PIXELS <= value <= MAX_PIXELS for value in box):  # NaN is not
         return f"bbox is {box}; write {ALLOWED['bbox']}"
     return ""
