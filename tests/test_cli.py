@@ -1,3 +1,4 @@
+import io
 import json
 import shutil
 import subprocess
@@ -206,14 +207,14 @@ def test_doctor_ends_in_one_where_training_would_be_spoiled(world, capsys, tmp_p
         (["train", "--data", "DATA", "--image-size", "8"], "image_size 8"),
         (["train", "--resume", "nowhere"], "not a run folder"),
         (["train", "--resume", "RUN", "--epochs", "3"], "keeps its settings"),
-        (["train", "--resume", "RUN", "--data", "DATA"], "leave data"),
+        (["train", "--resume", "RUN", "--recipe", "lvt"], "omit recipe"),
         (["train", "--data", "DATA", "--epoch", "3"], "--epochs"),
         (["evaluate", "nowhere"], "not a run folder"),
         (["evaluate", "DATA"], "not a run folder"),
         (["export", "RUN", "--count", "0"], "count 0"),
         (["export", "RUN", "--images", "nowhere"], "no such file"),
         (["export", "RUN", "--with-nms"], "with-nms is for detectors"),
-        (["export", "RUN", "--out", "DATA"], "choose another with --out"),
+        (["export", "RUN", "--out", "DATA"], "give an empty or new folder with --out"),
         (["export", "RUN", "--to", "torch", "--int8"], "int8 is not for torch"),
         (["export", "RUN", "--to", "litert"], "pip install litert_torch"),
         *([(["export", "RUN", "--to", "coreml"], "run on macOS alone")] if sys.platform != "darwin" else []),
@@ -236,6 +237,81 @@ def test_mistakes_are_one_message(world, capsys, arguments, message):
     if "--epoch" not in arguments:
         code, out, _ = run(capsys, *(places.get(argument, argument) for argument in arguments), "--json")
         assert code == 2 and message in json.loads(out)["error"]
+
+
+@pytest.mark.parametrize("place", ["in a file", "a file", "too long"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train --data {data} --out {place}",
+        "doctor {data} --out {place}",
+        "predict {run} {data} --out {place}",
+        "explain lvt {picture} --out {place}",
+        "export {run} --out {place}",
+        "bench lvt --out {place}",
+        "evaluate {run} --out {place}",
+        "data panoptic --instances {data} --semantic {data} --out {place}",
+        "demo --out {place}",
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(world, capsys, tmp_path, command, place):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    wants_a_file = command.startswith(("doctor", "evaluate"))
+    path, reason, remedy = {
+        "in a file": (tmp_path / "file" / "new", "Not a directory", "choose another place"),
+        "a file": (tmp_path / ("folder" if wants_a_file else "file"), "irectory", "choose another place"),
+        "too long": (tmp_path / ("x" * 300), "File name too long", "choose a shorter name"),
+    }[place]
+    picture = next((world / "data" / "val").glob("*/*.jpg"))
+    names = {"data": world / "data", "run": world / "run", "picture": picture, "place": path}
+    code, _, err = run(capsys, *(word.format(**names) for word in command.split()))
+    message = " ".join(err.split())
+    assert code == 2 and f"cannot write {path}: " in message and reason in message and remedy in message, err
+    assert "epoch" not in err and (tmp_path / "file").read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
+
+
+class Terminal(io.TextIOWrapper):
+    """Standard output in ASCII."""
+
+    def __init__(self):
+        super().__init__(io.BytesIO(), encoding="ascii")
+
+    def text(self):
+        self.flush()
+        return self.buffer.getvalue().decode("ascii")
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_results_print_where_output_is_not_utf_8(world, tmp_path, monkeypatch, as_json):
+    shutil.copytree(world / "data" / "val", tmp_path / "zwölf 図")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    sys.stderr.reconfigure(errors="backslashreplace")  # as Python's own
+    arguments = ["doctor", str(tmp_path / "zwölf 図"), "--out", str(tmp_path / "zwölf.html")]
+    assert main(arguments + ["--json"] * as_json) == 0
+    printed = sys.stdout.text()
+    if as_json:
+        assert json.loads(printed)["page"] == str(tmp_path / "zwölf.html") and json.loads(printed)["data"].endswith(
+            "図"
+        )
+    else:
+        assert "zw\\xf6lf.html" in printed
+
+
+def test_help_prints_where_output_is_not_utf_8(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    with pytest.raises(SystemExit) as done:
+        main(["train", "--help"])
+    assert not done.value.code and "--data" in sys.stdout.text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device")
+def test_a_result_that_no_disk_has_room_for_is_one_message(capsys, monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["models", "lvt", "--json"]) == 2
+    assert "cannot write standard output: No space left" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_damaged_run_is_refused_by_name(world, capsys, tmp_path):

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import resource
@@ -8,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from featherbone.errors import BadData, BadRun, FeatherboneError
-from featherbone.files import atomic, atomic_folder, read_json, read_text, read_yaml, to_json, write_json, write_text
+from featherbone.files import (
+    atomic,
+    atomic_folder,
+    check_writable,
+    read_json,
+    read_text,
+    read_yaml,
+    to_json,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -179,3 +190,64 @@ def test_a_folder_keeps_what_is_not_its_own(tmp_path, monkeypatch):
     with atomic_folder(Path("."), [], "about") as new:
         (new / "about").write_text("new")
     assert content(folder) == {"notes": "mine", "about": "new"}
+
+
+KINDS = {
+    "ENOSPC": "free some space", "EDQUOT": "free some space", "EFBIG": "free some space", "EACCES": "may write to",
+    "EPERM": "may write to", "EROFS": "may write to", "EIO": "check the disk", "ENAMETOOLONG": "a shorter name",
+    "ENOTDIR": "another place", "EISDIR": "another place", "ELOOP": "another place", "EINVAL": "another place",
+    "ENOENT": "another place", "EBUSY": "another place", "ESTALE": "another place", "ENXIO": "another place",
+}  # fmt: skip
+"""What a system may answer, and the remedy."""
+
+
+@pytest.mark.parametrize("kind,remedy", KINDS.items())
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_whatever_the_system_answers_is_one_message_and_leaves_nothing(tmp_path, monkeypatch, kind, remedy, call):
+    number = getattr(errno, kind)
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, refuse)
+        with pytest.raises(FeatherboneError, match=f"cannot write .*file: {os.strerror(number)}; .*{remedy}"):
+            write_text(tmp_path / "file", "text")
+        assert not list(tmp_path.iterdir())
+        if call == "replace":
+            with pytest.raises(FeatherboneError, match=r"cannot write .*folder"), atomic_folder(tmp_path / "folder"):
+                pass
+            assert not list(tmp_path.iterdir())
+
+
+def test_an_error_about_another_file_passes(tmp_path):
+    with pytest.raises(FileNotFoundError, match="elsewhere"), atomic(tmp_path / "file"):
+        (tmp_path / "elsewhere").read_bytes()
+    with pytest.raises(FeatherboneError, match="cannot write"), atomic(tmp_path / "file") as partial:
+        (partial / "inside").write_bytes(b"")
+
+
+def test_the_longest_name_can_be_written(tmp_path):
+    path = tmp_path / ("x" * 255)
+    write_text(path, "text")
+    assert path.read_text() == "text" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_is_known_beforehand(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for place, folder in ((tmp_path / "new" / "deep", True), (tmp_path / "new.html", False), (tmp_path, True)):
+        check_writable(place, folder)
+    for place, folder in (
+        (tmp_path / "file", True),
+        (tmp_path, False),
+        (tmp_path / "file" / "a", False),
+        (tmp_path / "loop" / "a", False),
+        (tmp_path / "new" / ("x" * 300) / "a", False),
+    ):
+        with pytest.raises(FeatherboneError, match="cannot write"):
+            check_writable(place, folder)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the super-user may write everywhere
+    with pytest.raises(FeatherboneError, match="may not be written; choose a folder that you may write to"):
+        check_writable(tmp_path / "new" / "a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "loop"]

@@ -6,12 +6,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import tyro
 
 from featherbone import commands
 from featherbone.errors import FeatherboneError
+from featherbone.files import refusal, to_json
 from featherbone.progress import say
 from featherbone.text import printable
 
@@ -46,11 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config=(tyro.conf.OmitArgPrefixes,),
         )
         if result is not None:
-            print(printable(json.dumps(result.to_json(), ensure_ascii=False) if as_json else str(result)), flush=True)
+            show(in_ascii(result.to_json()) if as_json else str(result))
     except FeatherboneError as error:
         say(str(error), "error", "red")
         if as_json:
-            print(json.dumps({"error": str(error), "kind": type(error).__name__}))
+            show(in_ascii({"error": str(error), "kind": type(error).__name__}))
         return error.exit_code
     except KeyboardInterrupt:
         say("interrupted; a training run goes on with: featherbone train --resume RUN")
@@ -58,8 +60,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a result or of help, such as head, has seen enough
         if result is None and not {"-h", "--help"} & set(arguments):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
     return getattr(result, "exit_code", 0)
+
+
+def in_ascii(value: Any) -> str:
+    """`value` as JSON that any encoding holds."""
+    return json.dumps(json.loads(printable(to_json(value))))
+
+
+def show(text: str) -> None:
+    """Print a result as `printable` text; letters that the encoding of standard output lacks are escaped.
+
+    Raises `FeatherboneError` where the disk that it goes to is full.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(printable(text).encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _forget_output()
+        raise refusal(Path("standard output"), error) from None
+
+
+def _forget_output() -> None:
+    """Let what cannot be printed go nowhere: Python would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def with_json(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from featherbone.errors import BadImage, BadOption
 from featherbone.explainers import ExplainResult
 from featherbone.exporters.devices import TargetExamination
 from featherbone.exporters.int8 import Int8Result
+from featherbone.files import check_new_folder, check_writable
 from featherbone.outcomes import (
     DataResult,
     DemoResult,
@@ -41,7 +42,7 @@ def train(
     """Train a model on a folder of images, and evaluate it.
 
     Args:
-        data: Data folder; its layout tells the task.
+        data: Data folder; its layout tells the task. With `resume`, the new place of the run's data, if it was moved.
         model: Name of one of our backbones or of any timm model.
         task: What to train for; where the folder serves several tasks, it must be given.
         recipe: A paper's settings, by name; options given beside it win.
@@ -58,9 +59,9 @@ def train(
     from featherbone.tasks.card import Card
 
     if resume is not None:
-        if data is not None or recipe or preset or out:
-            raise BadOption("--resume continues a run with what it began with; leave data, recipe, preset and out away")
-        run = resume_run(Path(resume), settings)
+        if recipe or preset or out:
+            raise BadOption("--resume continues a run with what it began with; omit recipe, preset and out")
+        run = resume_run(Path(resume), settings, None if data is None else Path(data))
     else:
         if data is None:
             raise BadOption("no data; give a folder: featherbone train --data DIR, or see: featherbone demo")
@@ -74,6 +75,7 @@ def evaluate(
     run: Positional[Path | None] = None,
     *,
     data: Path | None = None,
+    split: Literal["train", "val", "test"] | None = None,
     results: Path | None = None,
     masks: bool = False,
     ignore_index: int | None = None,
@@ -88,13 +90,15 @@ def evaluate(
     device: str = "auto",
     workers: int | None = None,
 ) -> EvaluateResult:
-    """Measure a run, an exported file, or another tool's results, on the validation images of a data set.
+    """Measure a run, an exported file, or another tool's results, on a split of a data set.
 
     A run that finds objects also writes them beside the report, as `detections.json`, in COCO's results format.
 
     Args:
         run: Run folder, or exported file.
         data: Data folder, with the run's classes; by default the one the run was trained on. A file needs it.
+        split: Split to measure on, the only one that is read; by default val, which for a run's own data without one
+            is what was held out in training, and for other data without any split all images.
         results: What any tool said, to measure on `data` instead of a run: detections in COCO's results format, a
             folder of index PNGs named as the images, or COCO's panoptic json with its PNGs beside it.
         masks: Measure the masks of `results`, too.
@@ -116,6 +120,8 @@ def evaluate(
     from featherbone.engine.train import evaluate_run
     from featherbone.tasks.testing import Testing
 
+    if out is not None:
+        check_writable(Path(out))
     if (run is None) == (results is None):
         raise BadOption("evaluate what? Give a run folder, or --results FILE with --data DIR, and not both")
     testing = Testing(slide, tuple(scales), mirror)
@@ -129,10 +135,10 @@ def evaluate(
         if data is None:
             raise BadOption(f"{results} was found on which images? Give their data folder with --data DIR")
         reading = {"ignore_index": ignore_index, "zero_ignored": zero_ignored}
-        return EvaluateResult(*evaluate_results(Path(results), Path(data), masks, crowds, **reading))
+        return EvaluateResult(*evaluate_results(Path(results), Path(data), masks, split, crowds, **reading))
     tiles = None if tile is None else (tile, overlap)
     where = (Path(run or ""), data and Path(data), out and Path(out))
-    return EvaluateResult(*evaluate_run(*where, device, workers, tiles, testing))
+    return EvaluateResult(*evaluate_run(*where, device, workers, tiles, testing, split))
 
 
 def predict(
@@ -185,6 +191,7 @@ def predict(
     if geojson and card.task != "semantic":
         raise BadOption(f"geojson means nothing to {card.task}; leave it out, or give a run for semantic")
     folder = beside(Path(run), "predictions") if out is None else Path(out)
+    check_writable(folder, folder=True)
     found = find_images([Path(path) for path in images], folder)
     with PredictionFiles(folder, card, found, pictures, geojson) as files, bar("predicting", len(found)) as advance:
         for paths in in_batches(found, batch_size):
@@ -228,6 +235,7 @@ def explain(
     from featherbone import explainers
 
     folder = Path(f"explain-{Path(image).stem}") if out is None else Path(out)
+    check_writable(folder, folder=True)
     return explainers.explain(model, Path(image), out=folder, point=point, pretrained=pretrained, device=device)
 
 
@@ -289,7 +297,13 @@ def export(
     card, task = load_task(Path(run))
     form = Form(target, settle(target, card.task, card.head, dynamic, with_pre, with_nms), with_pre, with_nms)
     folder = Path(run) / "exports" / (f"{to}-int8" if int8 else to) if out is None else Path(out)
-    own, data = images and Path(images), Path(card.data["path"])
+    check_writable(folder, folder=True)
+    own = images and Path(images)
+    data = (
+        card.data_folder("give a run its new place with: featherbone train --resume RUN --data DIR")
+        if evaluate
+        else None
+    )
     if int8:
         metric, measure = measurer(card)
         transform = card.preprocessing.transform()
@@ -355,6 +369,7 @@ def bench(
     """
     from featherbone.benchmarking.speed import Plan, measure_speed
 
+    check_writable(Path(out), folder=True)
     about = (tuple(models), tuple(runtimes), tuple(batch_size), tuple(image_size))
     return measure_speed(Plan(*about, repeats, train, per_layer, device, precision, threads)).write(Path(out))
 
@@ -436,6 +451,7 @@ def doctor(
     assert data is not None, "it was asked for"
     if head is not None:
         raise BadOption("head is for --target alone; leave it out")
+    check_writable(Path(out))
     fits = find_tasks(Path(data))
     maps_alone = "panoptic" in fits and find_coco(Path(data), "train") is None
     default = "panoptic" if maps_alone else "detection" if "detection" in fits else fits[0]
@@ -509,8 +525,7 @@ def demo(
     target = find_target("onnx")
     require(target.packages, target.extra)
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadOption(f"{out} is not an empty folder; remove it or choose another with --out")
+    check_new_folder(out)
     say("drawing pictures")
     write_classification(out / "data")
     trained = train(

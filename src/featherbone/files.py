@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -17,14 +18,29 @@ from typing import Any, ClassVar, TypeVar, overload
 import msgspec
 import yaml
 
-from featherbone.errors import BadData, FeatherboneError
+from featherbone.errors import BadData, BadOption, BadRun, FeatherboneError
 from featherbone.text import printable
 
-REFUSALS = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),  # no room
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),  # not there
-)
-"""Reasons of the system not to write that the user can put right."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+LONGEST = 60
+"""Letters of a name that its temporary name repeats: file systems bound the length of both."""
+
+
+def refusal(path: Path, error: OSError) -> FeatherboneError:
+    """The one message for a file or folder that cannot be written: what was given, the system's reason, what to do."""
+    if error.errno in NO_ROOM:
+        remedy = "free some space or choose another place"
+    elif error.errno in NOT_ALLOWED:
+        remedy = "choose a folder that you may write to"
+    elif error.errno == errno.ENAMETOOLONG:
+        remedy = "choose a shorter name"
+    elif error.errno == errno.EIO:
+        remedy = "check the disk or choose another place"
+    else:
+        remedy = "choose another place"
+    return FeatherboneError(f"cannot write {path}: {error.strerror or error}; {remedy}")
+
 
 MAX_JSON, MAX_YAML = 4 << 30, 1 << 20
 """Largest files that are read, in bytes."""
@@ -36,28 +52,72 @@ T = TypeVar("T")
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """What the user can put right where `path` cannot be written, as `FeatherboneError`."""
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write `path` into a `FeatherboneError`; an error about another file passes."""
     try:
         yield
     except OSError as error:
-        if error.errno in REFUSALS:
-            raise FeatherboneError(
-                f"cannot write {path}: {error.strerror}; free some space or choose another place"
-            ) from None
-        raise
+        if error.filename is not None:
+            about, place = Path(os.fsdecode(error.filename)).resolve(), path.resolve()
+            ours = {place, place.with_name(_beside(place))}
+            if not ours & {about, *about.parents} and about not in place.parents:
+                raise
+        raise refusal(path, error) from None
+
+
+def check_writable(path: Path, folder: bool = False) -> None:
+    """Raise `FeatherboneError` where no file, or no `folder`, of this name can be written; nothing is made.
+
+    For commands that write after long work.
+    """
+    missing: list[str] = []
+    place = path.absolute()
+    try:
+        while not _exists(place):
+            missing.append(place.name)
+            place = place.parent
+        for name in missing:
+            _exists(place / name)  # a name that is too long is one in any folder
+        if not missing and folder != place.is_dir():
+            raise OSError(*((errno.ENOTDIR, "Not a directory") if folder else (errno.EISDIR, "Is a directory")))
+        holder = place if missing or folder else place.parent
+        if not os.access(holder, os.W_OK | os.X_OK):
+            raise OSError(errno.EACCES, f"{holder} may not be written")
+    except OSError as error:
+        raise refusal(path, error) from None
+
+
+def check_new_folder(path: Path) -> None:
+    """Raise `FeatherboneError` unless a folder can be written at `path` that is new, or empty."""
+    check_writable(path, folder=True)
+    if path.is_dir() and any(entry.name != LOCK for entry in path.iterdir()):
+        raise BadOption(f"{path} is not an empty folder; choose another --out, or remove it")
+
+
+def _exists(path: Path) -> bool:
+    """As `Path.exists`, but what is wrong with a path is raised as `OSError`."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _beside(path: Path) -> str:
+    """A name for what becomes `path`."""
+    return f".{path.name[:LONGEST]}.{os.getpid()}.partial"
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; on leaving, it is synchronised to disk and takes the place of `path`.
 
-    After an error nothing is left behind, and an older `path` stays as it was. Raises `FeatherboneError` where the
-    disk is full or may not be written.
+    After an error nothing is left behind, and an older `path` stays as it was. Raises `FeatherboneError` where it
+    cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(_beside(path))
     try:
-        with _writing(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield partial
             with open(partial, "rb") as file:
@@ -74,13 +134,13 @@ def atomic_folder(path: Path, own: Collection[str] = (), last: str = "") -> Iter
 
     Where there is no `path`, the folder becomes it. Else its files take their places there one by one, and the file
     called `last` comes after all others, so that it never describes files that are not there yet. Older files called
-    `own` go; foreign files stay. Raises `FeatherboneError` where a new file has the name of a foreign one, the disk is
-    full or may not be written.
+    `own` go; foreign files stay. Raises `FeatherboneError` where a new file has the name of a foreign one, or it cannot
+    be written.
     """
     target = path.resolve()
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = target.with_name(_beside(target))
     try:
-        with _writing(path):
+        with writing(path):
             target.parent.mkdir(parents=True, exist_ok=True)
             partial.mkdir()
             yield partial
@@ -109,6 +169,56 @@ def _move_files(new: Path, path: Path, own: set[str], last: str) -> None:
         (path / name).unlink()
     if last in made:
         os.replace(new / last, path / last)
+
+
+LOCK = ".lock"
+"""File in a folder that one process at a time holds."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` against other processes; the system lets go of it when this one ends, in whatever way.
+
+    Processes started by this one do not hold it. Raises `FeatherboneError` where another process holds it. On a file
+    system without locks nothing is held.
+    """
+    path = folder / LOCK
+    with writing(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        while True:
+            try:
+                _lock(handle)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                    os.close(handle)
+                    raise BadRun(
+                        f"{folder}: another process is training in this folder; wait until it ends, or choose another "
+                        "folder with --out"
+                    ) from None
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(path)):
+                    break
+            os.close(handle)  # the last holder has just removed it
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(handle: int) -> None:
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(handle: int) -> None:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # flock would be held by worker processes, too
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

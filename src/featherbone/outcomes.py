@@ -11,6 +11,7 @@ from featherbone.data.map_files import Kept, StoredMap
 from featherbone.data.panoptic_write import Settled
 from featherbone.exporters.parity import Parity
 from featherbone.results import Classification, Detections, Record
+from featherbone.tasks.card import count_measured
 
 TOLD = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "mask_AP", "mask_AP50"),
@@ -211,10 +212,10 @@ class DemoResult:
 def _shares(metrics: dict[str, Any]) -> str:
     """The metrics that matter most, in one line."""
     if "top1" in metrics:
-        return f"top-1 {metrics['top1']:.3f}  top-5 {metrics['top5']:.3f}  on {metrics['images']} images"
+        return f"top-1 {metrics['top1']:.3f}  top-5 {metrics['top5']:.3f}  on {count_measured(metrics)}"
     told = "  ".join(f"{name.replace('_', ' ')} {_share(metrics[name])}" for name in TOLD if name in metrics)
     objects = f" with {metrics['objects']} objects; {metrics['engine']}" if "objects" in metrics else ""
-    return f"{told}  on {metrics['images']} images{objects}"
+    return f"{told}  on {count_measured(metrics)}{objects}"
 
 
 def _share(value: float | None) -> str:

@@ -194,7 +194,7 @@ def in_batches(paths: Sequence[Path], size: int) -> Iterator[list[Path]]:
 
 def open_images(card: Card) -> Any:
     """The images that a run learned from and was measured on, as `train` and `val`."""
-    data, s = Path(card.data["path"]), card.settings
+    data, s = card.data_folder("give a folder of pictures with --images DIR"), card.settings
     split = s["val_share"], s["seed"]
     if card.task == "classification":
         return open_splits(data, *split)

@@ -18,6 +18,7 @@ from featherbone.data.findings import (
     Finding,
     check_balance,
     finding,
+    listed,
     many,
     notices,
     refuse,
@@ -59,6 +60,22 @@ class LabelledImages(ABC):
     @abstractmethod
     def take(self, indices: Sequence[int]) -> "LabelledImages":
         """Only the images of `indices`, in that order."""
+
+    def fingerprint(self) -> str:
+        """A hash of every image's name and class."""
+        rows = (f"{self.name(i)}\0{self.classes[self.labels[i]]}\n" for i in range(len(self)))
+        return hashlib.sha256("".join(rows).encode()).hexdigest()[:16]
+
+    def named(self, classes: tuple[str, ...]) -> Self:
+        """The same images with the labels of other `classes`, by name. Raises `BadData` for a class they lack."""
+        index = {name: label for label, name in enumerate(classes)}
+        if unknown := [name for name in self.classes if name not in index]:
+            hint = did_you_mean(unknown[0], classes)
+            raise BadData(
+                f"class {unknown[0]!r} is none of the run's classes {listed(classes)}{hint}; give data with the run's"
+            )
+        labels = np.array([index[name] for name in self.classes], np.int64)[self.labels]
+        return replace(self, labels=labels, classes=classes)  # type: ignore[type-var]  # every kind is a dataclass
 
     def with_classes(self, classes: tuple[str, ...]) -> Self:
         """The same with more classes, the first as before."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from featherbone.data.coco import open_coco
-from featherbone.data.findings import listed
+from featherbone.data.findings import listed, many
 from featherbone.data.formats import find_format
 from featherbone.data.layouts import LAYOUTS, TRAINING_SPLITS
 from featherbone.data.objects import MarkedImages, Opened, mask_place
@@ -36,10 +36,15 @@ def open_detection(
     train, val = opened["train"], opened["val"]
     if train is None:
         raise BadData(f"{data}: no annotated images to train on; the layouts are\n{LAYOUTS}")
-    notices = [notice for split, part in opened.items() if part for notice in _notices(split, part)]
+    notices = [notice for split, part in opened.items() if part for notice in detection_notices(split, part)]
     images = train.images
     if val is None:
         images, held_out = hold_out(train.images, val_share, seed)
+        if not len(held_out):
+            raise BadData(
+                f"{data}: no validation split, and none of {many(len(images), 'training image')} can be held out, for "
+                "some must be left to train on; add images, or a val split"
+            )
         notices.append(f"no validation split: held out {len(held_out)} of {len(train.images)} images")
     else:
         held_out = val.images
@@ -96,7 +101,8 @@ def _open_split(data: Path, split: str, unlabelled: str, check: bool) -> Opened 
     return None if panoptic is None else Opened(panoptic.images.marked(), panoptic.missing, (), 0)
 
 
-def _notices(split: str, opened: Opened) -> list[str]:
+def detection_notices(split: str, opened: Opened) -> list[str]:
+    """What is said of a split that was opened."""
     notices = []
     if opened.missing:
         names = listed(opened.missing)

@@ -9,6 +9,8 @@ from featherbone.errors import BadData, BadOption
 
 SPLITS = ("train", "val", "test")
 """Splits of a data set. Where there are only `train` and `test`, validation images are held out of `train`."""
+ALL = "all"
+"""What the images of a folder without splits are called where they are measured."""
 TRAINING_SPLITS = ("train", "val")
 """Splits that training reads."""
 
@@ -46,6 +48,14 @@ def split_folders(parent: Path, split: str) -> list[Path]:
     """Folders in `parent` that hold the split, the plainest name first; none where `parent` is no folder."""
     folders = [path.name for path in list_folders(parent)] if parent.is_dir() else []
     return [parent / name for name in names_of(split, folders)]
+
+
+def has_splits(data: Path) -> bool:
+    """Whether any folder or annotation file of a data set, or in its folders, is named after a split."""
+    root = data if data.is_dir() else data.parent
+    entries = [entry for pattern in ("*", "*/*") for entry in root.glob(pattern)]
+    names = [entry.stem for entry in entries if entry.is_dir() or entry.suffix in (".json", ".jsonl", ".parquet")]
+    return any(split_of(word) for name in names for word in re.split(r"[^A-Za-z0-9]", name) if word)
 
 
 ROBOFLOW = "_annotations.coco.json"

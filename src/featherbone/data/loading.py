@@ -5,6 +5,7 @@ state to save, the same for any number of worker processes, and the same global 
 """
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from featherbone.data.classification import LabelledImages
+from featherbone.errors import FeatherboneError
 
 _SPARE: list[np.random.MT19937] = []
 """NumPy's state is slow to read and to set: `seeded` lends it another generator instead."""
@@ -89,6 +91,26 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
 Collate = Callable[[list[Any]], Any] | None
 """How samples become a batch; None for torch's own way."""
+
+
+@contextmanager
+def explained_workers() -> Iterator[None]:
+    """Raise what goes wrong in a process that reads images as this process would, and name one that was killed."""
+    try:
+        yield
+    except FeatherboneError as error:
+        _, _, message = str(error).rpartition(f"\n{type(error).__module__}.{type(error).__qualname__}: ")
+        if not (message and str(error).startswith("Caught ")):  # torch puts the worker's traceback into the message
+            raise
+        raise type(error)(message.rstrip("\n")) from None
+    except RuntimeError as error:
+        how = re.search(r"DataLoader worker \(pid.*\) (is killed by signal: [\w ]+|exited unexpectedly)", str(error))
+        if how is None:
+            raise
+        raise FeatherboneError(
+            f"a process that reads images {how[1].strip()}: out of memory? Lower --workers (0 reads in "
+            "this process) or --batch-size; a training run continues with: featherbone train --resume RUN"
+        ) from None
 
 
 def train_loader(

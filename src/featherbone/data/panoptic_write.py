@@ -1,6 +1,5 @@
 """A COCO panoptic set made from objects with masks and from maps of classes."""
 
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,8 +15,8 @@ from featherbone.data.label_files import Code, read_code
 from featherbone.data.layouts import TRAINING_SPLITS, split_folders
 from featherbone.data.map_files import panoptic_categories, write_panoptic
 from featherbone.data.objects import MarkedImages, Objects
-from featherbone.errors import BadData, BadOption
-from featherbone.files import write_bytes, write_json
+from featherbone.errors import BadData
+from featherbone.files import atomic_folder, check_new_folder, write_bytes, write_json
 from featherbone.ops import rle
 from featherbone.ops.label_maps import IGNORE
 from featherbone.progress import track
@@ -78,20 +77,14 @@ def make_panoptic_set(
     `{train,val}/*.png`, named as the images, and `classes.txt`. Its classes that no object has are stuff. Things lie on
     stuff, smaller things on larger ones, and crowds below. What has a thing's class but is no object is void.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadOption(f"{out} is not an empty folder; choose another --out")
+    check_new_folder(out)
     code = read_code(semantic, ignore_index, zero_ignored)
     settled = Settled()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
-        new = Path(temporary) / out.name
+    with atomic_folder(out) as new:
         done = [split for split in TRAINING_SPLITS if _write_split(split, instances, semantic, new, code, settled)]
         if not done:
             raise BadData(f"{instances}: no annotations/instances_train.json or _val.json there")
         write_json(new / "overlaps.json", settled.to_json())
-        if out.exists():
-            out.rmdir()
-        new.rename(out)
     return settled
 
 

@@ -1,12 +1,11 @@
 """Folders of drawn scenes in the layouts that Featherbone trains on.
 
 Every writer here takes the number of pictures to train and to validate on, their height and width, and a seed. The
-folder must be new or empty, and appears when it is complete. `BadData` is raised where something is there already,
-`BadOption` for a number out of range.
+folder must be new or empty, and appears when it is complete. `BadOption` is raised where something is there already,
+and for a number out of range.
 """
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from featherbone.data.scenes import CLASSES, THINGS, Bools, Scene, draw_portrait, draw_scene
-from featherbone.errors import BadData, BadOption
+from featherbone.errors import BadOption
+from featherbone.files import atomic_folder, check_new_folder
 from featherbone.ops.rle import box_of
 
 
@@ -107,17 +107,9 @@ def encode_rle(mask: Bools) -> list[int]:
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
     """A folder to write into, which takes its name when everything is written."""
-    folder = folder.absolute()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise BadData(f"{folder}: something is there already; give a new or an empty folder, or move it away")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        new = Path(temporary) / folder.name
-        new.mkdir()
+    check_new_folder(folder)
+    with atomic_folder(folder) as new:
         yield new
-        if folder.exists():
-            folder.rmdir()
-        new.rename(folder)
 
 
 def _splits(train: int, val: int) -> tuple[tuple[str, int], tuple[str, int]]:

@@ -52,7 +52,7 @@ def inspect_segmentation(
             continue
         if opened:
             splits[split] = opened.images
-            findings += _check_files(split, opened)
+            findings += check_files(split, opened)
     panoptic = {split: images for split, images in splits.items() if isinstance(images, PanopticImages)}
     findings += check_segments(panoptic, task)
     settle(splits, findings, hold_out, val_share, seed)
@@ -68,7 +68,7 @@ def open_segmentation_split(
     return open_panoptic(data, split, check)
 
 
-def _check_files(split: str, opened: OpenedMaps | OpenedPanoptic) -> Iterator[Finding]:
+def check_files(split: str, opened: OpenedMaps | OpenedPanoptic) -> Iterator[Finding]:
     """Images without a map, and maps without an image."""
     if isinstance(opened, OpenedPanoptic):
         missing = [Example((name,)) for name in opened.missing]

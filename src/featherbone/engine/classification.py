@@ -16,6 +16,7 @@ from featherbone.data.mixing import mix
 from featherbone.data.transforms import training_transform
 from featherbone.engine.evaluate import evaluate_classifier
 from featherbone.engine.job import Job
+from featherbone.engine.page import shown
 from featherbone.engine.report import show_labelled, write_report
 from featherbone.engine.settings import Settings, parse_keywords
 from featherbone.engine.teacher import Teacher
@@ -34,7 +35,8 @@ class ClassificationJob(Job):
         return self.splits
 
     def check(self) -> None:
-        refuse(check_class_counts(self.classes, count_images(self.train), count_images(self.val)), self.data)
+        if self.is_training:
+            refuse(check_class_counts(self.classes, count_images(self.train), count_images(self.val)), self.data)
 
     def fingerprint(self) -> str:
         return Splits(self.train, self.val, ()).fingerprint()
@@ -83,7 +85,7 @@ class ClassificationJob(Job):
         return evaluate_classifier(task, loader, len(card.classes), accelerator.device, accelerator)
 
     def headline(self, metrics: dict[str, Any]) -> str:
-        return f"val loss {metrics['loss']:.3f}  top-1 {metrics['top1']:.3f}"
+        return f"val loss {shown(metrics['loss'])}  top-1 {shown(metrics['top1'])}"
 
     def report(self, path: Path, card: Card, outcome: Any) -> None:
         write_report(path, card, self.val, outcome)

@@ -17,6 +17,7 @@ from featherbone.data.splits import Splits
 from featherbone.draw import contact_sheet, draw_detections, save_picture
 from featherbone.engine.dense import SHOWN, DenseJob
 from featherbone.engine.evaluate import Finds, evaluate_detector, evaluate_tiled
+from featherbone.engine.page import shown
 from featherbone.engine.report_objects import write_objects_report
 from featherbone.errors import BadData
 from featherbone.files import write_json
@@ -49,7 +50,7 @@ class DetectionJob(DenseJob):
         return open_detection(self.data, s["val_share"], s["seed"], s["unlabelled"], self.masks, s["crowds"])
 
     def check(self) -> None:
-        for split, images in (("train", self.train), ("val", self.val)):
+        for split, images in self.parts.items():
             if not any(any(not a.get("iscrowd", 0) for a in entry.annotations) for entry in images.entries):
                 raise BadData(f"{self.data}: no object in the {split} images that can be read; annotate some")
 
@@ -81,9 +82,9 @@ class DetectionJob(DenseJob):
         return evaluate_detector(task, self.val, loader, card.preprocessing, self.masks, accelerator)
 
     def headline(self, metrics: dict[str, Any]) -> str:
-        loss = f"val loss {metrics['loss']:.3f}  " if "loss" in metrics else ""
-        masks = f"  mask AP {metrics['mask_AP']:.3f}" if "mask_AP" in metrics else ""
-        return f"{loss}AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}{masks}"
+        loss = f"val loss {shown(metrics['loss'])}  " if "loss" in metrics else ""
+        masks = f"  mask AP {shown(metrics['mask_AP'])}" if "mask_AP" in metrics else ""
+        return f"{loss}AP {shown(metrics['AP'])}  AP50 {shown(metrics['AP50'])}{masks}"
 
     def report(self, path: Path, card: Card, outcome: Finds) -> None:
         write_objects_report(path, card, self.val, outcome)

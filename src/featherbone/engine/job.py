@@ -10,7 +10,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from featherbone.data.loading import eval_loader
+from featherbone.data.measured import Measured
 from featherbone.data.scan import find_unreadable, leave_out
+from featherbone.data.splits import Splits
 from featherbone.engine.accelerator import count_workers
 from featherbone.engine.settings import Settings
 from featherbone.errors import BadData, BadOption
@@ -28,9 +30,18 @@ class Job(ABC):
     eval_batch: ClassVar[int] = 64
     """Images evaluated at a time, over all processes."""
 
-    def __init__(self, task: str, data: Path, settings: Settings) -> None:
+    split = "val"
+    """Name of the split that is measured."""
+
+    def __init__(self, task: str, data: Path, settings: Settings, measured: Measured | None = None) -> None:
+        """Open both splits, or only the one that is `measured`; then `train` is empty."""
         self.task, self.data, self.settings = task, data, settings
-        splits = self.open()
+        self.is_training = measured is None
+        if measured is None:
+            splits = self.open()
+        else:
+            self.split = measured.split
+            splits = Splits(measured.images.take([]), measured.images, measured.notices)
         self.classes: tuple[str, ...] = splits.classes
         bad = {split: find_unreadable(getattr(splits, split)) for split in ("train", "val")}
         self.skipped = {getattr(splits, split).name(i): why for split, found in bad.items() for i, why in found.items()}
@@ -38,9 +49,14 @@ class Job(ABC):
         self.notices: tuple[str, ...] = (*splits.notices, *(f"left out: {reason}" for reason in self.skipped.values()))
         self.train: Any = leave_out(splits.train, bad["train"])
         self.val: Any = leave_out(splits.val, bad["val"])
-        if not len(self.train) or not len(self.val):
+        if not all(map(len, self.parts.values())):
             raise BadData(f"{data}: no image of one split can be read; the first: {next(iter(self.skipped.values()))}")
         self.check()
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The images that are used, by split."""
+        return {"train": self.train, "val": self.val} if self.is_training else {self.split: self.val}
 
     @abstractmethod
     def open(self) -> Any:
@@ -105,6 +121,7 @@ class Job(ABC):
         return {
             "path": str(self.data.resolve()),
             "fingerprint": self.fingerprint(),
+            "val_fingerprint": self.val.fingerprint(),
             "train": len(self.train),
             "val": len(self.val),
             "skipped": self.skipped,

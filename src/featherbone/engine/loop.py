@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from featherbone.data.loading import Batches
 from featherbone.engine.batch_norm import RunningStatistics
 from featherbone.engine.optimiser import set_training
-from featherbone.engine.run import load_state, read_metrics, save_state, write_metrics
+from featherbone.engine.run import load_state, read_metrics, require_folder, save_state, write_metrics
 from featherbone.errors import FeatherboneError
 from featherbone.progress import bar
 from featherbone.tasks.run import save_weights
@@ -70,7 +70,8 @@ class Loop:
     ema: ModelEmaV3 | None = None
     save_seconds: float = 60.0
     eval_every: int = 1
-    on_epoch: Callable[[dict[str, Any]], None] = lambda row: None
+    on_epoch: Callable[[dict[str, Any], dict[str, Any]], None] = lambda row, metrics: None
+    """Called with each epoch's row and its metrics, of which there are none between evaluations."""
     step: int = 0
     best: float = -1.0
     sums: dict[str, float] = field(default_factory=dict)
@@ -173,20 +174,28 @@ class Loop:
             "seconds": round(self.seconds, 3),
         }
         if self.accelerator.is_main_process:
+            require_folder(self.run)
             rows = [past for past in read_metrics(self.run) if past["epoch"] <= epoch]
             write_metrics(self.run, [*rows, row])
-            if due and metrics[self.metric] >= self.best:
+            if due and self.score(metrics) >= self.best:
                 save_weights(self.run, weights)
                 self.on_best(metrics, epoch + 1)
-            self.on_epoch(row)
-        self.best = max(self.best, metrics.get(self.metric, -1.0))
+        self.best = max(self.best, self.score(metrics))
+        if self.accelerator.is_main_process:
+            self.on_epoch(row, metrics)
         self.sums, self.seconds = {}, 0.0
         self.save()
+
+    def score(self, metrics: dict[str, Any]) -> float:
+        """What weights are compared by: from 0 to 1, or -1 where nothing could be measured."""
+        value = metrics.get(self.metric)
+        return -1.0 if value is None or math.isnan(value) else float(value)
 
     def save(self) -> None:
         """Everything a resume needs, from the main process."""
         if not self.accelerator.is_main_process:
             return
+        require_folder(self.run)
         scaler = self.accelerator.scaler
         save_state(
             self.run,

@@ -10,16 +10,19 @@ from matplotlib.figure import Figure
 from featherbone.engine.run import read_metrics
 from featherbone.fonts import find_font, readable
 from featherbone.pages import svg, table
-from featherbone.tasks.card import Card
+from featherbone.tasks.card import Card, count_measured
 
 
 def heading(card: Card) -> str:
-    """What was trained on what."""
+    """What was trained on what, and measured on what."""
     head = f" with {card.head}" if card.head else ""
+    trained = (
+        f"{card.data['train']} training and {card.data['val']} validation images, " if "train" in card.data else ""
+    )
     return (
         f"<h1>{html.escape(card.backbone + head)}</h1>"
         f'<p class="soft">{card.task} of {len(card.classes)} classes on {html.escape(Path(card.data["path"]).name)}: '
-        f"{card.data['train']} training and {card.data['val']} validation images</p>"
+        f"{trained}measured on {count_measured(card.metrics)}</p>"
     )
 
 

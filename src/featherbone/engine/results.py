@@ -1,17 +1,18 @@
-"""What another tool said of a data set's validation images, measured as our own runs are."""
+"""What another tool said of a split's images, measured as our own runs are."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from featherbone.data.coco import find_image
-from featherbone.data.detection import open_detection
 from featherbone.data.formats.coco_json import read_bytes
 from featherbone.data.label_files import read_values
 from featherbone.data.layouts import find_task, find_tasks
+from featherbone.data.measured import open_measured
+from featherbone.data.objects import MarkedImages
 from featherbone.data.panoptic import PanopticImages, panoptic_rows, read_ids
-from featherbone.data.segmentation import open_segmentation
 from featherbone.engine.evaluate import measure_found
 from featherbone.engine.evaluate_maps import count_panoptic, measure_maps
 from featherbone.errors import BadData, BadImage, BadOption
@@ -20,44 +21,56 @@ from featherbone.metrics.detection import read_coco_results
 from featherbone.metrics.panoptic import PanopticMetrics
 from featherbone.metrics.semantic import SemanticMetrics
 from featherbone.ops.label_maps import IGNORE
+from featherbone.progress import say
 from featherbone.results import Instances, PanopticMap, SemanticMap
 from featherbone.tasks.panoptic import panoptic_map
 
-Measured = tuple[dict[str, Any], tuple[str, ...]]
-"""Metrics and class names."""
 
-
-def evaluate_results(results: Path, data: Path, masks: bool, crowds: str = "ignore", **reading: Any) -> Measured:
-    """Metrics of any tool's results on the validation images of a data folder.
+def evaluate_results(
+    results: Path, data: Path, masks: bool, split: str | None = None, crowds: str = "ignore", **reading: Any
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Metrics of any tool's results on a split of a data folder, chosen as by `open_measured`, and the class names.
 
     A folder holds index PNGs, a file COCO's results or panoptic json. `crowds` is of `open_detection`, and `reading`
     are keywords of `open_segmentation`.
     """
+    task, measure = find_kind(results, data, masks, reading)
+    find_task(data, task)
+    opened = open_measured(data, task, split, {**reading, "crowds": crowds})
+    for notice in opened.notices:
+        say(notice, "note")
+    return {**measure(results, data, opened.images), "split": opened.split}, opened.images.classes
+
+
+def find_kind(
+    results: Path, data: Path, masks: bool, reading: dict[str, Any]
+) -> tuple[str, Callable[..., dict[str, Any]]]:
+    """The task that results are of, and what measures them."""
     if results.is_dir():
-        find_task(data, "semantic")
-        return evaluate_label_files(results, data, **reading)
+        return "semantic", evaluate_label_files
     if any(value not in (None, False) for value in reading.values()):
         raise BadOption(f"ignore-index and zero-ignored are for a folder of index PNGs; {results} is none")
     if read_bytes(results, str(results)).lstrip().startswith(b"{") and "panoptic" in find_tasks(data):
-        find_task(data, "panoptic")
-        return evaluate_panoptic_json(results, data)
-    find_task(data, "instance" if masks else "detection")
-    return evaluate_detections(results, data, masks, crowds)
+        return "panoptic", evaluate_panoptic_json
+    return ("instance", evaluate_masks) if masks else ("detection", evaluate_detections)
 
 
-def evaluate_detections(results: Path, data: Path, masks: bool, crowds: str = "ignore") -> Measured:
+def evaluate_masks(results: Path, data: Path, images: MarkedImages) -> dict[str, Any]:
+    """Metrics of detections with masks in COCO's results format."""
+    return evaluate_detections(results, data, images, masks=True)
+
+
+def evaluate_detections(results: Path, data: Path, images: MarkedImages, masks: bool = False) -> dict[str, Any]:
     """Metrics of detections in COCO's results format."""
-    images = open_detection(data, masks=masks, crowds=crowds).val
     sizes = {entry.image_id: (entry.height, entry.width) for entry in images.entries}
     found = read_coco_results(results, sizes, images.category_ids, images.classes)
     if masks and not all(isinstance(record, Instances) for record in found.values() if len(record)):
         raise BadData(f"{results}: some detections have no segmentation; omit --masks, or add them")
-    return measure_found(images, [found[entry.image_id] for entry in images.entries], masks)[0], images.classes
+    return measure_found(images, [found[entry.image_id] for entry in images.entries], masks)[0]
 
 
-def evaluate_label_files(folder: Path, data: Path, **reading: Any) -> Measured:
+def evaluate_label_files(folder: Path, data: Path, images: Any) -> dict[str, Any]:
     """Metrics of index PNGs, named as the images, our classes by index; 255 says nothing."""
-    images = open_segmentation(data, "semantic", **reading).val
     metrics = SemanticMetrics(len(images.classes))
 
     def said(index: int) -> SemanticMap:
@@ -74,12 +87,11 @@ def evaluate_label_files(folder: Path, data: Path, **reading: Any) -> Measured:
     def count(index: int, record: SemanticMap) -> float | None:
         return metrics.update(images.labels(index), record.labels)
 
-    return measure_maps(images, metrics, said, count)[0], images.classes
+    return measure_maps(images, metrics, said, count)[0]
 
 
-def evaluate_panoptic_json(results: Path, data: Path) -> Measured:
+def evaluate_panoptic_json(results: Path, data: Path, images: PanopticImages) -> dict[str, Any]:
     """Metrics of COCO's panoptic json, whose PNGs lie beside it, in a folder of its name, or under `maps`."""
-    images: PanopticImages = open_segmentation(data, "panoptic").val
     metrics = PanopticMetrics(len(images.classes), images.things)
     rows = {a["image_id"]: a for a in panoptic_rows(read_json(results, str(results)), str(results))}
     labels = {number: label for label, number in enumerate(images.category_ids)}
@@ -105,7 +117,7 @@ def evaluate_panoptic_json(results: Path, data: Path) -> Measured:
     def count(index: int, record: PanopticMap) -> float | None:
         return count_panoptic(metrics, images, index, record)
 
-    return measure_maps(images, metrics, said, count)[0], images.classes
+    return measure_maps(images, metrics, said, count)[0]
 
 
 def _beside(folder: Path, stem: str) -> Path:

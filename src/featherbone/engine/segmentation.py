@@ -18,6 +18,7 @@ from featherbone.data.splits import Splits
 from featherbone.draw import contact_sheet, draw_panoptic, draw_semantic, save_picture
 from featherbone.engine.dense import SHOWN, DenseJob
 from featherbone.engine.evaluate_maps import Kept, evaluate_panoptic, evaluate_segmenter
+from featherbone.engine.page import shown
 from featherbone.engine.report_maps import write_maps_report
 from featherbone.errors import BadData, BadOption
 from featherbone.heads.pixels import PixelLoss
@@ -73,9 +74,10 @@ class SemanticJob(MapsJob):
     """How images are looked at."""
 
     def check(self) -> None:
-        check_two_classes(self.train)
+        if self.is_training:
+            check_two_classes(self.train)
         if not any((self.val.labels(i) != IGNORE).any() for i in range(len(self.val))):
-            raise BadData(f"{self.data}: no pixel of the val images has a class; mark some")
+            raise BadData(f"{self.data}: no pixel of the {self.split} images has a class; mark some")
 
     def build(self, card: Card, device: torch.device) -> Any:
         task = super().build(card, device)
@@ -115,7 +117,8 @@ class SemanticJob(MapsJob):
         return evaluate_segmenter(task, self.val, loader, card.preprocessing, accelerator, self.testing)
 
     def headline(self, metrics: dict[str, Any]) -> str:
-        return f"val loss {metrics['loss']:.3f}  mIoU {metrics['mIoU']:.3f}  pixels {metrics['pixel_accuracy']:.3f}"
+        values = {"val loss": "loss", "mIoU": "mIoU", "pixels": "pixel_accuracy"}
+        return "  ".join(f"{name} {shown(metrics[key])}" for name, key in values.items())
 
     def report(self, path: Path, card: Card, outcome: Kept) -> None:
         names = {"mIoU": "mIoU", "boundary_mIoU": "boundary mIoU", "pixel_accuracy": "pixel accuracy"}
@@ -138,7 +141,7 @@ class PanopticJob(MapsJob):
     eval_batch = 8
 
     def check(self) -> None:
-        if not self.train.things:
+        if not self.val.things:
             raise BadData(f"{self.data}: no class is a thing (isthing 1); train semantic segmentation instead")
 
     def card(self, model: str) -> Card:

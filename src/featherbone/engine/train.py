@@ -1,7 +1,11 @@
 """A run from its settings to its folder, an interrupted one to its end, and a finished one measured."""
 
-from collections.abc import Callable
+import copy
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +17,22 @@ from torch import nn
 
 from featherbone.data.findings import listed
 from featherbone.data.layouts import find_task
-from featherbone.data.loading import Batches, train_loader
+from featherbone.data.loading import Batches, explained_workers, train_loader
+from featherbone.data.measured import open_measured
+from featherbone.data.scan import find_unreadable, leave_out
 from featherbone.engine.accelerator import accelerate, count_workers
 from featherbone.engine.batch_norm import synchronise
 from featherbone.engine.classification import ClassificationJob
 from featherbone.engine.detection import DetectionJob
 from featherbone.engine.job import Job
 from featherbone.engine.loop import Loop
-from featherbone.engine.optimiser import build_optimiser, build_schedule, freeze_norms, freeze_parts
-from featherbone.engine.run import load_state
+from featherbone.engine.optimiser import build_optimiser, build_schedule, freeze_norms, freeze_parts, set_training
+from featherbone.engine.run import METRICS, STATE, load_state, require_folder
 from featherbone.engine.segmentation import PanopticJob, SemanticJob
 from featherbone.engine.settings import Settings, complete
 from featherbone.engine.tensorboard import curves
 from featherbone.errors import BadData, BadOption, BadRun
+from featherbone.files import check_new_folder, check_writable, locked, writing
 from featherbone.progress import say
 from featherbone.tasks.card import CARD, Card
 from featherbone.tasks.exported import beside, open_task
@@ -49,48 +56,112 @@ def open_job(task: str, data: Path, settings: Settings) -> Job:
     return JOBS[task](task, data, settings)
 
 
+@explained_workers()
 def start_run(data: Path, model: str, task: str | None, out: Path | None, settings: Settings) -> Path:
     """Train `model` on `data` into the folder `out`, by default a new one under runs/; the folder."""
-    with accelerate(settings) as accelerator:
-        return _start(accelerator, data, model, task, out, settings)
+    found = find_task(data, task)
+    with ExitStack() as stack:
+        accelerator = stack.enter_context(accelerate(settings))
+        main = accelerator.is_main_process
+        run = _agree(accelerator, stack.enter_context(claimed(out, data, model)) if main else None)
+        job = open_job(found, data, settings)
+        asked, used = settings["batch_size"], fit_batch_size(len(job.train), settings, accelerator)
+        job.settings = {**settings, "batch_size": used}
+        card = job.card(model)
+        if main:
+            for notice in job.notices:
+                say(notice, "note")
+            if used != asked:
+                say(f"batch size {used}, not {asked}: there are {len(job.train)} training images", "note")
+        return _train(run, card, job, accelerator, begun=False)
 
 
-def _start(
-    accelerator: Accelerator, data: Path, model: str, task: str | None, out: Path | None, settings: Settings
-) -> Path:
-    job = open_job(find_task(data, task), data, settings)
-    card = job.card(model)
-    if accelerator.is_main_process:
-        for notice in job.notices:
-            say(notice, "note")
-    run = _agree(accelerator, new_folder(out, data, model) if accelerator.is_main_process else None)
-    loop = build_loop(run, card, job, accelerator)
-    if accelerator.is_main_process:
-        run.mkdir(parents=True, exist_ok=True)
-        card.write(run)
-        job.show_batch(run / "first_batch.jpg", loop.loader.dataset, next(iter(loop.batches)), card)
-    accelerator.wait_for_everyone()
-    return _finish(loop, job)
+@explained_workers()
+def resume_run(run: Path, given: Settings, data: Path | None = None) -> Path:
+    """Continue the run in its folder to the end, to the same weights as if it had never stopped.
 
-
-def resume_run(run: Path, given: Settings) -> Path:
-    """Continue the run in its folder to the end, to the same weights as if it had never stopped."""
+    `data` is the new place of the run's images, where they were moved. A run that was stopped before its first state
+    starts from the beginning.
+    """
     card = Card.read(run)
     other = sorted(given.keys() - set(CHANGEABLE))
     if other:
         raise BadOption(f"a resumed run keeps its settings; only {', '.join(CHANGEABLE)} may change, not {other[0]}")
-    load_state(run)  # a damaged one is refused before any work
-    for partial in run.glob(".*.partial"):  # left by a process that was killed
-        partial.unlink(missing_ok=True)
     settings: Any = {**complete(task=card.task), **card.settings, **given}
-    data = Path(card.data["path"])
-    with accelerate(settings) as accelerator:
-        job = open_job(card.task, data, settings)
+    folder = card.data_folder("give its new place with --data DIR") if data is None else data
+    with ExitStack() as stack:
+        accelerator = stack.enter_context(accelerate(settings))
+        main = accelerator.is_main_process
+        if main:
+            stack.enter_context(locked(run))
+            for partial in run.glob(".*.partial"):  # left by a process that was killed
+                partial.unlink(missing_ok=True)
+        begun = (run / STATE).is_file()
+        if begun:
+            load_state(run)  # a damaged one is refused before any work
+        elif (run / METRICS).exists():
+            raise BadRun(f"{run}: nothing to resume, its {STATE} was removed; start again into another folder")
+        find_task(folder, card.task)
+        job = open_job(card.task, folder, settings)
         if job.fingerprint() != card.data["fingerprint"]:
-            raise BadRun(f"{data}: not the images this run began with; restore them, or start a new run")
-        loop = build_loop(run, card, job, accelerator)
+            raise BadRun(f"{folder}: not the images this run began with; restore them, or start a new run")
+        card = replace(card, data={**card.data, "path": str(folder.resolve())})
+        if main:
+            card.write(run)
+        return _train(run, card, job, accelerator, begun)
+
+
+@contextmanager
+def claimed(out: Path | None, data: Path, model: str) -> Iterator[Path]:
+    """Hold a new run folder: `out`, which must be new or empty, or the first free name under runs/.
+
+    Where nothing was written into it, it is removed on leaving. Raises `BadOption` where `out` holds something, and
+    `FeatherboneError` where it cannot be written or another process holds it.
+    """
+    if out is None:
+        name = re.sub(r"[/\\:]", "-", f"{data.resolve().name[:100] or 'data'}-{model}")
+        names = (f"{name}-{number}" if number > 1 else name for number in count(1))
+        run = next(path for path in (Path("runs") / name for name in names) if _make_folder(path))
+        made = [run]
+    else:
+        run = out
+        check_writable(run, folder=True)
+        made = [path for path in (run, *run.parents) if not path.exists()]
+        with writing(run):
+            run.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(run):
+            if (run / CARD).is_file():
+                raise BadOption(f"{run} already holds a run; resume it with --resume {run}, or choose another --out")
+            check_new_folder(run)
+            yield run
+    finally:
+        with suppress(OSError):  # the first that is not empty ends it
+            for path in made:
+                path.rmdir()
+
+
+def _make_folder(path: Path) -> bool:
+    """Make the folder; False where there is something of that name."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir()
+        except FileExistsError:
+            return False
+    return True
+
+
+def _train(run: Path, card: Card, job: Job, accelerator: Accelerator, begun: bool) -> Path:
+    """Train to the end, from the saved state if the run has `begun`; the run folder."""
+    loop = build_loop(run, card, job, accelerator)
+    if begun:
         loop.resume()
-        return _finish(loop, job)
+    elif accelerator.is_main_process:
+        card.write(run)
+        job.show_batch(run / "first_batch.jpg", loop.loader.dataset, next(iter(loop.batches)), card)
+    accelerator.wait_for_everyone()
+    return _finish(loop, job)
 
 
 def evaluate_run(
@@ -101,47 +172,66 @@ def evaluate_run(
     workers: int | None,
     tiles: tuple[int, float] | None = None,
     testing: Testing | None = None,
+    split: str | None = None,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Metrics of a run on the validation split of its own or another data folder, and the class names.
+    """Metrics of a run on a split of its own or another data folder, and the class names; `split` as `open_measured`.
 
     `tiles` are the side in pixels of the tiles in which objects are sought, and the share of it that they overlap;
     `testing` is how images are looked at for semantic segmentation.
     """
     card, task = open_task(run)
-    if data is None and "path" not in card.data:
-        raise BadOption(f"{run}: an exported file does not say where its images lie; give their folder with --data DIR")
-    folder = Path(card.data["path"]) if data is None else data
-    job = open_measuring(card, folder, device, workers)
-    if job.classes != card.classes:
-        raise BadData(
-            f"{folder}: classes {listed(job.classes)}, the run knows {listed(card.classes)}; "
-            f"give data with the run's classes, in the same order"
-        )
-    for reason in job.skipped.values():
-        say(reason, "left out")
+    folder = card.data_folder("give the images' folder with --data DIR") if data is None else data
+    job = open_measuring(card, folder, device, workers, split)
+    for notice in job.notices:
+        say(notice, "note")
     if tiles is not None:
         job.set_tiles(*tiles)
     if testing is not None and not testing.plain:
         job.set_testing(testing)
     with accelerate(job.settings) as accelerator:
         metrics, outcome = measure(job, card, task, accelerator)
-        page = out or (beside(run, "report.html") if job.fingerprint() == card.data["fingerprint"] else None)
+        page = out or (beside(run, "report.html") if job.split == "val" and is_of(card, folder, job.val) else None)
         if page is not None and accelerator.is_main_process:
-            shown = replace(card, metrics={**card.metrics, **metrics}, data={**card.data, **job.about_data()})
-            job.report(page, shown, outcome)
+            about = {name: value for name, value in card.data.items() if name not in ("train", "val")}
+            about |= {"path": str(folder.resolve()), "skipped": job.skipped}
+            job.report(page, replace(card, metrics={**card.metrics, **metrics}, data=about), outcome)
     return metrics, card.classes
 
 
-def open_measuring(card: Card, folder: Path, device: str, workers: int | None) -> Job:
-    """The job that measures a run's model, or files made of it, on a data folder."""
+def open_measuring(card: Card, folder: Path, device: str, workers: int | None, split: str | None = None) -> Job:
+    """The job that measures a run's model, or files made of it, on a split of a data folder; only that is opened."""
     settings: Any = {**complete(task=card.task), **card.settings, "device": device, "precision": "fp32"}
     settings |= {"accumulate": 1, "workers": workers}
-    return open_job(find_task(folder, card.task), folder, settings)
+    task = find_task(folder, card.task)
+
+    def is_held_out(images: Any) -> bool:
+        return is_of(card, folder, leave_out(images, find_unreadable(images)))
+
+    measured = open_measured(folder, task, split, settings, is_held_out)
+    images = measured.images
+    if task == "classification":
+        images = images.named(card.classes)
+    elif task in ("detection", "instance") and images.classes != card.classes:
+        images = images.with_classes(card.classes, card.category_ids)
+    elif images.classes != card.classes:
+        raise BadData(
+            f"{folder}: classes {listed(images.classes)}, the run knows {listed(card.classes)}; "
+            f"give data with the run's classes, in the same order"
+        )
+    return JOBS[task](task, folder, settings, replace(measured, images=images))
+
+
+def is_of(card: Card, folder: Path, images: Any) -> bool:
+    """Whether readable images of a folder are those that a run was validated on."""
+    if "val_fingerprint" not in card.data:  # a run of an earlier version
+        return card.data.get("path") == str(folder.resolve())
+    return images.fingerprint() == card.data["val_fingerprint"]
 
 
 def measurer(card: Card) -> tuple[str, Callable[[Any], float]]:
     """The name of a run's main metric, and what measures it, of any task with the run's classes, on the run's data."""
-    job = open_measuring(card, Path(card.data["path"]), "cpu", None)
+    remedy = "give a run its new place with: featherbone train --resume RUN --data DIR"
+    job = open_measuring(card, card.data_folder(remedy), "cpu", None)
 
     def measure_task(task: Any) -> float:
         with accelerate(job.settings) as accelerator:
@@ -150,10 +240,12 @@ def measurer(card: Card) -> tuple[str, Callable[[Any], float]]:
     return job.metric, measure_task
 
 
+@explained_workers()
 def measure(job: Job, card: Card, task: nn.Module, accelerator: Accelerator) -> tuple[dict[str, Any], Any]:
-    """Metrics and outcome of a task over the validation images, each process taking its share."""
+    """Metrics and outcome of a task over the measured split, which they name, each process taking its share."""
     loader = job.eval_loader(card, job.eval_batch, accelerator)
-    return job.measure(task.to(accelerator.device).eval(), card, loader, accelerator)
+    metrics, outcome = job.measure(task.to(accelerator.device).eval(), card, loader, accelerator)
+    return {**metrics, "split": job.split}, outcome
 
 
 def build_loop(run: Path, card: Card, job: Job, accelerator: Accelerator) -> Loop:
@@ -167,6 +259,8 @@ def build_loop(run: Path, card: Card, job: Job, accelerator: Accelerator) -> Loo
     freeze_parts(task.backbone, settings["freeze"])
     if settings["freeze_norm"]:
         freeze_norms(task.backbone)
+    if batches.batch_size == batches.parts:
+        check_single_images(task, card.preprocessing.height, card.preprocessing.width, device)
     if settings["recompute"]:
         task.backbone.set_grad_checkpointing()
     optimiser = build_optimiser(task, task.backbone, settings)
@@ -175,8 +269,9 @@ def build_loop(run: Path, card: Card, job: Job, accelerator: Accelerator) -> Loo
     def evaluate(weights: nn.Module) -> dict[str, Any]:
         metrics, outcome = job.measure(weights.eval(), card, val, accelerator)
         if accelerator.is_main_process:
+            require_folder(run)
             job.show_outcome(run / "predictions.jpg", outcome)
-        return metrics
+        return {**metrics, "split": job.split}
 
     def on_best(metrics: dict[str, Any], epoch: int) -> None:
         replace(card, metrics={**metrics, "epoch": epoch}).write(run)
@@ -204,9 +299,12 @@ def build_loop(run: Path, card: Card, job: Job, accelerator: Accelerator) -> Loo
     )
 
 
-def cut_batches(count: int, settings: Settings, accelerator: Accelerator) -> Batches:
-    """The batches of `count` images, this process's share. Raises `BadOption` where they do not divide."""
-    rank, world = accelerator.process_index, accelerator.num_processes
+def fit_batch_size(count: int, settings: Settings, accelerator: Accelerator) -> int:
+    """The batch size for `count` images: that of the settings, or the largest there is. Raises `BadOption`.
+
+    It must divide into the processes' parts.
+    """
+    world = accelerator.num_processes
     parts = world * settings["accumulate"]
     batch_size = min(settings["batch_size"], count // parts * parts)
     if batch_size % parts or not batch_size:
@@ -214,20 +312,34 @@ def cut_batches(count: int, settings: Settings, accelerator: Accelerator) -> Bat
             f"batch size {settings['batch_size']} does not divide into {world} processes x "
             f"{settings['accumulate']} parts; use a multiple of {parts}, at most {count} images"
         )
-    return Batches(count, batch_size, parts, rank, world, settings["seed"])
+    return batch_size
 
 
-def new_folder(out: Path | None, data: Path, model: str) -> Path:
-    """`out`, which must be new or empty, or the first free name under runs/."""
-    if out is None:
-        name = f"{data.resolve().name}-{model}"
-        names = [name, *(f"{name}-{i}" for i in range(2, 10_000))]
-        return next(path for path in (Path("runs") / n for n in names) if not path.exists())
-    if (out / CARD).is_file():
-        raise BadOption(f"{out} already holds a run; resume it with --resume {out}, or choose another --out")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadOption(f"{out} is not an empty folder; choose another --out")
-    return out
+def cut_batches(count: int, settings: Settings, accelerator: Accelerator) -> Batches:
+    """The batches of `count` images, this process's share. Raises `BadOption` where they do not divide."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    batch_size = fit_batch_size(count, settings, accelerator)
+    return Batches(count, batch_size, world * settings["accumulate"], rank, world, settings["seed"])
+
+
+def check_single_images(task: nn.Module, height: int, width: int, device: torch.device) -> None:
+    """Raise `BadOption` where the task cannot be trained on one image at a time.
+
+    Where the map before a BatchNorm is 1x1, one image gives it one value a channel, which has no variance.
+    """
+    trial = copy.deepcopy(task)
+    set_training(trial)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            trial(torch.zeros(1, 3, height, width, device=device).to(memory_format=torch.channels_last))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise BadOption(
+            f"one image at a time leaves a BatchNorm one value a channel at {height}x{width} pixels; give 2 or more "
+            "images to each part (--batch-size over --accumulate and processes), a larger --image-size, or a model "
+            "without BatchNorm, such as lvt"
+        ) from None
 
 
 def _agree(accelerator: Accelerator, run: Path | None) -> Path:
@@ -244,11 +356,10 @@ def _finish(loop: Loop, job: Job) -> Path:
     main = loop.accelerator.is_main_process
     with curves(loop.run, job.settings["tensorboard"] and main) as write:
 
-        def on_epoch(row: dict[str, Any]) -> None:
+        def on_epoch(row: dict[str, Any], metrics: dict[str, Any]) -> None:
             write(row)
-            val = (
-                f"  {job.headline(row['val'])}  best {max(loop.best, row['val'][job.metric]):.3f}" if row["val"] else ""
-            )
+            best = f"  best {loop.best:.3f}" if loop.best >= 0 else ""
+            val = f"  {job.headline(metrics)}{best}" if metrics else ""
             say(f"epoch {row['epoch']}/{loop.epochs}  loss {row['train']['loss']:.3f}{val}  {row['seconds']:.0f} s")
 
         loop.on_epoch = on_epoch

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from featherbone.data.layouts import ALL
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadRun
 from featherbone.files import write_json
@@ -51,6 +52,15 @@ class Card:
         """The number that each class has in the files it was learned from; by default from 1."""
         return tuple(self.data.get("category_ids", range(1, len(self.classes) + 1)))
 
+    def data_folder(self, remedy: str) -> Path:
+        """The data folder that the run was trained on. Raises `BadRun` with the `remedy` where it is not there."""
+        if "path" not in self.data:
+            raise BadRun(f"an exported file does not hold the place of its images; {remedy}")
+        folder = Path(self.data["path"])
+        if not folder.is_dir():
+            raise BadRun(f"{folder}: the run's data folder is not there; {remedy}, or put it back")
+        return folder
+
     @staticmethod
     def read(run: Path) -> "Card":
         """The card of a run folder. Raises `BadRun` where it is missing, damaged or from another version."""
@@ -79,6 +89,12 @@ class Card:
         read = Preprocessing(**{**box, "mean": tuple(box["mean"]), "std": tuple(box["std"])})
         lists = {name: tuple(values.get(name, ())) for name in ("classes", "things")}
         return Card(**{**values, **lists, "preprocessing": read})
+
+
+def count_measured(metrics: dict[str, Any]) -> str:
+    """How many images of which split the metrics are of."""
+    split = metrics.get("split", "val")  # of runs before splits could be chosen
+    return f"{metrics['images']} images" + (", all that there are" if split == ALL else f" of {split}")
 
 
 def versions() -> dict[str, str]:

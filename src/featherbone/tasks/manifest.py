@@ -80,7 +80,9 @@ def describe(card: Card, task: Any, target: str, file: str, outputs: tuple[str, 
         decode = {"kind": "found", "score": decode["score"], "shown": shown, **FOUND, "image": decode["image"]}
     kept = {name: card.settings[name] for name in READING if name in card.settings}
     numbers = {name: value for name, value in card.metrics.items() if isinstance(value, int | float | str)}
-    data: dict[str, Any] = {name: card.data[name] for name in ("category_ids", "fingerprint") if name in card.data}
+    data: dict[str, Any] = {
+        name: card.data[name] for name in ("category_ids", "fingerprint", "val_fingerprint") if name in card.data
+    }
     shipped = replace(card, settings=kept, data=data, metrics=numbers)
     return Manifest(shipped, target, file, outputs, decode, **form)
 

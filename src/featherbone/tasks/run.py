@@ -1,10 +1,12 @@
 """A run folder as users of its weights see it: card and weights."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from featherbone.backbones.checkpoints import not_finite
@@ -13,6 +15,9 @@ from featherbone.files import write_bytes
 from featherbone.tasks.card import WEIGHTS, Card
 from featherbone.tasks.classification import build_classifier
 from featherbone.tasks.dense import HEADS, build_dense
+
+DIGEST = "sha256"
+"""Only name in the metadata of `weights.safetensors`, for the order of several varies: the digest of its tensors."""
 
 
 def load_task(run: Path) -> tuple[Card, Any]:
@@ -80,7 +85,16 @@ def load_backbone(run: Path, card: Card, backbone: Any, name: str) -> None:
 def save_weights(run: Path, model: nn.Module) -> None:
     """The model's weights to `weights.safetensors`, atomically."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    write_bytes(run / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    write_bytes(run / WEIGHTS, save(tensors, metadata={DIGEST: digest(tensors)}))
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values of tensors on the CPU."""
+    total = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        total.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def load_weights(run: Path, model: nn.Module) -> None:
@@ -89,12 +103,17 @@ def load_weights(run: Path, model: nn.Module) -> None:
 
 
 def read_weights(run: Path) -> dict[str, Tensor]:
-    """The weights of a run by name. Raises `BadRun` where they are missing or damaged."""
+    """The weights of a run by name. Raises `BadRun` where they are missing, or damaged by their digest."""
     path = run / WEIGHTS
     if not path.is_file():
         raise BadRun(f"{run}: no {WEIGHTS} yet; finish the run with: featherbone train --resume {run}")
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            written = (file.metadata() or {}).get(DIGEST)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # it is no dict
+        if written not in (None, digest(tensors)):
+            raise SafetensorError("other values than were written")
+        return tensors
     except (SafetensorError, OSError) as error:
         raise BadRun(f"{path}: damaged ({error}); restore the file or train again") from None
 
