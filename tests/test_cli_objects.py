@@ -167,3 +167,50 @@ def test_mistakes_are_one_message(world, capsys, arguments, message):
     places = {"DATA": world / "data", "RUN": world / "boxes"}
     code, out, err = run(capsys, *(places.get(argument, argument) for argument in arguments))
     assert code == 2 and message in err + out and "Traceback" not in err
+
+
+def test_crowds_are_objects_on_request(world, capsys, tmp_path):
+    shutil.copytree(world / "data", tmp_path / "data")
+    for split in ("train", "val"):
+        path = tmp_path / "data" / "annotations" / f"instances_{split}.json"
+        content = json.loads(path.read_text())
+        for annotation in content["annotations"]:
+            annotation["iscrowd"] = 1
+        path.write_text(json.dumps(content))
+    data, page = tmp_path / "data", ["--out", tmp_path / "page.html", "--image-size", 64, "--json"]
+    code, out, _ = run(capsys, "doctor", data, "--task", "detection", *page)
+    assert code == 1 and "give --crowds objects" in out
+    code, out, err = run(capsys, "doctor", data, "--task", "detection", "--crowds", "objects", *page)
+    assert code == 0 and "iscrowd" not in out, (out, err)
+    fixed = "--model mobilenetv3_small_050 --image-size 64 --epochs 1 --batch-size 4 --workers 0 --device cpu"
+    command = ["train", "--data", data, *RUNS["boxes"].split(), *fixed.split(), "--out", tmp_path / "run"]
+    code, out, err = run(capsys, *command)
+    assert code == 2 and not (tmp_path / "run").exists() and "object" in err
+    code, out, err = run(capsys, *command, "--crowds", "objects")
+    assert code == 0, err
+    found = ["--results", tmp_path / "run" / "detections.json", "--data", data]
+    code, out, err = run(capsys, "evaluate", *found, "--crowds", "objects", "--json")
+    card = json.loads((tmp_path / "run" / "card.json").read_text())["metrics"]
+    assert code == 0 and json.loads(out)["metrics"]["objects"] == card["objects"] > 0, err
+    code, out, _ = run(capsys, "evaluate", tmp_path / "run", "--json", "--workers", 0)
+    assert code == 0 and json.loads(out)["metrics"]["objects"] == card["objects"]
+    code, out, err = run(capsys, "evaluate", tmp_path / "run", "--crowds", "objects")
+    assert code == 2 and "--results" in err + out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", ""),
+        ('[{"image_id": "0", "category_id": "1", "bbox": [1, 2, 3, 4], "score": 0.5}]', ""),
+        ('[{"image_id": 0, "category_id": 1, "bbox": [1, 2, 3, 4], "score": NaN}]', "[0].score is nan; write a finite"),
+        ('[{"image_id": 99, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', "[0].image_id is 99, which is not"),
+        ('{"annotations": []}', "write a list of values with names"),
+        ('[{"image_id": 0,}]', "not JSON"),
+    ],
+)
+def test_results_of_other_tools(world, capsys, tmp_path, text, message):
+    (tmp_path / "results.json").write_text(text)
+    code, out, err = run(capsys, "evaluate", "--results", tmp_path / "results.json", "--data", world / "data", "--json")
+    assert code == (2 if message else 0) and message in err + out and "Traceback" not in err
+    assert message or json.loads(out)["metrics"]["AP"] == 0
