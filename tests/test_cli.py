@@ -145,7 +145,7 @@ def test_export_is_proven_and_travels_with_what_it_needs(world, capsys):
     assert code == 2 and "--data DIR" in err
     for spoil, message in (
         (lambda: file.write_bytes(file.read_bytes()[:-1]), "not what featherbone export wrote"),
-        (lambda: (file.parent / "featherbone.json").write_text("{"), "damaged"),
+        (lambda: (file.parent / "featherbone.json").write_text("{"), "export the run again"),
         (lambda: (file.parent / "featherbone.json").unlink(), "give a file that featherbone export wrote"),
     ):
         spoil()
@@ -318,7 +318,7 @@ def test_a_damaged_run_is_refused_by_name(world, capsys, tmp_path):
     picture = next((world / "data" / "val").glob("*/*.jpg"))
     for name, content, message in (
         ("weights.safetensors", b"junk", "damaged"),
-        ("card.json", b"{", "damaged"),
+        ("card.json", b"{", "restore the file or train again"),
         ("card.json", b'{"format": 99}', "format 99"),
     ):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)

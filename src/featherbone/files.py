@@ -253,6 +253,12 @@ def read_json(
         return msgspec.json.decode(content, type=kind)
 
 
+def parse_value(value: Any, name: str, kind: type[T], error: type[FeatherboneError], remedy: str) -> T:
+    """Plain `value`, which was read from `name`, as a value of `kind`. Raises as `read_json`."""
+    with _readable(name, "plain", error, remedy):
+        return msgspec.convert(value, kind)
+
+
 @overload
 def read_yaml(path: Path, name: str) -> Any: ...
 @overload

@@ -18,6 +18,10 @@ from featherbone.errors import BadOption
 WHITE = (255, 255, 255)
 """Colour behind transparent pictures."""
 
+MAX_SIDE, MAX_MEAN = 8192, 1000
+"""Largest side of an input in pixels, and largest mean and standard deviation of its channels."""
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming", "random")
+
 Transform = Callable[[Image.Image], Tensor]
 
 
@@ -37,6 +41,19 @@ class Preprocessing:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     rule: Literal["crop", "fit"] = "crop"
+
+    def __post_init__(self) -> None:
+        if not all(1 <= side <= MAX_SIDE for side in (self.height, self.width)):
+            raise BadOption(f"input of {self.height}x{self.width} pixels; give sides of 32 to {MAX_SIDE}")
+        if not 0.01 <= self.crop <= 10:
+            raise BadOption(f"crop {self.crop}; give the share of the image that is kept, usually 0.8 to 1")
+        if self.interpolation not in INTERPOLATIONS:
+            raise BadOption(f"interpolation {self.interpolation!r}; give one of {', '.join(INTERPOLATIONS)}")
+        if not all(abs(x) <= MAX_MEAN for x in self.mean) or not all(1e-6 <= x <= MAX_MEAN for x in self.std):
+            raise BadOption(
+                f"mean {self.mean} and std {self.std}; give those of channels from 0 to 1, std above 0, both up to "
+                f"{MAX_MEAN}"
+            )
 
     def transform(self) -> Transform:
         """RGB image to tensor (3, H, W)."""

@@ -1,19 +1,53 @@
 """What a run tells of itself: everything needed to use its weights, and where they come from."""
 
-import json
 import platform
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from featherbone.data.layouts import ALL
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadRun
-from featherbone.files import write_json
+from featherbone.files import parse_value, read_json, write_json
 
 FORMAT = 1
 CARD, WEIGHTS = "card.json", "weights.safetensors"
+MAX_CLASSES, MAX_NAME = 100_000, 1_000
+DATA = ("fingerprint", "train", "val")
+SETTINGS = ("val_share", "seed", "ignore_index", "zero_ignored", "unlabelled")
+"""What the card of a run states with the path of its data."""
+DAMAGED = "restore the file or train again"
+
+
+class DataFacts(TypedDict, total=False):
+    """`data` of a card."""
+
+    path: str
+    fingerprint: str
+    train: int
+    val: int
+    skipped: dict[str, str]
+    category_ids: list[int]
+
+
+class Reading(TypedDict, total=False):
+    """Of `settings`, those without which the data of a run is not read alike."""
+
+    val_share: float
+    seed: int
+    ignore_index: int | None
+    zero_ignored: bool
+    unlabelled: Literal["leave-out", "negative"]
+    crowds: Literal["ignore", "objects"]
+
+
+class Metrics(TypedDict, total=False):
+    """Of `metrics`, those that are used beside being shown."""
+
+    best_score: float | None
+    top1: float | None
+    epoch: int
 
 
 @dataclass(frozen=True)
@@ -67,28 +101,46 @@ class Card:
         path = run / CARD
         if not path.is_file():
             raise BadRun(f"{run}: not a run folder, there is no {CARD}; give a folder that featherbone train wrote")
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if values["format"] != FORMAT:
-                raise BadRun(
-                    f"{path}: format {values['format']}, this version reads {FORMAT}; use the one that wrote it"
-                )
-            return Card.parse(values)
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, BadRun):
-                raise
-            raise BadRun(f"{path}: damaged ({type(error).__name__}: {error}); restore it or train again") from None
+        values = read_json(path, str(path), dict[str, Any], BadRun, DAMAGED)
+        if values.get("format") != FORMAT:
+            found = str(values.get("format"))[:80]
+            raise BadRun(f"{path}: format {found}, this version reads {FORMAT}; use the one that wrote it")
+        return Card.parse(values, str(path), DAMAGED)
 
     @staticmethod
-    def parse(values: dict[str, Any]) -> "Card":
-        """A card from plain values. Raises `KeyError`, `TypeError` or `ValueError` where they are none."""
+    def parse(values: dict[str, Any], name: str, remedy: str) -> "Card":
+        """A card from plain values that were read from `name`. Raises `BadRun`, which ends with `remedy`."""
         unknown = values.keys() - {f.name for f in fields(Card)}
         if unknown:
-            raise ValueError(f"unknown entries {', '.join(sorted(unknown))} of another version")
-        box = values["preprocessing"]
-        read = Preprocessing(**{**box, "mean": tuple(box["mean"]), "std": tuple(box["std"])})
-        lists = {name: tuple(values.get(name, ())) for name in ("classes", "things")}
-        return Card(**{**values, **lists, "preprocessing": read})
+            raise BadRun(f"{name}: unknown entries {', '.join(sorted(unknown))[:200]} of another version; {remedy}")
+        card = parse_value(values, name, Card, BadRun, remedy)
+        for entry, kind in (("data", DataFacts), ("settings", Reading), ("metrics", Metrics)):
+            parse_value(values.get(entry, {}), f"{name}, {entry}", kind, BadRun, remedy)
+        if fault := card.fault():
+            raise BadRun(f"{name}: {fault}; {remedy}")
+        return card
+
+    def fault(self) -> str:
+        """What contradicts itself or is out of bounds; empty if nothing does."""
+        count = len(self.classes)
+        if not 1 <= count <= MAX_CLASSES:
+            return f"{count} classes; a model has 1 to {MAX_CLASSES}"
+        if not all(name.strip() and len(name) <= MAX_NAME for name in self.classes):
+            return f"a class name is empty or longer than {MAX_NAME} characters"
+        if len(set(self.classes)) != count:
+            return f"two classes are called {next(name for name in self.classes if self.classes.count(name) > 1)!r}"
+        if len(set(self.things)) != len(self.things) or not all(0 <= label < count for label in self.things):
+            return f"things {str(self.things)[:80]} are not distinct indices of the {count} classes"
+        if len(self.category_ids) != count or len(set(self.category_ids)) != count:
+            return f"category_ids {str(self.category_ids)[:80]} are not one for each of the {count} classes"
+        if not 0 <= (self.metrics.get("best_score") or 0) <= 1:
+            return f"best_score {self.metrics['best_score']} is outside 0 to 1"
+        if "path" in self.data:
+            missing = [f"data {key}" for key in DATA if key not in self.data]
+            missing += [f"settings {key}" for key in SETTINGS if key not in self.settings]
+            if missing:
+                return f"without {', '.join(missing)}"
+        return ""
 
 
 def count_measured(metrics: dict[str, Any]) -> str:

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from featherbone.data.frames import Frame
-from featherbone.errors import BadOption
+from featherbone.errors import BadOption, BadRun
 from featherbone.ops.boxes import Picked
 from featherbone.runtimes import Run, open_file
 from featherbone.tasks.card import CARD, Card
 from featherbone.tasks.forms import to_bytes
 from featherbone.tasks.manifest import MANIFEST, Manifest, read_manifest
-from featherbone.tasks.raw import rebuild
+from featherbone.tasks.raw import flatten, rebuild
 from featherbone.tasks.run import build_task, load_task
 
 
@@ -27,6 +27,16 @@ class ExportedTask(nn.Module):
         with torch.device("meta"):
             self.like: list[Any] = [build_task(manifest.card)]  # in a list, for it is no part of this module
         self.classes, self.things = manifest.card.classes, manifest.card.things
+
+        self.kind = Picked if manifest.with_nms else self.like[0].raw
+        given = {name: torch.empty(0) for name in manifest.outputs}
+        try:
+            expected = flatten(rebuild(self.kind, given))
+        except KeyError as error:
+            raise BadRun(f"{manifest.file}: no output {error}; export the run again") from None
+        if expected.keys() != given.keys():
+            unknown = ", ".join(given.keys() - expected.keys())
+            raise BadRun(f"{manifest.file}: outputs {unknown[:200]} of another model; export the run again")
 
     def forward(self, images: Tensor) -> Any:
         """Normalised images (B, 3, H, W) to the raw tensors, on the images' device; the file runs on the CPU.
@@ -41,9 +51,13 @@ class ExportedTask(nn.Module):
             )
         given = to_bytes(images.cpu(), p) if manifest.with_pre else images.cpu().contiguous()
         parts = given.split(1) if manifest.dynamic == "none" else (given,)
-        columns = zip(*(self.run(part) for part in parts), strict=True)
-        values = dict(zip(manifest.outputs, (torch.cat(column).to(images.device) for column in columns), strict=True))
-        return rebuild(Picked if manifest.with_nms else self.like[0].raw, values)
+        columns = list(zip(*(self.run(part) for part in parts), strict=True))
+        if len(columns) != len(manifest.outputs):
+            raise BadRun(
+                f"{manifest.file} has {len(columns)} outputs, not {len(manifest.outputs)}; export the run again"
+            )
+        found = (torch.cat(column).to(images.device) for column in columns)
+        return rebuild(self.kind, dict(zip(manifest.outputs, found, strict=True)))
 
     def losses(self, raw: Any, targets: Any) -> dict[str, Tensor]:
         """Named terms, as the task has them."""

@@ -1,22 +1,22 @@
 """What an exported file tells of itself: everything needed to use it, in `featherbone.json` beside it."""
 
 import hashlib
-import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from msgspec import Struct
 
 from featherbone.errors import BadRun
-from featherbone.files import read_json, write_json
+from featherbone.files import parse_value, read_json, write_json
 from featherbone.ops.boxes import FOUND
-from featherbone.tasks.card import Card
+from featherbone.tasks.card import Card, Reading
 from featherbone.tasks.detection import SURE
 
 FORMAT = 1
 MANIFEST = "featherbone.json"
-READING = ("val_share", "seed", "ignore_index", "zero_ignored", "unlabelled", "crowds")
-"""Settings of a run without which its data is not read alike."""
+AGAIN = "export the run again"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def describe(card: Card, task: Any, target: str, file: str, outputs: tuple[str, 
     decode = task.decoding(shown)
     if form.get("with_nms"):
         decode = {"kind": "found", "score": decode["score"], "shown": shown, **FOUND, "image": decode["image"]}
-    kept = {name: card.settings[name] for name in READING if name in card.settings}
+    kept = {name: card.settings[name] for name in Reading.__annotations__ if name in card.settings}
     numbers = {name: value for name, value in card.metrics.items() if isinstance(value, int | float | str)}
     data: dict[str, Any] = {
         name: card.data[name] for name in ("category_ids", "fingerprint", "val_fingerprint") if name in card.data
@@ -96,26 +96,25 @@ def read_manifest(path: Path) -> tuple[Path, Manifest]:
     about = folder / MANIFEST
     if not about.is_file():
         raise BadRun(f"{path}: there is no {MANIFEST} beside it; give a file that featherbone export wrote")
-    try:
-        values = json.loads(about.read_text(encoding="utf-8"))
-        if values["format"] != FORMAT:
-            raise BadRun(f"{about}: format {values['format']}, this version reads {FORMAT}; export the run again")
-        names = ("target", "file", "decode", "dynamic", "with_pre", "with_nms", "precision")
-        own = {name: values[name] for name in names}
-        digests = dict(values["sha256"])
-        manifest = Manifest(Card.parse(values["card"]), outputs=tuple(values["outputs"]), **own)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, BadRun):
-            raise
-        raise BadRun(f"{about}: damaged ({type(error).__name__}: {error}); export the run again") from None
+    values = read_json(about, str(about), dict[str, Any], BadRun, AGAIN)
+    if values.get("format") != FORMAT:
+        raise BadRun(f"{about}: format {str(values.get('format'))[:80]}, this version reads {FORMAT}; {AGAIN}")
+    form = parse_value(values, str(about), _Form, BadRun, AGAIN)
+    card = Card.parse(form.card, f"{about}, card", AGAIN)
+    names = ("target", "file", "outputs", "decode", "dynamic", "with_pre", "with_nms", "precision")
+    manifest = Manifest(card, **{name: getattr(form, name) for name in names})
+    if Path(form.file).name != form.file or len(set(form.outputs)) != len(form.outputs) or not form.outputs:
+        raise BadRun(
+            f"{about}: file {form.file[:80]!r} is not a plain name, or outputs are not distinct names; {AGAIN}"
+        )
     file = folder / manifest.file
     if path.is_file() and path.name not in (manifest.file, MANIFEST):
         raise BadRun(f"{path}: not the exported file; {MANIFEST} beside it tells of {manifest.file}")
-    for name, digest in digests.items():
+    for name, digest in form.sha256.items():
         if Path(name).name != name or not (folder / name).is_file() or _digest(folder / name) != digest:
             raise BadRun(f"{folder / name}: missing, or not what featherbone export wrote there; export the run again")
-    if manifest.file not in digests:
-        raise BadRun(f"{about}: damaged (it does not know {manifest.file}); export the run again")
+    if manifest.file not in form.sha256:
+        raise BadRun(f"{about}: no digest of {manifest.file}; {AGAIN}")
     return file, manifest
 
 
@@ -126,6 +125,21 @@ def digests(folder: Path) -> dict[str, str]:
         if isinstance(found, dict):
             return {name: digest for name, digest in found.items() if Path(name).name == name}
     return {}
+
+
+class _Form(Struct):
+    """What is read of `featherbone.json`; the rest of it is for other readers."""
+
+    card: dict[str, Any]
+    target: str
+    file: str
+    outputs: tuple[str, ...]
+    decode: dict[str, Any]
+    dynamic: Literal["none", "batch", "size"]
+    with_pre: bool
+    with_nms: bool
+    precision: str
+    sha256: dict[str, str]
 
 
 def _digest(path: Path) -> str:
