@@ -89,6 +89,7 @@ def evaluate(
     mirror: bool = False,
     device: str = "auto",
     workers: int | None = None,
+    trust: bool = False,
 ) -> EvaluateResult:
     """Measure a run, an exported file, or another tool's results, on a split of a data set.
 
@@ -114,6 +115,7 @@ def evaluate(
         mirror: Look at images mirrored, too.
         device: auto, cpu, cuda or mps.
         workers: Processes that read images; by default by the number of cores.
+        trust: Run a file that holds machine code, which can do all that you can: an export for torch.
 
     """
     from featherbone.engine.results import evaluate_results
@@ -138,7 +140,7 @@ def evaluate(
         return EvaluateResult(*evaluate_results(Path(results), Path(data), masks, split, crowds, **reading))
     tiles = None if tile is None else (tile, overlap)
     where = (Path(run or ""), data and Path(data), out and Path(out))
-    return EvaluateResult(*evaluate_run(*where, device, workers, tiles, testing, split))
+    return EvaluateResult(*evaluate_run(*where, device, workers, tiles, testing, split, trust))
 
 
 def predict(
@@ -156,6 +158,7 @@ def predict(
     geojson: bool = False,
     batch_size: int = 16,
     device: str = "auto",
+    trust: bool = False,
 ) -> PredictResult:
     """Say what is on pictures, and write annotated copies and `predictions.json`.
 
@@ -177,6 +180,7 @@ def predict(
         geojson: Also write the regions of semantic maps as polygons, under `maps`.
         batch_size: Pictures computed at a time.
         device: auto, cpu, cuda or mps.
+        trust: Run a file that holds machine code, which can do all that you can: an export for torch.
 
     """
     from featherbone.data.images import read_image
@@ -186,7 +190,7 @@ def predict(
 
     if batch_size < 1:
         raise BadOption(f"batch size {batch_size} is not 1 or more")
-    predictor = load(run, device, score, tile, overlap, slide, scales, mirror)
+    predictor = load(run, device, score, tile, overlap, slide, scales, mirror, trust)
     card = predictor.card
     if geojson and card.task != "semantic":
         raise BadOption(f"geojson means nothing to {card.task}; leave it out, or give a run for semantic")
@@ -313,7 +317,7 @@ def export(
     report = report_of(folder, to)
     measured = None
     if evaluate:
-        measured, _ = evaluate_run(folder, data, beside(folder, "report.html"), "cpu", None)
+        measured, _ = evaluate_run(folder, data, beside(folder, "report.html"), "cpu", None, trust=True)
     return ExportResult(folder, folder / target.file, report, parity, measured, card.metrics)
 
 
@@ -343,6 +347,7 @@ def bench(
     device: str = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
     threads: int | None = None,
+    trust: bool = False,
     out: Path = Path("bench"),
 ) -> BenchResult:
     """Measure how fast models are and how much memory they take, against each other and the machine, in one run.
@@ -364,6 +369,7 @@ def bench(
         device: auto, cpu or cuda; exported files are measured on the CPU.
         precision: Of weights and images; in training, of autocast.
         threads: Of the CPU; by default as many as torch takes.
+        trust: Run a file that holds machine code, which can do all that you can: an export for torch.
         out: Folder to write to.
 
     """
@@ -371,7 +377,7 @@ def bench(
 
     check_writable(Path(out), folder=True)
     about = (tuple(models), tuple(runtimes), tuple(batch_size), tuple(image_size))
-    return measure_speed(Plan(*about, repeats, train, per_layer, device, precision, threads)).write(Path(out))
+    return measure_speed(Plan(*about, repeats, train, per_layer, device, precision, threads, trust)).write(Path(out))
 
 
 def models(pattern: Positional[str | None] = None) -> ModelsResult:

@@ -147,18 +147,19 @@ def load(
     slide: bool = False,
     scales: tuple[float, ...] = (1.0,),
     mirror: bool = False,
+    trust: bool = False,
 ) -> Predictor:
     """The predictor of a run folder or an exported file; the options are those of `Predictor`.
 
     It takes images as `Predictor.__call__` states: arrays and tensors are RGB. It can be pickled; an exported file is
     then opened again where it is used.
 
-    A file runs in its own runtime, on the CPU. Raises `BadRun` where it is none, or damaged, and `BadOption` for an
-    option that does not suit it.
+    A file runs in its own runtime, on the CPU; one that holds machine code (an export for torch) only with `trust`.
+    Raises `BadRun` where it is none, or damaged, and `BadOption` for an option that does not suit it.
     """
     if not isinstance(run, str | os.PathLike):
         raise BadRun(f"a {type(run).__name__} is not a run; give the path of a run folder or of an exported file")
-    card, task = open_task(Path(run))
+    card, task = open_task(Path(run), trust)
     return Predictor(card, task, find_device(device), score, tile, overlap, slide, scales, mirror)
 
 

@@ -1,7 +1,6 @@
 """A card is read as what it is, or refused with the place of the fault and what to do."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -27,7 +26,7 @@ WRITTEN = Card(
 def test_a_card_is_read_as_it_was_written(tmp_path):
     WRITTEN.write(tmp_path)
     assert Card.read(tmp_path) == WRITTEN
-    assert Card.read(tmp_path).category_ids == (3, 7, 9) and str(Card.read(tmp_path).data_path) == "data"
+    assert Card.read(tmp_path).category_ids == (3, 7, 9)
 
 
 @pytest.mark.parametrize(
@@ -86,11 +85,6 @@ def test_a_file_that_is_no_card_is_refused(content, tmp_path):
     (tmp_path / CARD).write_text(content)
     with pytest.raises(BadRun, match="restore the file or train again"):
         Card.read(tmp_path)
-
-
-def test_a_card_without_data_asks_for_it():
-    with pytest.raises(BadRun, match="--data DIR"):
-        assert replace(WRITTEN, data={}).data_path
 
 
 def test_an_input_of_insane_size_is_refused_before_it_is_made():

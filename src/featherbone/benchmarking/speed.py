@@ -33,7 +33,7 @@ from featherbone.errors import BadOption, did_you_mean
 from featherbone.exporters.targets import find_target, settle
 from featherbone.files import write_json, write_text
 from featherbone.progress import bar
-from featherbone.runtimes import RUNTIMES, require
+from featherbone.runtimes import RUNTIMES, require, require_trust
 from featherbone.tasks.backbone import preprocessing_of, require_model
 from featherbone.tasks.card import CARD, Card
 from featherbone.tasks.manifest import MANIFEST, read_manifest
@@ -63,6 +63,8 @@ class Plan:
     device: str = "auto"
     precision: str = "fp32"
     threads: int | None = None
+    trust: bool = False
+    """Whether exported files may hold machine code."""
 
 
 @dataclass(frozen=True)
@@ -318,7 +320,9 @@ def measure_speed(plan: Plan) -> BenchResult:
     """
     device, sources = check(plan)
     with TemporaryDirectory() as name, ExitStack() as workers:
-        base = Job(LIMITS, "", LIMITS, str(device), plan.precision, plan.threads, plan.train, Path(name))
+        base = Job(
+            LIMITS, "", LIMITS, str(device), plan.precision, plan.threads, plan.train, Path(name), trust=plan.trust
+        )
         subjects = list(subjects_of(plan, sources, base))
         limits = workers.enter_context(working(base))
         jobs = dict.fromkeys(one.job for one in subjects)
@@ -470,7 +474,8 @@ def source_of(model: str, plan: Plan) -> Source:
     if (path / CARD).is_file():
         kind, card = "run", Card.read(path)
     elif path.is_file() or (path / MANIFEST).is_file():
-        manifest = read_manifest(path)[1]
+        file, manifest = read_manifest(path)
+        require_trust(file, manifest.target, plan.trust)
         kind, card = "file", manifest.card
         names = (manifest.target if manifest.precision == "fp32" else f"{manifest.target}-{manifest.precision}",)
     else:

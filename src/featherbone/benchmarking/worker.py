@@ -41,6 +41,8 @@ class Job:
     """Where files that are made on the fly lie."""
     dynamic: str = "none"
     """What of their input may vary, if the exporter manages it."""
+    trust: bool = False
+    """Whether an exported file may hold machine code."""
 
 
 def serve(job: Job, pipe: Connection) -> None:
@@ -233,9 +235,9 @@ class Subject:
 
         job = self.job
         if job.kind == "file":
-            return open_task(Path(job.model))[1]
+            return open_task(Path(job.model), job.trust)[1]
         if job.runtime not in TORCH:
-            return open_file(file_of(job, size), job.runtime.removesuffix("-int8"))
+            return open_file(file_of(job, size), job.runtime.removesuffix("-int8"), trust=True)
         net = build(job, size)
         if job.train:
             return net

@@ -1,7 +1,6 @@
 """Maps as files that other tools read: index PNG, COCO's panoptic PNG and json, GeoJSON."""
 
 import io
-import json
 from collections.abc import Sequence
 from colorsys import hls_to_rgb
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from PIL import Image
 
 from featherbone.data.images import open_image
 from featherbone.data.panoptic import read_ids
-from featherbone.files import write_bytes, write_text
+from featherbone.files import to_json, write_bytes, write_text
 from featherbone.ops.polygons import trace
 from featherbone.results import Classification, Detections, PanopticMap, Record, Segment, SemanticMap
 
@@ -117,7 +116,7 @@ def write_geojson(path: Path, record: SemanticMap) -> None:
             about = {"label": label, "name": record.classes[label], "area": area}
             shape = {"type": "Polygon", "coordinates": [[*ring, ring[0]] for ring in rings]}
             features.append({"type": "Feature", "properties": about, "geometry": shape})
-    write_text(path, json.dumps({"type": "FeatureCollection", "features": features}) + "\n")
+    write_text(path, to_json({"type": "FeatureCollection", "features": features}) + "\n")
 
 
 def _write_png(path: Path, image: Image.Image) -> None:

@@ -23,10 +23,19 @@ from torch.utils.data import DataLoader
 from featherbone.data.loading import Batches
 from featherbone.engine.batch_norm import RunningStatistics
 from featherbone.engine.optimiser import set_training
-from featherbone.engine.run import load_state, read_metrics, require_folder, save_state, write_metrics
-from featherbone.errors import FeatherboneError
+from featherbone.engine.run import (
+    AGAIN,
+    STATE,
+    fit_optimiser,
+    load_state,
+    read_metrics,
+    require_folder,
+    save_state,
+    write_metrics,
+)
+from featherbone.errors import BadRun, FeatherboneError
 from featherbone.progress import bar
-from featherbone.tasks.run import save_weights
+from featherbone.tasks.run import fit, save_weights
 
 Prepare = Callable[[Any, tuple[int, int]], tuple[Tensor, Any]]
 """A loaded batch on the device and (seed, step), to images and targets."""
@@ -212,13 +221,16 @@ class Loop:
         )
 
     def resume(self) -> None:
-        """Take up the saved state."""
+        """Take up the saved state. Raises `BadRun` where it is damaged, or of another model or length than the run."""
         state = load_state(self.run)
+        total = self.epochs * self.batches.steps
+        if state["step"] > total or (self.ema is None) != (state["ema"] is None):
+            raise BadRun(f"{self.run / STATE}: not of this run of {total} steps; {AGAIN}")
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
         self.sums = state["sums"]
-        self.task.load_state_dict(state["task"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        fit(self.task, state["task"], self.run / STATE)
+        fit_optimiser(self.optimiser, state["optimiser"], self.run)
         if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
+            fit(self.ema.module, state["ema"], self.run / STATE)
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])

@@ -2,18 +2,45 @@
 
 import hashlib
 import io
-import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+import msgspec
 import torch
 
 from featherbone.errors import BadRun
-from featherbone.files import write_bytes, write_text
+from featherbone.files import parse_value, read_text, to_json, write_bytes, write_text
 
 METRICS, STATE = "metrics.jsonl", "state.pt"
 SEAL = b"featherbone sha256 "
 """What stands at the end of a state, before the digest of all that precedes."""
+MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
+"""What optimisers keep in the shape of each parameter."""
+AGAIN = "restore the file, or train again"
+
+
+class State(TypedDict):
+    """What `state.pt` holds."""
+
+    step: Annotated[int, msgspec.Meta(ge=0)]
+    best: float
+    sums: dict[str, float]
+    seconds: float
+    task: dict[str, Any]
+    ema: dict[str, Any] | None
+    optimiser: dict[str, Any]
+    scaler: dict[str, Any] | None
+
+
+class Row(TypedDict):
+    """A line of `metrics.jsonl`; numbers that were not finite are None."""
+
+    epoch: int
+    step: int
+    lr: float | None
+    train: dict[str, float | None]
+    val: dict[str, float | None]
+    seconds: float
 
 
 def require_folder(run: Path) -> None:
@@ -43,23 +70,56 @@ def load_state(run: Path) -> dict[str, Any]:
             content, digest = content[:size], content[size + len(SEAL) :]
             if hashlib.sha256(content).digest() != digest:
                 raise ValueError("other bytes than were written")
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the damage leads to
-        raise BadRun(f"{path}: damaged ({type(error).__name__}); restore the file, or train again") from None
+        raise BadRun(f"{path}: damaged ({type(error).__name__}); {AGAIN}") from None
+    parse_value(state, str(path), State, BadRun, AGAIN)
+    for name in ("task", "ema"):
+        wrong = [key for key, x in (state[name] or {}).items() if not isinstance(x, torch.Tensor)]
+        if wrong:
+            raise BadRun(f"{path}: {name} {wrong[0][:80]} is not a tensor; {AGAIN}")
+    return state
+
+
+def fit_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any], run: Path) -> None:
+    """Load an optimiser's state, which must be of parameters like its own. Raises `BadRun`."""
+    own = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    try:
+        saved = [index for group in state["param_groups"] for index in group["params"]]
+        wrong = len(saved) != len(own) or not state["state"].keys() <= set(saved)
+        wrong = wrong or any(
+            state["state"][index][name].shape != parameter.shape
+            for index, parameter in zip(saved, own, strict=True)
+            for name in MOMENTS
+            if name in state["state"].get(index, {})
+        )
+        if not wrong:
+            optimiser.load_state_dict(state)
+    except Exception as error:  # torch raises whatever the damage leads to
+        raise BadRun(f"{run / STATE}: damaged optimiser ({type(error).__name__}); {AGAIN}") from None
+    if wrong:
+        raise BadRun(f"{run / STATE}: the optimiser's state is of another model; {AGAIN}")
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Rows of `metrics.jsonl`, one an epoch; a line that was cut off by a crash is left out."""
+    """Rows of `metrics.jsonl`, one an epoch; a last line that was cut off by a crash is left out. Raises `BadRun`."""
     path = run / METRICS
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    if not path.exists():
+        return []
+    rows: list[dict[str, Any]] = []
+    lines = read_text(path, str(path)).splitlines()
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
+            row = msgspec.json.decode(line)
+        except (ValueError, RecursionError):
+            if number == len(lines):
+                break
+            raise BadRun(f"{path}, line {number}: not JSON; remove the line") from None
+        parse_value(row, f"{path}, line {number}", Row, BadRun, "remove the line")
+        rows.append(row)
     return rows
 
 
 def write_metrics(run: Path, rows: list[dict[str, Any]]) -> None:
     """All rows, atomically: a resumed run takes back what it is about to repeat."""
-    write_text(run / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(run / METRICS, "".join(to_json(row) + "\n" for row in rows))

@@ -173,13 +173,14 @@ def evaluate_run(
     tiles: tuple[int, float] | None = None,
     testing: Testing | None = None,
     split: str | None = None,
+    trust: bool = False,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Metrics of a run on a split of its own or another data folder, and the class names; `split` as `open_measured`.
 
     `tiles` are the side in pixels of the tiles in which objects are sought, and the share of it that they overlap;
-    `testing` is how images are looked at for semantic segmentation.
+    `testing` is how images are looked at for semantic segmentation; `trust` allows a file that holds machine code.
     """
-    card, task = open_task(run)
+    card, task = open_task(run, trust)
     folder = card.data_folder("give the images' folder with --data DIR") if data is None else data
     job = open_measuring(card, folder, device, workers, split)
     for notice in job.notices:

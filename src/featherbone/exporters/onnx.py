@@ -1,6 +1,5 @@
 """ONNX, by torch's default exporter."""
 
-import json
 import logging
 import os
 import warnings
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featherbone.files import atomic
+from featherbone.files import atomic, to_json
 from featherbone.tasks.raw import Flat
 
 OPSET = 20
@@ -64,6 +63,6 @@ def embed(path: Path, about: dict[str, Any]) -> None:
     import onnx
 
     model = onnx.load(path)
-    onnx.helper.set_model_props(model, {"featherbone": json.dumps(about)})
+    onnx.helper.set_model_props(model, {"featherbone": to_json(about)})
     with atomic(path) as partial:
         onnx.save(model, partial)

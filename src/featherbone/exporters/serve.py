@@ -1,16 +1,20 @@
 """An exported page on this machine, to try it before it goes to a real host."""
 
 import errno
+import re
+import sys
 from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from featherbone.errors import BadOption
 from featherbone.progress import say
 
 TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm", ".json": "application/json"}
+HOST = r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:\d{1,5})?"
 NEEDED = ("index.html", "featherbone.json")
 REASONS = {errno.EADDRINUSE: "another program has it", errno.EACCES: "it needs the rights of root"}
 
@@ -18,6 +22,8 @@ REASONS = {errno.EADDRINUSE: "another program has it", errno.EACCES: "it needs t
 class Handler(SimpleHTTPRequestHandler):
     """Files of one folder, with the headers that let WASM use several threads; quiet, and without listings."""
 
+    timeout = 30
+    """Seconds that a request may take to arrive, and to be taken."""
     extensions_map = {**SimpleHTTPRequestHandler.extensions_map, **TYPES}  # noqa: RUF012 - as its base has it
 
     def end_headers(self) -> None:
@@ -29,12 +35,29 @@ class Handler(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def send_head(self) -> Any:
-        """The file of the request, unless a link leads out of the folder."""
-        inside = Path(self.translate_path(self.path)).resolve().is_relative_to(Path(self.directory).resolve())
-        if inside:
-            return super().send_head()
-        self.send_error(404)
-        return None
+        """The file of the request, of the folder and not hidden, asked for by a name of this server.
+
+        Another name in `Host` is that of a page elsewhere whose owner lets it lead here (DNS rebinding).
+        """
+        if not self._is_ours(self.headers.get("Host")):
+            self.send_error(403, "Host is not this server")
+            return None
+        try:
+            found = Path(self.translate_path(self.path)).resolve()
+            inside = found.relative_to(Path(self.directory).resolve())
+            hidden = any(part.startswith(".") for part in (*inside.parts, *unquote(self.path).split("/")))
+            readable = found.is_file() or found.is_dir()  # a pipe would never end
+        except (ValueError, OSError):  # it leads out of the folder, or is no path at all
+            hidden = readable = False
+        if hidden or not readable:
+            self.send_error(404)
+            return None
+        return super().send_head()
+
+    def _is_ours(self, host: str | None) -> bool:
+        assert isinstance(self.server, Server), "it is made by open_server"
+        name = urlsplit(f"//{host}").hostname if host and re.fullmatch(HOST, host) else None
+        return name in self.server.names or self.server.names[0] in ("0.0.0.0", "::")
 
     def list_directory(self, path: Any) -> None:
         self.send_error(404)
@@ -43,7 +66,19 @@ class Handler(SimpleHTTPRequestHandler):
         pass
 
 
-def open_server(folder: Path, host: str = "127.0.0.1", port: int = 8000) -> ThreadingHTTPServer:
+class Server(ThreadingHTTPServer):
+    """Threads that end with the process; quiet about clients that go away."""
+
+    daemon_threads = True
+    names: tuple[str, ...] = ()
+    """By which it may be asked, the address that it listens on first."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
+def open_server(folder: Path, host: str = "127.0.0.1", port: int = 8000) -> Server:
     """A server of the folder that holds its port already; port 0 takes a free one. Raises `BadOption`."""
     for name in NEEDED:
         if not (folder / name).is_file():
@@ -51,10 +86,12 @@ def open_server(folder: Path, host: str = "127.0.0.1", port: int = 8000) -> Thre
     if not 0 <= port <= 65535:
         raise BadOption(f"port {port} is outside 0 to 65535; 8000 is usual, 0 takes a free one")
     try:
-        return ThreadingHTTPServer((host, port), partial(Handler, directory=str(folder)))
+        server = Server((host, port), partial(Handler, directory=str(folder)))
     except OSError as error:
         why = REASONS.get(error.errno or 0, error.strerror or str(error))
         raise BadOption(f"{host}:{port} cannot be served ({why}); try --port 0, which takes a free one") from None
+    server.names = (host.lower(), "localhost", "127.0.0.1", "::1")
+    return server
 
 
 def serve_web(folder: Path, host: str = "127.0.0.1", port: int = 8000) -> None:

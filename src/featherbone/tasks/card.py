@@ -48,6 +48,8 @@ class Metrics(TypedDict, total=False):
     best_score: float | None
     top1: float | None
     epoch: int
+    images: int
+    split: str
 
 
 @dataclass(frozen=True)

@@ -68,12 +68,15 @@ class ExportedTask(nn.Module):
         return self.like[0].decode(raw, frames, *limits, **more)
 
 
-def open_task(path: Path) -> tuple[Card, Any]:
-    """The card and the model of a run folder, or of an exported file or its folder. Raises `BadRun`."""
+def open_task(path: Path, trust: bool = False) -> tuple[Card, Any]:
+    """The card and the model of a run folder, or of an exported file or its folder. Raises `BadRun`.
+
+    Without `trust`, a file that holds machine code is a `BadOption`.
+    """
     if (path / CARD).is_file() or not (path.is_file() or (path / MANIFEST).is_file()):
         return load_task(path)
     file, manifest = read_manifest(path)
-    return manifest.card, ExportedTask(manifest, open_file(file, manifest.target))
+    return manifest.card, ExportedTask(manifest, open_file(file, manifest.target, trust=trust))
 
 
 def beside(path: Path, name: str) -> Path:
