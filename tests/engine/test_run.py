@@ -52,7 +52,7 @@ def test_a_state_of_other_values_is_refused(changes, told, tmp_path):
 @pytest.mark.parametrize("missing", a_state()[2])
 def test_a_state_that_lacks_something_is_refused(missing, tmp_path):
     save_state(tmp_path, {name: value for name, value in a_state()[2].items() if name != missing})
-    with pytest.raises(BadRun, match=f"missing required field {missing}.*; train again"):
+    with pytest.raises(BadRun, match=f"missing required field {missing}.*; restore the file"):
         load_state(tmp_path)
 
 
