@@ -63,9 +63,11 @@ def check_masks(images: MarkedImages) -> None:
         return  # they are drawn from maps
     pairs = [(a, entry) for entry in images.entries for a in entry.annotations]
     if none := [pair for pair in pairs if not pair[0].get("segmentation") and not pair[0].get("iscrowd")]:
+        first, entry = none[0]
+        one = f"annotation {first['id']} of " if "id" in first else "one in "
         raise BadData(
-            f"{images.root}: {len(none)} of {len(pairs)} objects have no mask, as annotation {none[0][0].get('id')} of "
-            f"{none[0][1].path}: not every object has a mask; draw polygons or run lengths, or train for detection"
+            f"{images.root}: {len(none)} of {len(pairs)} objects have no mask, as {one}{entry.path}: not every object "
+            "has a mask; draw polygons or run lengths, or train for detection"
         )
     for a, entry in pairs:
         if a.get("segmentation") and (reason := rle.fault(a["segmentation"], entry.height, entry.width)):
