@@ -188,14 +188,25 @@ def test_panoptic_files_come_back(parted, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("images"), "no 'images'"),
-        (lambda c: c["categories"][0].pop("isthing"), "no 'isthing'"),
+        (lambda c: c.pop("images"), "the file has no images; write a list"),
+        (lambda c: c["categories"][0].pop("isthing"), "has no isthing; write 1 for a class that can be counted"),
         (lambda c: c["categories"].append(dict(c["categories"][0])), "given to two categories"),
         (lambda c: c["annotations"][0].update(image_id=99), "image 99, which it does not list"),
         (lambda c: c["annotations"][0]["segments_info"][0].update(category_id=99), "category 99"),
-        (lambda c: c["annotations"][0].update(file_name=3), "no text"),
+        (lambda c: c["annotations"][0].update(file_name=3), r"annotations\[0\].file_name is 3; write the path"),
+        (lambda c: c["annotations"][0].pop("segments_info"), r"annotations\[0\] has no segments_info; write a list"),
+        (lambda c: c["annotations"].append(dict(c["annotations"][0])), r"annotations\[6\] is of image .* join the two"),
+        (
+            lambda c: c["annotations"][0]["segments_info"].append(dict(c["annotations"][0]["segments_info"][0])),
+            "an id given to two segments; give each its own",
+        ),
+        (
+            lambda c: c["annotations"][0]["segments_info"][0].update(id=1 << 24),
+            r"id is 16777216, but maps hold .* number the segments of an image from 1 to 2\^24 - 1",
+        ),
+        (lambda c: c["annotations"][0]["segments_info"][0].update(bbox=[1, 2]), "bbox is .*; write x, y, width"),
         (lambda c: c["annotations"][0].update(file_name="../../x.png"), "leads out of"),
-        (lambda c: c["annotations"][0]["segments_info"][0].update(id="x"), "no whole number"),
+        (lambda c: c["annotations"][0]["segments_info"][0].update(id="x"), 'id is "x"; write a whole number'),
         (
             lambda c: [a.update(file_name="no.png") for a in c["annotations"]],
             "6 of 6 images and maps listed for train but not there",
@@ -207,6 +218,42 @@ def test_panoptic_files_are_refused_with_a_reason(parted, change, message):
     edit(parted, change)
     with pytest.raises(BadData, match=message):
         open_segmentation(parted, "panoptic")
+
+
+def test_text_ids_a_mark_of_windows_and_files_of_macos_change_nothing(parted):
+    before = open_segmentation(parted, "panoptic").fingerprint()
+    path = parted / "annotations/panoptic_train.json"
+    content = json.loads(path.read_text())
+    for row in content["annotations"]:
+        row["image_id"] = str(row["image_id"])
+        for segment in row["segments_info"]:
+            segment.update(id=str(segment["id"]), category_id=float(segment["category_id"]), iscrowd="0")
+    path.write_text("\ufeff" + json.dumps(content).replace("\n", "\r\n"), encoding="utf-8")
+    (parted / "annotations/._panoptic_train.json").write_bytes(b"\0")
+    assert open_segmentation(parted, "panoptic").fingerprint() == before
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+def test_panoptic_maps_with_transparency_or_a_palette_are_the_same(parted, mode):
+    """As programs write them that save space; the colours are the ids."""
+    before = open_segmentation(parted, "panoptic").train
+    expected = [before.labels(i) for i in range(len(before))]
+    for path in (parted / "panoptic_train").iterdir():
+        image = Image.open(path).convert("RGB")
+        image = image.convert("RGBA") if mode == "RGBA" else image.quantize(256)
+        assert np.array_equal(np.asarray(image.convert("RGB")), np.asarray(Image.open(path).convert("RGB")))
+        image.save(path)
+    after = open_segmentation(parted, "panoptic").train
+    for i, labels in enumerate(expected):
+        np.testing.assert_array_equal(after.labels(i), labels)
+
+
+def test_cityscapes_beside_files_of_macos_is_the_same(tmp_path):
+    root = cityscapes(tmp_path)
+    for path in list(root.rglob("*_instanceIds.png")):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\x05\x16\x07")
+    splits = open_segmentation(root, "panoptic")
+    assert (len(splits.train), splits.notices) == (1, ())
 
 
 def test_ids_that_are_not_listed_are_refused(parted):

@@ -10,18 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featherbone.data.coco import find_image
+from featherbone.data.formats.coco_json import PanopticSegment, read_panoptic
 from featherbone.data.images import Stored, read_file, upright_size
 from featherbone.data.label_files import CITYSCAPES, CITYSCAPES_THINGS, read_values
 from featherbone.data.layouts import names_of, split_folders, split_of
+from featherbone.data.listing import list_images
 from featherbone.data.named_files import NamedFiles
 from featherbone.data.objects import Marked, MarkedImages, Objects
 from featherbone.errors import BadData, BadImage
-from featherbone.files import read_json
 from featherbone.ops import rle
 from featherbone.ops.label_maps import IGNORE
 from featherbone.text import to_bytes
 
-FORM = "it has images, categories with isthing, and annotations with image_id, file_name and segments_info"
+CITY_IDS = "_gtFine_instanceIds"
+"""End of the names of Cityscapes' instance maps."""
 
 
 class Part(NamedTuple):
@@ -224,14 +226,18 @@ def open_panoptic(data: Path, split: str, check: bool = True) -> OpenedPanoptic 
     for own in names_of(split, stems):
         return _open_coco(data, stems[own], check)
     for folder in split_folders(data / "leftImg8bit", split):
-        if any((data / "gtFine" / folder.name).rglob("*_instanceIds.png")):
+        if _city_maps(data / "gtFine" / folder.name):
             return _open_cityscapes(data, folder.name)
     return None
 
 
 def _open_coco(data: Path, file: Path, check: bool) -> OpenedPanoptic:
     name = file.relative_to(data).as_posix()
-    images, annotations, categories = read_panoptic(file, name)
+    content = read_panoptic(file, name)
+    images = {image.id: image for image in content.images}
+    categories = {category.id: category for category in content.categories}
+    if len(categories) >= IGNORE:
+        raise BadData(f"{name}: {len(categories)} categories; list 1 to {IGNORE - 1}")
     order = sorted(categories)
     labels = {number: label for label, number in enumerate(order)}
     own = file.stem.removeprefix("panoptic_")
@@ -241,62 +247,29 @@ def _open_coco(data: Path, file: Path, check: bool) -> OpenedPanoptic:
     files = NamedFiles(data, folders, name, split_of(own))
     entries: list[Parted] = []
     missing: list[str] = []
-    for a in annotations:
-        image = images.get(a["image_id"])
+    for row in content.annotations:
+        image = images.get(row.image_id)
         if image is None:
-            raise BadData(
-                f"{name}: an annotation of image {a['image_id']!r}, which it does not list; list or remove it"
-            )
-        path = files.find(image["file_name"])
-        map_path = find_image([folder for folder in maps if folder.is_dir()], a["file_name"], name)
+            raise BadData(f"{name}: an annotation of image {row.image_id}, which it does not list; list or remove it")
+        path = files.find(image.file_name)
+        map_path = find_image([folder for folder in maps if folder.is_dir()], row.file_name, name)
         if path is None or map_path is None:
-            missing.append(image["file_name"] if path is None else a["file_name"])
+            missing.append(image.file_name if path is None else row.file_name)
             continue
-        parts = tuple(_part(row, labels, name, check) for row in a["segments_info"])
+        parts = tuple(_part(segment, labels, name, check) for segment in row.segments_info)
         try:
             height, width = upright_size(path)
         except BadImage:
             height = width = 1  # it is left out as unreadable before anything is made of it
         places = (path.relative_to(data).as_posix(), map_path.relative_to(data).as_posix())
-        entries.append(Parted(*places, height, width, a["image_id"], parts))
+        entries.append(Parted(*places, height, width, row.image_id, parts))
     if check and not entries:
         looked = ", ".join(folder.relative_to(data).as_posix() or "." for folder in [*folders, *maps])
-        raise BadData(f"{name}: none of its {len(annotations)} images is there with its map; looked in {looked}")
-    things = tuple(label for label, number in enumerate(order) if categories[number][1])
-    names = tuple(categories[number][0] for number in order)
+        count = len(content.annotations)
+        raise BadData(f"{name}: none of its {count} images is there with its map; looked in {looked}")
+    things = tuple(label for label, number in enumerate(order) if categories[number].isthing)
+    names = tuple(categories[number].label for number in order)
     return OpenedPanoptic(PanopticImages(data, tuple(entries), names, tuple(order), things), tuple(missing))
-
-
-def read_panoptic(path: Path, name: str) -> tuple[dict[int, Any], list[dict[str, Any]], dict[int, tuple[str, bool]]]:
-    """Images by id, annotations, and name and isthing of each class by id. Raises `BadData` for another form."""
-    content = read_json(path, name)
-    try:
-        images = {int(image["id"]): image for image in content["images"]}
-        categories = {int(c["id"]): (str(c["name"]), bool(c["isthing"])) for c in content["categories"]}
-        if not all(isinstance(image["file_name"], str) for image in images.values()):
-            raise TypeError("a file_name that is no text")
-        counts = len(images) - len(content["images"]), len(categories) - len(content["categories"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadData(f"{name}: not COCO's panoptic form ({_told(error)}); {FORM}") from None
-    if any(counts):
-        raise BadData(f"{name}: an id given to two {'images' if counts[0] else 'categories'}; number them anew")
-    if not categories or len(categories) >= IGNORE:
-        raise BadData(f"{name}: {len(categories)} categories; list 1 to {IGNORE - 1}")
-    return images, panoptic_rows(content, name), categories
-
-
-def panoptic_rows(content: Any, name: str) -> list[dict[str, Any]]:
-    """The annotations of a panoptic json. Raises `BadData` for another form."""
-    try:
-        for a in content["annotations"]:
-            if not isinstance(a["image_id"], int) or not isinstance(a["file_name"], str):
-                raise TypeError("an annotation whose image_id is no whole number or whose file_name is no text")
-            for row in a["segments_info"]:
-                if not isinstance(row["id"], int) or not isinstance(row["category_id"], int):
-                    raise TypeError("a segment whose id or category_id is no whole number")
-        return content["annotations"]
-    except (KeyError, TypeError) as error:
-        raise BadData(f"{name}: not COCO's panoptic form ({_told(error)}); {FORM}") from None
 
 
 def read_ids(path: Path, name: str) -> NDArray[np.int32]:
@@ -305,25 +278,28 @@ def read_ids(path: Path, name: str) -> NDArray[np.int32]:
     return values if not coloured else (values >> 16) | (values & 0xFF00) | ((values & 0xFF) << 16)
 
 
-def _told(error: Exception) -> str:
-    return f"no {error}" if isinstance(error, KeyError) else str(error)
-
-
-def _part(row: Mapping[str, Any], labels: Mapping[int, int], name: str, check: bool) -> Part:
-    label = labels.get(row["category_id"], -1)
+def _part(segment: PanopticSegment, labels: Mapping[int, int], name: str, check: bool) -> Part:
+    label = labels.get(segment.category_id, -1)
     if check and label < 0:
         raise BadData(
-            f"{name}: segment {row['id']} is of category {row['category_id']}; listed are {', '.join(map(str, labels))}"
+            f"{name}: segment {segment.id} is of category {segment.category_id}; listed are "
+            f"{', '.join(map(str, labels))}"
         )
-    about = {key: row[key] for key in ("bbox", "area", "category_id") if key in row}
-    return Part(row["id"], label, bool(row.get("iscrowd", 0)), about)
+    stated = {"bbox": segment.bbox, "area": segment.area, "category_id": segment.category_id}
+    about = {key: value for key, value in stated.items() if value is not None}
+    return Part(segment.id, label, bool(segment.iscrowd), about)
+
+
+def _city_maps(folder: Path) -> list[Path]:
+    """Cityscapes' instance maps below a folder."""
+    return [path for path in list_images(folder) if path.stem.endswith(CITY_IDS)] if folder.is_dir() else []
 
 
 def _open_cityscapes(data: Path, split: str) -> OpenedPanoptic:
     entries: list[Parted] = []
     missing: list[str] = []
-    for path in sorted((data / "gtFine" / split).rglob("*_gtFine_instanceIds.png")):
-        place = path.relative_to(data / "gtFine").with_name(path.name.replace("_gtFine_instanceIds", "_leftImg8bit"))
+    for path in _city_maps(data / "gtFine" / split):
+        place = path.relative_to(data / "gtFine").with_name(path.name.replace(CITY_IDS, "_leftImg8bit"))
         image = data / "leftImg8bit" / place
         if not image.is_file():
             missing.append(f"leftImg8bit/{place.as_posix()}")

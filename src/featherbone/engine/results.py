@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 
 from featherbone.data.coco import find_image
-from featherbone.data.formats.coco_json import read_bytes
+from featherbone.data.formats.coco_json import read_bytes, read_panoptic_results
 from featherbone.data.label_files import read_values
 from featherbone.data.layouts import find_task, find_tasks
 from featherbone.data.measured import open_measured
 from featherbone.data.objects import MarkedImages
-from featherbone.data.panoptic import PanopticImages, panoptic_rows, read_ids
+from featherbone.data.panoptic import PanopticImages, read_ids
 from featherbone.engine.evaluate import measure_found
 from featherbone.engine.evaluate_maps import count_panoptic, measure_maps
 from featherbone.errors import BadData, BadImage, BadOption
-from featherbone.files import read_json
 from featherbone.metrics.detection import read_coco_results
 from featherbone.metrics.panoptic import PanopticMetrics
 from featherbone.metrics.semantic import SemanticMetrics
@@ -93,7 +92,7 @@ def evaluate_label_files(folder: Path, data: Path, images: Any) -> dict[str, Any
 def evaluate_panoptic_json(results: Path, data: Path, images: PanopticImages) -> dict[str, Any]:
     """Metrics of COCO's panoptic json, whose PNGs lie beside it, in a folder of its name, or under `maps`."""
     metrics = PanopticMetrics(len(images.classes), images.things)
-    rows = {a["image_id"]: a for a in panoptic_rows(read_json(results, str(results)), str(results))}
+    rows = read_panoptic_results(results, str(results))
     labels = {number: label for label, number in enumerate(images.category_ids)}
     folders = [results.with_suffix(""), results.parent / "maps", results.parent]
 
@@ -102,16 +101,16 @@ def evaluate_panoptic_json(results: Path, data: Path, images: PanopticImages) ->
         row = rows.get(entry.image_id)
         if row is None:
             raise BadData(f"{results}: nothing about image {entry.image_id}, {entry.path}; say what is on every image")
-        path = find_image(folders, row["file_name"], str(results)) or folders[0] / row["file_name"]
+        path = find_image(folders, row.file_name, str(results)) or folders[0] / row.file_name
         ids = read_ids(path, str(path))
         _check_size(ids, entry.height, entry.width, path)
         about: list[tuple[int, float | None]] = []
         places = np.zeros_like(ids)
-        for segment in row["segments_info"]:
-            if segment["category_id"] not in labels:
-                raise BadData(f"{results}: category {segment['category_id']} is none of {', '.join(map(str, labels))}")
-            about.append((labels[segment["category_id"]], None))
-            places[ids == segment["id"]] = len(about)
+        for segment in row.segments_info:
+            if segment.category_id not in labels:
+                raise BadData(f"{results}: category {segment.category_id} is none of {', '.join(map(str, labels))}")
+            about.append((labels[segment.category_id], None))
+            places[ids == segment.id] = len(about)
         return panoptic_map(places, about, images.classes, images.things)
 
     def count(index: int, record: PanopticMap) -> float | None:

@@ -29,6 +29,7 @@ ALLOWED: dict[Any, str] = {
     "area": "a number of pixels",
     "iscrowd": "0 or 1",
     "score": "a finite number",
+    "isthing": "1 for a class that can be counted, else 0",
     "segments_info": "a list of segments with id and category_id",
     **dict.fromkeys(("images", "annotations", "categories"), "a list of values with names"),
 }
@@ -85,6 +86,44 @@ class CocoResult(msgspec.Struct):
     score: float
     bbox: list[float] | None = None
     segmentation: Any = None
+
+
+class PanopticCategory(CocoCategory, kw_only=True):
+    """A class of panoptic maps."""
+
+    isthing: bool | int
+
+
+class PanopticSegment(msgspec.Struct):
+    """A segment of a panoptic map."""
+
+    id: Id
+    category_id: Id
+    iscrowd: bool | float | None = None
+    bbox: list[int | float] | None = None
+    area: int | float | None = None
+
+
+class PanopticAnnotation(msgspec.Struct):
+    """The segments of an image, whose map is in `file_name`."""
+
+    image_id: Id
+    file_name: str
+    segments_info: list[PanopticSegment]
+
+
+class PanopticFile(msgspec.Struct):
+    """What an annotation file of panoptic maps holds."""
+
+    images: list[CocoImage]
+    categories: list[PanopticCategory]
+    annotations: list[PanopticAnnotation]
+
+
+class PanopticResults(msgspec.Struct):
+    """What a file of panoptic results holds."""
+
+    annotations: list[PanopticAnnotation]
 
 
 class CocoFile(msgspec.Struct):
@@ -203,6 +242,41 @@ def check_categories(categories: list[CocoCategory], name: str) -> None:
     for place, category in enumerate(categories):
         if not category.label:
             raise BadData(f"{name}: categories[{place}].name is empty; write {ALLOWED['name']}")
+
+
+def read_panoptic(path: Path, name: str) -> PanopticFile:
+    """An annotation file of panoptic maps. Raises `BadData`, as `read_typed`, also for ids and boxes without sense."""
+    file = read_typed(path, name, PanopticFile)
+    check_ids(file.images, "images", name)
+    check_categories(list(file.categories), name)
+    _check_segments(file.annotations, name)
+    return file
+
+
+def read_panoptic_results(path: Path, name: str) -> dict[int, PanopticAnnotation]:
+    """Panoptic results by the id of the image. Raises `BadData` as `read_panoptic`."""
+    rows = read_typed(path, name, PanopticResults).annotations
+    _check_segments(rows, name)
+    return {row.image_id: row for row in rows}
+
+
+def _check_segments(rows: list[PanopticAnnotation], name: str) -> None:
+    """Raise `BadData` for an image with two annotations, and for ids of segments that a map cannot hold."""
+    seen: dict[int, int] = {}
+    for place, row in enumerate(rows):
+        where = f"{name}: annotations[{place}]"
+        if row.image_id in seen:
+            raise BadData(f"{where} is of image {row.image_id}, as annotations[{seen[row.image_id]}]; join the two")
+        seen[row.image_id] = place
+        for at, segment in enumerate(row.segments_info):
+            if segment.id >= 1 << 24:
+                raise BadData(
+                    f"{where}.segments_info[{at}].id is {segment.id}, but maps hold R + 256 G + 65536 B; number the "
+                    "segments of an image from 1 to 2^24 - 1, in file and map"
+                )
+            box = segment.bbox
+            if box is not None and (len(box) != 4 or not all(map(math.isfinite, box))):
+                raise BadData(f"{where}.segments_info[{at}].bbox is {box}; write {ALLOWED['bbox']}")
 
 
 def explain(fault: msgspec.ValidationError, value: Any, name: str, place: str = "") -> str:
