@@ -275,7 +275,7 @@ def _check_segments(rows: list[PanopticAnnotation], name: str) -> None:
                     "segments of an image from 1 to 2^24 - 1, in file and map"
                 )
             box = segment.bbox
-            if box is not None and (len(box) != 4 or not all(map(math.isfinite, box))):
+            if box is not None and (len(box) != 4 or not all(-MAX_PIXELS <= value <= MAX_PIXELS for value in box)):
                 raise BadData(f"{where}.segments_info[{at}].bbox is {box}; write {ALLOWED['bbox']}")
 
 
