@@ -246,7 +246,7 @@ def read_json(
     Raises `error`, which calls the file `name`, states the place of the fault and ends with `remedy`: for a file that
     cannot be read, is not JSON (NaN is not), is nested too deeply, has a key twice, or is not of `kind`.
     """
-    content = _read(path, name, error, MAX_JSON).removeprefix(codecs.BOM_UTF8)
+    content = read_bytes(path, name, error, MAX_JSON).removeprefix(codecs.BOM_UTF8)
     with _readable(name, "JSON", error, remedy):
         # msgspec keeps the last of two keys, and does not name the place of a NaN
         json.loads(content, object_pairs_hook=_unique, parse_constant=partial(_no_number, content))
@@ -270,7 +270,7 @@ def read_yaml(path: Path, name: str, kind: Any = Any) -> Any:
     Raises `BadData`, which calls the file `name`: for a file that cannot be read, is not YAML, has a key twice, or
     that aliases make larger than `MAX_YAML_NODES`.
     """
-    content = _read(path, name, BadData, MAX_YAML)
+    content = read_bytes(path, name, BadData, MAX_YAML)
     with _readable(name, "YAML", BadData, REWRITE):
         loader = _PlainLoader(content.decode("utf-8-sig"))
         try:
@@ -286,7 +286,7 @@ def read_yaml(path: Path, name: str, kind: Any = Any) -> Any:
 def read_text(path: Path, name: str) -> str:
     """The content of a text file in UTF-8. Raises `BadData`, which calls it `name`."""
     with _readable(name, "text in UTF-8", BadData, REWRITE):
-        return _read(path, name, BadData, MAX_JSON).decode("utf-8-sig")
+        return read_bytes(path, name, BadData, MAX_JSON).decode("utf-8-sig")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -310,8 +310,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _read(path: Path, name: str, error: type[FeatherboneError], max_bytes: int) -> bytes:
-    """The bytes of a regular file: a pipe or a device would never end."""
+def read_bytes(path: Path, name: str, error: type[FeatherboneError] = BadData, max_bytes: int = MAX_JSON) -> bytes:
+    """The bytes of a regular file: a pipe or a device would never end. Raises `error`, which calls the file `name`."""
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):

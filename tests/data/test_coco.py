@@ -3,6 +3,7 @@
 import codecs
 import gzip
 import json
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -350,6 +351,12 @@ def test_a_file_is_text_of_any_system(data):
 def test_a_file_that_is_something_else_is_named(data, text, message):
     data.path.write_bytes(text)
     assert f"annotations/instances_train.json: {message}" in refused(data.root)
+
+
+def test_a_pipe_is_not_waited_for(data):
+    data.path.unlink()
+    os.mkfifo(data.path)
+    assert "annotations/instances_train.json: not a file; give a file" in refused(data.root)
 
 
 def test_the_unused_root_of_roboflow_is_no_class(data):

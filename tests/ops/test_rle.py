@@ -96,3 +96,38 @@ def test_none_is_none():
     mask = rle.encode(np.ones((3, 4), bool))
     assert rle.areas([]).shape == (0,)
     assert rle.iou([], [mask, mask]).shape == (0, 2) and rle.iou([mask], []).shape == (1, 0)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_sound_masks_have_no_fault(height, width):
+    for mask in masks(height, width):
+        text = rle.encode(mask)
+        plain = {"size": [height, width], "counts": column_runs(mask)}
+        assert rle.fault(text, height, width) == rle.fault(plain, height, width) == ""
+        x1, y1, x2, y2 = rle.box_of(mask)
+        assert rle.outline(text, height, width) == [x1, y1, x2 - x1, y2 - y1]
+
+
+def test_damaged_texts_end_in_a_mask_of_the_size_or_in_words():
+    sound = rle.encode(masks(33, 64)[2])
+    refused = 0
+    for _ in range(2000):
+        text = list(sound["counts"])
+        for place in RANDOM.integers(len(text), size=RANDOM.integers(1, 4)):
+            text[place] = chr(RANDOM.integers(32, 127))
+        damaged = {"size": [33, 64], "counts": "".join(text[: RANDOM.integers(1, len(text) + 1)])}
+        try:
+            mask = rle.decode(rle.from_coco(damaged, 33, 64))
+            assert mask.shape == (33, 64)
+        except ValueError as error:
+            assert "run lengths" in str(error)
+            refused += 1
+    assert refused > 1500
+
+
+def test_a_polygon_too_few_beside_others_covers_nothing():
+    square = [2, 1, 6, 1, 6, 5, 2, 5]
+    assert rle.from_coco([square, [0, 0, 9, 7]], 8, 10) == rle.from_coco([square], 8, 10)
+    assert rle.outline([square, [0, 0, 9, 7]], 8, 10) == [2, 1, 4, 4]
+    with pytest.raises(ValueError, match="a polygon of 2 points; at least 3"):
+        rle.from_coco([[0, 0, 9, 7]], 8, 10)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from featherbone import files
 from featherbone.errors import BadData
 
 T = TypeVar("T")
@@ -213,10 +214,7 @@ def _typed(value: Any, kind: Any) -> Any:
 
 def read_bytes(path: Path, name: str) -> bytes:
     """The bytes of a JSON file, without the mark that Windows puts before UTF-8. Raises `BadData`."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BadData(f"{name}: cannot be read ({error.strerror}); give a file that is there") from None
+    content = files.read_bytes(path, name)
     if content.startswith(GZIP):
         raise BadData(f"{name}: compressed with gzip; unpack it with: gunzip")
     return content.removeprefix(codecs.BOM_UTF8)
