@@ -9,10 +9,12 @@ import featherbone
 
 SOURCE = Path(featherbone.__file__).parent
 RANKS = (
+    {"text"},
     {"results", "errors"},
     {"files", "progress", "devices"},
-    {"layers", "ops", "pages"},
-    {"backbones", "heads", "data", "metrics", "draw", "runtimes"},
+    {"layers", "ops", "pages", "fonts"},
+    {"backbones", "heads", "data", "draw", "runtimes"},
+    {"metrics"},
     {"tasks", "deployment"},
     {"engine", "predictor", "explainers", "exporters"},
     {"recipes", "benchmarking"},
