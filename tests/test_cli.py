@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import shutil
@@ -311,7 +312,18 @@ def test_a_result_that_no_disk_has_room_for_is_one_message(capsys, monkeypatch):
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         assert main(["models", "lvt", "--json"]) == 2
+        assert main(["models", "no_such_model", "--json"]) == 2  # neither is there room for the message
     assert "cannot write standard output: No space left" in " ".join(capsys.readouterr().err.split())
+
+
+def test_temporary_files_without_room_are_one_message(capsys, monkeypatch):
+    def fill(pattern: str | None = None) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(COMMANDS, "models", fill)
+    code, out, err = run(capsys, "models", "--json")
+    message = json.loads(out)["error"]
+    assert code == 2 and "No space left on device; free some space" in message and "Traceback" not in err
 
 
 def test_a_damaged_run_is_refused_by_name(world, capsys, tmp_path):

@@ -5,7 +5,9 @@ import inspect
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import tyro
 
 from featherbone import commands
 from featherbone.errors import FeatherboneError
-from featherbone.files import refusal, to_json
+from featherbone.files import NO_ROOM, refusal, to_json
 from featherbone.progress import say
 from featherbone.text import printable
 
@@ -49,11 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if result is not None:
             show(in_ascii(result.to_json()) if as_json else str(result))
-    except FeatherboneError as error:
-        say(str(error), "error", "red")
-        if as_json:
-            show(in_ascii({"error": str(error), "kind": type(error).__name__}))
-        return error.exit_code
     except KeyboardInterrupt:
         say("interrupted; a training run goes on with: featherbone train --resume RUN")
         return INTERRUPTED
@@ -61,6 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if result is None and not {"-h", "--help"} & set(arguments):
             raise
         _forget_output()
+    except (FeatherboneError, OSError) as error:
+        if isinstance(error, OSError):  # of temporary files, which tool-chains write, too
+            if error.errno not in NO_ROOM:
+                raise
+            error = refusal(Path(error.filename or tempfile.gettempdir()), error)
+        say(str(error), "error", "red")
+        if as_json:
+            with suppress(FeatherboneError):
+                show(in_ascii({"error": str(error), "kind": type(error).__name__}))
+        return error.exit_code
     return getattr(result, "exit_code", 0)
 
 
