@@ -53,6 +53,6 @@ def a_run(folder, head=None, **head_args):
     """A run folder of an untrained model whose answers differ; its card and the task."""
     card, model = a_model(head, **head_args)
     folder.mkdir(parents=True)
-    card.write(folder)
+    replace(card, data={}).write(folder)
     save_weights(folder, model)
     return card, model
