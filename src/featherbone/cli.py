@@ -63,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if error.errno not in NO_ROOM:
                 raise
             error = refusal(Path(error.filename or tempfile.gettempdir()), error)
+        if not error.of_group and os.environ.get("LOCAL_RANK", "0") != "0":
+            return error.exit_code  # the first process reports what all of them meet
         say(str(error), "error", "red")
         if as_json:
             with suppress(FeatherboneError):

@@ -14,6 +14,8 @@ class FeatherboneError(ValueError):
 
     exit_code = 2
     """Of the command line."""
+    of_group = False
+    """Whether it is the first error of several processes, which one of them reports."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))

@@ -5,10 +5,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from featherbone.data.scenes_write import write_coco, write_masks, write_panoptic
+from featherbone.data.scenes_write import write_classification, write_coco, write_masks, write_panoptic
 from featherbone.engine.run import load_state
 from featherbone.engine.settings import complete
 from featherbone.engine.train import evaluate_run, start_run
+from featherbone.errors import BadOption
 from featherbone.tasks.card import Card
 from runs import options, rows
 
@@ -115,3 +116,57 @@ def test_two_processes_measure_maps_as_one_does(launch, tmp_path, task, head_arg
         assert [r["train"]["loss"] for r in rows(two)] == pytest.approx(
             [r["train"]["loss"] for r in rows(one)], rel=1e-4
         )
+
+
+FAILING = """
+import os, sys
+from pathlib import Path
+from featherbone.cli import main
+from featherbone.engine.loop import Loop
+from featherbone.errors import FeatherboneError
+
+kind, micro_step = os.environ["FAULT"], Loop.micro_step
+
+def fail(self, batch, part):
+    if self.step == 1 and kind == "error":
+        raise FeatherboneError("the second process failed")
+    if self.step == 1:
+        for path in Path(sys.argv[sys.argv.index("--data") + 1]).rglob("*.jpg"):
+            path.write_bytes(b"")
+    return micro_step(self, batch, part)
+
+if os.environ["RANK"] == "1":
+    Loop.micro_step = fail
+sys.exit(main(sys.argv[2:]))
+"""
+"""A run whose second process fails in the second step, or damages the data then."""
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"), [("error", "the second process failed"), ("damage", "an empty file; replace it")]
+)
+def test_a_failing_process_ends_the_others_with_one_message(launch, short, tmp_path, monkeypatch, fault, message):
+    write_classification(tmp_path / "data", 24, 12, (32, 32))
+    (tmp_path / "failing.py").write_text(FAILING)
+    monkeypatch.setenv("FAULT", fault)
+    where = ("--data", tmp_path / "data", "--model", "lvt", "--out", tmp_path / "run")
+    process = launch("train", *where, *options(short), launcher=(*TORCHRUN[:-1], tmp_path / "failing.py"))
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode != 0
+    reported = [line for line in errors.splitlines() if line.startswith("error ")]
+    assert len(reported) == 1 and message in reported[0]
+    assert "featherbone/engine" not in errors, "a traceback"
+
+
+def test_a_mistake_in_an_option_is_reported_once(launch, drawn, tmp_path):
+    process = launch(
+        "train", "--data", drawn, "--model", "lvt", "--out", tmp_path / "run", "--lr", "-1", launcher=TORCHRUN
+    )
+    _, errors = process.communicate(timeout=300)
+    assert [line for line in errors.splitlines() if line.startswith("error ")] == ["error lr -1.0 is outside 0 to 1000"]
+
+
+def test_batch_statistics_are_shared_on_cards_only(train, short, tmp_path):
+    with pytest.raises(BadOption, match="omit it: running statistics are those of all processes"):
+        train(**short, sync_batchnorm=True)
+    assert not (tmp_path / "run").exists()

@@ -14,7 +14,7 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_s
 
 from featherbone.devices import count_devices, find_device
 from featherbone.engine.settings import Settings
-from featherbone.errors import BadOption
+from featherbone.errors import BadOption, FeatherboneError
 
 
 @contextmanager
@@ -22,6 +22,7 @@ def accelerate(settings: Settings) -> Iterator[Accelerator]:
     """Accelerate's view of this process and its group, on the device and in the precision of `settings`.
 
     Random generators, environment variables, the current CUDA device and accelerate's own state are restored on exit.
+    Of several processes the first that fails raises its error, the others then end without a message.
     Raises `BadOption` for a device that is missing, and for a device or precision that does not suit.
     """
     device = find_device(settings["device"])
@@ -51,7 +52,22 @@ def accelerate(settings: Settings) -> Iterator[Accelerator]:
             ],  # a head may leave maps unread
         )
         set_seed(settings["seed"])
-        yield accelerator
+        try:
+            yield accelerator
+        except Exception as error:
+            if accelerator.num_processes > 1 and not _first_to_fail():
+                raise SystemExit(FeatherboneError.exit_code) from None  # what follows from the first error is no news
+            if isinstance(error, FeatherboneError):
+                error.of_group = True
+            raise
+
+
+def _first_to_fail() -> bool:
+    """Whether no other process of the group has failed yet."""
+    try:
+        return torch.distributed.distributed_c10d._get_default_store().add("featherbone/failed", 1) == 1
+    except RuntimeError:  # the process that keeps the store has ended
+        return False
 
 
 def check_group(device: torch.device, local_rank: int, count: int) -> None:
