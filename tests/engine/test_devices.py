@@ -75,7 +75,7 @@ def export(run, folder, monkeypatch):
         assert images.device.type == "cpu" and type(images) is torch.Tensor, "a runtime takes arrays of the CPU"
         return net(images)
 
-    monkeypatch.setattr("featherbone.tasks.exported.open_file", lambda path, target: runtime)
+    monkeypatch.setattr("featherbone.tasks.exported.open_file", lambda path, target, **_: runtime)
     return folder
 
 

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
 
+from featherbone.data.loading import explained_workers
 from featherbone.devices import count_devices, find_device
 from featherbone.engine.settings import Settings
 from featherbone.errors import BadOption, FeatherboneError
@@ -53,7 +54,8 @@ def accelerate(settings: Settings) -> Iterator[Accelerator]:
         )
         set_seed(settings["seed"])
         try:
-            yield accelerator
+            with explained_workers():
+                yield accelerator
         except Exception as error:
             if accelerator.num_processes > 1 and not _first_to_fail():
                 raise SystemExit(FeatherboneError.exit_code) from None  # what follows from the first error is no news

@@ -17,7 +17,7 @@ from torch import nn
 
 from featherbone.data.findings import listed
 from featherbone.data.layouts import find_task
-from featherbone.data.loading import Batches, explained_workers, train_loader
+from featherbone.data.loading import Batches, train_loader
 from featherbone.data.measured import open_measured
 from featherbone.data.scan import find_unreadable, leave_out
 from featherbone.engine.accelerator import accelerate, count_workers
@@ -56,7 +56,6 @@ def open_job(task: str, data: Path, settings: Settings) -> Job:
     return JOBS[task](task, data, settings)
 
 
-@explained_workers()
 def start_run(data: Path, model: str, task: str | None, out: Path | None, settings: Settings) -> Path:
     """Train `model` on `data` into the folder `out`, by default a new one under runs/; the folder."""
     found = find_task(data, task)
@@ -76,7 +75,6 @@ def start_run(data: Path, model: str, task: str | None, out: Path | None, settin
         return _train(run, card, job, accelerator, begun=False)
 
 
-@explained_workers()
 def resume_run(run: Path, given: Settings, data: Path | None = None) -> Path:
     """Continue the run in its folder to the end, to the same weights as if it had never stopped.
 
@@ -241,7 +239,6 @@ def measurer(card: Card) -> tuple[str, Callable[[Any], float]]:
     return job.metric, measure_task
 
 
-@explained_workers()
 def measure(job: Job, card: Card, task: nn.Module, accelerator: Accelerator) -> tuple[dict[str, Any], Any]:
     """Metrics and outcome of a task over the measured split, which they name, each process taking its share."""
     loader = job.eval_loader(card, job.eval_batch, accelerator)
