@@ -414,6 +414,7 @@ def doctor(
     ignore_index: int | None = None,
     zero_ignored: bool = False,
     crowds: Literal["ignore", "objects"] = "ignore",
+    unlabelled: Literal["leave-out", "negative"] = "leave-out",
     val_share: float = 0.2,
     seed: int = 0,
     out: Path = Path("doctor.html"),
@@ -433,6 +434,7 @@ def doctor(
         ignore_index: Value of masks that is no class, beside 255.
         zero_ignored: Value 0 of masks is no class and the first class is 1, as in ADE20K.
         crowds: What annotations with iscrowd 1 are: groups that are not learned, or single objects.
+        unlabelled: What images without annotations are: left out, or images without objects.
         val_share: Share of the images that training will hold out where there is no validation split.
         seed: Seed of training, by which they are chosen.
         out: Page about data to write, with pictures of each finding.
@@ -472,7 +474,9 @@ def doctor(
     if found == "classification":
         examination = examine(Path(data), image_size or 224, val_share, seed)
     elif of_objects:
-        examination = examine_objects(Path(data), found, image_size or 640, crowds)
+        examination = examine_objects(
+            Path(data), found, image_size or 640, crowds=crowds, unlabelled=unlabelled, **division
+        )
     elif of_masks:
         examination = examine_semantic(Path(data), ignore_index=ignore_index, zero_ignored=zero_ignored, **division)
     else:

@@ -74,7 +74,8 @@ def test_folder_and_parquet_give_the_same_images(tmp_path):
                 grey for grey, _ in expected[:2]
             ]
     assert opened[0].classes == opened[1].classes == CLASSES
-    assert opened[0].notices == opened[1].notices == (FEW,)
+    assert opened[0].notices == opened[1].notices == ()
+    assert opened[0].warnings == opened[1].warnings == (FEW,)
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
@@ -165,6 +166,8 @@ def test_what_was_left_out_is_named(tmp_path):
     assert (len(splits.train), len(splits.val)) == (12, 5)
     assert splits.notices == (
         "1 file in class folders not named like pictures, left out; remove or convert: train/ash/notes.txt",
+    )
+    assert splits.warnings == (
         "1 class without a validation image: nothing will be known of them; add some: cedar (4 images)",
         FEW,
     )

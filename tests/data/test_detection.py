@@ -113,7 +113,7 @@ def test_boxes_are_cut_at_the_image_and_empty_ones_left_out(coco):
         ]
 
     edit(coco, change)
-    assert open_detection(coco).train.objects(0).boxes.tolist() == [[0, 0, 15, 15], [60, 40, 64, 48]]
+    assert open_detection_split(coco, "train").images.objects(0).boxes.tolist() == [[0, 0, 15, 15], [60, 40, 64, 48]]
 
 
 @pytest.mark.parametrize("layout", ["coco", "yolo"])
@@ -183,15 +183,21 @@ def first(key, value):
     [
         (first("bbox", [1, 2, 3]), r"train\.json: annotations\[0\]\.bbox is \[1\.0, 2\.0, 3\.0\]; write x, y, width"),
         (first("bbox", [1, 2, float("nan"), 3]), r"annotations\[0\]\.bbox is \[1\.0, 2\.0, nan, 3\.0\]; write x"),
-        (first("category_id", 99), "of category 99; listed are"),
+        (first("category_id", 99), "1 object of 19 with class ids that are not listed: 99"),
         (first("category_id", "cat"), r'annotations\[0\]\.category_id is "cat"; write a whole number'),
-        (first("image_id", 10_000), "that it does not list, as 10000"),
+        (first("image_id", 10_000), "1 annotation for train of an image that is not listed"),
         (lambda content: content.pop("images"), "the file has no images; write a list"),
         (lambda content: content["images"].append(content["images"][0]), "given to two images"),
         (lambda content: content["categories"].append(content["categories"][0]), "given to two categories"),
-        (lambda content: [i.update(file_name="no" + i["file_name"]) for i in content["images"]], "looked in train"),
+        (
+            lambda content: [i.update(file_name="no" + i["file_name"]) for i in content["images"]],
+            "8 images of 8 listed",
+        ),
         (lambda content: content["categories"][0].update(name="other"), "list the same in both"),
-        (lambda content: content["annotations"][0].pop("segmentation"), "not every object has a mask"),
+        (
+            lambda content: content["annotations"][0].pop("segmentation"),
+            "1 object of 35 without a mask",
+        ),
     ],
 )
 def test_coco_is_refused_with_a_reason(coco, change, message):
@@ -222,11 +228,10 @@ def test_a_file_that_is_no_json_is_named(coco):
 
 def test_a_mask_that_cannot_be_read_is_named(coco):
     edit(coco, first("segmentation", {"size": [1, 1], "counts": "0"}))
-    for opened in (lambda: open_detection(coco, masks=True), lambda: open_detection(coco).train.objects(0, masks=True)):
-        with pytest.raises(
-            BadData, match=r"train/00000\.jpg: the mask of annotation 1: run lengths .*; correct or rem"
-        ):
-            opened()
+    with pytest.raises(BadData, match=r"1 mask of 35 cannot be read; .* \(annotation 1, .* run lengths"):
+        open_detection(coco, masks=True)
+    with pytest.raises(BadData, match=r"train/00000\.jpg: the mask of annotation 1: run lengths .*; correct or rem"):
+        open_detection(coco).train.objects(0, masks=True)
 
 
 def test_without_checks_all_that_is_wrong_is_kept(coco):

@@ -345,10 +345,7 @@ def test_images_without_objects_are_noted(data):
     for marks in data.splits["train"]:
         marks.clear()
     findings = data.found()
-    assert findings["no-objects"].severity == "error" and findings["negatives"].count == 9
-    del data.splits["val"], data.splits["train"]
-    findings = data.found()
-    assert findings["no-images"].severity == "error" and findings["no-validation"].severity == "note"
+    assert findings["no-objects-in-train"].severity == "error" and findings["negatives"].count == 9
 
 
 def test_overlap_is_that_of_counted_pixels():

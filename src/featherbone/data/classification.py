@@ -135,6 +135,8 @@ class Splits:
     train: LabelledImages
     val: LabelledImages
     notices: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    """What is odd about the classes, but can be trained on."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -158,10 +160,10 @@ def open_splits(data: Path, val_share: float = 0.2, seed: int = 0) -> Splits:
     error that `inspect_classification` finds; what else it finds are notices.
     """
     splits, findings = inspect_classification(data, val_share, seed)
-    if len(splits) == len(TRAINING_SPLITS):
-        findings += check_class_counts(splits["train"].classes, *map(count_images, splits.values()))
     refuse(findings, data)
-    return Splits(splits["train"], splits["val"], notices(findings))
+    counted = list(check_class_counts(splits["train"].classes, *map(count_images, splits.values())))
+    refuse(counted, data)
+    return Splits(splits["train"], splits["val"], notices(findings), notices(counted))
 
 
 def inspect_classification(

@@ -4,14 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from featherbone.data.coco import open_coco
-from featherbone.data.findings import listed, many
+from featherbone.data.doctor_marks import gather
+from featherbone.data.findings import Finding, notices, refuse
 from featherbone.data.formats import find_format
-from featherbone.data.layouts import LAYOUTS, TRAINING_SPLITS
-from featherbone.data.objects import MarkedImages, Opened, mask_place
+from featherbone.data.layouts import TRAINING_SPLITS
+from featherbone.data.object_checks import check_listing, check_objects
+from featherbone.data.objects import MarkedImages, Opened
 from featherbone.data.panoptic import MarkedThings, open_panoptic
-from featherbone.data.splits import Splits, hold_out
+from featherbone.data.segmentation import check_segments
+from featherbone.data.splits import Splits, hold_out, settle
 from featherbone.errors import BadData
-from featherbone.ops import rle
 
 MOSTLY = 0.5
 """From this share of crowds among the annotations on, a note asks whether they are meant."""
@@ -32,46 +34,46 @@ def open_detection(
     "objects" are single objects. Raises `BadData` for what would spoil training, with `masks` also where objects have
     none or one that cannot be read.
     """
-    opened = {split: open_detection_split(data, split, unlabelled, crowds=crowds) for split in TRAINING_SPLITS}
-    train, val = opened["train"], opened["val"]
-    if train is None:
-        raise BadData(f"{data}: no annotated images to train on; the layouts are\n{LAYOUTS}")
-    notices = [notice for split, part in opened.items() if part for notice in detection_notices(split, part)]
-    images = train.images
-    if val is None:
-        images, held_out = hold_out(train.images, val_share, seed)
-        if not len(held_out):
-            raise BadData(
-                f"{data}: no validation split, and none of {many(len(images), 'training image')} can be held out, for "
-                "some must be left to train on; add images, or a val split"
-            )
-        notices.append(f"no validation split: held out {len(held_out)} of {len(train.images)} images")
-    else:
-        held_out = val.images
-    if images.classes != held_out.classes:
-        held_out = held_out.with_classes(images.classes, images.category_ids)
-        notices.append("training and validation list other classes, or in another order: matched by their names")
-    if masks:
-        for part in (images, held_out):
-            check_masks(part)
-    return Splits(images, held_out, tuple(notices))
+    splits, findings = inspect_detection(data, val_share, seed, unlabelled, crowds)
+    marked: list[Finding] = []
+    if not any(isinstance(images, MarkedThings) for images in splits.values()):
+        marked += check_objects(splits, gather(splits, pictures=False), "instance" if masks else "detection")
+    refuse([*findings, *marked], data)
+    return Splits(splits["train"], splits["val"], notices(findings), notices(marked))
 
 
-def check_masks(images: MarkedImages) -> None:
-    """Raise `BadData` where an object has no mask, or one that cannot be read."""
-    if isinstance(images, MarkedThings):
-        return  # they are drawn from maps
-    pairs = [(a, entry) for entry in images.entries for a in entry.annotations]
-    if none := [pair for pair in pairs if not pair[0].get("segmentation") and not pair[0].get("iscrowd")]:
-        first, entry = none[0]
-        one = f"annotation {first['id']} of " if "id" in first else "one in "
-        raise BadData(
-            f"{images.root}: {len(none)} of {len(pairs)} objects have no mask, as {one}{entry.path}: not every object "
-            "has a mask; draw polygons or run lengths, or train for detection"
-        )
-    for a, entry in pairs:
-        if a.get("segmentation") and (reason := rle.fault(a["segmentation"], entry.height, entry.width)):
-            raise BadData(f"{mask_place(a, entry)}: {reason}; correct or remove it")
+def inspect_detection(
+    data: Path, val_share: float = 0.2, seed: int = 0, unlabelled: str = "leave-out", crowds: str = "ignore"
+) -> tuple[dict[str, MarkedImages], list[Finding]]:
+    """The splits that training takes, as far as they can be opened, and what was noticed on opening them.
+
+    A problem is a finding and never raises.
+    """
+    splits: dict[str, MarkedImages] = {}
+    findings: list[Finding] = []
+    for split in TRAINING_SPLITS:
+        try:
+            opened = open_detection_split(data, split, unlabelled, check=False, crowds=crowds)
+            if opened:
+                splits[split] = opened.images
+                findings += check_listing(split, opened)
+        except BadData as error:
+            findings.append(Finding("error", "unreadable-split", str(error).removeprefix(f"{data}: "), 1))
+    things = {split: images for split, images in splits.items() if isinstance(images, MarkedThings)}
+    findings += check_segments({split: images.source for split, images in things.items()}, "detection")
+    for split, images in things.items():
+        if all(a["iscrowd"] for entry in images.entries for a in entry.annotations):
+            findings.append(Finding("error", f"no-things-in-{split}", f"no thing on an image of {split}; mark some", 0))
+    if len(splits) == 2 and splits["train"].classes != splits["val"].classes and not things:
+        train = splits["train"]
+        try:
+            splits["val"] = splits["val"].with_classes(train.classes, train.category_ids)
+            message = "training and validation list other classes, or in another order: matched by their names"
+            findings.append(Finding("note", "classes-matched", message, 1))
+        except BadData as error:
+            findings.append(Finding("error", "classes-differ", str(error).removeprefix(f"{data}: "), 1))
+    settle(splits, findings, hold_out, val_share, seed)
+    return splits, findings
 
 
 def open_detection_split(
@@ -101,17 +103,3 @@ def _open_split(data: Path, split: str, unlabelled: str, check: bool) -> Opened 
         return known.open(data, split, unlabelled, check)
     panoptic = open_panoptic(data, split, check)
     return None if panoptic is None else Opened(panoptic.images.marked(), panoptic.missing, (), 0)
-
-
-def detection_notices(split: str, opened: Opened) -> list[str]:
-    """What is said of a split that was opened."""
-    notices = []
-    if opened.missing:
-        names = listed(opened.missing)
-        notices.append(f"{split}: {len(opened.missing)} images are listed but not there, and were left out: {names}")
-    if opened.unlisted:
-        notices.append(
-            f"{split}: {len(opened.unlisted)} images without annotations were left out: {listed(opened.unlisted)}; "
-            "if they show no object, give --unlabelled negative"
-        )
-    return notices + [f"{split}: {note}" for note in opened.notes]

@@ -6,7 +6,7 @@ from math import ceil
 import numpy as np
 
 from featherbone.data.doctor_marks import Floats, Ints, Marks
-from featherbone.data.findings import Example, Finding, ObjectFacts, Picture, finding, grade, many
+from featherbone.data.findings import MOST, Example, Finding, ObjectFacts, Picture, finding, grade, many
 from featherbone.data.layouts import TRAINING_SPLITS
 
 BEYOND = 2.0
@@ -113,7 +113,7 @@ def _check_pairs(marks: Marks) -> Iterator[Finding]:
             f"{many(len(alike), 'object')} of {clear:,} marked twice: another box of the class lies over {SAME:.0%} of "
             "it; remove one"
         )
-        yield marks.point(grade(len(alike), clear, DEFECTS), "duplicate-box", message, alike, both)
+        yield marks.point(grade(len(alike), clear, MOST), "duplicate-box", message, alike, both)
     if len(other):
         message = (
             f"{many(len(other), 'place')} marked with two classes, boxes over {SAME:.0%} the same; keep the right one, "
@@ -175,19 +175,6 @@ def box_iou(boxes: Floats, others: Floats) -> Floats:
 def check_masks(marks: Marks) -> Iterator[Finding]:
     """Masks by themselves, and against their boxes and areas."""
     facts, total = marks.masks, len(marks.boxes)
-    bad = facts.faults != ""
-    if len(rows := np.flatnonzero(bad)):
-        message = f"{many(len(rows), 'mask')} of {total:,} cannot be read; write polygons or run lengths as COCO does"
-        yield marks.point(
-            "error", "unreadable-mask", message, rows, lambda row: f"{marks.called(row)}: {facts.faults[row]}"
-        )
-    none = np.isnan(facts.areas) & ~bad
-    if len(rows := np.flatnonzero(none)):
-        message = (
-            f"{many(len(rows), 'object')} of {total:,} without a mask, which instance segmentation needs of every one; "
-            "add or remove, or train for detection"
-        )
-        yield marks.point("error", "no-mask", message, rows)
     if len(rows := np.flatnonzero(facts.areas == 0)):
         message = f"{many(len(rows), 'mask')} of {total:,} that cover no pixel; draw or remove the object"
         yield marks.point(grade(len(rows), total), "empty-mask", message, rows)

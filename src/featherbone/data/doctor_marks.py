@@ -50,7 +50,7 @@ class Marks:
     splits: NDArray[np.str_]
     """Of each image."""
     looks: tuple[Picture | str, ...]
-    """Of each image its picture, or why it cannot be read."""
+    """Of each image its picture, or why it cannot be read; none where images were not read."""
     image: Ints
     """Which image it is marked on (N,)."""
     place: Ints
@@ -83,6 +83,15 @@ class Marks:
         """Objects to learn (N,): no crowd, with a box that is not empty within its image."""
         low, high = self.boxes[:, :2].clip(0), np.minimum(self.boxes[:, 2:], self.limits)
         return ~self.crowd & (high > low).all(1)
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """Images (I,) that can be read and have the annotated size; all where images were not read."""
+        if not self.looks:
+            return np.ones(len(self.entries), bool)
+        pairs = zip(self.entries, self.looks, strict=True)
+        usable = [isinstance(look, Picture) and (look.height, look.width) == (e.height, e.width) for e, look in pairs]
+        return np.array(usable, bool)
 
     def annotation(self, row: int) -> Mapping[str, Any]:
         """The annotation as its file states it."""
@@ -120,7 +129,8 @@ class Marks:
             spot = rows[at].tolist()
             name = self.entries[self.image[spot[0]]].path
             more = f"; {count - 1:,} more in this image" if count > 1 else ""
-            examples.append(Example((name,), note(*spot) + more, (self.draw(int(self.image[spot[0]]), spot, masks),)))
+            pictures = (self.draw(int(self.image[spot[0]]), spot, masks),) if self.looks else ()
+            examples.append(Example((name,), note(*spot) + more, pictures))
         return Finding(severity, code, message, len(rows), tuple(examples))
 
     def draw(self, image: int, rows: Sequence[int] | None = None, masks: bool = False) -> bytes:
@@ -144,8 +154,8 @@ class Marks:
         return rle.decode(rle.from_coco(self.annotation(row)["segmentation"], entry.height, entry.width))
 
 
-def gather(splits: Mapping[str, MarkedImages], masks: bool) -> Marks:
-    """Read every image, and every mask on request; classes are joined by name."""
+def gather(splits: Mapping[str, MarkedImages], masks: bool = False, pictures: bool = True) -> Marks:
+    """All objects of the splits; classes are joined by name. Images are read unless told not to, and masks if so."""
     errors = tuple(
         tuple(a["error"] for a in entry.annotations if "error" in a)
         for images in splits.values()
@@ -163,7 +173,7 @@ def gather(splits: Mapping[str, MarkedImages], masks: bool) -> Marks:
         def look(index: int, images: MarkedImages = images) -> tuple[Picture | str, MaskFacts]:
             return look_at(images, index), _mask_facts(images.entries[index], masks)
 
-        for picture, fact in look_at_each(images, look, f"examining {split}"):
+        for picture, fact in look_at_each(images, look, f"examining {split}") if pictures else ():
             looks.append(picture)
             facts.append(fact)
         places = [classes.index(name) for name in images.classes] + [-1]

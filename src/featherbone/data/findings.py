@@ -25,8 +25,8 @@ FEW = 10
 """Fewer training images, or objects, of a class are a warning."""
 SPOILS = 0.01
 """From this share on, damaged files, wrong labels and leaked images are errors, not warnings."""
-MISSING = 0.5
-"""From this share on, images without a file or without labels are errors: names or folders are wrong."""
+MOST = 0.5
+"""From this share on, missing files, images without labels and objects marked twice are errors: a whole is wrong."""
 MAX_EXAMPLES = 12
 
 
@@ -166,9 +166,9 @@ def listed(names: Sequence[str], most: int = 5) -> str:
 
 def notice(finding: Finding) -> str:
     """A finding in one line, with the first names."""
-    names = [example.names[0] + f" ({example.note})" * bool(example.note) for example in finding.examples]
-    more = finding.count - len(names) if names else 0
-    return finding.message + (f": {listed([*names, *[''] * more], 3)}" if names else "")
+    names = [example.names[0] + f" ({example.note})" * bool(example.note) for example in finding.examples[:3]]
+    more = finding.count - len(names)
+    return finding.message + (f": {', '.join(names)}" + f" and {more:,} more" * (more > 0) if names else "")
 
 
 def notices(findings: Iterable[Finding]) -> tuple[str, ...]:

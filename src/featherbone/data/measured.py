@@ -7,9 +7,12 @@ from typing import Any
 
 from featherbone.data import classification, splits
 from featherbone.data.classification import open_split
-from featherbone.data.detection import check_masks, detection_notices, open_detection_split
+from featherbone.data.detection import open_detection_split
+from featherbone.data.doctor_marks import gather
 from featherbone.data.findings import notices, refuse
 from featherbone.data.layouts import ALL, SPLITS, has_splits
+from featherbone.data.object_checks import check_listing, check_mask_forms
+from featherbone.data.panoptic import MarkedThings
 from featherbone.data.segmentation import check_files, open_segmentation_split
 from featherbone.errors import BadData
 
@@ -65,9 +68,11 @@ def _open(data: Path, task: str, split: str, reading: Mapping[str, Any]) -> Meas
         marked = open_detection_split(data, split, unlabelled, crowds=crowds)
         if marked is None or not len(marked.images):
             return None
-        if task == "instance":
-            check_masks(marked.images)
-        return Measured(marked.images, split, tuple(detection_notices(split, marked)))
+        findings = list(check_listing(split, marked))
+        if task == "instance" and not isinstance(marked.images, MarkedThings):
+            findings += check_mask_forms(gather({split: marked.images}, pictures=False))
+        refuse(findings, data)
+        return Measured(marked.images, split, notices(findings))
     code = reading.get("ignore_index"), reading.get("zero_ignored", False)
     maps = open_segmentation_split(data, task, split, *code)
     if maps is None or not len(maps.images):

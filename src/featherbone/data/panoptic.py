@@ -1,7 +1,7 @@
 """COCO's panoptic files, and Cityscapes' instance ids: things and stuff on one map an image."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -194,6 +194,24 @@ class MarkedThings(MarkedImages):
     def take(self, indices: Sequence[int]) -> "MarkedThings":
         """Only the images of `indices`, in that order."""
         return self.source.take(indices).marked()
+
+    def drawn(self) -> MarkedImages:
+        """The same images with the boxes that the maps show, in place of those that are stated."""
+        entries = []
+        for index, entry in enumerate(self.entries):
+            try:
+                objects = self.objects(index)
+            except (BadData, BadImage):
+                entries.append(replace(entry, annotations=()))
+                continue
+            rows = zip(objects.boxes.tolist(), objects.labels.tolist(), objects.crowd.tolist(), strict=True)
+            drawn = [
+                {"bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": crowd, "label": label}
+                | {"category_id": self.category_ids[label]}
+                for (x1, y1, x2, y2), label, crowd in rows
+            ]
+            entries.append(replace(entry, annotations=tuple(drawn)))
+        return MarkedImages(self.root, tuple(entries), self.classes, self.category_ids, False)
 
     def with_crowds_as_objects(self) -> "MarkedImages":
         """Refused with `BadData`: a segment's map does not part a crowd's objects."""

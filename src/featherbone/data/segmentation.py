@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from featherbone.data.findings import MISSING, Example, Finding, finding, grade, listed, many, notices, refuse
+from featherbone.data.findings import MOST, Example, Finding, finding, grade, listed, many, notices, refuse
 from featherbone.data.layouts import TRAINING_SPLITS
 from featherbone.data.panoptic import OpenedPanoptic, PanopticImages, open_panoptic
 from featherbone.data.semantic import OpenedMaps, open_maps
@@ -84,7 +84,7 @@ def check_files(split: str, opened: OpenedMaps | OpenedPanoptic) -> Iterator[Fin
     if missing:
         total = len(opened.images) + len(missing)
         message = f"{len(missing):,} of {total:,} {of}, left out; {remedy}"
-        yield finding(grade(len(missing), total, MISSING), code, message, missing)
+        yield finding(grade(len(missing), total, MOST), code, message, missing)
 
 
 def check_segments(splits: Mapping[str, PanopticImages], task: str) -> Iterator[Finding]:
@@ -103,7 +103,7 @@ def check_segments(splits: Mapping[str, PanopticImages], task: str) -> Iterator[
             yield finding("error", "isthing-differs", message, odd)
     for split, images in splits.items():
         for kind, of in (("things", images.things), ("stuff", images.stuff)):
-            if not of and task != "semantic":
+            if not of and task == "panoptic":
                 needed = kind == "things" and split == "train"
                 message = f"{split}: all classes have the same isthing, so there are no {kind}; set isthing to 1 or 0"
                 message += ", or train semantic segmentation" if needed else ""

@@ -18,6 +18,8 @@ class Splits:
     train: Any
     val: Any
     notices: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    """What is odd about the labels, but can be trained on."""
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -46,7 +46,11 @@ class Job(ABC):
         bad = {split: find_unreadable(getattr(splits, split)) for split in ("train", "val")}
         self.skipped = {getattr(splits, split).name(i): why for split, found in bad.items() for i, why in found.items()}
         """The reason for each image that was left out, by name."""
-        self.notices: tuple[str, ...] = (*splits.notices, *(f"left out: {reason}" for reason in self.skipped.values()))
+        self.notices: tuple[str, ...] = (
+            *splits.notices,
+            *splits.warnings,
+            *(f"left out: {reason}" for reason in self.skipped.values()),
+        )
         self.train: Any = leave_out(splits.train, bad["train"])
         self.val: Any = leave_out(splits.val, bad["val"])
         if not all(map(len, self.parts.values())):

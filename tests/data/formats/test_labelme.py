@@ -95,7 +95,7 @@ def test_every_shape(data):
     assert np.array_equal(rle.decode(of.masks[3])[20:32, 40:49], mask) and rle.decode(of.masks[3]).sum() == mask.sum()
     assert abs(rle.decode(of.masks[2]).sum() - np.pi * 25) < 4
     assert splits.notices == ("train: 2 lines and points are no objects, and are not read",)
-    with pytest.raises(BadData, match="not every object has a mask"):
+    with pytest.raises(BadData, match="2 objects of 8 without a mask"):
         open_detection(data, masks=True)
 
 
@@ -167,16 +167,17 @@ def test_other_json_files_are_no_labels(data):
 )
 def test_what_cannot_be_read_is_a_finding_and_a_refusal_of_the_same_text(data, shape, message):
     shapes(data, shape)
-    with pytest.raises(BadData, match=rf"^train/train0\.json.*{message}") as refused:
+    with pytest.raises(BadData, match=rf"train/train0\.json.*{message}") as refused:
         open_detection(data)
     found = {one.code: one for one in examine_objects(data, "instance", 64).findings}
-    assert [example.note for example in found["unreadable-annotation"].examples] == [str(refused.value)]
+    (example,) = found["unreadable-annotation"].examples
+    assert example.note in str(refused.value)
 
 
 def test_a_file_that_is_cut_off_is_named(data):
     file = data / "train/train1.json"
     file.write_text(file.read_text()[:-40])
-    with pytest.raises(BadData, match=r"^train/train1\.json: not JSON"):
+    with pytest.raises(BadData, match=r"train/train1\.json: not JSON"):
         open_detection(data)
     (example,) = {one.code: one for one in examine_objects(data, "instance", 64).findings}[
         "unreadable-annotation"

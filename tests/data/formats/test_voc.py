@@ -172,7 +172,7 @@ def test_images_without_file_and_files_without_image(voc):
     assert len(open_detection_split(voc, "train", "negative").images) == 3
     for file in voc.rglob("*.jpg"):
         file.unlink()
-    with pytest.raises(BadData, match="none of 3 annotated images is there"):
+    with pytest.raises(BadData, match="3 images of 3 listed for train but not there"):
         open_detection(voc)
 
 
@@ -210,10 +210,11 @@ BOMB = '<!DOCTYPE a [<!ENTITY a "ha">' + "".join(
 )
 def test_what_cannot_be_read_is_a_finding_and_a_refusal_of_the_same_text(voc, old, new, message):
     edit(voc, old, new)
-    with pytest.raises(BadData, match=rf"^train/train0\.xml.*{message}") as refused:
+    with pytest.raises(BadData, match=rf"train/train0\.xml.*{message}") as refused:
         open_detection(voc)
     found = {one.code: one for one in examine_objects(voc, "detection", 64).findings}
-    assert [example.note for example in found["unreadable-annotation"].examples] == [str(refused.value)]
+    (example,) = found["unreadable-annotation"].examples
+    assert example.note in str(refused.value)
 
 
 def test_files_in_other_encodings(voc):
