@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from math import ceil
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featherbone.data.doctor_marks import Floats, Ints, Marks
 from featherbone.data.findings import MOST, Example, Finding, ObjectFacts, Picture, finding, grade, many
@@ -82,22 +83,36 @@ def check_boxes(marks: Marks) -> Iterator[Finding]:
 
 
 def _wrong_form(marks: Marks) -> Finding | None:
-    """Boxes that are not x y width height in pixels, all of them."""
-    rows = np.flatnonzero((marks.sides > 0).all(1))
-    corner, sides, limits = marks.boxes[rows, :2], marks.sides[rows], marks.limits[rows]
-    if not len(rows):
-        return None
-    if max(corner.max(), sides.max()) <= 1 and limits.min() > 2:
-        message = "every box lies between 0 and 1; COCO's are in pixels: multiply by the width and height of the image"
-        return marks.point("error", "boxes-normalised", message, rows)
-    beyond = (corner + sides > limits + BEYOND).any(1)
-    if beyond.mean() > 0.2 and ((sides > corner) & (sides <= limits + BEYOND)).all():
+    """Boxes that are not x y width height in pixels, all of a split."""
+    whole = (marks.sides > 0).all(1)
+    of = marks.splits[marks.image]
+    parts = [rows for split in TRAINING_SPLITS if len(rows := np.flatnonzero(whole & (of == split)))]
+    if wrong := [rows for rows in parts if _are_shares(marks, rows)]:
+        message = "every box is between 0 and 1; COCO's are in pixels: multiply by the width and height of the image"
+        return marks.point("error", "boxes-normalised", message, np.concatenate(wrong))
+    beyond = [rows[_beyond(marks, rows)] for rows in parts if _are_corners(marks, rows)]
+    if beyond:
         message = (
-            f"the boxes look like x1 y1 x2 y2: read as x y width height, {beyond.mean():.0%} leave their image; "
-            "write the width and height in place of the second corner"
+            f"the boxes look like x1 y1 x2 y2: read as x y width height, {many(sum(map(len, beyond)), 'box', 'boxes')} "
+            "leave their image; write the width and height in place of the second corner"
         )
-        return marks.point("error", "boxes-as-corners", message, rows[beyond])
+        return marks.point("error", "boxes-as-corners", message, np.concatenate(beyond))
     return None
+
+
+def _are_shares(marks: Marks, rows: Ints) -> bool:
+    return max(marks.boxes[rows, :2].max(), marks.sides[rows].max()) <= 1 and marks.limits[rows].min() > 2
+
+
+def _are_corners(marks: Marks, rows: Ints) -> bool:
+    corner, sides, limits = marks.boxes[rows, :2], marks.sides[rows], marks.limits[rows]
+    inside = (sides > corner) & (sides <= limits + BEYOND)
+    return bool(_beyond(marks, rows).mean() > 0.2 and inside.all())
+
+
+def _beyond(marks: Marks, rows: Ints) -> NDArray[np.bool_]:
+    beyond = marks.boxes[rows, 2:] > marks.limits[rows] + BEYOND
+    return beyond[:, 0] | beyond[:, 1]
 
 
 def _check_pairs(marks: Marks) -> Iterator[Finding]:
