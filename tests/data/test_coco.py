@@ -282,7 +282,7 @@ def test_a_box_that_is_missing_is_that_of_the_mask(data, form):
         (set_first("category_id", [1]), "annotations[0].category_id is [1]; write a whole number"),
         (set_first("category_id", -1), "annotations[0].category_id is -1; write a whole number from 0"),
         (set_first("category_id", 2**63), "annotations[0].category_id is 9223372036854775808; write"),
-        (set_first("category_id", 7), "annotation 1 is of category 7; listed are 1, 2; list it, or remove"),
+        (set_first("category_id", 7), "class ids that are not listed: 7; list the classes, or remove the objects"),
         (
             set_first("bbox", [1, 2, 3]),
             "annotations[0].bbox is [1.0, 2.0, 3.0]; write x, y, width and height in pixels",
@@ -416,14 +416,13 @@ def test_masks_of_crowds_can_be_objects(data):
         data.change(set_all("iscrowd", 1), split)
         data.change(set_all("segmentation", rle.encode(mask)), split)
     asking = "3 of 3 annotations are crowds (iscrowd 1)"
-    opened = open_detection(data.root, masks=True)
-    assert any(asking in notice and "give --crowds objects" in notice for notice in opened.notices)
-    assert opened.train.objects(0).crowd.tolist() == [True]
+    message = refused(data.root, "instance")
+    assert "no object on any of 3 images of train, but 3 crowds" in message and "give --crowds objects" in message
     findings = {one.code: one for one in examine_objects(data.root, "instance", 64).findings}
-    assert findings["no-objects"].severity == "error" and asking in findings["read-in-train"].message
+    assert findings["no-objects-in-train"].severity == "error" and asking in findings["read-in-train"].message
     taken = open_detection(data.root, masks=True, crowds="objects")
     assert taken.notices == () and taken.train.has_masks and taken.train.objects(0, True).crowd.tolist() == [False]
-    assert not examine_objects(data.root, "instance", 64, "objects").spoiled
+    assert not examine_objects(data.root, "instance", 64, crowds="objects").spoiled
 
 
 @pytest.mark.parametrize(
@@ -457,7 +456,7 @@ def test_masks_that_cannot_be_read(data, shape, message):
 
 def test_objects_without_masks_are_refused_where_masks_are_learned(data):
     data.change(set_first("segmentation", None))
-    assert "1 of 3 objects have no mask, as annotation 1 of train/1.png" in refused(data.root, "instance")
+    assert "1 object of 5 without a mask, which instance segmentation needs" in refused(data.root, "instance")
     accepted(data.root)
 
 
@@ -479,9 +478,9 @@ def test_a_stated_size_is_not_believed(data):
 
 def test_an_annotation_of_no_image(data):
     data.change(set_first("image_id", 77))
-    assert "1 annotations of images that it does not list, as 77; list or remove them" in refused(data.root)
+    assert "1 annotation for train of an image that is not listed, left out; list the image" in refused(data.root)
 
 
 def test_nothing_is_where_the_file_says(data):
     shutil.rmtree(data.root / "train")
-    assert "none of its 3 images exists, as 1.png; looked in" in refused(data.root)
+    assert "3 images of 3 listed for train but not there" in refused(data.root)

@@ -68,7 +68,14 @@ def _check_splits(marks: Marks) -> Iterator[Finding]:
     shown = marks.splits[marks.image[clear & marks.usable[marks.image]]]
     for split in dict.fromkeys(marks.splits.tolist()):
         if split not in shown:
-            message = f"no object on any of {int((marks.splits == split).sum()):,} images of {split}; mark some"
+            crowds = int((marks.crowd & (marks.splits[marks.image] == split)).sum())
+            remedy = (
+                f", but {many(crowds, 'crowd')}; if they are single objects, as CVAT's brush masks are, give --crowds "
+                "objects"
+                if crowds
+                else "; mark some"
+            )
+            message = f"no object on any of {many(int((marks.splits == split).sum()), 'image')} of {split}{remedy}"
             yield Finding("error", f"no-objects-in-{split}", message, 0)
     shows = np.bincount(marks.image[clear], minlength=len(marks.entries)) > 0
     shows |= np.array([bool(errors) for errors in marks.errors], bool)

@@ -5,8 +5,10 @@ import re
 
 import pytest
 
-from featherbone.data.detection import open_detection, open_detection_split
-from featherbone.data.layouts import TRAINING_SPLITS, find_tasks
+from featherbone.data.detection import inspect_detection, open_detection
+from featherbone.data.doctor_marks import gather
+from featherbone.data.layouts import find_tasks
+from featherbone.data.object_checks import check_objects
 from featherbone.data.scenes_write import write_coco, write_yolo
 from featherbone.errors import FeatherboneError
 from label_files import write_cvat, write_labelme, write_voc
@@ -54,17 +56,14 @@ def damage(content, generator):
 
 
 def seen_by_the_doctor(data):
-    """Whether opening without checks, as the doctor does, shows that something is wrong."""
+    """Whether the doctor finds an error without reading an image, or the layout is none."""
     try:
-        opened = [open_detection_split(data, split, check=False) for split in TRAINING_SPLITS]
+        find_tasks(data)
     except FeatherboneError:
         return True
-    if opened[0] is None or any(one is not None and (one.missing or not one.images.entries) for one in opened):
-        return True
-    splits = [one.images for one in opened if one is not None]
-    annotations = [a for images in splits for entry in images.entries for a in entry.annotations]
-    used = [{images.classes[a["label"]] for e in images.entries for a in e.annotations} for images in splits]
-    return any("error" in a or a["label"] < 0 for a in annotations) or bool(used[-1] - set(splits[0].classes))
+    splits, findings = inspect_detection(data)
+    findings += check_objects(splits, gather(splits, pictures=False), "detection")
+    return any(one.severity == "error" for one in findings)
 
 
 @pytest.mark.parametrize("name", FILES)
