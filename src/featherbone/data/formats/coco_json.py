@@ -165,7 +165,7 @@ def read_objects(path: Path, name: str) -> tuple[CocoFile, dict[int, str]]:
     errors: dict[int, str] = {}
     try:
         file = msgspec.json.decode(content, type=CocoFile, strict=False)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         value = _parse(content, name)
         listing = convert(value, _Listing, name)
         annotations = []
@@ -193,7 +193,7 @@ def read_typed(path: Path, name: str, kind: type[T]) -> T:
     content = read_bytes(path, name)
     try:
         return msgspec.json.decode(content, type=kind, strict=False)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return convert(_parse(content, name), kind, name)
 
 

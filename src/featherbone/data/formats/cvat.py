@@ -15,6 +15,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from featherbone.data.formats.named_objects import (
+    MAX_PIXELS,
     NamedImage,
     NamedObject,
     assemble,
@@ -36,8 +37,6 @@ from featherbone.errors import BadData
 
 OBJECTS = frozenset(("box", "polygon", "mask", "ellipse"))
 OTHERS = frozenset(("points", "polyline", "cuboid", "skeleton", "tag"))
-MAX_PIXELS = 1 << 28
-"""Pixels of the largest mask that is read."""
 NUM_CORNERS = 64
 """Corners of the polygon that stands for an ellipse."""
 

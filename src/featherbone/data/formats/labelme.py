@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from featherbone.data.formats.named_objects import (
+    MAX_PIXELS,
     NamedImage,
     NamedObject,
     assemble,
@@ -194,6 +195,8 @@ def _mask(text: str, points: Any, size: tuple[int, int] | None, where: str) -> A
     """The mask (H, W) of the image, from that of the part between two points, both included."""
     if size is None:
         raise ValueError("a mask without imageHeight and imageWidth; write the size of the image")
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"a mask in an image of {size[1]}x{size[0]} pixels, at most {MAX_PIXELS:,} in all; correct it")
     (x1, y1), (x2, y2) = points.round().astype(int).tolist()
     try:
         encoded = base64.b64decode(text, validate=True)

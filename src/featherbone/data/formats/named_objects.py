@@ -23,6 +23,8 @@ _PLACES = frozenset(
     ("annotations", "annotation", "xmls", "xml", "jsons", "json", "labels", "ann", "images", "img", "data")
 )
 _MAX_FOLDERS = 20
+MAX_PIXELS = 1 << 28
+"""Pixels of the largest image whose masks are read."""
 
 
 @dataclass(frozen=True)
