@@ -115,7 +115,7 @@ def read_weights(run: Path) -> dict[str, Tensor]:
             raise SafetensorError("other values than were written")
         return tensors
     except (SafetensorError, OSError) as error:
-        raise BadRun(f"{path}: damaged ({error}); restore the file or train again") from None
+        raise BadRun(f"{path}: damaged ({str(error)[:200]}); restore the file or train again") from None
 
 
 def fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
