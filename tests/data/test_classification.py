@@ -195,6 +195,19 @@ def test_what_spoils_training_is_refused_with_a_remedy(tmp_path):
     refused("training images of one class only, ash; two or more are needed, a folder each")
 
 
+def test_masks_beside_images_are_not_images_of_the_class(tmp_path):
+    write_folder(tmp_path, ["train"])
+    for image in sorted((tmp_path / "train").glob("*/*.png")):
+        image.with_name(f"{image.stem}_mask.png").write_bytes(png(5))
+    with pytest.raises(
+        BadData, match=r"12 of 24 files in class folders are masks of the others, as train/ash/.*_mask;"
+    ):
+        open_splits(tmp_path)
+    for image in (tmp_path / "train").glob("*/*_mask.png"):
+        image.unlink()
+    assert len(open_splits(tmp_path).train)
+
+
 def test_parquet_labels_are_checked(tmp_path):
     (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
     write_parquet(tmp_path, first=1)

@@ -8,6 +8,7 @@ import torch
 
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption, BadRun, UnknownModel
+from featherbone.tasks.backbone import weights_licence
 from featherbone.tasks.card import Card
 from featherbone.tasks.run import build_task, load_task, save_weights
 
@@ -83,3 +84,11 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
         save_weights(tmp_path, task)
         with pytest.raises(BadRun, match=r"1 weights are not finite, such as backbone\.classifier\.bias; .*lower --lr"):
             load_task(tmp_path)
+
+
+def test_a_licence_is_stated_for_the_weights_it_is_of():
+    assert weights_licence(NAME, pretrained=True, checkpoint=None) == "apache-2.0"
+    assert weights_licence(NAME, pretrained=False, checkpoint=None).startswith("yours")
+    assert weights_licence(NAME, pretrained=False, checkpoint="a/mine.pth").startswith(
+        "not stated: the weights are those of mine.pth"
+    )

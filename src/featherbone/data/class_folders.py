@@ -11,6 +11,7 @@ from typing import Any
 
 from featherbone.data.layouts import split_folders, split_of
 from featherbone.data.listing import SUFFIXES, list_files, list_folder, list_folders
+from featherbone.data.mask_folders import ENDS
 from featherbone.errors import BadData
 from featherbone.files import read_text
 from featherbone.text import printable
@@ -62,10 +63,22 @@ def list_split(data: Path, split: str) -> Listing | None:
                 names.append(printable(folder.name))
             else:
                 skipped.append(relative)
+    _refuse_masks(data, paths)
     classes = tuple(printable(folder.name) for folder in folders)
     if twice := sorted({name for name in classes if classes.count(name) > 1}):
         raise BadData(f"{data}: two class folders are called {twice[0]}, as far as UTF-8 goes; rename one")
     return Listing(tuple(paths), tuple(names), classes, tuple(skipped))
+
+
+def _refuse_masks(data: Path, paths: Sequence[str]) -> None:
+    """Raise `BadData` where the images of classes have their masks beside them, as 1.png and 1_mask.png."""
+    stems = {str(PurePosixPath(path).with_suffix("")) for path in paths}
+    masks = [stem for stem in stems if any(stem.lower().endswith(end) and stem[: -len(end)] in stems for end in ENDS)]
+    if 3 * len(masks) >= len(stems) > 0:
+        raise BadData(
+            f"{data}: {len(masks)} of {len(stems)} files in class folders are masks of the others, as {min(masks)}; "
+            "move them away for classification, or arrange images/train, masks/train and classes.txt for segmentation"
+        )
 
 
 def find_source(data: Path, split: str) -> Path | None:

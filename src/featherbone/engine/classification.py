@@ -42,12 +42,11 @@ class ClassificationJob(Job):
         return Splits(self.train, self.val, ()).fingerprint()
 
     def card(self, model: str) -> Card:
-        start = self.settings["pretrained"] or self.settings["checkpoint"]
         return self.first_card(
             backbone=model,
             preprocessing=preprocessing_of(model, self.settings["image_size"]),
             model_args=parse_keywords(self.settings["model_args"]),
-            weights_licence=weights_licence(model) if start else Card.weights_licence,
+            weights_licence=weights_licence(model, self.settings["pretrained"], self.settings["checkpoint"]),
         )
 
     def build(self, card: Card, device: torch.device) -> Classifier:

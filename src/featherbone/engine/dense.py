@@ -45,8 +45,7 @@ class DenseJob(Job):
         """Of the weights that training starts from."""
         if self.settings["backbone_from"]:
             return Card.read(Path(self.settings["backbone_from"])).weights_licence
-        start = self.settings["pretrained"] or self.settings["checkpoint"]
-        return weights_licence(model) if start else Card.weights_licence
+        return weights_licence(model, self.settings["pretrained"], self.settings["checkpoint"])
 
     def build(self, card: Card, device: torch.device) -> Any:
         settings = self.settings

@@ -36,8 +36,12 @@ def preprocessing_of(name: str, image_size: int | tuple[int, int] | None = None)
     return Preprocessing(height, width, cfg.crop_pct, cfg.interpolation, tuple(cfg.mean), tuple(cfg.std))
 
 
-def weights_licence(name: str) -> str:
-    """The licence of timm's weights of that name, as far as timm states it."""
+def weights_licence(name: str, pretrained: bool, checkpoint: str | None) -> str:
+    """The licence of the weights that training a backbone starts from: timm's, as far as timm states it, or none."""
+    if checkpoint is not None:
+        return f"not stated: the weights are those of {Path(checkpoint).name}; look it up before you ship"
+    if not pretrained:
+        return "yours: trained from scratch"
     cfg = get_pretrained_cfg(name)
     return (cfg.license if cfg else None) or "not stated by timm; look it up before you ship"
 
