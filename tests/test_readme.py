@@ -57,3 +57,11 @@ def test_the_set_up_is_two_commands():
     (block,) = re.findall(r"## Set-up\n\n```\n(.*?)```", TEXT, re.S)
     assert block.split("\n")[:2] == ["pip install uv && uv run featherbone demo", "uv run pytest"]
     assert "uv run pytest" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_test_named_in_the_page_on_reliability_exists():
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page)
+    assert len(named) > 30
+    for file, name in named:
+        assert not name or f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), (file, name)

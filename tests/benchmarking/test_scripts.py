@@ -9,6 +9,7 @@ import kills
 import loading
 import operators
 import scaling
+import threads as thread_calls
 import training
 
 
@@ -78,6 +79,12 @@ def test_training_is_measured_in_every_form(tmp_path):
     (row,) = training.main([*size, "--out", str(tmp_path / "training.json")])
     assert row.keys() == {"model", *training.FORMS} and all(row[name] > 0 for name in training.FORMS)
     assert json.loads((tmp_path / "training.json").read_text()) == [row]
+
+
+def test_calls_from_threads_are_set_against_calls_in_a_row():
+    (row,) = thread_calls.main(["--models", "test_resnet", "--threads", "2", "--repeats", "1"])
+    assert row["model"] == "test_resnet"
+    assert row["threads / in a row"] == row["threads, s"] / row["in a row, s"] > 0
 
 
 @pytest.mark.slow
