@@ -22,4 +22,8 @@ def find_device(name: str | torch.device) -> torch.device:
 
 def count_devices() -> dict[str, int]:
     """The number of devices of each kind, the preferred kind first."""
-    return {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    return {
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+        "cpu": 1,
+    }

@@ -125,7 +125,7 @@ def test_a_file_runs_in_its_own_runtime(exported):
 
 def test_a_run_is_measured_at_its_own_size(tmp_path):
     card, task = a_model("yolov3")
-    replace(card, metrics={"top1": 0.5}).write(tmp_path)
+    replace(card, data={}, metrics={"top1": 0.5}).write(tmp_path)
     save_weights(tmp_path, task)
     _, (source,) = check(Plan((str(tmp_path),), device="cpu"))
     assert (source.kind, source.runtimes, source.sizes) == ("run", ("eager",), ((64, 96),))
@@ -219,6 +219,7 @@ def test_cuda_is_refused_where_it_is_not_or_not_for_files(monkeypatch):
     with pytest.raises(BadOption, match="not available"):
         check(Plan(("test_resnet",), device="cuda"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(BadOption, match="on the CPU; leave onnx out"):
         check(Plan(("test_resnet",), ("eager", "onnx"), device="cuda"))
     assert check(Plan(("test_resnet",)))[0].type == "cuda" and check(Plan(("test_resnet",), ("onnx",)))[0].type == "cpu"

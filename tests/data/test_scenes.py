@@ -8,7 +8,7 @@ from PIL import Image
 from featherbone.data import scenes_write
 from featherbone.data.layouts import find_tasks
 from featherbone.data.scenes import CLASSES, THINGS, _inside, draw_portrait, draw_scene
-from featherbone.errors import BadData, BadOption
+from featherbone.errors import BadOption
 
 SIZES = [(32, 32), (64, 96), (101, 67)]
 WRITERS = {
@@ -123,7 +123,7 @@ def test_a_layout_is_recognised_and_refused_when_it_is_there_already(writer, fol
     writer(folder, train=9, val=6, size=(32, 32))
     assert find_tasks(folder) == WRITERS[writer]
     before = sorted(folder.rglob("*"))
-    with pytest.raises(BadData, match="new or an empty folder"):
+    with pytest.raises(BadOption, match="is not an empty folder; choose another --out"):
         writer(folder, train=1, val=1, size=(32, 32))
     assert sorted(folder.rglob("*")) == before and list(folder.parent.iterdir()) == [folder]
 

@@ -126,10 +126,10 @@ def test_whatever_goes_wrong_is_a_report(monkeypatch):
 def test_a_file_that_says_something_else_is_not_fit(monkeypatch):
     monkeypatch.setattr(aoti, "write", lambda net, example, path, names, dynamic: path.write_bytes(b"x"))
     monkeypatch.setattr(devices, "may_vary", lambda *_: {"batch": "no"})
-    monkeypatch.setattr(devices, "open_file", lambda path, target: lambda images: [torch.zeros(1, 3)])
+    monkeypatch.setattr(devices, "open_file", lambda path, target, trust: lambda images: [torch.zeros(1, 3)])
     told = examine_target(SMALL, "torch", image_size=32)
     assert told.difference > 0.1 and told.dynamic == "none" and "raw values differ by up to" in told.error
-    monkeypatch.setattr(devices, "open_file", lambda path, target: lambda images: [torch.zeros(1, 4)])
+    monkeypatch.setattr(devices, "open_file", lambda path, target, trust: lambda images: [torch.zeros(1, 4)])
     assert "the file gives [[1, 4]], the model [[1, 3]]" in examine_target(SMALL, "torch", image_size=32).error
 
 

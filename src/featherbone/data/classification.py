@@ -64,7 +64,7 @@ class LabelledImages(ABC):
     def fingerprint(self) -> str:
         """A hash of every image's name and class."""
         rows = (f"{self.name(i)}\0{self.classes[self.labels[i]]}\n" for i in range(len(self)))
-        return hashlib.sha256("".join(rows).encode()).hexdigest()[:16]
+        return hashlib.sha256(to_bytes("".join(rows))).hexdigest()[:16]
 
     def named(self, classes: tuple[str, ...]) -> Self:
         """The same images with the labels of other `classes`, by name. Raises `BadData` for a class they lack."""

@@ -362,6 +362,7 @@ def _finish(loop: Loop, job: Job) -> Path:
 
         loop.on_epoch = on_epoch
         loop.fit()
+    loop.accelerator.wait_for_everyone()  # the main process has written the weights that all read
     card, task = load_task(loop.run)
     metrics, outcome = measure(job, card, task, loop.accelerator)
     if main:
