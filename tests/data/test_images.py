@@ -370,3 +370,11 @@ def test_the_given_picture_is_not_changed():
     given = Image.open(io.BytesIO(encode(Image.fromarray(COLOUR), exif=exif)))
     assert read_image(given).size == (3, 4)
     assert given.size == (4, 3) and given.getexif()[0x0112] == 6
+
+
+def test_a_picture_closed_before_it_was_read_is_refused(tmp_path):
+    Image.new("RGB", (40, 32)).save(tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as image:
+        pass
+    with pytest.raises(BadImage, match=r"closed picture|closed file"):
+        read_image(image)

@@ -86,8 +86,11 @@ def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
         return _from_array(source)
     name = name or (os.fspath(source) if isinstance(source, str | os.PathLike) else "image")
     if isinstance(source, Image.Image):
-        with _reasons(name):
-            return _from_pil(source, name)
+        try:
+            with _reasons(name):
+                return _from_pil(source, name)
+        except AssertionError:  # Pillow's word for a closed file of which nothing was read
+            raise BadImage(f"{name}: a closed picture; open it again, or load it before it is closed") from None
     if not isinstance(source, str | os.PathLike | Encoded):
         several = ", or call predict with several" if isinstance(source, list | tuple) else ""
         file = ", or of an open file its content: file.read()" if hasattr(source, "read") else ""
