@@ -86,11 +86,8 @@ def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
         return _from_array(source)
     name = name or (os.fspath(source) if isinstance(source, str | os.PathLike) else "image")
     if isinstance(source, Image.Image):
-        try:
-            with _reasons(name):
-                return _from_pil(source, name)
-        except AssertionError:  # Pillow's word for a closed file of which nothing was read
-            raise BadImage(f"{name}: a closed picture; open it again, or load it before it is closed") from None
+        with _reasons(name):
+            return _from_pil(source, name)
     if not isinstance(source, str | os.PathLike | Encoded):
         several = ", or call predict with several" if isinstance(source, list | tuple) else ""
         file = ", or of an open file its content: file.read()" if hasattr(source, "read") else ""
@@ -272,7 +269,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 def _from_pil(source: Image.Image, name: str) -> Image.Image:
     try:
         return _to_rgb(ImageOps.exif_transpose(source), name)
-    except (AttributeError, OSError, ValueError) as error:
+    except (AssertionError, AttributeError, OSError, ValueError) as error:  # the first two: Pillow, of a closed file
         if isinstance(error, BadImage):
             raise
         raise BadImage(
