@@ -103,6 +103,19 @@ def test_digests_are_demanded(folder, digests):
         read_manifest(folder)
 
 
+def test_the_weights_beside_an_openvino_graph_are_part_of_it(folder):
+    """OpenVINO reads model.bin unasked: without a digest it could be any file."""
+    (folder / "model.onnx").rename(folder / "model.xml")
+    change(folder, file="model.xml", target="openvino")
+    for there in (False, True):
+        if there:
+            (folder / "model.bin").write_bytes(b"of another model")
+        with pytest.raises(BadRun, match=r"no digest of model\.bin; export the run again"):
+            read_manifest(folder)
+    change(folder)
+    assert read_manifest(folder)[0] == folder / "model.xml"
+
+
 def package(path):
     """The beginning of a package of torch's compiler."""
     with zipfile.ZipFile(path, "w") as archive:

@@ -181,13 +181,13 @@ def evaluate_run(
     card, task = open_task(run, trust)
     folder = card.data_folder("give the images' folder with --data DIR") if data is None else data
     job = open_measuring(card, folder, device, workers, split)
-    for notice in job.notices:
-        say(notice, "note")
     if tiles is not None:
         job.set_tiles(*tiles)
     if testing is not None and not testing.plain:
         job.set_testing(testing)
     with accelerate(job.settings) as accelerator:
+        for notice in job.notices if accelerator.is_main_process else ():
+            say(notice, "note")
         metrics, outcome = measure(job, card, task, accelerator)
         page = out or (beside(run, "report.html") if job.split == "val" and is_of(card, folder, job.val) else None)
         if page is not None and accelerator.is_main_process:

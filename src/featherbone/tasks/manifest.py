@@ -113,8 +113,10 @@ def read_manifest(path: Path) -> tuple[Path, Manifest]:
     for name, digest in form.sha256.items():
         if Path(name).name != name or not (folder / name).is_file() or _digest(folder / name) != digest:
             raise BadRun(f"{folder / name}: missing, or not what featherbone export wrote there; export the run again")
-    if manifest.file not in form.sha256:
-        raise BadRun(f"{about}: no digest of {manifest.file}; {AGAIN}")
+    weights = [file.with_suffix(".bin").name] if file.suffix == ".xml" else []  # OpenVINO writes two files
+    for name in (manifest.file, *weights):
+        if name not in form.sha256:
+            raise BadRun(f"{about}: no digest of {name}; {AGAIN}")
     return file, manifest
 
 
