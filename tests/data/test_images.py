@@ -15,7 +15,7 @@ from PIL import Image
 
 import featherbone
 from featherbone.data.findings import look_at
-from featherbone.data.images import FORMATS, Stored, open_image, orientation_of, read_file, read_image, upright_size
+from featherbone.data.images import FORMATS, open_image, orientation_of, read_file, read_image, upright_size
 from featherbone.data.label_files import read_values
 from featherbone.errors import BadImage
 
@@ -132,7 +132,7 @@ def test_the_range_in_use_is_what_is_scaled(tmp_path, white, kind):
     assert look.kind == ("sixteen-bit" if white == 65535 else "low-range")
 
 
-class Files(Stored):
+class Files:
     """One file."""
 
     def __init__(self, root):
@@ -140,6 +140,9 @@ class Files(Stored):
 
     def name(self, index):
         return f"{index}.img"
+
+    def encoded(self, index):
+        return (self.root / f"{index}.img").read_bytes()
 
 
 def test_transparency_of_deep_arrays_is_not_stretched():

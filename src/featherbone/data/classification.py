@@ -1,7 +1,6 @@
 """Labelled images for classification: image folders and Parquet, opened alike."""
 
 import hashlib
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 
 from featherbone.data.class_folders import find_source, list_split
 from featherbone.data.findings import (
@@ -23,10 +21,10 @@ from featherbone.data.findings import (
     notices,
     refuse,
 )
-from featherbone.data.images import read_file, read_image
 from featherbone.data.layouts import TRAINING_SPLITS, split_folders
 from featherbone.data.listing import SUFFIXES, list_folder
 from featherbone.data.parquet import find_parquet, read_parquet
+from featherbone.data.split import FileSplit, Split
 from featherbone.data.splits import settle
 from featherbone.errors import BadData, did_you_mean
 from featherbone.text import to_bytes
@@ -35,31 +33,17 @@ IMBALANCE = 10
 """A largest class more than so many times the smallest is a warning."""
 
 
-class LabelledImages(ABC):
+class LabelledImages(Split[int]):
     """Images of one split, each of one class."""
 
-    classes: tuple[str, ...]
     labels: np.ndarray[Any, np.dtype[np.int64]]
     """Class index of each image (N,)."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    @abstractmethod
-    def name(self, index: int) -> str:
-        """What messages call the image: its path below the data folder."""
-
-    @abstractmethod
-    def encoded(self, index: int) -> bytes:
-        """The image's file as it lies on disk. Raises `OSError`."""
-
-    @abstractmethod
-    def read(self, index: int) -> Image.Image:
-        """The image in RGB, upright. Raises `BadImage`."""
-
-    @abstractmethod
-    def take(self, indices: Sequence[int]) -> "LabelledImages":
-        """Only the images of `indices`, in that order."""
+    def truth(self, index: int) -> int:
+        return int(self.labels[index])
 
     def fingerprint(self) -> str:
         """A hash of every image's name and class."""
@@ -83,7 +67,7 @@ class LabelledImages(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class FolderImages(LabelledImages):
+class FolderImages(LabelledImages, FileSplit[int]):
     """Files below a folder."""
 
     root: Path
@@ -93,12 +77,6 @@ class FolderImages(LabelledImages):
 
     def name(self, index: int) -> str:
         return self.paths[index]
-
-    def encoded(self, index: int) -> bytes:
-        return read_file(self.root / self.paths[index], self.paths[index])
-
-    def read(self, index: int) -> Image.Image:
-        return read_image(self.root / self.paths[index], self.paths[index])
 
     def take(self, indices: Sequence[int]) -> "FolderImages":
         return FolderImages(self.root, tuple(self.paths[i] for i in indices), self.labels[list(indices)], self.classes)
@@ -119,9 +97,6 @@ class ParquetImages(LabelledImages):
 
     def encoded(self, index: int) -> bytes:
         return self.column[int(self.rows[index])].as_py() or b""
-
-    def read(self, index: int) -> Image.Image:
-        return read_image(self.encoded(index), self.name(index))
 
     def take(self, indices: Sequence[int]) -> "ParquetImages":
         chosen = list(indices)

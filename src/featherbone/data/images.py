@@ -6,7 +6,6 @@ import re
 import stat
 import struct
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
@@ -132,31 +131,13 @@ def orientation_of(image: ImageFile.ImageFile) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def upright_size(path: Path) -> tuple[int, int]:
+def upright_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
     """Height and width of the picture that `read_image` gives, from the file's head only. Raises `BadImage`."""
-    with open_image(path, path.name) as image:
+    with open_image(source, name or (source.name if isinstance(source, Path) else "image")) as image:
         width, height = image.size
         if isinstance(image, TiffImageFile):  # of which newer versions of Pillow give the upright size
             width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
         return (width, height) if orientation_of(image) > 4 else (height, width)
-
-
-class Stored(ABC):
-    """Images that lie in files below a folder."""
-
-    root: Path
-
-    @abstractmethod
-    def name(self, index: int) -> str:
-        """What messages call the image: its path below the folder."""
-
-    def encoded(self, index: int) -> bytes:
-        """The image's file as it is stored. Raises `BadImage`."""
-        return read_file(self.root / self.name(index), self.name(index))
-
-    def read(self, index: int) -> Image.Image:
-        """The image in RGB, upright. Raises `BadImage`."""
-        return read_image(self.root / self.name(index), self.name(index))
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featherbone.data.findings import listed
-from featherbone.data.images import Stored, upright_size
+from featherbone.data.images import upright_size
+from featherbone.data.split import FileSplit
 from featherbone.errors import BadData, BadImage
 from featherbone.ops import rle
 from featherbone.results import Box, Detections, Instances, Rle
@@ -66,7 +67,7 @@ def unreadable(error: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class MarkedImages(Stored):
+class MarkedImages(FileSplit[Objects]):
     """Images of one split, with objects marked on them or known to have none."""
 
     root: Path
@@ -83,9 +84,20 @@ class MarkedImages(Stored):
     def name(self, index: int) -> str:
         return self.entries[index].path
 
-    def read(self, index: int) -> Image.Image:
-        """The image in RGB, upright. Raises `BadImage`, also where its size is not the annotated one."""
-        image = super().read(index)
+    def image_id(self, index: int) -> int:
+        """The image's number in the file that lists it; for formats without numbers its place, from 1."""
+        return self.entries[index].image_id
+
+    def truth(self, index: int) -> Objects:
+        return self.objects(index, self.has_masks)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width as annotated."""
+        return self.entries[index].height, self.entries[index].width
+
+    def image(self, index: int) -> Image.Image:
+        """The upright image in RGB. Raises `BadImage`, also where its size is not the annotated one."""
+        image = super().image(index)
         _check_size(self.entries[index], image.height, image.width)
         return image
 

@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featherbone.data.coco import find_image
-from featherbone.data.formats.coco_json import PanopticSegment, read_panoptic
-from featherbone.data.images import Stored, read_file, upright_size
+from featherbone.data.formats.coco_json import PanopticSegment as SegmentRow
+from featherbone.data.formats.coco_json import read_panoptic
+from featherbone.data.images import read_file, upright_size
 from featherbone.data.label_files import CITYSCAPES, CITYSCAPES_THINGS, read_values
 from featherbone.data.layouts import names_of, split_folders, split_of
 from featherbone.data.listing import list_images
 from featherbone.data.named_files import NamedFiles
 from featherbone.data.objects import Marked, MarkedImages, Objects
+from featherbone.data.split import FileSplit, PanopticSegment, PanopticTruth
 from featherbone.errors import BadData, BadImage
 from featherbone.ops import rle
 from featherbone.ops.label_maps import IGNORE
@@ -52,7 +54,7 @@ class Parted(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class PanopticImages(Stored):
+class PanopticImages(FileSplit[PanopticTruth]):
     """Images of one split, each with a map of segments."""
 
     root: Path
@@ -73,6 +75,14 @@ class PanopticImages(Stored):
 
     def name(self, index: int) -> str:
         return self.entries[index].path
+
+    def image_id(self, index: int) -> int:
+        """The image's number in the file that lists it."""
+        return self.entries[index].image_id
+
+    def truth(self, index: int) -> PanopticTruth:
+        places, parts = self.segments(index)
+        return PanopticTruth(places, tuple(PanopticSegment(part.label, part.crowd) for part in parts))
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the image."""
@@ -144,7 +154,7 @@ class PanopticImages(Stored):
 
     def check(self, index: int) -> None:
         """Raise `BadImage` where image or map cannot be read or differ in size, and `BadData` as `segments` does."""
-        image, (places, _) = self.read(index), self.segments(index)
+        image, (places, _) = self.image(index), self.segments(index)
         if places.shape != (image.height, image.width):
             entry = self.entries[index]
             raise BadImage(
@@ -296,7 +306,7 @@ def read_ids(path: Path, name: str) -> NDArray[np.int32]:
     return values if not coloured else (values >> 16) | (values & 0xFF00) | ((values & 0xFF) << 16)
 
 
-def _part(segment: PanopticSegment, labels: Mapping[int, int], name: str, check: bool) -> Part:
+def _part(segment: SegmentRow, labels: Mapping[int, int], name: str, check: bool) -> Part:
     label = labels.get(segment.category_id, -1)
     if check and label < 0:
         raise BadData(

@@ -22,11 +22,10 @@ def look_at_each(images: Sized, look: Callable[[int], T], title: str = "checking
 
 def find_unreadable(images: Any) -> dict[int, str]:
     """Index and reason of every image that cannot be read, or fails its own `check` if it has one."""
-    look = getattr(images, "check", images.read)
 
     def problem(index: int) -> str | None:
         try:
-            look(index)
+            images.check(index)
         except BadImage as error:
             return str(error)
         return None

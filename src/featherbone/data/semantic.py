@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featherbone.data.findings import listed
-from featherbone.data.images import Stored, read_file, upright_size
+from featherbone.data.images import read_file
 from featherbone.data.label_files import Code, read_code
 from featherbone.data.mask_folders import find_masks
+from featherbone.data.split import FileSplit
 from featherbone.errors import BadData, BadImage
 from featherbone.ops.label_maps import IGNORE
 from featherbone.text import to_bytes
@@ -22,7 +23,7 @@ SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
-class MappedImages(Stored):
+class MappedImages(FileSplit[NDArray[np.uint8]]):
     """Images of one split, each with a file of classes."""
 
     root: Path
@@ -31,7 +32,7 @@ class MappedImages(Stored):
     code: Code
 
     @property
-    def classes(self) -> tuple[str, ...]:
+    def classes(self) -> tuple[str, ...]:  # type: ignore[override]  # a property serves as the attribute
         """Class names in the order of their indices."""
         return self.code.names
 
@@ -41,9 +42,8 @@ class MappedImages(Stored):
     def name(self, index: int) -> str:
         return self.pairs[index][0]
 
-    def size(self, index: int) -> tuple[int, int]:
-        """Height and width of the image. Raises `BadImage`."""
-        return upright_size(self.root / self.name(index))
+    def truth(self, index: int) -> NDArray[np.uint8]:
+        return self.labels(index)
 
     def labels(self, index: int) -> NDArray[np.uint8]:
         """Classes (H, W) of the image's pixels, `IGNORE` where none is known.
@@ -69,7 +69,7 @@ class MappedImages(Stored):
 
     def check(self, index: int) -> None:
         """Raise `BadImage` where image or mask cannot be read or differ in size, and `BadData` as `labels` does."""
-        image, labels = self.read(index), self.labels(index)
+        image, labels = self.image(index), self.labels(index)
         if labels.shape != (image.height, image.width):
             name, mask = self.pairs[index]
             raise BadImage(
