@@ -1,13 +1,15 @@
 """Trainings that are killed at random moments and continued, against one that nobody disturbs.
 
-Each round trains into a new folder; the process is killed (SIGKILL) after a random time and started again, until it
-ends by itself. A round holds where the weights and the metrics are the undisturbed run's to the bit.
+Each round trains into a new folder; the process is killed (SIGKILL) after a random amount of CPU time, so that a busy
+machine kills at the same moments, and started again until it ends by itself. A round holds where weights and metrics
+equal those of the undisturbed run to the bit.
 
     python benchmarks/kills.py --kills 50
 """
 
 import argparse
 import json
+import math
 import random
 import subprocess
 import sys
@@ -15,8 +17,10 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
+
+import psutil
 
 from featherbone.data.scenes_write import write_classification
 
@@ -24,8 +28,8 @@ RUN = ["--image-size", "32", "--batch-size", "8", "--epochs", "3", "--save-secon
 RUN += ["--device", "cpu", "--workers", "0"]
 
 
-def train(data: Path, model: str, run: Path, limit: float | None = None) -> tuple[bool, str]:
-    """Start or resume a run; whether it ended before `limit` seconds were over, and the files it was left with."""
+def train(data: Path, model: str, run: Path, limit: float = math.inf) -> tuple[float, bool, str]:
+    """Start or resume a run: its CPU seconds, whether it ended before `limit` of them, and how far it came."""
     begun = ["--resume", str(run)] if (run / "card.json").is_file() else ["--data", str(data), "--model", model, *RUN]
     command = [
         sys.executable,
@@ -35,16 +39,21 @@ def train(data: Path, model: str, run: Path, limit: float | None = None) -> tupl
         *begun,
         *([] if "--resume" in begun else ["--out", str(run)]),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        _, errors = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return False, stage(run)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {errors}")
-    return True, stage(run)
+    with TemporaryFile("w+") as errors:
+        process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+        spent = 0.0
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            times = process.cpu_times()
+            spent = times.user + times.system
+            if spent > limit:
+                process.kill()
+                process.wait()
+                return spent, False, stage(run)
+            time.sleep(0.01)
+        if process.wait():
+            errors.seek(0)
+            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {errors.read()}")
+    return spent, True, stage(run)
 
 
 def stage(run: Path) -> str:
@@ -71,14 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_classification(folder / "data", 24, 12, (32, 32))
-        start = time.monotonic()
-        train(folder / "data", given.model, folder / "undisturbed")
-        duration, expected = time.monotonic() - start, outcome(folder / "undisturbed")
+        duration, _, _ = train(folder / "data", given.model, folder / "undisturbed")
+        expected = outcome(folder / "undisturbed")
         while moments.total() < given.kills:
             run, ended = folder / f"round-{rounds}", False
             while not ended:
-                limit = draw.uniform(0, 1.1 * duration) if moments.total() < given.kills else None
-                ended, moment = train(folder / "data", given.model, run, limit)
+                limit = draw.uniform(0, 1.1 * duration) if moments.total() < given.kills else math.inf
+                _, ended, moment = train(folder / "data", given.model, run, limit)
                 moments.update([] if ended else [moment])
             rounds, same = rounds + 1, same + (outcome(run) == expected)
     found = {"kills": moments.total(), "moments": dict(moments), "rounds": rounds, "the same bits": same}
