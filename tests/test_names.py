@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 import featherbone.fonts
@@ -15,12 +14,11 @@ from featherbone.data.classification import open_splits
 from featherbone.data.scenes_write import write_coco, write_masks
 from featherbone.data.segmentation import open_segmentation
 from featherbone.draw import contact_sheet, draw_record, font
-from featherbone.engine.report import draw_confusion
-from featherbone.engine.report_objects import draw_precision
 from featherbone.errors import BadData, BadImage
 from featherbone.files import write_json
 from featherbone.fonts import DEJAVU, find_font, readable
-from featherbone.pages import svg
+from featherbone.report import svg
+from featherbone.report.run import draw_confusion, draw_precision
 from featherbone.results import Classification
 from featherbone.text import printable, to_bytes
 
@@ -45,13 +43,9 @@ def test_files_hold_printable_text(tmp_path):
 
 def test_plots_draw_every_name_as_it_is():
     count = len(NAMES)
-    svg(draw_confusion(np.eye(count, dtype=int), NAMES), "confusion")
-
-    class Outcome:
-        metrics = type("", (), {"curves": lambda self: [np.linspace(1, i / 20, 101) for i in range(8)]})()
-
-    figure: Figure = draw_precision(Outcome(), NAMES[:8])
-    svg(figure, "precision")
+    svg(draw_confusion(np.eye(count, dtype=int), NAMES))
+    figure = draw_precision([np.linspace(1, i / 20, 101) for i in range(8)], NAMES[:8])
+    svg(figure)
     texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert {"$5_to_$10", "_hidden", "قطة", "a b <b>", "caf\ufffd", "mean"} <= {*texts} and len(texts) == 9
 

@@ -444,11 +444,11 @@ def doctor(
     from featherbone.data.doctor import examine
     from featherbone.data.doctor_maps import examine_semantic
     from featherbone.data.doctor_objects import examine_objects
-    from featherbone.data.doctor_page import write_page
     from featherbone.data.doctor_panoptic import examine_panoptic
     from featherbone.data.layouts import find_task, find_tasks
     from featherbone.data.mask_folders import has_masks
     from featherbone.exporters.devices import examine_target
+    from featherbone.report.doctor import write_doctor_page
 
     if (data is None) == (target is None) or (target is None) != (model is None):
         raise BadOption("check what? Give a data folder, or --target TARGET with --model NAME, and not both")
@@ -481,7 +481,7 @@ def doctor(
         examination = examine_semantic(Path(data), ignore_index=ignore_index, zero_ignored=zero_ignored, **division)
     else:
         examination = examine_panoptic(Path(data), found, **division)
-    write_page(examination, Path(out))
+    write_doctor_page(examination, Path(out))
     return DoctorResult(examination, Path(out))
 
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from examined import Page, picture
 from featherbone.data.doctor import examine
-from featherbone.data.doctor_page import write_page
 from featherbone.data.findings import Examination, Finding
+from featherbone.report.doctor import write_doctor_page
 
 FLOWERS = (Path(__file__).parents[2] / "../shared/data/flowers5").resolve()
 COUNTS = {"train": 10, "val": 2}
@@ -258,7 +258,7 @@ def test_the_page_holds_all_and_needs_nothing(data, tmp_path):
     for index in range(3):
         copy(data, f"train/oak/{index}.png", f"train/{evil}/<b>{index}.png")
     examination = examine(data, input_size=64)
-    write_page(examination, tmp_path / "new folder" / "page.html")
+    write_doctor_page(examination, tmp_path / "new folder" / "page.html")
     html = (tmp_path / "new folder" / "page.html").read_text(encoding="utf-8")
     page = Page(html)
     assert page.open == [] and "<script" not in html and "<b>" not in html
@@ -273,10 +273,11 @@ def test_the_page_holds_all_and_needs_nothing(data, tmp_path):
 
 def test_the_page_of_many_classes_shows_both_ends(tmp_path):
     names = tuple(f"class {k}" for k in range(1000))
-    write_page(Examination("data", names, {"train": tuple(range(1000)), "val": (0,) * 1000}, ()), tmp_path / "p.html")
+    examination = Examination("data", names, {"train": tuple(range(1000)), "val": (0,) * 1000}, ())
+    write_doctor_page(examination, tmp_path / "p.html")
     text = "".join(Page((tmp_path / "p.html").read_text()).text)
     assert all(f"class {k}" in text for k in (*range(20), *range(980, 1000))) and "class 500" not in text
-    assert "960 more between these" in text and "Fit for training" in text and "Nothing to mend" in text
+    assert "960 more between these" in text and "Fit for training" in text and "Nothing to fix" in text
 
 
 def test_the_json_is_plain_and_whole(data):

@@ -9,9 +9,9 @@ from PIL import Image
 
 from examined import Page, picture
 from featherbone.data.doctor_maps import blur_of, examine_semantic
-from featherbone.data.doctor_page import write_page
 from featherbone.data.doctor_panoptic import examine_panoptic
 from featherbone.data.scenes_write import write_masks, write_panoptic
+from featherbone.report.doctor import write_doctor_page
 
 SHARED = (Path(__file__).parents[2] / "../shared/data").resolve()
 NAMES = ("sky", "oak", "pine")
@@ -158,7 +158,7 @@ def test_drawn_masks_and_a_page(tmp_path):
     write_masks(tmp_path / "data", 40, 10, (64, 64))
     examination = examine_semantic(tmp_path / "data")
     assert not examination.spoiled
-    write_page(examination, tmp_path / "page.html")
+    write_doctor_page(examination, tmp_path / "page.html")
     page = Page((tmp_path / "page.html").read_text())
     assert not page.open and all(address.startswith("data:") for address in page.addresses)
 

@@ -14,10 +14,10 @@ from examined import Page, picture
 from featherbone.data.doctor_boxes import box_iou
 from featherbone.data.doctor_marks import draw_marks
 from featherbone.data.doctor_objects import examine_marked
-from featherbone.data.doctor_page import write_page
 from featherbone.data.findings import Examination, Finding
 from featherbone.data.objects import Marked, MarkedImages
 from featherbone.ops import rle
+from featherbone.report.doctor import write_doctor_page
 
 SHARED = (Path(__file__).parents[2] / "../shared/data").resolve()
 WIDTH, HEIGHT = 96, 80
@@ -383,7 +383,7 @@ def test_the_page_holds_all_and_needs_nothing(data, tmp_path):
     data.first[1]["category_id"] = 9
     data.splits["val"][3].clear()
     examination = data.examine()
-    write_page(examination, tmp_path / "page.html")
+    write_doctor_page(examination, tmp_path / "page.html")
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
     page = Page(html)
     text = " ".join(page.text)

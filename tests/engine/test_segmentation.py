@@ -102,7 +102,7 @@ def test_a_run_tells_what_it_is(segment, task):
     for picture in ("first_batch.jpg", "predictions.jpg"):
         assert read_image(run / picture).width > 300
     page = (run / "report.html").read_text()
-    assert all(name in page for name in (*card.classes, "came out worst", card.backbone))
+    assert all(name in page for name in (*card.classes, "lowest metric", card.backbone))
     again, classes = evaluate_run(run, None, None, "cpu", 0)
     key = "mIoU" if task == "semantic" else "PQ"
     assert again[key] == pytest.approx(card.metrics[key]) and classes == card.classes

@@ -14,12 +14,14 @@ from featherbone.data.findings import refuse
 from featherbone.data.loading import Samples
 from featherbone.data.mixing import mix
 from featherbone.data.transforms import training_transform
+from featherbone.draw import contact_sheet, save_picture
 from featherbone.engine.evaluate import evaluate_classifier
 from featherbone.engine.job import Job
-from featherbone.engine.page import shown
-from featherbone.engine.report import show_labelled, write_report
+from featherbone.engine.run import read_metrics
 from featherbone.engine.settings import Settings, parse_keywords
 from featherbone.engine.teacher import Teacher
+from featherbone.report import format_metric
+from featherbone.report.run import summarise_classification, write_run_report
 from featherbone.tasks.backbone import preprocessing_of, weights_licence
 from featherbone.tasks.card import Card
 from featherbone.tasks.classification import Classifier, ClassTargets, build_classifier
@@ -84,13 +86,19 @@ class ClassificationJob(Job):
         return evaluate_classifier(task, loader, len(card.classes), accelerator.device, accelerator)
 
     def headline(self, metrics: dict[str, Any]) -> str:
-        return f"val loss {shown(metrics['loss'])}  top-1 {shown(metrics['top1'])}"
+        return f"val loss {format_metric(metrics['loss'])}  top-1 {format_metric(metrics['top1'])}"
 
     def report(self, path: Path, card: Card, outcome: Any) -> None:
-        write_report(path, card, self.val, outcome)
+        summary = summarise_classification(card, self.val, outcome)
+        write_run_report(path, card, read_metrics(path.parent), summary)
 
     def show_batch(self, path: Path, samples: Any, keys: list[tuple[int, int]], card: Card) -> None:
-        show_labelled(path, samples, keys, card.preprocessing)
+        pictures, captions = [], []
+        for key in keys[:32]:
+            image, label = samples[key]
+            pictures.append(card.preprocessing.picture(image))
+            captions.append(samples.images.classes[label])
+        save_picture(contact_sheet(pictures, captions), path)
 
 
 def training_args(model_args: dict[str, Any], settings: Settings) -> dict[str, Any]:

@@ -17,14 +17,15 @@ from featherbone.data.splits import Splits
 from featherbone.draw import contact_sheet, draw_detections, save_picture
 from featherbone.engine.dense import SHOWN, DenseJob
 from featherbone.engine.evaluate import Finds, evaluate_detector, evaluate_tiled
-from featherbone.engine.page import shown
-from featherbone.engine.report_objects import write_objects_report
+from featherbone.engine.run import read_metrics
 from featherbone.errors import BadData
 from featherbone.files import write_json
 from featherbone.metrics.detection import to_coco_results
 from featherbone.ops import rle
 from featherbone.ops.boxes import Target
 from featherbone.progress import say
+from featherbone.report import format_metric
+from featherbone.report.run import summarise_detection, write_run_report
 from featherbone.tasks.card import Card
 from featherbone.tasks.tiling import check_tiles
 
@@ -82,12 +83,13 @@ class DetectionJob(DenseJob):
         return evaluate_detector(task, self.val, loader, card.preprocessing, self.masks, accelerator)
 
     def headline(self, metrics: dict[str, Any]) -> str:
-        loss = f"val loss {shown(metrics['loss'])}  " if "loss" in metrics else ""
-        masks = f"  mask AP {shown(metrics['mask_AP'])}" if "mask_AP" in metrics else ""
-        return f"{loss}AP {shown(metrics['AP'])}  AP50 {shown(metrics['AP50'])}{masks}"
+        loss = f"val loss {format_metric(metrics['loss'])}  " if "loss" in metrics else ""
+        masks = f"  mask AP {format_metric(metrics['mask_AP'])}" if "mask_AP" in metrics else ""
+        return f"{loss}AP {format_metric(metrics['AP'])}  AP50 {format_metric(metrics['AP50'])}{masks}"
 
     def report(self, path: Path, card: Card, outcome: Finds) -> None:
-        write_objects_report(path, card, self.val, outcome)
+        summary = summarise_detection(card, self.val, outcome.metrics, outcome.records, outcome.score)
+        write_run_report(path, card, read_metrics(path.parent), summary)
         found = zip(self.val.entries, outcome.records, strict=True)
         rows = [row for e, record in found for row in to_coco_results(e.image_id, record, self.val.category_ids)]
         write_json(path.with_name("detections.json"), rows)

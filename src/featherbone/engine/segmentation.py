@@ -1,6 +1,7 @@
 """Runs that give every pixel a class or a segment: what is their own."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from torch import Tensor, nn
 
 from featherbone.data.panoptic import PanopticImages
@@ -18,11 +20,12 @@ from featherbone.data.splits import Splits
 from featherbone.draw import contact_sheet, draw_panoptic, draw_semantic, save_picture
 from featherbone.engine.dense import SHOWN, DenseJob
 from featherbone.engine.evaluate_maps import Kept, evaluate_panoptic, evaluate_segmenter
-from featherbone.engine.page import shown
-from featherbone.engine.report_maps import write_maps_report
+from featherbone.engine.run import read_metrics
 from featherbone.errors import BadData, BadOption
 from featherbone.heads.pixels import PixelLoss
 from featherbone.ops.label_maps import IGNORE, PanopticTarget
+from featherbone.report import format_metric
+from featherbone.report.run import summarise_maps, write_run_report
 from featherbone.results import PanopticMap, SemanticMap
 from featherbone.tasks.card import Card
 from featherbone.tasks.panoptic import panoptic_map
@@ -53,6 +56,18 @@ class MapsJob(DenseJob):
     @abstractmethod
     def truth(self, index: int) -> Any:
         """What a perfect network would say of a validation image."""
+
+    def write_report(self, path: Path, card: Card, outcome: Kept, names: dict[str, str], notes: Sequence[str]) -> None:
+        """The page of the run, with these metrics by key and these notes on the classes."""
+
+        def compare(i: int) -> tuple[list[Image.Image], list[str]]:
+            image = self.val.read(i)
+            score = f" {outcome.scores[i]:.2f}" if i in outcome.scores else ""
+            pictures = [image, self.draw(image, self.truth(i)), self.draw(image, outcome.records[i])]
+            return pictures, [Path(self.val.name(i)).name, "ground truth", f"prediction{score}"]
+
+        summary = summarise_maps(card, names, notes, outcome.worst, outcome.spread, compare)
+        write_run_report(path, card, read_metrics(path.parent), summary)
 
     def show_batch(self, path: Path, samples: Any, keys: list[tuple[int, int]], card: Card) -> None:
         pictures = []
@@ -118,14 +133,14 @@ class SemanticJob(MapsJob):
 
     def headline(self, metrics: dict[str, Any]) -> str:
         values = {"val loss": "loss", "mIoU": "mIoU", "pixels": "pixel_accuracy"}
-        return "  ".join(f"{name} {shown(metrics[key])}" for name, key in values.items())
+        return "  ".join(f"{name} {format_metric(metrics[key])}" for name, key in values.items())
 
     def report(self, path: Path, card: Card, outcome: Kept) -> None:
         names = {"mIoU": "mIoU", "boundary_mIoU": "boundary mIoU", "pixel_accuracy": "pixel accuracy"}
         names |= {"mean_accuracy": "mean accuracy"}
         pixels = np.array(card.metrics["pixels"], float)
         notes = [f"{share:.2%} of the pixels" for share in pixels / max(pixels.sum(), 1)]
-        write_maps_report(path, card, self.val, outcome, self.draw, self.truth, names, notes)
+        self.write_report(path, card, outcome, names, notes)
 
     def truth(self, index: int) -> SemanticMap:
         return SemanticMap(self.val.labels(index), self.classes)
@@ -168,7 +183,7 @@ class PanopticJob(MapsJob):
     def report(self, path: Path, card: Card, outcome: Kept) -> None:
         names = {"PQ": "PQ", "SQ": "SQ", "RQ": "RQ", "PQ_things": "PQ of things", "PQ_stuff": "PQ of stuff"}
         notes = [f"{count} segments" for count in card.metrics["segments"]]
-        write_maps_report(path, card, self.val, outcome, self.draw, self.truth, names, notes)
+        self.write_report(path, card, outcome, names, notes)
 
     def truth(self, index: int) -> PanopticMap:
         return truth_map(self.val, index)

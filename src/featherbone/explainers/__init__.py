@@ -27,10 +27,10 @@ from featherbone.explainers.figures import Section, view_section
 from featherbone.explainers.lightvit import lightvit_sections
 from featherbone.explainers.lit import lit_sections
 from featherbone.explainers.lvt import lvt_sections
-from featherbone.explainers.page import write_page
 from featherbone.explainers.rollout import is_plain_vit, rollout_sections
 from featherbone.explainers.view import View, see
 from featherbone.explainers.xformer import xformer_sections
+from featherbone.report import render
 from featherbone.results import Classification
 from featherbone.tasks.backbone import build_backbone, preprocessing_of
 from featherbone.tasks.card import CARD
@@ -112,8 +112,15 @@ def explain(
     for shown in (shown for section in sections for shown in section.pictures):
         pictures.append(Path(out) / f"{shown.name}.png")
         save_picture(shown.image, pictures[-1])
-    subtitle = f"{Path(image).name}, with {subject.weights}"
-    write_page(Path(out) / PAGE, subject.name, subtitle, subject.warning, record, sections)
+    render(
+        "explain.html",
+        Path(out) / PAGE,
+        model=subject.name,
+        subtitle=f"{Path(image).name}, with {subject.weights}",
+        warning=subject.warning,
+        record=record,
+        sections=sections,
+    )
     return ExplainResult(Path(out) / PAGE, tuple(pictures), record)
 
 
