@@ -169,7 +169,7 @@ def test_a_panoptic_set_is_made_and_trained_on(world, capsys, tmp_path):
         ("export {panoptic} --to executorch", "export to onnx, openvino, torch"),
         ("explain {panoptic} {picture}", "is a run for panoptic; explain takes"),
         ("train --data {semantic}-data --epochs 1 --class-weights 1,2", "9 numbers"),
-        ("train --data {semantic}-data --epochs 1 --mosaic 0.5", "mosaic means nothing to semantic"),
+        ("train --data {semantic}-data --epochs 1 --mosaic 0.5", "mosaic has no effect for semantic"),
     ],
 )
 def test_mistakes_are_one_message(world, capsys, tmp_path, command, message):

@@ -151,7 +151,7 @@ def test_doctor_examines_objects(world, capsys, tmp_path):
         (["train", "--data", "DATA"], "choose one with --task"),
         (["train", "--data", "DATA", "--task", "semantic"], "not semantic"),
         (["train", "--data", "DATA", "--task", "detection", "--head", "yolo"], "did you mean yolov3"),
-        (["train", "--data", "DATA", "--task", "detection", "--recipe", "lvt_imagenet"], "means nothing to detection"),
+        (["train", "--data", "DATA", "--task", "detection", "--recipe", "lvt_imagenet"], "has no effect for detection"),
         (["evaluate"], "evaluate what"),
         (["evaluate", "RUN", "--results", "detections.json"], "not both"),
         (["evaluate", "--results", "detections.json"], "--data DIR"),

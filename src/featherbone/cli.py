@@ -9,11 +9,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import tyro
 
 from featherbone import commands
+from featherbone.engine.settings import command_options
 from featherbone.errors import FeatherboneError
 from featherbone.files import NO_ROOM, refusal, to_json
 from featherbone.progress import say
@@ -103,14 +104,18 @@ def with_json(function: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(function)
     option = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
     parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    rest = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
+    rest = [
+        p.replace(annotation=Unpack[command_options()])
+        for p in signature.parameters.values()
+        if p.kind is inspect.Parameter.VAR_KEYWORD
+    ]
 
     @functools.wraps(function)
     def call(*args: Any, json: bool = False, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
     call.__signature__ = signature.replace(parameters=[*parameters, option, *rest])  # type: ignore[attr-defined]
-    call.__annotations__ = {**function.__annotations__, "json": bool}
+    call.__annotations__ = {**function.__annotations__, "json": bool} | {p.name: p.annotation for p in rest}
     text = inspect.getdoc(function) or ""
     text += "" if "\nArgs:" in text else "\n\nArgs:"
     call.__doc__ = f"{text}\n    json: Print one JSON object on standard output, all else on standard error."

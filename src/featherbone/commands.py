@@ -2,12 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
 from featherbone.benchmarking.speed import BenchResult
-from featherbone.engine.settings import Settings
 from featherbone.errors import BadImage, BadOption
 from featherbone.explainers import ExplainResult
 from featherbone.exporters.devices import TargetExamination
@@ -37,7 +36,7 @@ def train(
     preset: Literal["small-data"] | None = None,
     resume: Path | None = None,
     out: Path | None = None,
-    **settings: Unpack[Settings],
+    **settings: Any,
 ) -> TrainResult:
     """Train a model on a folder of images, and evaluate it.
 
@@ -45,8 +44,9 @@ def train(
         data: Data folder; its layout tells the task. With `resume`, the new place of the run's data, if it was moved.
         model: Name of one of our backbones or of any timm model.
         task: What to train for; where the folder serves several tasks, it must be given.
-        recipe: A paper's settings, by name; options given beside it win.
-        preset: Settings for a kind of data: small-data is for tens to hundreds of images.
+        recipe: Name of a paper's settings; options given take precedence over it.
+        preset: Settings for a kind of data: small-data is for tens to hundreds of images. Options and the recipe take
+            precedence over it.
         resume: Run folder to continue exactly where it stopped.
         out: Run folder to write; by default a new one under runs/.
         **settings: How to train.

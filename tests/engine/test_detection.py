@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from featherbone.data.images import read_image
 from featherbone.data.scenes_write import write_coco
 from featherbone.engine.optimiser import build_schedule
-from featherbone.engine.settings import DEFAULTS, complete
+from featherbone.engine.settings import OPTIONS, complete
 from featherbone.engine.train import evaluate_run, resume_run, start_run
 from featherbone.errors import BadOption, BadRun, FeatherboneError
 from featherbone.tasks.card import Card
@@ -110,7 +110,7 @@ def test_a_run_tells_what_it_is(find, objects, scenes):
     card = Card.read(run)
     assert (card.task, card.head, card.head_args) == ("detection", "retinanet", {"dim": 16, "num_convs": 1})
     assert card.preprocessing.rule == "fit" and card.preprocessing.width == 64
-    assert set(card.settings) == set(DEFAULTS) and card.data["train"] == 8
+    assert set(card.settings) == set(OPTIONS) and card.data["train"] == 8
     assert card.metrics["images"] == 4 and 0 <= card.metrics["AP"] <= 1 and card.metrics["loss"] > 0
     for picture in ("first_batch.jpg", "predictions.jpg"):
         assert read_image(run / picture).width > 300
@@ -178,7 +178,7 @@ def test_the_rate_falls_in_steps():
         (dict(head="mask_rcnn"), "for detection"),
         (dict(head_args="depth=3"), "does not take"),
         (dict(backbone_from="no/such/run"), "not a run folder"),
-        (dict(mixup=0.2), "means nothing to detection"),
+        (dict(mixup=0.2), "has no effect for detection"),
         (dict(scale=(1.5, 0.5)), "the least factor comes first"),
         (dict(schedule="step"), "milestones"),
         (dict(model_args="nonsense=1"), "does not take"),
@@ -190,7 +190,7 @@ def test_training_refuses(find, objects, wrong, message):
 
 
 def test_classification_refuses_what_is_for_objects():
-    with pytest.raises(BadOption, match="mosaic means nothing to classification"):
+    with pytest.raises(BadOption, match="mosaic has no effect for classification"):
         complete(mosaic=1.0)
 
 

@@ -180,7 +180,7 @@ def test_every_task_on_a_card(case, data, tmp_path, monkeypatch):
 @pytest.mark.parametrize("case", CASES)
 def test_a_deterministic_run_on_a_card_resumes_in_the_same_bits(case, data, tmp_path, monkeypatch):
     task, where = CASES[case][0], data(CASES[case][0])
-    settings = settings_of(case, "cuda") | {"deterministic": True}
+    settings = settings_of(case, "cuda").override(deterministic=True)
     whole = start_run(where, LIGHT, task, tmp_path / "whole", settings)
     with monkeypatch.context() as patched:
         stop_after(patched, 1)

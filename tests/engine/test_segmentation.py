@@ -181,9 +181,9 @@ def test_the_head_may_learn_faster(segment):
     ("task", "wrong", "message"),
     [
         ("semantic", dict(head="segformr"), "did you mean segformer"),
-        ("semantic", dict(mosaic=0.5), "means nothing to semantic"),
-        ("panoptic", dict(mosaic=0.5), "means nothing to panoptic"),
-        ("panoptic", dict(dice=0.5), "means nothing to panoptic"),
+        ("semantic", dict(mosaic=0.5), "has no effect for semantic"),
+        ("panoptic", dict(mosaic=0.5), "has no effect for panoptic"),
+        ("panoptic", dict(dice=0.5), "has no effect for panoptic"),
         ("semantic", dict(class_weights="1,2"), "9 numbers"),
         ("semantic", dict(class_weights="heavy"), "9 numbers"),
         ("semantic", dict(head_args="depth=3"), "does not take"),

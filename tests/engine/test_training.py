@@ -1,13 +1,17 @@
 import json
+import re
+from typing import get_type_hints
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from featherbone.data.images import read_image
 from featherbone.engine.optimiser import build_optimiser, build_schedule, freeze_parts, set_training
-from featherbone.engine.settings import DEFAULTS, RANGES, Settings, complete, parse_keywords
+from featherbone.engine.settings import OPTIONS, PRESETS, Settings, command_options, complete, parse_keywords
 from featherbone.errors import BadOption, FeatherboneError
+from featherbone.recipes import RECIPES, find_recipe
 from featherbone.tasks.backbone import build_backbone
 
 
@@ -16,7 +20,7 @@ def test_a_run_tells_what_it_is(train, short):
     card = json.loads((run / "card.json").read_text())
     assert card["task"] == "classification" and card["backbone"] == "lvt" and card["data"]["train"] == 24
     assert card["classes"] == ["circle", "cross", "ring", "square", "star", "triangle"]
-    assert card["settings"]["mixup"] == 0.2 and set(card["settings"]) == set(DEFAULTS)
+    assert card["settings"]["mixup"] == 0.2 and set(card["settings"]) == set(OPTIONS)
     assert card["weights_licence"].startswith("yours")
     best = max(json.loads(line)["val"]["top1"] for line in (run / "metrics.jsonl").read_text().splitlines())
     assert card["metrics"]["top1"] == best
@@ -119,9 +123,9 @@ def test_the_rate_warms_up_and_falls_to_its_end():
         (dict(epochs=0), "outside 1"),
         (dict(lr=float("nan")), "outside"),
         (dict(batch_size=True), "outside"),
-        (dict(precision="fp8"), "none of auto"),
+        (dict(precision="fp8"), "not one of auto"),
         (dict(preset="tiny"), "small-data"),
-        (dict(model_args="3"), "write keywords"),
+        (dict(model_args="3"), "write keyword arguments"),
     ],
 )
 def test_settings_refuse(wrong, message):
@@ -148,17 +152,43 @@ def test_training_refuses(train, short, wrong, message):
 
 
 def test_every_number_has_a_range():
-    numbers = {
-        name for name, value in DEFAULTS.items() if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-    assert numbers <= set(RANGES) <= set(DEFAULTS) == set(Settings.__annotations__)
+    for name, value in Settings().to_dict().items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            low, high = OPTIONS[name].metadata["range"]
+            assert low <= value <= high
 
 
-def test_given_beats_recipe_beats_preset_beats_default():
-    assert complete()["epochs"] == DEFAULTS["epochs"]
-    assert complete("small-data")["epochs"] == 100
-    assert complete("small-data", {"epochs": 7})["epochs"] == 7
-    assert complete("small-data", {"epochs": 7}, epochs=3)["epochs"] == 3
+def test_given_precedes_recipe_precedes_preset_precedes_task_precedes_default():
+    assert complete(task="panoptic").clip_grad == 10 and complete().clip_grad is None
+    assert complete().epochs == Settings().epochs
+    assert complete("small-data").epochs == 100
+    assert complete("small-data", {"epochs": 7}).epochs == 7
+    assert complete("small-data", {"epochs": 7}, epochs=3).epochs == 3
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_preset_fills_what_a_recipe_leaves_open(name):
+    recipe, task = find_recipe(name), re.search(r"--task (\w+)", RECIPES[name].__doc__)
+    task = task[1] if task else "classification"
+    both = complete("small-data", recipe, task)
+    for option, value in PRESETS["small-data"][task].items():
+        assert getattr(both, option) == recipe.get(option, value)
+    assert both != complete(None, recipe, task)
+
+
+def test_values_are_converted_to_the_types_of_their_fields(tmp_path):
+    settings = complete(milestones=[8, 11], lr=np.float64(1e-3), image_size=[64, 96], checkpoint=tmp_path)
+    assert settings.milestones == (8, 11) and settings.image_size == (64, 96) and settings.checkpoint == str(tmp_path)
+    assert type(settings.lr) is float
+    with pytest.raises(BadOption, match="tensorboard 'yes'"):
+        complete(tensorboard="yes")
+
+
+def test_the_help_shows_the_defaults_of_each_task():
+    hints = get_type_hints(command_options(), include_extras=True)
+    texts = {name: hint.__metadata__[0].help_behavior_hint for name, hint in hints.items()}
+    assert texts["batch_size"] == "(default: 32; for all tasks but classification 8)"
+    assert texts["clip_grad"] == "(default: none; for detection, instance, panoptic 10.0)"
 
 
 def test_model_args():

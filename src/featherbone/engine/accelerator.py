@@ -26,10 +26,10 @@ def accelerate(settings: Settings) -> Iterator[Accelerator]:
     Of several processes the first that fails raises its error, the others then end without a message.
     Raises `BadOption` for a device that is missing, and for a device or precision that does not suit.
     """
-    device = find_device(settings["device"])
+    device = find_device(settings.device)
     local_rank = int(os.environ.get("LOCAL_RANK", -1))
     check_group(device, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    precision = settings["precision"]
+    precision = settings.precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     if precision == "fp16" and device.type == "cpu":
@@ -40,19 +40,19 @@ def accelerate(settings: Settings) -> Iterator[Accelerator]:
         stack.enter_context(_own_state())
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(max(local_rank, 0) if device.index is None else device.index))
-        if settings["deterministic"]:
+        if settings.deterministic:
             stack.enter_context(deterministic(device))
         if local_rank < 0:
             os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)  # else every process takes the card of its rank
         accelerator = Accelerator(
             cpu=device.type == "cpu",
             mixed_precision="no" if precision == "fp32" else precision,
-            gradient_accumulation_steps=settings["accumulate"],
+            gradient_accumulation_steps=settings.accumulate,
             kwargs_handlers=[
                 DistributedDataParallelKwargs(find_unused_parameters=True)
             ],  # a head may leave maps unread
         )
-        set_seed(settings["seed"])
+        set_seed(settings.seed)
         try:
             with explained_workers():
                 yield accelerator

@@ -33,7 +33,7 @@ class ClassificationJob(Job):
     metric = "top1"
 
     def open(self) -> Splits:
-        self.splits = open_splits(self.data, self.settings["val_share"], self.settings["seed"])
+        self.splits = open_splits(self.data, self.settings.val_share, self.settings.seed)
         return self.splits
 
     def check(self) -> None:
@@ -46,9 +46,9 @@ class ClassificationJob(Job):
     def card(self, model: str) -> Card:
         return self.first_card(
             backbone=model,
-            preprocessing=preprocessing_of(model, self.settings["image_size"]),
-            model_args=parse_keywords(self.settings["model_args"]),
-            weights_licence=weights_licence(model, self.settings["pretrained"], self.settings["checkpoint"]),
+            preprocessing=preprocessing_of(model, self.settings.image_size),
+            model_args=parse_keywords(self.settings.model_args),
+            weights_licence=weights_licence(model, self.settings.pretrained, self.settings.checkpoint),
         )
 
     def build(self, card: Card, device: torch.device) -> Classifier:
@@ -57,24 +57,24 @@ class ClassificationJob(Job):
             card.backbone,
             card.classes,
             training_args(card.model_args, self.settings),
-            pretrained=self.settings["pretrained"] or self.settings["checkpoint"] is not None,
-            checkpoint=self.settings["checkpoint"],
-            **{name: self.settings[name] for name in names},  # type: ignore[literal-required]
+            pretrained=self.settings.pretrained or self.settings.checkpoint is not None,
+            checkpoint=self.settings.checkpoint,
+            **{name: getattr(self.settings, name) for name in names},
         ).to(device)
 
     def samples(self, card: Card) -> Samples:
         names = ("auto_augment", "color_jitter", "erasing", "flip", "min_area")
-        chosen = {name: self.settings[name] for name in names}  # type: ignore[literal-required]
-        return Samples(self.train, training_transform(card.preprocessing, **chosen), self.settings["seed"])
+        chosen = {name: getattr(self.settings, name) for name in names}
+        return Samples(self.train, training_transform(card.preprocessing, **chosen), self.settings.seed)
 
     def preparer(self, card: Card, device: torch.device) -> Callable[[Any, tuple[int, int]], tuple[Any, Any]]:
         settings, num_classes = self.settings, len(card.classes)
-        teacher = Teacher(settings["teacher"], card, device) if settings["teacher"] else None
+        teacher = Teacher(settings.teacher, card, device) if settings.teacher else None
 
         def prepare(batch: Any, draw: tuple[int, int]) -> tuple[Tensor, ClassTargets]:
             images, labels = (part.to(device, non_blocking=True) for part in batch)
             targets = F.one_hot(labels, num_classes).float()
-            images, targets = mix(images, targets, settings["mixup"], settings["cutmix"], draw)
+            images, targets = mix(images, targets, settings.mixup, settings.cutmix, draw)
             return images, ClassTargets(targets, teacher(images) if teacher else None)
 
         return prepare
@@ -103,5 +103,5 @@ class ClassificationJob(Job):
 
 def training_args(model_args: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Keywords of the backbone in training: the card's, and the regularisation that only training knows."""
-    rates = {"drop_path_rate": settings["drop_path"], "drop_rate": settings["dropout"]}
+    rates = {"drop_path_rate": settings.drop_path, "drop_rate": settings.dropout}
     return {**model_args, **{name: rate for name, rate in rates.items() if rate}}

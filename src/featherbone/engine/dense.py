@@ -31,36 +31,36 @@ class DenseJob(Job):
 
     def card(self, model: str) -> Card:
         settings = self.settings
-        name, head = find_head(self.task, settings["head"])
+        name, head = find_head(self.task, settings.head)
         return self.first_card(
             backbone=model,
             head=name,
-            head_args=parse_keywords(settings["head_args"], "head_args"),
-            preprocessing=dense_preprocessing(model, head, settings["image_size"]),
-            model_args=parse_keywords(settings["model_args"]),
+            head_args=parse_keywords(settings.head_args, "head_args"),
+            preprocessing=dense_preprocessing(model, head, settings.image_size),
+            model_args=parse_keywords(settings.model_args),
             weights_licence=self.licence(model),
         )
 
     def licence(self, model: str) -> str:
         """Of the weights that training starts from."""
-        if self.settings["backbone_from"]:
-            return Card.read(Path(self.settings["backbone_from"])).weights_licence
-        return weights_licence(model, self.settings["pretrained"], self.settings["checkpoint"])
+        if self.settings.backbone_from:
+            return Card.read(Path(self.settings.backbone_from)).weights_licence
+        return weights_licence(model, self.settings.pretrained, self.settings.checkpoint)
 
     def build(self, card: Card, device: torch.device) -> Any:
         settings = self.settings
-        rates = {"drop_path_rate": settings["drop_path"]} if settings["drop_path"] else {}
-        start = settings["pretrained"] or settings["checkpoint"] is not None
-        task = build_task(card, start, settings["checkpoint"], **rates)
-        if settings["backbone_from"]:
-            source = Path(settings["backbone_from"])
+        rates = {"drop_path_rate": settings.drop_path} if settings.drop_path else {}
+        start = settings.pretrained or settings.checkpoint is not None
+        task = build_task(card, start, settings.checkpoint, **rates)
+        if settings.backbone_from:
+            source = Path(settings.backbone_from)
             load_backbone(source, Card.read(source), task.backbone, card.backbone)
             say(f"backbone from {source}", "note")
         return task.to(device)
 
     def augmentation(self) -> Augmentation:
         """As the settings say."""
-        return Augmentation(**{name: self.settings[name] for name in AUGMENTATIONS})  # type: ignore[literal-required]
+        return Augmentation(**{name: getattr(self.settings, name) for name in AUGMENTATIONS})
 
     def preparer(self, card: Card, device: torch.device) -> Callable[[Any, tuple[int, int]], tuple[Any, Any]]:
         def prepare(batch: Any, draw: tuple[int, int]) -> tuple[Tensor, Any]:

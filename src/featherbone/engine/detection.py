@@ -48,7 +48,7 @@ class DetectionJob(DenseJob):
 
     def open(self) -> Splits:
         s = self.settings
-        return open_detection(self.data, s["val_share"], s["seed"], s["unlabelled"], self.masks, s["crowds"])
+        return open_detection(self.data, s.val_share, s.seed, s.unlabelled, self.masks, s.crowds)
 
     def check(self) -> None:
         for split, images in self.parts.items():
@@ -63,15 +63,15 @@ class DetectionJob(DenseJob):
         if card.head_args.get("anchors") != "fit":
             return card
         sizes = input_sizes(self.train, card.preprocessing)
-        anchors = fit_anchors(sizes, seed=self.settings["seed"])
+        anchors = fit_anchors(sizes, seed=self.settings.seed)
         say(f"anchors fitted: mean best IoU {mean_best_iou(sizes, anchors):.3f}", "note")
         return replace(card, head_args={**card.head_args, "anchors": anchors})
 
     def samples(self, card: Card) -> DetectionSamples:
-        return DetectionSamples(self.train, card.preprocessing, self.augmentation(), self.settings["seed"], self.masks)
+        return DetectionSamples(self.train, card.preprocessing, self.augmentation(), self.settings.seed, self.masks)
 
     def eval_samples(self, card: Card) -> DetectionSamples:
-        return DetectionSamples(self.val, card.preprocessing, None, self.settings["seed"], masks=False)
+        return DetectionSamples(self.val, card.preprocessing, None, self.settings.seed, masks=False)
 
     def set_tiles(self, size: int, overlap: float) -> None:
         check_tiles(size, overlap)

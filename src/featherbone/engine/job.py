@@ -137,7 +137,7 @@ class Job(ABC):
             task=self.task,
             classes=self.classes,
             data=self.about_data(),
-            settings=dict(self.settings),
+            settings=self.settings.to_dict(),
             versions=versions(),
             **fields,
         )
@@ -147,7 +147,7 @@ class Job(ABC):
         return eval_loader(
             self.eval_samples(card),
             batch_size,
-            count_workers(self.settings["workers"], accelerator.device),
+            count_workers(self.settings.workers, accelerator.device),
             accelerator.device,
             accelerator.process_index,
             accelerator.num_processes,

@@ -70,10 +70,10 @@ def build_optimiser(task: nn.Module, backbone: Any, settings: Settings) -> torch
     Parameter groups are timm's: no decay on 1-D parameters, layer-wise rates in the backbone, `head_lr` of the rate
     elsewhere. A backbone may have `lr_scales()`, patterns of parameter names and factors on their learning rate.
     """
-    name = settings["optimizer"]
+    name = settings.optimizer
     if name not in list_optimizers():
         raise BadOption(f"no optimizer {name!r}{did_you_mean(name, list_optimizers())} timm's names are allowed")
-    decay, layer_decay = settings["weight_decay"], settings["layer_decay"]
+    decay, layer_decay = settings.weight_decay, settings.layer_decay
     spared = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()
     if layer_decay is None:
         groups = param_groups_weight_decay(backbone, decay, no_weight_decay_list=spared)
@@ -81,12 +81,12 @@ def build_optimiser(task: nn.Module, backbone: Any, settings: Settings) -> torch
         groups = param_groups_layer_decay(backbone, decay, no_weight_decay_list=spared, layer_decay=layer_decay)
     inside = {id(parameter) for parameter in backbone.parameters()}
     rest = [p for p in task.parameters() if p.requires_grad and id(p) not in inside]
-    scale = {} if settings["head_lr"] == 1 else {"lr_scale": settings["head_lr"]}
+    scale = {} if settings.head_lr == 1 else {"lr_scale": settings.head_lr}
     groups.append({"params": [p for p in rest if p.ndim > 1], "weight_decay": decay, **scale})
     groups.append({"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0, **scale})
     fusible = "fused" in inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
     fused = {"fused": True} if fusible else {}  # one kernel for all parameters, where torch has it
-    optimiser = create_optimizer_v2([g for g in groups if g["params"]], opt=name, lr=settings["lr"], **fused)
+    optimiser = create_optimizer_v2([g for g in groups if g["params"]], opt=name, lr=settings.lr, **fused)
     scales: dict[str, float] = backbone.lr_scales() if hasattr(backbone, "lr_scales") else {}
     for pattern, factor in scales.items():
         _scale_group(backbone, optimiser, pattern, factor)
@@ -108,17 +108,17 @@ def _scale_group(backbone: nn.Module, optimiser: torch.optim.Optimizer, pattern:
 
 def build_schedule(optimiser: torch.optim.Optimizer, settings: Settings, steps_per_epoch: int) -> Scheduler:
     """Linear warm-up, then a cosine and cooldown, a power, or steps, by the number of updates: nothing to save."""
-    updates = settings["epochs"] * steps_per_epoch
+    updates = settings.epochs * steps_per_epoch
     warmup: dict[str, Any] = {
-        "warmup_t": min(round(settings["warmup_epochs"] * steps_per_epoch), updates - 1),
-        "warmup_lr_init": min(settings["warmup_lr"], settings["lr"]),
+        "warmup_t": min(round(settings.warmup_epochs * steps_per_epoch), updates - 1),
+        "warmup_lr_init": min(settings.warmup_lr, settings.lr),
         "warmup_prefix": False,
         "t_in_epochs": False,
     }
-    if settings["schedule"] == "step":
-        falls = [milestone * steps_per_epoch + 1 for milestone in settings["milestones"]]  # timm's count is one early
+    if settings.schedule == "step":
+        falls = [milestone * steps_per_epoch + 1 for milestone in settings.milestones]  # timm's count is one early
         return MultiStepLRScheduler(optimiser, decay_t=falls, decay_rate=0.1, **warmup)
-    if settings["schedule"] == "poly":
-        about = {"t_initial": updates, "power": settings["power"], "lr_min": settings["min_lr"]}
+    if settings.schedule == "poly":
+        about = {"t_initial": updates, "power": settings.power, "lr_min": settings.min_lr}
         return PolyLRScheduler(optimiser, **about, **warmup)
-    return CosineLRScheduler(optimiser, t_initial=updates, lr_min=settings["min_lr"], **warmup)
+    return CosineLRScheduler(optimiser, t_initial=updates, lr_min=settings.min_lr, **warmup)

@@ -40,7 +40,7 @@ class MapsJob(DenseJob):
 
     def open(self) -> Splits:
         s = self.settings
-        return open_segmentation(self.data, self.task, s["val_share"], s["seed"], s["ignore_index"], s["zero_ignored"])
+        return open_segmentation(self.data, self.task, s.val_share, s.seed, s.ignore_index, s.zero_ignored)
 
     def fingerprint(self) -> str:
         return Splits(self.train, self.val, ()).fingerprint()
@@ -96,12 +96,12 @@ class SemanticJob(MapsJob):
 
     def build(self, card: Card, device: torch.device) -> Any:
         task = super().build(card, device)
-        task.loss = PixelLoss(self.class_weights(), self.settings["hard_share"], self.settings["dice"])
+        task.loss = PixelLoss(self.class_weights(), self.settings.hard_share, self.settings.dice)
         return task
 
     def class_weights(self) -> tuple[float, ...] | None:
         """As the settings say: numbers, or for each class the median frequency over its own (arXiv 1411.4734)."""
-        asked = self.settings["class_weights"]
+        asked = self.settings.class_weights
         if not asked:
             return None
         if asked == "balanced":
@@ -120,10 +120,10 @@ class SemanticJob(MapsJob):
         return numbers
 
     def samples(self, card: Card) -> SemanticSamples:
-        return SemanticSamples(self.train, card.preprocessing, self.augmentation(), self.settings["seed"])
+        return SemanticSamples(self.train, card.preprocessing, self.augmentation(), self.settings.seed)
 
     def eval_samples(self, card: Card) -> SemanticSamples:
-        return SemanticSamples(self.val, card.preprocessing, None, self.settings["seed"])
+        return SemanticSamples(self.val, card.preprocessing, None, self.settings.seed)
 
     def set_testing(self, testing: Testing) -> None:
         self.testing = testing
@@ -165,10 +165,10 @@ class PanopticJob(MapsJob):
         return replace(card, things=self.train.things, data={**card.data, **about})
 
     def samples(self, card: Card) -> PanopticSamples:
-        return PanopticSamples(self.train, card.preprocessing, self.augmentation(), self.settings["seed"])
+        return PanopticSamples(self.train, card.preprocessing, self.augmentation(), self.settings.seed)
 
     def eval_samples(self, card: Card) -> PanopticSamples:
-        return PanopticSamples(self.val, card.preprocessing, None, self.settings["seed"])
+        return PanopticSamples(self.val, card.preprocessing, None, self.settings.seed)
 
     def measure(self, task: nn.Module, card: Card, loader: Any, accelerator: Accelerator) -> tuple[dict[str, Any], Any]:
         return evaluate_panoptic(task, self.val, loader, card.preprocessing, accelerator)

@@ -1,218 +1,177 @@
-"""Every knob of a training run, with its default, and the presets that turn several at once."""
+"""The settings of a training run: one dataclass, in which each option is stated once.
+
+A setting comes from the first of these that states it:
+
+1. the options given to `featherbone.train` or on the command line,
+2. the recipe (`recipe`),
+3. the preset (`preset`),
+4. the task's defaults (`TASK_DEFAULTS`),
+5. the default of the field.
+"""
 
 import ast
-from typing import Any, Literal, TypedDict, Unpack, get_type_hints
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get_type_hints
+
+import msgspec
+import numpy as np
+import tyro
 
 from featherbone.errors import BadOption, did_you_mean
 
 
-class Settings(TypedDict, total=False):
-    """How to train. What is not given comes from the recipe, the preset, or `DEFAULTS`."""
-
-    image_size: int | tuple[int, int] | None
-    """Side of the square input in pixels, or height and width; by default the model's own, or that of the head."""
-    head: str | None
-    """What reads the backbone's maps; by default the task's first: retinanet or yolov3 for detection, mask_rcnn for
-    instances, segformer or semantic_fpn for semantic, panoptic_fpn_light or panoptic_fpn for panoptic segmentation."""
-    head_args: str
-    """More keywords of the head, for example dim=96,num_convs=2; anchors=fit fits YOLOv3's to the training objects."""
-    batch_size: int
-    """Images per update, over all processes and accumulated parts."""
-    epochs: int
-    """Passes over the training images."""
-    lr: float
-    """Peak learning rate."""
-    min_lr: float
-    """Learning rate at the end."""
-    head_lr: float
-    """Factor on the learning rate of all that is not the backbone."""
-    schedule: Literal["cosine", "step", "poly"]
-    """How the learning rate falls to `min_lr`: along a cosine, by (1 - progress)^`power`, or to a tenth at each of
-    `milestones`."""
-    power: float
-    """Of the poly schedule."""
-    milestones: tuple[int, ...]
-    """Epochs after which the step schedule divides the learning rate by ten."""
-    warmup_epochs: float
-    """Epochs of linear warm-up from `warmup_lr`."""
-    warmup_lr: float
-    """Learning rate of the first update."""
-    cooldown_epochs: int
-    """Epochs at `min_lr` after the cosine, on top of `epochs`."""
-    optimizer: str
-    """timm's name of the optimiser."""
-    weight_decay: float
-    """Decay of all but 1-D parameters and those the model names."""
-    layer_decay: float | None
-    """Factor on the learning rate for each block further from the head; none by default."""
-    clip_grad: float | None
-    """Largest norm of the gradient; none by default."""
-    accumulate: int
-    """Parts a batch is computed in, to save memory."""
-    recompute: bool
-    """Recompute activations in the backward pass, to save memory."""
-    compile: bool
-    """Compile the network before training."""
-    smoothing: float
-    """Label smoothing."""
-    mixup: float
-    """Alpha of mixup; 0 is off."""
-    cutmix: float
-    """Alpha of CutMix; 0 is off."""
-    auto_augment: str
-    """timm's name of an augmentation policy; empty for none."""
-    color_jitter: float
-    """Strength of brightness, contrast and saturation changes."""
-    erasing: float
-    """Chance that a box is erased."""
-    flip: float
-    """Chance of a horizontal flip."""
-    min_area: float
-    """Least share of the image that a random crop shows."""
-    scale: tuple[float, float]
-    """Least and largest factor by which an image is scaled before it is cut to the input (large-scale jitter)."""
-    photometric: float
-    """Chance that brightness, contrast, saturation and hue change."""
-    expand: float
-    """Largest factor by which a canvas grows round an image, with the chance of one half; 1 is off."""
-    iou_crop: float
-    """Chance of a crop that keeps a least overlap with some object."""
-    mosaic: float
-    """Chance that four images are put together."""
-    class_share: float
-    """Largest share of one class in the part of an image that is shown; ten parts are tried."""
-    ignore_index: int | None
-    """Value of masks that is no class, beside 255."""
-    zero_ignored: bool
-    """Value 0 of masks is no class and the first class is 1, as in ADE20K."""
-    class_weights: str
-    """Weights of the classes in the loss: empty for none, balanced for median frequency over frequency, or numbers."""
-    hard_share: float
-    """Below 1, teach only pixels given less than 0.7 for their class, and at least this share of all."""
-    dice: float
-    """Weight of the Dice loss beside cross-entropy."""
-    drop_path: float
-    """Chance that the last block is skipped; earlier ones less."""
-    dropout: float
-    """Dropout before the classifier."""
-    ema: float | None
-    """Decay of the moving average of the weights, which is then what is evaluated and saved; none by default."""
-    freeze: int
-    """Parts of the network, from the stem on, that are not trained; -1 freezes all but the head."""
-    freeze_norm: bool
-    """Keep the backbone's batch norms as they are: batches of a detector are small."""
-    model_args: str
-    """More keywords of the backbone, for example recursion=3,mix_token=True."""
-    pretrained: bool
-    """Start from timm's weights."""
-    checkpoint: str | None
-    """Start from this file of published weights."""
-    backbone_from: str | None
-    """Start the backbone from this run folder, of any task, with the same backbone."""
-    teacher: str | None
-    """Run folder or timm name of a network to learn from."""
-    distillation: Literal["soft", "hard"]
-    """Learn from the teacher's probabilities or its first class."""
-    distillation_weight: float
-    """Share of the teacher in the loss."""
-    temperature: float
-    """Softness of the teacher's probabilities."""
-    val_share: float
-    """Share of each class held out where the data has no validation split."""
-    unlabelled: Literal["leave-out", "negative"]
-    """What an image is that no annotation file mentions: left out, or taken to show no object."""
-    crowds: Literal["ignore", "objects"]
-    """What annotations with iscrowd 1 are: groups of which nothing is learned or counted, as COCO means them, or single
-    objects, as CVAT writes brush masks."""
-    eval_every: int
-    """Epochs from one evaluation to the next; the last is always evaluated."""
-    seed: int
-    """All randomness follows from it."""
-    device: str
-    """auto, cpu, cuda or mps."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"]
-    """Arithmetic of the network; auto is bf16 where the device is fast at it."""
-    deterministic: bool
-    """On a GPU, compute with deterministic kernels only, which is slower; a CPU always does."""
-    sync_batchnorm: bool
-    """In several processes on GPUs, normalise by the statistics of the whole batch instead of each process's part."""
-    workers: int | None
-    """Processes that read images; by default by the number of cores."""
-    save_seconds: float
-    """Time between checkpoints within an epoch."""
-    tensorboard: bool
-    """Write curves for TensorBoard into the run folder."""
+def option(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
+    """A field with its help text and, for numbers, the smallest and largest value allowed."""
+    return field(default=default, metadata={"help": text, "range": None if low is None else (low, high)})
 
 
-DEFAULTS: Settings = {
-    "image_size": None,
-    "head": None,
-    "head_args": "",
-    "batch_size": 32,
-    "epochs": 50,
-    "lr": 5e-4,
-    "min_lr": 1e-6,
-    "head_lr": 1.0,
-    "schedule": "cosine",
-    "power": 1.0,
-    "milestones": (),
-    "warmup_epochs": 3,
-    "warmup_lr": 1e-6,
-    "cooldown_epochs": 0,
-    "optimizer": "adamw",
-    "weight_decay": 0.05,
-    "layer_decay": None,
-    "clip_grad": None,
-    "accumulate": 1,
-    "recompute": False,
-    "compile": False,
-    "smoothing": 0.1,
-    "mixup": 0.0,
-    "cutmix": 0.0,
-    "auto_augment": "rand-m7-mstd0.5-inc1",
-    "color_jitter": 0.0,
-    "erasing": 0.1,
-    "flip": 0.5,
-    "min_area": 0.25,
-    "scale": (1.0, 1.0),
-    "photometric": 0.0,
-    "expand": 1.0,
-    "iou_crop": 0.0,
-    "mosaic": 0.0,
-    "class_share": 1.0,
-    "ignore_index": None,
-    "zero_ignored": False,
-    "class_weights": "",
-    "hard_share": 1.0,
-    "dice": 0.0,
-    "drop_path": 0.0,
-    "dropout": 0.0,
-    "ema": None,
-    "freeze": 0,
-    "freeze_norm": False,
-    "model_args": "",
-    "pretrained": False,
-    "checkpoint": None,
-    "backbone_from": None,
-    "teacher": None,
-    "distillation": "soft",
-    "distillation_weight": 0.5,
-    "temperature": 2.0,
-    "val_share": 0.2,
-    "unlabelled": "leave-out",
-    "crowds": "ignore",
-    "eval_every": 1,
-    "seed": 0,
-    "device": "auto",
-    "precision": "auto",
-    "deterministic": False,
-    "sync_batchnorm": False,
-    "workers": None,
-    "save_seconds": 60.0,
-    "tensorboard": False,
-}
+@dataclass(frozen=True)
+class Settings:
+    """How to train. `complete` builds and checks it; a card holds it as a plain dict (`to_dict`)."""
 
-OF_OBJECTS: Settings = {
+    image_size: int | tuple[int, int] | None = option(
+        None,
+        "Side of the square input in pixels, or height and width; by default the model's, or that of the head.",
+        32,
+        8192,
+    )
+    head: str | None = option(
+        None,
+        "Head on the backbone's feature maps; by default the task's first: retinanet or yolov3 for detection, mask_rcnn"
+        " for instances, segformer or semantic_fpn for semantic, panoptic_fpn_light or panoptic_fpn for panoptic"
+        " segmentation.",
+    )
+    head_args: str = option(
+        "",
+        "Keyword arguments of the head, for example dim=96,num_convs=2; anchors=fit fits YOLOv3's anchors to the data.",
+    )
+    batch_size: int = option(32, "Images per update, over all processes and accumulated parts.", 1, 1e6)
+    epochs: int = option(50, "Passes over the training images.", 1, 1e6)
+    lr: float = option(5e-4, "Peak learning rate.", 0, 1e3)
+    min_lr: float = option(1e-6, "Learning rate at the end.", 0, 1e3)
+    head_lr: float = option(1.0, "Factor on the learning rate of everything but the backbone.", 0, 1e3)
+    schedule: Literal["cosine", "step", "poly"] = option(
+        "cosine",
+        "How the learning rate falls to min_lr: along a cosine, by (1 - progress)^power, or by a factor of ten at each"
+        " of the milestones.",
+    )
+    power: float = option(1.0, "Exponent of the poly schedule.", 0.01, 100)
+    milestones: tuple[int, ...] = option(
+        (), "Epochs after which the step schedule divides the learning rate by ten.", 1, 1e6
+    )
+    warmup_epochs: float = option(3, "Epochs of linear warm-up from warmup_lr.", 0, 1e6)
+    warmup_lr: float = option(1e-6, "Learning rate of the first update.", 0, 1e3)
+    cooldown_epochs: int = option(0, "Epochs at min_lr after the cosine, in addition to epochs.", 0, 1e6)
+    optimizer: str = option("adamw", "timm's name of the optimiser.")
+    weight_decay: float = option(0.05, "Weight decay; 1-D parameters and those the model names have none.", 0, 1e3)
+    layer_decay: float | None = option(
+        None, "Factor on the learning rate for each block further from the head; none by default.", 1e-6, 1
+    )
+    clip_grad: float | None = option(None, "Maximum norm of the gradient; none by default.", 1e-12, 1e12)
+    accumulate: int = option(1, "Parts in which a batch is computed, to save memory.", 1, 1e6)
+    recompute: bool = option(False, "Recompute activations in the backward pass, to save memory.")
+    compile: bool = option(False, "Compile the network before training.")
+    smoothing: float = option(0.1, "Label smoothing.", 0, 0.999)
+    mixup: float = option(0.0, "Alpha of mixup; 0 is off.", 0, 1e3)
+    cutmix: float = option(0.0, "Alpha of CutMix; 0 is off.", 0, 1e3)
+    auto_augment: str = option("rand-m7-mstd0.5-inc1", "timm's name of an augmentation policy; empty for none.")
+    color_jitter: float = option(0.0, "Strength of brightness, contrast and saturation changes.", 0, 1)
+    erasing: float = option(0.1, "Probability of erasing a box.", 0, 1)
+    flip: float = option(0.5, "Probability of a horizontal flip.", 0, 1)
+    min_area: float = option(0.25, "Minimum share of the image in a random crop.", 0.01, 1)
+    scale: tuple[float, float] = option(
+        (1.0, 1.0),
+        "Minimum and maximum factor by which an image is scaled before it is cropped to the input (large-scale"
+        " jitter).",
+        0.05,
+        4,  # the enlarged image is held in memory
+    )
+    photometric: float = option(0.0, "Probability of changing brightness, contrast, saturation and hue.", 0, 1)
+    expand: float = option(
+        1.0, "Maximum factor by which the canvas grows around an image, with probability one half; 1 is off.", 1, 10
+    )
+    iou_crop: float = option(0.0, "Probability of a crop that keeps a minimum overlap with some object.", 0, 1)
+    mosaic: float = option(0.0, "Probability of joining four images into one.", 0, 1)
+    class_share: float = option(1.0, "Maximum share of one class in a crop; ten crops are tried.", 0.05, 1)
+    ignore_index: int | None = option(None, "Mask value that is not a class, in addition to 255.", 0, 65535)
+    zero_ignored: bool = option(False, "Mask value 0 is not a class and the first class is 1, as in ADE20K.")
+    class_weights: str = option(
+        "",
+        "Weights of the classes in the loss: empty for none, balanced for median frequency over frequency, or numbers.",
+    )
+    hard_share: float = option(
+        1.0,
+        "Below 1, train only on pixels whose class has a probability below 0.7, and on at least this share of all"
+        " pixels.",
+        0.001,
+        1,
+    )
+    dice: float = option(0.0, "Weight of the Dice loss, added to cross-entropy.", 0, 1e3)
+    drop_path: float = option(0.0, "Probability of skipping the last block; lower for earlier blocks.", 0, 0.999)
+    dropout: float = option(0.0, "Dropout before the classifier.", 0, 0.999)
+    ema: float | None = option(
+        None, "Decay of the moving average of the weights, which is then evaluated and saved; none by default.", 0, 1
+    )
+    freeze: int = option(
+        0,
+        "Number of parts of the network, from the stem on, that are not trained; -1 freezes all but the head.",
+        -1,
+        1e6,
+    )
+    freeze_norm: bool = option(False, "Keep the backbone's batch norms fixed, as detectors train in small batches.")
+    model_args: str = option("", "Keyword arguments of the backbone, for example recursion=3,mix_token=True.")
+    pretrained: bool = option(False, "Start from timm's weights.")
+    checkpoint: str | None = option(None, "Start from this file of published weights.")
+    backbone_from: str | None = option(
+        None, "Start the backbone from this run folder, of any task, with the same backbone."
+    )
+    teacher: str | None = option(None, "Run folder or timm name of the teacher, for distillation.")
+    distillation: Literal["soft", "hard"] = option("soft", "Train on the teacher's probabilities, or on its top class.")
+    distillation_weight: float = option(0.5, "Share of the teacher in the loss.", 0, 1)
+    temperature: float = option(2.0, "Softmax temperature of the teacher's probabilities.", 1e-3, 1e3)
+    val_share: float = option(
+        0.2, "Share of each class that is held out where the data has no validation split.", 0.01, 0.9
+    )
+    unlabelled: Literal["leave-out", "negative"] = option(
+        "leave-out", "Images that no annotation file mentions: omit them, or use them as images without objects."
+    )
+    crowds: Literal["ignore", "objects"] = option(
+        "ignore",
+        "Annotations with iscrowd 1: groups that are neither trained on nor counted, as in COCO, or single objects, as"
+        " CVAT writes brush masks.",
+    )
+    eval_every: int = option(1, "Epochs between evaluations; the last epoch is always evaluated.", 1, 1e6)
+    seed: int = option(0, "Seed of all randomness.", 0, 2**32 - 1)
+    device: str = option("auto", "auto, cpu, cuda or mps.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "Precision of the network; auto is bf16 where the device is fast at it."
+    )
+    deterministic: bool = option(
+        False, "On a GPU, use deterministic kernels only, which are slower; a CPU always does."
+    )
+    sync_batchnorm: bool = option(
+        False, "With several processes on GPUs, normalise by the statistics of the whole batch."
+    )
+    workers: int | None = option(None, "Processes that read images; by default chosen by the number of cores.", 0, 1024)
+    save_seconds: float = option(60.0, "Seconds between checkpoints within an epoch.", 0, 1e9)
+    tensorboard: bool = option(False, "Write curves for TensorBoard into the run folder.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by name, as a card holds them."""
+        return asdict(self)
+
+    def override(self, **values: Any) -> "Settings":
+        """A copy with some values replaced, checked like those of `complete`."""
+        return replace(self, **{name: _check(name, value) for name, value in values.items()})
+
+
+OPTIONS = {option.name: option for option in fields(Settings)}
+TYPES: dict[str, Any] = get_type_hints(Settings)
+
+
+OF_OBJECTS: dict[str, Any] = {
     "batch_size": 8,
     "warmup_epochs": 1,
     "clip_grad": 10.0,
@@ -221,10 +180,16 @@ OF_OBJECTS: Settings = {
 }
 """Other defaults of detection and instance segmentation."""
 
-OF_PIXELS: Settings = {"batch_size": 8, "warmup_epochs": 1, "schedule": "poly", "scale": (0.5, 2.0), "photometric": 0.5}
+OF_PIXELS: dict[str, Any] = {
+    "batch_size": 8,
+    "warmup_epochs": 1,
+    "schedule": "poly",
+    "scale": (0.5, 2.0),
+    "photometric": 0.5,
+}
 """Other defaults of semantic segmentation."""
 
-TASK_DEFAULTS: dict[str, Settings] = {
+TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "classification": {},
     "detection": OF_OBJECTS,
     "instance": OF_OBJECTS,
@@ -244,9 +209,9 @@ ONLY: dict[tuple[str, ...], tuple[str, ...]] = {
     ("detection", "instance"): ("mosaic", "unlabelled", "crowds"),
     ("semantic",): ("class_share", "ignore_index", "zero_ignored", "class_weights", "hard_share", "dice"),
 }
-"""Settings that have a meaning for some tasks alone."""
+"""Settings that have an effect for some tasks only."""
 
-PRESETS: dict[str, dict[str, Settings]] = {
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "small-data": {
         "classification": {
             "batch_size": 16,
@@ -274,109 +239,65 @@ PRESETS: dict[str, dict[str, Settings]] = {
 }
 """`small-data`: tens to hundreds of images; more updates per image, an average of the weights, other augmentation."""
 
-RANGES: dict[str, tuple[float, float]] = {
-    "image_size": (32, 8192),
-    "batch_size": (1, 1e6),
-    "epochs": (1, 1e6),
-    "lr": (0, 1e3),
-    "min_lr": (0, 1e3),
-    "warmup_epochs": (0, 1e6),
-    "warmup_lr": (0, 1e3),
-    "cooldown_epochs": (0, 1e6),
-    "weight_decay": (0, 1e3),
-    "layer_decay": (1e-6, 1),
-    "clip_grad": (1e-12, 1e12),
-    "accumulate": (1, 1e6),
-    "smoothing": (0, 0.999),
-    "mixup": (0, 1e3),
-    "cutmix": (0, 1e3),
-    "color_jitter": (0, 1),
-    "erasing": (0, 1),
-    "flip": (0, 1),
-    "min_area": (0.01, 1),
-    "scale": (0.05, 4),  # the enlarged image is held whole
-    "photometric": (0, 1),
-    "expand": (1, 10),
-    "iou_crop": (0, 1),
-    "mosaic": (0, 1),
-    "class_share": (0.05, 1),
-    "ignore_index": (0, 65535),
-    "hard_share": (0.001, 1),
-    "dice": (0, 1e3),
-    "head_lr": (0, 1e3),
-    "power": (0.01, 100),
-    "milestones": (1, 1e6),
-    "eval_every": (1, 1e6),
-    "drop_path": (0, 0.999),
-    "dropout": (0, 0.999),
-    "ema": (0, 1),
-    "freeze": (-1, 1e6),
-    "distillation_weight": (0, 1),
-    "temperature": (1e-3, 1e3),
-    "val_share": (0.01, 0.9),
-    "seed": (0, 2**32 - 1),
-    "workers": (0, 1024),
-    "save_seconds": (0, 1e9),
-}
-"""Least and largest value of each number."""
-
 
 def complete(
-    preset: str | None = None,
-    recipe: Settings | None = None,
-    task: str = "classification",
-    **given: Unpack[Settings],
+    preset: str | None = None, recipe: Mapping[str, Any] | None = None, task: str = "classification", **given: Any
 ) -> Settings:
-    """All settings of a task: what is `given`, else the recipe's, else the preset's, else the default.
+    """All settings of a task, in the order of precedence that the module states.
 
-    Raises `BadOption` for a name that does not exist or means nothing to the task, or a value out of range.
+    Raises `BadOption` for an unknown name, an option without effect for the task, or a value out of range.
     """
     if preset is not None and preset not in PRESETS:
-        raise BadOption(f"no preset {preset!r}; there is {', '.join(PRESETS)}")
-    known = get_type_hints(Settings)
+        raise BadOption(f"no preset {preset!r}; available: {', '.join(PRESETS)}")
+    stated = {**(recipe or {}), **given}
     foreign = {name for tasks, names in ONLY.items() if task not in tasks for name in names}
-    for name in given:
-        if name not in known:
-            raise BadOption(f"no option {name!r}{did_you_mean(name, known)} See: featherbone train --help")
-    chosen_by_recipe = [name for name, value in (recipe or {}).items() if value != DEFAULTS[name]]  # type: ignore[literal-required]
-    for name in (*given, *chosen_by_recipe):
+    for name in stated:
+        if name not in OPTIONS:
+            raise BadOption(f"no option {name!r}{did_you_mean(name, OPTIONS)} See: featherbone train --help")
         if name in foreign:
-            raise BadOption(f"option {name} means nothing to {task}; leave it out, or choose another task or recipe")
-    chosen: Settings = PRESETS[preset][task] if preset else {}
-    settings: Any = {**DEFAULTS, **TASK_DEFAULTS[task], **chosen, **(recipe or {}), **given}
-    for name, (least, most) in RANGES.items():
-        value = settings[name]
-        if value is None and DEFAULTS[name] is None:  # type: ignore[literal-required]
-            continue
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, bool) or not isinstance(number, int | float) or not least <= number <= most:
-                raise BadOption(f"{name} {number!r} is outside {least:g} to {most:g}")
-    if settings["scale"][0] > settings["scale"][1]:
-        raise BadOption(f"scale {settings['scale']}: the least factor comes first")
-    if settings["schedule"] == "step" and not settings["milestones"]:
-        raise BadOption("schedule step needs milestones: the epochs after which the rate falls, as in 8 11 of 12")
-    for name, choices in CHOICES.items():
-        if settings[name] not in choices:
-            raise BadOption(f"{name} {settings[name]!r} is none of {', '.join(choices)}")
+            raise BadOption(f"option {name} has no effect for {task}; omit it, or choose another task or recipe")
+    settings = Settings().override(**{**TASK_DEFAULTS[task], **(PRESETS[preset][task] if preset else {}), **stated})
+    if settings.scale[0] > settings.scale[1]:
+        raise BadOption(f"scale {settings.scale}: the minimum comes first")
+    if settings.schedule == "step" and not settings.milestones:
+        raise BadOption("schedule step needs milestones: the epochs after which the rate falls, for example 8 11 of 12")
     for name in ("model_args", "head_args"):
-        parse_keywords(settings[name], name)
+        parse_keywords(getattr(settings, name), name)
     return settings
 
 
-CHOICES = {
-    "precision": ("auto", "fp32", "bf16", "fp16"),
-    "distillation": ("soft", "hard"),
-    "schedule": ("cosine", "step", "poly"),
-    "unlabelled": ("leave-out", "negative"),
-    "crowds": ("ignore", "objects"),
-}
+def from_card(card: Mapping[str, Any], task: str, **given: Any) -> Settings:
+    """The settings of a run from its card, which may be of an earlier version, with some replaced."""
+    known = {name: value for name, value in card.items() if name in OPTIONS}
+    return Settings().override(**{**TASK_DEFAULTS[task], **known, **given})
+
+
+def _check(name: str, value: Any) -> Any:
+    """A value in the field's type. Raises `BadOption` for one of another type or out of range."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    elif isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    kind, bounds = TYPES[name], OPTIONS[name].metadata["range"]
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    if choices and value not in choices:
+        raise BadOption(f"{name} {value!r} is not one of {', '.join(choices)}")
+    if bounds is not None and not (value is None and type(None) in get_args(kind)):
+        low, high = bounds
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(number, bool) or not isinstance(number, int | float) or not low <= number <= high:
+                raise BadOption(f"{name} {number!r} is outside {low:g} to {high:g}")
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise BadOption(f"{name} {value!r}: {error}; see: featherbone train --help") from None
 
 
 def parse_keywords(text: str, option: str = "model_args") -> dict[str, Any]:
-    """`a=1,b=True` as keywords; values are Python literals or plain words. Raises `BadOption`."""
+    """`a=1,b=True` as keyword arguments; values are Python literals or plain words. Raises `BadOption`."""
     try:
         call = ast.parse(f"f({text})", mode="eval").body
-        assert isinstance(call, ast.Call), "a call is what was written"
+        assert isinstance(call, ast.Call), "the text is the inside of a call"
         if call.args or any(keyword.arg is None for keyword in call.keywords):
             raise ValueError("a value without a name")
         return {
@@ -384,4 +305,39 @@ def parse_keywords(text: str, option: str = "model_args") -> dict[str, Any]:
             for word in call.keywords
         }
     except (SyntaxError, ValueError, AssertionError):
-        raise BadOption(f"{option} {text!r}: write keywords, as in recursion=3,mix_token=True") from None
+        raise BadOption(f"{option} {text!r}: write keyword arguments, as in recursion=3,mix_token=True") from None
+
+
+def command_options() -> Any:
+    """The settings as a `TypedDict` for the command line: only what is given is passed on, defaults are shown."""
+    annotations = {
+        name: Annotated[TYPES[name], tyro.conf.arg(help=_effect(name), help_behavior_hint=_default(name))]
+        for name in OPTIONS
+    }
+    return TypedDict("command_options", annotations, total=False)  # type: ignore[operator]
+
+
+def _effect(name: str) -> str:
+    tasks = next((tasks for tasks, names in ONLY.items() if name in names), ())
+    return OPTIONS[name].metadata["help"] + (f" For {_listed(tasks)} only." if tasks else "")
+
+
+def _default(name: str) -> str:
+    """`(default: 32; for detection, instance 8)`."""
+    own: dict[str, list[str]] = {}
+    for task, values in TASK_DEFAULTS.items():
+        if name in values:
+            own.setdefault(_shown(values[name]), []).append(task)
+    others = "".join(f"; for {_listed(tasks)} {value}" for value, tasks in own.items())
+    return f"(default: {_shown(OPTIONS[name].default)}{others})"
+
+
+def _listed(tasks: Sequence[str]) -> str:
+    others = [task for task in TASK_DEFAULTS if task not in tasks]
+    return f"all tasks but {others[0]}" if len(others) == 1 else ", ".join(tasks)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value in (None, "") else str(value)

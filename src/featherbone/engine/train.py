@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from itertools import count
@@ -29,7 +29,7 @@ from featherbone.engine.loop import Loop
 from featherbone.engine.optimiser import build_optimiser, build_schedule, freeze_norms, freeze_parts, set_training
 from featherbone.engine.run import METRICS, STATE, load_state, require_folder
 from featherbone.engine.segmentation import PanopticJob, SemanticJob
-from featherbone.engine.settings import Settings, complete
+from featherbone.engine.settings import Settings, from_card
 from featherbone.engine.tensorboard import curves
 from featherbone.errors import BadData, BadOption, BadRun
 from featherbone.files import check_new_folder, check_writable, locked, writing
@@ -64,8 +64,8 @@ def start_run(data: Path, model: str, task: str | None, out: Path | None, settin
         main = accelerator.is_main_process
         run = _agree(accelerator, stack.enter_context(claimed(out, data, model)) if main else None)
         job = open_job(found, data, settings)
-        asked, used = settings["batch_size"], fit_batch_size(len(job.train), settings, accelerator)
-        job.settings = {**settings, "batch_size": used}
+        asked, used = settings.batch_size, fit_batch_size(len(job.train), settings, accelerator)
+        job.settings = settings.override(batch_size=used)
         card = job.card(model)
         if main:
             for notice in job.notices:
@@ -75,7 +75,7 @@ def start_run(data: Path, model: str, task: str | None, out: Path | None, settin
         return _train(run, card, job, accelerator, begun=False)
 
 
-def resume_run(run: Path, given: Settings, data: Path | None = None) -> Path:
+def resume_run(run: Path, given: Mapping[str, Any], data: Path | None = None) -> Path:
     """Continue the run in its folder to the end, to the same weights as if it had never stopped.
 
     `data` is the new place of the run's images, where they were moved. A run that was stopped before its first state
@@ -85,7 +85,7 @@ def resume_run(run: Path, given: Settings, data: Path | None = None) -> Path:
     other = sorted(given.keys() - set(CHANGEABLE))
     if other:
         raise BadOption(f"a resumed run keeps its settings; only {', '.join(CHANGEABLE)} may change, not {other[0]}")
-    settings: Any = {**complete(task=card.task), **card.settings, **given}
+    settings = from_card(card.settings, card.task, **given)
     folder = card.data_folder("give its new place with --data DIR") if data is None else data
     with ExitStack() as stack:
         accelerator = stack.enter_context(accelerate(settings))
@@ -199,14 +199,14 @@ def evaluate_run(
 
 def open_measuring(card: Card, folder: Path, device: str, workers: int | None, split: str | None = None) -> Job:
     """The job that measures a run's model, or files made of it, on a split of a data folder; only that is opened."""
-    settings: Any = {**complete(task=card.task), **card.settings, "device": device, "precision": "fp32"}
-    settings |= {"accumulate": 1, "workers": workers}
+    plain = {"device": device, "precision": "fp32", "accumulate": 1, "workers": workers}
+    settings = from_card(card.settings, card.task, **plain)
     task = find_task(folder, card.task)
 
     def is_held_out(images: Any) -> bool:
         return is_of(card, folder, leave_out(images, find_unreadable(images)))
 
-    measured = open_measured(folder, task, split, settings, is_held_out)
+    measured = open_measured(folder, task, split, settings.to_dict(), is_held_out)
     images = measured.images
     if task == "classification":
         images = images.named(card.classes)
@@ -250,16 +250,16 @@ def build_loop(run: Path, card: Card, job: Job, accelerator: Accelerator) -> Loo
     """Everything a run needs, ready to `fit`; its pictures and pages appear in `run`."""
     settings, device = job.settings, accelerator.device
     batches = cut_batches(len(job.train), settings, accelerator)
-    torch.manual_seed(settings["seed"])
+    torch.manual_seed(settings.seed)
     task = job.build(card, device).to(memory_format=torch.channels_last)  # convolutions are faster, on any device
-    if settings["sync_batchnorm"]:
+    if settings.sync_batchnorm:
         task = synchronise(task, accelerator)
-    freeze_parts(task.backbone, settings["freeze"])
-    if settings["freeze_norm"]:
+    freeze_parts(task.backbone, settings.freeze)
+    if settings.freeze_norm:
         freeze_norms(task.backbone)
     if batches.batch_size == batches.parts:
         check_single_images(task, card.preprocessing.height, card.preprocessing.width, device)
-    if settings["recompute"]:
+    if settings.recompute:
         task.backbone.set_grad_checkpointing()
     optimiser = build_optimiser(task, task.backbone, settings)
     val = job.eval_loader(card, max(job.eval_batch // accelerator.num_processes, 1), accelerator)
@@ -274,7 +274,7 @@ def build_loop(run: Path, card: Card, job: Job, accelerator: Accelerator) -> Loo
     def on_best(metrics: dict[str, Any], epoch: int) -> None:
         replace(card, metrics={**metrics, "epoch": epoch}).write(run)
 
-    workers = count_workers(settings["workers"], device)
+    workers = count_workers(settings.workers, device)
     return Loop(
         run,
         accelerator,
@@ -286,14 +286,14 @@ def build_loop(run: Path, card: Card, job: Job, accelerator: Accelerator) -> Loo
         job.preparer(card, device),
         evaluate,
         on_best,
-        epochs=settings["epochs"] + settings["cooldown_epochs"],
+        epochs=settings.epochs + settings.cooldown_epochs,
         metric=job.metric,
-        seed=settings["seed"],
-        clip_grad=settings["clip_grad"],
-        compile=settings["compile"],
-        ema=ModelEmaV3(task, settings["ema"], use_warmup=True) if settings["ema"] else None,
-        save_seconds=settings["save_seconds"],
-        eval_every=settings["eval_every"],
+        seed=settings.seed,
+        clip_grad=settings.clip_grad,
+        compile=settings.compile,
+        ema=ModelEmaV3(task, settings.ema, use_warmup=True) if settings.ema else None,
+        save_seconds=settings.save_seconds,
+        eval_every=settings.eval_every,
     )
 
 
@@ -303,12 +303,12 @@ def fit_batch_size(count: int, settings: Settings, accelerator: Accelerator) -> 
     It must divide into the processes' parts.
     """
     world = accelerator.num_processes
-    parts = world * settings["accumulate"]
-    batch_size = min(settings["batch_size"], count // parts * parts)
+    parts = world * settings.accumulate
+    batch_size = min(settings.batch_size, count // parts * parts)
     if batch_size % parts or not batch_size:
         raise BadOption(
-            f"batch size {settings['batch_size']} does not divide into {world} processes x "
-            f"{settings['accumulate']} parts; use a multiple of {parts}, at most {count} images"
+            f"batch size {settings.batch_size} does not divide into {world} processes x "
+            f"{settings.accumulate} parts; use a multiple of {parts}, at most {count} images"
         )
     return batch_size
 
@@ -317,7 +317,7 @@ def cut_batches(count: int, settings: Settings, accelerator: Accelerator) -> Bat
     """The batches of `count` images, this process's share. Raises `BadOption` where they do not divide."""
     rank, world = accelerator.process_index, accelerator.num_processes
     batch_size = fit_batch_size(count, settings, accelerator)
-    return Batches(count, batch_size, world * settings["accumulate"], rank, world, settings["seed"])
+    return Batches(count, batch_size, world * settings.accumulate, rank, world, settings.seed)
 
 
 def check_single_images(task: nn.Module, height: int, width: int, device: torch.device) -> None:
@@ -352,7 +352,7 @@ def _agree(accelerator: Accelerator, run: Path | None) -> Path:
 def _finish(loop: Loop, job: Job) -> Path:
     """Train to the end, then measure the saved weights, as any user would, and report."""
     main = loop.accelerator.is_main_process
-    with curves(loop.run, job.settings["tensorboard"] and main) as write:
+    with curves(loop.run, job.settings.tensorboard and main) as write:
 
         def on_epoch(row: dict[str, Any], metrics: dict[str, Any]) -> None:
             write(row)

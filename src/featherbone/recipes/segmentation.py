@@ -4,42 +4,41 @@ The papers scale an image by its shorter side and train on square parts of it; o
 image fits in, so scales are given in sizes of that, and `featherbone evaluate RUN --slide` looks at the papers' size.
 """
 
-from featherbone.engine.settings import Settings, complete
+from typing import Any
 
 ADE20K, CITYSCAPES, COCO = 20_210, 2_975, 118_287
 """Training images."""
 
 
-def lvt_segformer() -> Settings:
+def lvt_segformer() -> dict[str, Any]:
     """SegFormer's head on LVT, ADE20K at 512.
 
     Command: `accelerate launch -m featherbone train --data ADEChallengeData2016 --task semantic --model lvt
     --pretrained --recipe lvt_segformer`, with `classes.txt` of the 150 names in the folder. Cost: 160k updates of 16
     images, 10.6 GMACs each. Paper: 39.3 mIoU. Ours: not run.
     """
-    return complete(task="semantic", **(_ade20k(160_000) | {"head": "segformer", "lr": 6e-5, "head_lr": 10.0}))
+    return _ade20k(160_000) | {"head": "segformer", "lr": 6e-5, "head_lr": 10.0}
 
 
-def lit_semantic_fpn() -> Settings:
+def lit_semantic_fpn() -> dict[str, Any]:
     """Semantic FPN on LIT tiny or small, ADE20K at 512.
 
     Command: `accelerate launch -m featherbone train --data ADEChallengeData2016 --task semantic --model lit_tiny
     --pretrained --recipe lit_semantic_fpn`, with `classes.txt` of the 150 names in the folder. Cost: 80k updates of 16
     images, 43.7 GMACs each (small 47.0). Paper: 41.3 / 41.7 mIoU. Ours: not run.
     """
-    more: Settings = {"head": "semantic_fpn", "lr": 1e-4, "weight_decay": 1e-4, "power": 0.9, "min_lr": 1e-6}
-    return complete(task="semantic", **(_ade20k(80_000) | more))
+    more = {"head": "semantic_fpn", "lr": 1e-4, "weight_decay": 1e-4, "power": 0.9, "min_lr": 1e-6}
+    return _ade20k(80_000) | more
 
 
-def xformer_segformer() -> Settings:
+def xformer_segformer() -> dict[str, Any]:
     """SegFormer's head on XFormer (a reconstruction), Cityscapes in parts of 1024; the settings are ours.
 
     Command: `accelerate launch -m featherbone train --data cityscapes --task semantic --model xformer_small
     --pretrained --recipe xformer_segformer`. Cost: 160k updates of 8 images, 47 GMACs each. Paper: 78.5 mIoU. Ours:
     not run.
     """
-    return complete(
-        task="semantic",
+    return dict(
         head="segformer",
         image_size=1024,
         batch_size=8,
@@ -55,15 +54,14 @@ def xformer_segformer() -> Settings:
     )
 
 
-def lvt_panoptic_fpn() -> Settings:
+def lvt_panoptic_fpn() -> dict[str, Any]:
     """The light Panoptic FPN on LVT, COCO at 800, 1x.
 
     Command: `accelerate launch -m featherbone train --data COCO --task panoptic --model lvt --pretrained --recipe
     lvt_panoptic_fpn`. Cost: 12 epochs of 118k images, 56.8 GMACs each at 1216 x 800. Paper: PQ 42.8, things 49.5, stuff
     32.6. Ours: not run.
     """
-    return complete(
-        task="panoptic",
+    return dict(
         head="panoptic_fpn_light",
         image_size=(800, 1344),
         batch_size=64,
@@ -77,7 +75,7 @@ def lvt_panoptic_fpn() -> Settings:
     )
 
 
-def _ade20k(updates: int) -> Settings:
+def _ade20k(updates: int) -> dict[str, Any]:
     """What the runs on ADE20K share."""
     return {
         "image_size": 512,
