@@ -30,12 +30,13 @@ from featherbone.exporters.contract import ExportDiffers, Form, export_task
 from featherbone.exporters.parity import Parity
 from featherbone.exporters.targets import TARGETS, find_target, settle
 from featherbone.tasks.card import Card
-from featherbone.tasks.dense import HEADS, dense_preprocessing, find_head
+from featherbone.tasks.dense import dense_preprocessing
 from featherbone.tasks.exported import open_task
 from featherbone.tasks.run import build_task
+from featherbone.tasks.task import KINDS
 
 PAPER = ("lvt", "lightvit_tiny", "xformer_small", "lit_tiny", "mobilenetv3_large_100")
-HEAD_NAMES = ("classifier", *(name for task, heads in HEADS.items() for name in heads if name != "panoptic_fpn"))
+HEAD_NAMES = ("classifier", *(name for kind in KINDS.values() for name in kind.heads if name != "panoptic_fpn"))
 CLASSES = tuple(f"class {i}" for i in range(10))
 
 
@@ -83,8 +84,8 @@ def build(model: str, head: str, side: int, pictures: Sequence[Image.Image]) -> 
     if head == "classifier":
         task, size = "classification", Preprocessing(side, side)
     else:
-        task = next(name for name, heads in HEADS.items() if head in heads)
-        size = dense_preprocessing(model, find_head(task, head)[1], side)
+        task = next(kind.name for kind in KINDS.values() if head in kind.heads)
+        size = dense_preprocessing(model, KINDS[task].find_head(head)[1], side)
     things = range(5) if task == "panoptic" else ()
     card = Card(task, model, CLASSES, size, head=None if head == "classifier" else head, things=tuple(things))
     net = build_task(card)

@@ -8,8 +8,9 @@ from exports import enliven
 from featherbone.data.scenes import draw_portrait
 from featherbone.data.transforms import Preprocessing
 from featherbone.tasks.card import Card
-from featherbone.tasks.dense import dense_preprocessing, find_head
+from featherbone.tasks.dense import dense_preprocessing
 from featherbone.tasks.run import build_task, save_weights
+from featherbone.tasks.task import KINDS
 
 CLASSES = ("cat", "dog", "<b>bird</b>")
 HEADS = {
@@ -40,7 +41,7 @@ def a_model(head=None, backbone="test_resnet", side=64, **head_args):
     if head is None:
         size = Preprocessing(side, side + 32)
     else:
-        size = replace(dense_preprocessing(backbone, find_head(task, head)[1], side), width=side + 32)
+        size = replace(dense_preprocessing(backbone, KINDS[task].find_head(head)[1], side), width=side + 32)
     things = (0, 1) if task == "panoptic" else ()
     about = {"settings": {"seed": 0}, "data": {"path": "secret"}}
     card = Card(task, backbone, CLASSES, size, head=head, head_args=head_args, things=things, **about)

@@ -6,7 +6,9 @@ from torch import nn
 import featherbone
 from featherbone.benchmarking.models import published
 from featherbone.deployment import deploy
-from featherbone.tasks.dense import build_dense, dense_preprocessing
+from featherbone.tasks.card import Card
+from featherbone.tasks.dense import dense_preprocessing
+from featherbone.tasks.run import build_task
 
 SMALL = ["lvt", "lvt_cls", "lightvit_tiny", "xformer_small", "lit_tiny", "lit_small"]
 PEERS = ["mobilenetv3_small_050", "test_resnet", "test_efficientnet", "repvgg_a0", "efficientvit_b0", "mobilevit_xxs"]
@@ -58,7 +60,7 @@ def test_every_family_is_tried():
 def test_a_task_with_a_head_is_equal(task, head):
     torch.manual_seed(0)
     name = "xformer_small"
-    net = lively(build_dense(name, task, head, ["a", "b"], dense_preprocessing(name, None, 64)))
+    net = lively(build_task(Card(task, name, ("a", "b"), dense_preprocessing(name, None, 64), head=head)))
     images = torch.randn(1, 3, 64, 64)
     form = featherbone.deploy(net, (64, 64))
     assert norms(net) and not norms(form)

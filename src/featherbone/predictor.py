@@ -23,18 +23,10 @@ from featherbone.devices import find_device
 from featherbone.errors import BadImage, BadOption, BadRun
 from featherbone.results import Record
 from featherbone.tasks.card import Card
-from featherbone.tasks.detection import SURE
 from featherbone.tasks.exported import open_task
-from featherbone.tasks.panoptic import KEPT
+from featherbone.tasks.task import KINDS, kind_of
 from featherbone.tasks.testing import Testing, decode_tested
 from featherbone.tasks.tiling import check_tiles, decode_tiled
-
-MEANT = {
-    "score": ("detection", "instance", "panoptic"),
-    "tile": ("detection", "instance"),
-    **dict.fromkeys(("slide", "scales", "mirror"), ("semantic",)),
-}
-"""Options, and the tasks that they mean something to."""
 
 
 class Predictor:
@@ -69,14 +61,15 @@ class Predictor:
         self.testing = Testing(slide, tuple(scales), mirror)
         given = {"score": score is not None, "tile": tile is not None, "slide": slide}
         given |= {"scales": self.testing.scales != (1.0,), "mirror": mirror}
-        for name in (name for name, is_given in given.items() if is_given and card.task not in MEANT[name]):
-            raise BadOption(f"{name} means nothing to {card.task}; leave it out, or give a run for {MEANT[name][0]}")
+        kind = kind_of(card)
+        for name in (name for name, is_given in given.items() if is_given and name not in kind.inference):
+            other = next(row.name for row in KINDS.values() if name in row.inference)
+            raise BadOption(f"{name} has no effect for {card.task}; omit it, or give a run for {other}")
         if score is not None and not (isinstance(score, int | float) and 0 <= score <= 1):
             raise BadOption(f"score {score!r} is not a number from 0 to 1; 0.5 is usual")
         if tile is not None:
             check_tiles(tile, overlap)
-        best = KEPT if card.task == "panoptic" else card.metrics.get("best_score") or SURE
-        self.score = best if score is None else score
+        self.score = kind.shown_score(card) if score is None else score
         self.tile, self.overlap = tile, overlap
         self._lock = Lock()
 
@@ -115,7 +108,7 @@ class Predictor:
             return [decode_tested(self.task, p, picture, self.testing, self.device) for picture in pictures]
         raw = self.task(torch.stack(inputs).to(self.device))
         frames = [p.frame(picture.height, picture.width) for picture in pictures]
-        return self.task.decode(raw, frames, *((self.score,) if self.card.task in MEANT["score"] else ()))
+        return self.task.decoder(raw, frames, score=self.score)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_lock"}

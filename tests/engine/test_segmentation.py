@@ -16,8 +16,8 @@ from featherbone.engine.settings import complete
 from featherbone.engine.train import evaluate_run, resume_run, start_run
 from featherbone.errors import BadOption, FeatherboneError
 from featherbone.tasks.card import Card
-from featherbone.tasks.dense import HEADS
 from featherbone.tasks.run import load_task
+from featherbone.tasks.task import KINDS
 from featherbone.tasks.testing import Testing
 from runs import Interrupted, rows, same_run, stop_after
 
@@ -50,7 +50,7 @@ def segment(scenes, tmp_path):
     """Train in this process; the run folder."""
 
     def run(name="run", model=LIGHT, task="semantic", data=None, **settings):
-        settings.setdefault("head_args", SMALL.get(settings.get("head") or next(iter(HEADS[task])), ""))
+        settings.setdefault("head_args", SMALL.get(settings.get("head") or next(iter(KINDS[task].heads)), ""))
         return start_run(data or scenes / task, model, task, tmp_path / name, complete(task=task, **settings))
 
     return run
@@ -96,7 +96,7 @@ def test_four_panoptic_maps_are_learned_by_heart(segment, tmp_path, head):
 def test_a_run_tells_what_it_is(segment, task):
     run = segment(task=task, **SETTINGS)
     card = Card.read(run)
-    assert (card.task, card.head, card.preprocessing.rule) == (task, next(iter(HEADS[task])), "fit")
+    assert (card.task, card.head, card.preprocessing.rule) == (task, next(iter(KINDS[task].heads)), "fit")
     assert card.metrics["images"] == 4 and card.data["train"] == 8
     assert card.things == ((0, 1, 2, 3, 4, 5) if task == "panoptic" else ())
     for picture in ("first_batch.jpg", "predictions.jpg"):
@@ -108,7 +108,7 @@ def test_a_run_tells_what_it_is(segment, task):
     assert again[key] == pytest.approx(card.metrics[key]) and classes == card.classes
 
 
-@pytest.mark.parametrize(("task", "head"), [(task, head) for task in ("semantic", "panoptic") for head in HEADS[task]])
+@pytest.mark.parametrize(("task", "head"), [(task, h) for task in ("semantic", "panoptic") for h in KINDS[task].heads])
 def test_an_interrupted_run_ends_in_the_same_bits(segment, monkeypatch, task, head):
     settings = SETTINGS | dict(head=head, save_seconds=0, accumulate=2)
     whole = segment("whole", task=task, **settings)

@@ -9,10 +9,11 @@ from safetensors.torch import load_file
 
 from featherbone.data.images import read_image
 from featherbone.engine.optimiser import build_optimiser, build_schedule, freeze_parts, set_training
-from featherbone.engine.settings import OPTIONS, PRESETS, Settings, command_options, complete, parse_keywords
+from featherbone.engine.settings import OPTIONS, Settings, command_options, complete, parse_keywords
 from featherbone.errors import BadOption, FeatherboneError
 from featherbone.recipes import RECIPES, find_recipe
 from featherbone.tasks.backbone import build_backbone
+from featherbone.tasks.task import KINDS
 
 
 def test_a_run_tells_what_it_is(train, short):
@@ -171,7 +172,7 @@ def test_a_preset_fills_what_a_recipe_leaves_open(name):
     recipe, task = find_recipe(name), re.search(r"--task (\w+)", RECIPES[name].__doc__)
     task = task[1] if task else "classification"
     both = complete("small-data", recipe, task)
-    for option, value in PRESETS["small-data"][task].items():
+    for option, value in KINDS[task].presets["small-data"].items():
         assert getattr(both, option) == recipe.get(option, value)
     assert both != complete(None, recipe, task)
 

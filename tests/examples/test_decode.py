@@ -76,7 +76,7 @@ def test_objects_are_those_of_the_package(head, decoders):
     seen = 0
     for outputs, inner, raw, frame in answers(card, task, about, decoders):
         for score in (None, about["decode"]["score"]):
-            (record,) = task.decode(raw, [frame], about["decode"]["shown"] if score is None else score)
+            (record,) = task.decoder(raw, [frame], score=about["decode"]["shown"] if score is None else score)
             got = decoders[head].decode(outputs, about, frame.size, inner, score)
             same(record.to_json()["objects"], got)
             for found, mask in zip(got, getattr(record, "masks", ()), strict=head == "mask_rcnn"):
@@ -89,7 +89,7 @@ def test_objects_of_a_file_with_nms_are_those_of_the_package(decoders):
     card, task = a_model("yolov3")
     about = manifest_of(card, task, with_nms=True)
     for outputs, inner, raw, frame in answers(card, Picking(task), about, decoders):
-        (record,) = task.decode(raw, [frame], about["decode"]["score"])
+        (record,) = task.decoder(raw, [frame], score=about["decode"]["score"])
         assert len(record) > 3
         same(
             record.to_json()["objects"],
@@ -102,7 +102,7 @@ def test_maps_of_classes_are_those_of_the_package(head, decoders):
     card, task = a_model(head, dim=16)
     about = manifest_of(card, task)
     for outputs, inner, raw, frame in answers(card, task, about, decoders):
-        labels = task.decode(raw, [frame])[0].labels
+        labels = task.decoder(raw, [frame])[0].labels
         assert len(np.unique(labels)) > 1
         np.testing.assert_array_equal(decoders["semantic"].decode(outputs, about, frame.size, inner), labels)
 
@@ -113,7 +113,7 @@ def test_segments_are_those_of_the_package(decoders):
     things = stuff = 0
     for outputs, inner, raw, frame in answers(card, task, about, decoders):
         for score in (None, 0.3):
-            (record,) = task.decode(raw, [frame], score)
+            (record,) = task.decoder(raw, [frame], score=score)
             ids, segments = decoders["panoptic_fpn"].decode(outputs, about, frame.size, inner, score)
             np.testing.assert_array_equal(ids, record.ids)
             expected = record.to_json()["segments"]
@@ -132,7 +132,7 @@ def test_classes_are_those_of_the_package(shape, decoders):
     card = replace(card, preprocessing=Preprocessing(*shape))
     about = manifest_of(card, task)
     for outputs, _, raw, _ in answers(card, task, about, decoders):
-        same(task.decode(raw)[0].to_json()["classes"], decoders["classification"].decode(outputs, about))
+        same(task.decoder(raw)[0].to_json()["classes"], decoders["classification"].decode(outputs, about))
 
 
 @pytest.mark.parametrize("with_pre", [False, True])

@@ -19,8 +19,8 @@ from featherbone.exporters.targets import TARGETS
 from featherbone.ops.boxes import Target
 from featherbone.tasks.card import Card
 from featherbone.tasks.classification import ClassTargets, build_classifier
-from featherbone.tasks.dense import build_dense
 from featherbone.tasks.exported import open_task
+from featherbone.tasks.run import build_task
 
 CLASSES = tuple("abcdefgh")
 CARD = Card("classification", "test_resnet", CLASSES, Preprocessing(64, 64))
@@ -149,7 +149,7 @@ def test_objects_stay_where_they_are(tmp_path):
     p = Preprocessing(64, 64, rule="fit", interpolation="bilinear", crop=1.0)
     arguments = {"dim": 24, "num_convs": 1}
     card = Card("detection", "test_resnet", THINGS, p, head="retinanet", head_args=arguments)
-    task = build_dense(card.backbone, "detection", card.head, THINGS, p, arguments).train()
+    task = build_task(card).train()
     scenes = [draw_scene(3, i, (64, 64), most=2) for i in range(4)]
     images = torch.stack([p.transform()(scene.image) for scene in scenes])
     frames = [p.frame(64, 64)] * 4
@@ -162,13 +162,13 @@ def test_objects_stay_where_they_are(tmp_path):
         optimiser.step()
     task.eval()
     with torch.inference_mode():
-        expected = task.decode(task(images), frames, score=0.4)
+        expected = task.decoder(task(images), frames, score=0.4)
     assert sum(map(len, expected)) >= 4
 
     def found_again(exported):
         """Share of the pictures whose objects are all found at their places."""
         with torch.inference_mode():
-            pairs = zip(expected, exported.decode(exported(images), frames, score=0.4), strict=True)
+            pairs = zip(expected, exported.decoder(exported(images), frames, score=0.4), strict=True)
         likenesses = [alike(mine, theirs, 0.15) for mine, theirs in pairs]
         return sum(each.unmatched == 0 and (each.box_iou or 0) > 0.8 for each in likenesses) / 4
 

@@ -13,19 +13,18 @@ import torch
 from featherbone.data.scenes import draw_portrait, draw_scene
 from featherbone.data.transforms import Preprocessing
 from featherbone.exporters.web import PAGE
-from featherbone.heads.levels import Level
-from featherbone.heads.mask_rcnn import MaskRCNN
+from featherbone.heads.mask_rcnn import MaskDecoder
 from featherbone.heads.panoptic_fpn import PanopticRaw
-from featherbone.heads.retinanet import RetinaNet, RetinaRaw
+from featherbone.heads.retinanet import RetinaDecoder, RetinaRaw
 from featherbone.heads.roi import MaskRaw
-from featherbone.heads.yolov3 import YoloRaw, YOLOv3
+from featherbone.heads.yolov3 import YoloDecoder, YoloRaw
 from featherbone.ops import rle
 from featherbone.ops.boxes import Picked
-from featherbone.tasks.classification import Classifier
-from featherbone.tasks.detection import Detector
-from featherbone.tasks.panoptic import PanopticSegmenter
+from featherbone.tasks.classification import ClassDecoder
+from featherbone.tasks.detection import ObjectDecoder
+from featherbone.tasks.panoptic import PanopticDecoder
 from featherbone.tasks.raw import flatten
-from featherbone.tasks.semantic import Segmenter
+from featherbone.tasks.semantic import ClassMapDecoder
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="the page's arithmetic runs in Node, which is not installed")
@@ -33,7 +32,7 @@ pytestmark = pytest.mark.skipif(NODE is None, reason="the page's arithmetic runs
 PILLOW_13 = int(PIL.__version__.split(".")[0]) >= 13
 """Older ones resize pictures that lose much of their height in another order, so some bytes differ by a few."""
 CLASSES = ("ant", "bee", "cow", "dog", "elk")
-PYRAMID = [Level(8, 8), Level(8, 16), Level(8, 32)]
+RETINA_STRIDES = (8, 16, 32, 64, 128)
 SIZES = [(97, 61), (40, 133), (96, 96), (300, 211)]
 CANVAS = Preprocessing(96, 64, 1.0, "bilinear", rule="fit")
 
@@ -85,11 +84,10 @@ def as_json(frame):
     return {names.get(name, name): value for name, value in vars(frame).items()}
 
 
-def decoded(task, raws, frames, folder, score=None, things=()):
+def decoded(decoder, raws, frames, folder, score=None, things=()):
     """Python's records, and the page's answers."""
-    how = task.decoding(0.3)
+    how = decoder.describe(0.3)
     manifest = {"decode": how, "classes": CLASSES, "things": things}
-    more = {} if score is None else {"score": score}
     jobs = [
         {
             "outputs": {name: pack(value.numpy()) for name, value in flatten(raw).items()},
@@ -99,7 +97,7 @@ def decoded(task, raws, frames, folder, score=None, things=()):
         }
         for raw, frame in zip(raws, frames, strict=True)
     ]
-    records = [task.decode(raw, [frame], **more)[0] for raw, frame in zip(raws, frames, strict=True)]
+    records = [decoder(raw, [frame], score=score)[0] for raw, frame in zip(raws, frames, strict=True)]
     return records, in_node(jobs, folder)
 
 
@@ -152,7 +150,7 @@ def mask_raw(seed, count=20, classes=5):
 
 def test_classes(tmp_path):
     logits = [torch.randn(1, 5, generator=torch.Generator().manual_seed(i)) * 3 for i in range(4)]
-    records, answers = decoded(Classifier(torch.nn.Identity(), CLASSES), logits, frames(), tmp_path)
+    records, answers = decoded(ClassDecoder(CLASSES), logits, frames(), tmp_path)
     for record, answer in zip(records, answers, strict=True):
         expected, got = record.to_json()["classes"], answer["record"]["classes"]
         assert [x["name"] for x in expected] == [x["name"] for x in got]
@@ -164,22 +162,22 @@ def test_classes(tmp_path):
 def test_objects_of_raw_maps(kind, score, tmp_path):
     """With more candidates than are read, repeated ones, and boxes beyond the borders."""
     if kind == "retinanet":
-        head = RetinaNet(PYRAMID, len(CLASSES), 8, 1, candidates=300)
+        head = RetinaDecoder(RETINA_STRIDES, candidates=300)
         raws = [retina_raw(i) for i in range(len(SIZES))]
     else:
-        head = YOLOv3(PYRAMID, len(CLASSES), 8, candidates=200)
+        head = YoloDecoder((8, 16, 32), candidates=200)
         shapes = (3 * (5 + len(CLASSES)), (8, 16, 32), 1.5, -1)
         raws = [YoloRaw(maps(i, *shapes)) for i in range(len(SIZES))]
-    records, answers = decoded(Detector(torch.nn.Identity(), head, CLASSES), raws, frames(), tmp_path, score)
+    records, answers = decoded(ObjectDecoder("detection", CLASSES, head), raws, frames(), tmp_path, score)
     for record, answer in zip(records, answers, strict=True):
         assert len(record)
         same_objects(record.to_json(), answer["record"])
 
 
 def test_objects_told_by_the_file(tmp_path):
-    head = RetinaNet(PYRAMID, len(CLASSES), 8, 1)
+    head = RetinaDecoder(RETINA_STRIDES)
     raws = [head.pick(retina_raw(i)) for i in range(len(SIZES))]
-    task = Detector(torch.nn.Identity(), head, CLASSES)
+    task = ObjectDecoder("detection", CLASSES, head)
     records, answers = decoded(task, raws, frames(), tmp_path, 0.05)
     for record, answer in zip(records, answers, strict=True):
         same_objects(record.to_json(), answer["record"])
@@ -187,7 +185,7 @@ def test_objects_told_by_the_file(tmp_path):
 
 @pytest.mark.parametrize("score", [None, 0.4])
 def test_masks(score, tmp_path):
-    task = Detector(torch.nn.Identity(), MaskRCNN(PYRAMID, len(CLASSES), 8, fc_dim=8), CLASSES)
+    task = ObjectDecoder("instance", CLASSES, MaskDecoder())
     raws = [mask_raw(i) for i in range(len(SIZES))]
     records, answers = decoded(task, raws, frames(), tmp_path, score)
     assert sum(map(len, records)) > 20
@@ -199,7 +197,7 @@ def test_masks(score, tmp_path):
 def test_labels_of_pixels(at, tmp_path):
     g = torch.Generator().manual_seed(0)
     raws = [torch.randn(1, len(CLASSES), *at, generator=g) for _ in SIZES]
-    records, answers = decoded(Segmenter(torch.nn.Identity(), torch.nn.Identity(), CLASSES), raws, frames(), tmp_path)
+    records, answers = decoded(ClassMapDecoder(CLASSES), raws, frames(), tmp_path)
     for raw, frame, record, answer in zip(raws, frames(), records, answers, strict=True):
         labels = unpack(answer["labels"], np.uint8, record.labels.shape)
         differ = labels != record.labels
@@ -227,16 +225,7 @@ def at_image(raw, frame):
 def test_segments(tmp_path):
     things = (1, 3)
 
-    class Head(torch.nn.Module):
-        find = MaskRCNN.find
-        score = 0.05
-
-        def __init__(self):
-            super().__init__()
-            inner = MaskRCNN(PYRAMID, 2, 8, fc_dim=8)
-            self.find = lambda raw, score: inner.find(raw.things, score)
-
-    task = PanopticSegmenter(torch.nn.Identity(), Head(), CLASSES, things)
+    task = PanopticDecoder(CLASSES, things, MaskDecoder())
     g = torch.Generator().manual_seed(1)
     raws = [PanopticRaw(mask_raw(i, classes=2), torch.randn(1, 4, 6, 4, generator=g)) for i in range(len(SIZES))]
     records, answers = decoded(task, raws, frames(), tmp_path, 0.2, things)

@@ -29,7 +29,7 @@ from torchvision.ops import MultiScaleRoIAlign, box_iou, poolers, roi_align
 
 from featherbone.heads import roi, rpn
 from featherbone.heads.levels import Level
-from featherbone.heads.mask_rcnn import MaskRCNN
+from featherbone.heads.mask_rcnn import MaskDecoder, MaskRCNN
 from featherbone.heads.roi import MaskRaw
 from featherbone.heads.rpn import has_area, sample
 from featherbone.ops import rle
@@ -165,7 +165,7 @@ def test_detections_equal_torchvisions(theirs_of):
     theirs = theirs_of(head)
     for maps in (draw_maps(1), draw_maps(1)):
         _, expected = run_theirs(theirs, head, maps)
-        (found,) = head.find(head(maps, (HEIGHT, WIDTH)))
+        (found,) = MaskDecoder()(head(maps, (HEIGHT, WIDTH)))
         assert len(found.boxes) == 100
         assert torch.equal(found.labels + 1, expected["labels"])
         torch.testing.assert_close(found.scores, expected["scores"], rtol=1e-4, atol=1e-5)
@@ -180,7 +180,7 @@ def test_what_is_found_keeps_to_its_limits():
     def found(score=None, **options):
         head = lively(**options).eval()
         raw = head(maps, (HEIGHT, WIDTH))
-        return raw, head.find(raw, score)[0]
+        return raw, MaskDecoder()(raw, score)[0]
 
     raw, everything = found(0.0, limit=2000)
     count = len(everything.boxes)
@@ -203,7 +203,7 @@ def test_what_is_found_keeps_to_its_limits():
 def test_nothing_is_found_where_nothing_is():
     head = lively().eval()
     head.rois.box.classes.bias[-1] = 100  # background
-    (found,) = head.find(head(draw_maps(1, 64, 64), (64, 64)))
+    (found,) = MaskDecoder()(head(draw_maps(1, 64, 64), (64, 64)))
     assert [x.shape for x in found] == [(0, 4), (0,), (0,), (0, 28, 28)]
 
 
@@ -218,7 +218,9 @@ def test_a_batch_equals_its_images(height, width):
         torch.testing.assert_close(term, torch.stack([losses[name] for losses in each]).mean())
     with torch.inference_mode():
         head.eval()
-        for one, many in zip([head.find(head(x, size))[0] for x in singles], head.find(head(maps, size)), strict=True):
+        for one, many in zip(
+            [MaskDecoder()(head(x, size))[0] for x in singles], MaskDecoder()(head(maps, size)), strict=True
+        ):
             assert len(many.boxes)
             for x, y in zip(one, many, strict=True):
                 torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
@@ -260,9 +262,9 @@ def test_empty_proposals_count_for_nothing():
 def test_boxes_beside_the_image_are_not_found():
     head = lively().eval()
     maps = draw_maps(1, 64, 64)
-    assert len(head.find(head(maps, (64, 64)), 0.0)[0].boxes)
+    assert len(MaskDecoder()(head(maps, (64, 64)), 0.0)[0].boxes)
     head.rois.box.boxes.bias[::4] = 1e4  # dx
-    assert not len(head.find(head(maps, (64, 64)), 0.0)[0].boxes)
+    assert not len(MaskDecoder()(head(maps, (64, 64)), 0.0)[0].boxes)
 
 
 def test_samples_are_drawn_at_random_and_the_seed_repeats_them():
@@ -299,7 +301,7 @@ def test_half_precision_has_losses_in_full():
         assert losses[name].dtype == torch.float32
         torch.testing.assert_close(losses[name], term, rtol=0.05, atol=0)
     with torch.inference_mode():
-        (found,) = (half := lively().bfloat16().eval()).find(half([x.bfloat16() for x in maps], (HEIGHT, WIDTH)))
+        (found,) = MaskDecoder()(lively().bfloat16().eval()([x.bfloat16() for x in maps], (HEIGHT, WIDTH)))
     assert len(found.boxes) == 100
     assert all(x.dtype == torch.float32 for x in (found.boxes, found.scores, found.masks))
 
@@ -414,7 +416,7 @@ def test_it_learns_the_objects_of_two_images():
     print(*curve[::20], curve[-1], sep="\n")
     head.eval()
     with torch.inference_mode():
-        results = head.find(raw(), 0.5)
+        results = MaskDecoder()(raw(), 0.5)
     assert curve[-1][2] < curve[0][2] / 4 and curve[-1][4] < curve[0][4] / 4
     for found, target in zip(results, targets, strict=True):
         surest = torch.stack([(found.labels == label).nonzero()[0, 0] for label in target.labels])

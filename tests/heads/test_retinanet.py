@@ -19,13 +19,15 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 
 from featherbone.heads.levels import Level
-from featherbone.heads.retinanet import RetinaNet, RetinaRaw
+from featherbone.heads.retinanet import RetinaDecoder, RetinaNet, RetinaRaw
 from featherbone.ops.boxes import Target
 from featherbone.tasks.pyramid import Pyramid
 from registered import on_meta
 
 HEIGHT, WIDTH, DIM, CLASSES = 256, 384, 16, 5
 PYRAMID = [Level(6, 8), Level(10, 16), Level(12, 32)]
+STRIDES = (8, 16, 32, 64, 128)
+DECODER = RetinaDecoder(STRIDES)
 
 
 def draw_maps(batch, height=HEIGHT, width=WIDTH):
@@ -103,7 +105,7 @@ def test_detections_equal_torchvisions():
     outputs = {name: list(x.split(counts, 1)) for name, x in theirs.head(levels).items()}
     anchors = [list(x.split(counts)) for x in theirs.anchor_generator(images, levels)]
     expected = theirs.postprocess_detections(outputs, anchors, [(HEIGHT + 8, WIDTH + 8)] * 2)
-    for found, other in zip(head.find(raw), expected, strict=True):
+    for found, other in zip(DECODER(raw), expected, strict=True):
         assert len(found.boxes) == 100
         assert torch.equal(found.labels, other["labels"])
         torch.testing.assert_close(found.scores, other["scores"], rtol=1e-5, atol=1e-5)
@@ -120,12 +122,11 @@ def silent(height=HEIGHT, width=WIDTH):
 
 
 def test_a_channel_is_an_anchor_and_a_class():
-    head = RetinaNet(PYRAMID, CLASSES, DIM)
     for level, (row, ratio), column, label in product((0, 1), enumerate((0.5, 1, 2)), range(3), (0, CLASSES - 1)):
         raw, stride, (y, x) = silent(), 8 * 2**level, (9, 12)
         raw.logits[level][0, (3 * row + column) * CLASSES + label, y, x] = 2.0
         raw.deltas[level][0, (3 * row + column) * 4 + 2, y, x] = 0.1  # dw
-        (found,) = head.find(raw)
+        (found,) = DECODER(raw)
         assert found.labels.tolist() == [label]
         torch.testing.assert_close(found.scores, torch.tensor([2.0]).sigmoid())
         size = 4 * stride * 2 ** (column / 3)
@@ -138,7 +139,7 @@ def test_find_keeps_to_its_limits():
     raw = lively()(draw_maps(1), (HEIGHT, WIDTH))
 
     def scores(score=None, **options):
-        (found,) = RetinaNet(PYRAMID, CLASSES, DIM, **options).find(raw, score)
+        (found,) = RetinaDecoder(STRIDES, **options)(raw, score)
         assert torch.equal(found.scores, found.scores.sort(descending=True).values)
         return found.scores
 
@@ -153,7 +154,7 @@ def test_find_keeps_to_its_limits():
 
 
 def test_nothing_is_found_where_nothing_is():
-    (found,) = RetinaNet(PYRAMID, CLASSES, DIM).find(silent())
+    (found,) = DECODER(silent())
     assert [x.shape for x in found[:3]] == [(0, 4), (0,), (0,)]
     assert found.labels.dtype == torch.int64
 
@@ -165,7 +166,7 @@ def test_a_batch_equals_its_images(height, width):
     targets = [draw_target(4), draw_target(0), draw_target(2)]
     raw = head(maps, (height, width))
     singles = [RetinaRaw(*(tuple(x[i : i + 1] for x in part) for part in raw)) for i in range(3)]
-    for one, many in zip([head.find(single)[0] for single in singles], head.find(raw), strict=True):
+    for one, many in zip([DECODER(single)[0] for single in singles], DECODER(raw), strict=True):
         assert len(many.boxes)
         assert all(torch.equal(x, y) for x, y in zip(one[:3], many[:3], strict=True))
     each = [head.losses(single, [target]) for single, target in zip(singles, targets, strict=True)]
@@ -188,7 +189,7 @@ def test_half_precision_is_computed_in_full():
     target = draw_target(5)
     for x, y in zip(head.losses(half, [target]).values(), head.losses(full, [target]).values(), strict=True):
         assert x.dtype == torch.float32 and torch.equal(x, y)
-    assert all(torch.equal(x, y) for x, y in zip(head.find(half)[0][:3], head.find(full)[0][:3], strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(DECODER(half)[0][:3], DECODER(full)[0][:3], strict=True))
 
 
 def test_it_starts_from_the_prior_and_the_anchors():
@@ -204,7 +205,7 @@ def test_it_starts_from_the_prior_and_the_anchors():
 def test_anchors_follow_the_strides_of_the_backbone():
     raw = silent()
     raw.logits[0][0, 4 * CLASSES, 9, 12] = 2.0  # the first square anchor
-    (found,) = RetinaNet([Level(6, 14)], CLASSES, DIM).find(raw)  # strides 7, 14, 28 and on
+    (found,) = RetinaDecoder(RetinaNet([Level(6, 14)], CLASSES, DIM).strides)(raw)  # strides 7, 14, 28 and on
     torch.testing.assert_close(
         found.boxes, torch.tensor([[12 * 7, 9 * 7, 12 * 7, 9 * 7]]) + torch.tensor([-1, -1, 1, 1]) * 14 * 2 ** (1 / 3)
     )
@@ -265,7 +266,7 @@ def test_it_learns_the_objects_of_an_image():
         optimiser.step()
         curve.append([term.item() for term in losses.values()])
     with torch.inference_mode():
-        (found,) = head.find(raw())
+        (found,) = DECODER(raw())
     print(curve[::15], curve[-1], found.boxes[:3], found.scores[:5])
     assert curve[-1][0] < curve[0][0] / 10 and curve[-1][1] < curve[0][1] / 4
     order = found.labels[:3].argsort()

@@ -13,7 +13,7 @@ from featherbone.benchmarking.models import count_macs
 from featherbone.engine.settings import parse_keywords
 from featherbone.heads.anchors import IGNORED, NEGATIVE
 from featherbone.heads.levels import Level
-from featherbone.heads.yolov3 import ANCHORS, YoloRaw, YOLOv3, assign, cells_of, decode, encode
+from featherbone.heads.yolov3 import ANCHORS, YoloDecoder, YoloRaw, YOLOv3, assign, cells_of, decode, encode
 from featherbone.ops.boxes import WIDEST, Target
 from featherbone.tasks.pyramid import Pyramid
 from registered import on_meta, randomise
@@ -21,6 +21,7 @@ from registered import on_meta, randomise
 HEIGHT, WIDTH, DIM, CLASSES = 192, 256, 16, 5
 PYRAMID = [Level(6, 8), Level(10, 16), Level(12, 32)]
 STRIDES = (8, 16, 32)
+DECODER = YoloDecoder(STRIDES)
 EQUAL = [(40, 40)] * 9
 
 
@@ -178,7 +179,7 @@ def test_what_the_losses_ask_for_is_found():
         optimiser.zero_grad()
         sum(head.losses(raw, [target]).values()).backward()
         optimiser.step()
-    (found,) = head.find(raw, score=0.5)
+    (found,) = DECODER(raw, score=0.5)
     order = found.boxes[:, 0].argsort()
     assert found.labels[order].tolist() == [0, 4, 2, 2]
     torch.testing.assert_close(found.boxes[order], target.boxes, rtol=0, atol=0.1)
@@ -186,14 +187,14 @@ def test_what_the_losses_ask_for_is_found():
 
 @pytest.mark.parametrize("given", [{}, {"anchor_size": 416}, {"anchors": [[5 + 7 * i, 90 - 9 * i] for i in range(9)]}])
 def test_a_channel_is_an_anchor_and_an_answer(given):
-    head = YOLOv3(PYRAMID, CLASSES, DIM, **given)
+    decoder = YoloDecoder(STRIDES, **given)
     sizes = sorted(given.get("anchors", ANCHORS[given.get("anchor_size", 320)]), key=lambda size: size[0] * size[1])
     for level, slot, label in product(range(3), range(3), (0, CLASSES - 1)):
         raw, stride, (row, column) = silent(), STRIDES[level], (3, 2)
         values = raw.maps[level][0].view(3, -1, *raw.maps[level].shape[2:])[slot, :, row, column]
         values[:5] = torch.tensor([1.0, -1, 0.1, -0.2, 2])
         values[5 + label] = 3
-        (found,) = head.find(raw)
+        (found,) = decoder(raw)
         w, h = sizes[3 * level + slot]
         x, y = (column + 1 / (1 + exp(-1))) * stride, (row + 1 / (1 + exp(1))) * stride
         w, h = w * exp(0.1), h * exp(-0.2)
@@ -230,7 +231,7 @@ def test_find_keeps_to_its_limits():
     raw = lively()(draw_maps(1), (HEIGHT, WIDTH))
 
     def scores(score=None, **options):
-        (found,) = YOLOv3(PYRAMID, CLASSES, DIM, **options).find(raw, score)
+        (found,) = YoloDecoder(STRIDES, **options)(raw, score)
         assert torch.equal(found.scores, found.scores.sort(descending=True).values)
         return found.scores
 
@@ -251,12 +252,12 @@ def test_nothing_is_looked_for_without_objectness():
     for column, objectness in enumerate((0.0049, 0.0051)):
         raw.maps[0][0, 4, 3, 10 * column] = log(objectness / (1 - objectness))
         raw.maps[0][0, 5, 3, 10 * column] = 20
-    (found,) = YOLOv3(PYRAMID, CLASSES, DIM).find(raw, score=0.001)
+    (found,) = DECODER(raw, score=0.001)
     torch.testing.assert_close(found.scores, torch.tensor([0.0051]), rtol=1e-4, atol=0)
 
 
 def test_nothing_is_found_where_nothing_is():
-    (found,) = YOLOv3(PYRAMID, CLASSES, DIM).find(silent())
+    (found,) = DECODER(silent())
     assert [x.shape for x in found[:3]] == [(0, 4), (0,), (0,)]
     assert found.labels.dtype == torch.int64
 
@@ -268,7 +269,7 @@ def test_only_boxes_of_one_class_repeat_one_another():
             values = raw.maps[1][0].view(3, -1, *raw.maps[1].shape[2:])[slot + 1, :, 6, 7]
             values[2:4] = torch.tensor([60.0, 60]).div(torch.tensor(ANCHORS[320][4 + slot])).log()  # the same box
             values[4], values[5 + label] = 20, 2 - slot
-        return YOLOv3(PYRAMID, CLASSES, DIM).find(raw)[0].labels.tolist()
+        return DECODER(raw)[0].labels.tolist()
 
     assert found(3, 3) == [3] and found(3, 1) == [3, 1] and found(1, 3) == [1, 3]
 
@@ -290,8 +291,8 @@ def test_a_batch_equals_its_images(height, width):
         alone = head([x[i : i + 1] for x in maps], (height, width))
         for x, y in zip(alone.maps, single(raw, i).maps, strict=True):
             torch.testing.assert_close(x, y)
-    for i, many in enumerate(head.find(raw)):
-        (one,) = head.find(single(raw, i))
+    for i, many in enumerate(DECODER(raw)):
+        (one,) = DECODER(single(raw, i))
         assert len(many.boxes)
         assert all(torch.equal(x, y) for x, y in zip(one[:3], many[:3], strict=True))
     each = [head.losses(single(raw, i), [target]) for i, target in enumerate(targets)]
@@ -314,7 +315,7 @@ def test_half_precision_is_computed_in_full():
     target = draw_target(5)
     for x, y in zip(head.losses(half, [target]).values(), head.losses(full, [target]).values(), strict=True):
         assert x.dtype == torch.float32 and torch.equal(x, y)
-    assert all(torch.equal(x, y) for x, y in zip(head.find(half)[0][:3], head.find(full)[0][:3], strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(DECODER(half)[0][:3], DECODER(full)[0][:3], strict=True))
 
 
 def test_it_starts_from_the_prior_and_the_anchors():
@@ -327,7 +328,7 @@ def test_it_starts_from_the_prior_and_the_anchors():
 def test_anchors_follow_the_strides_of_the_backbone():
     raw = silent()
     raw.maps[0][0, 4:6, 9, 12] = 20  # the smallest anchor, on the finest map
-    (found,) = YOLOv3([Level(6, 14)], CLASSES, DIM).find(raw)  # strides 7, 14, 28
+    (found,) = YoloDecoder(YOLOv3([Level(6, 14)], CLASSES, DIM).strides)(raw)  # strides 7, 14, 28
     half = torch.tensor(ANCHORS[320][0]) / 2
     centre = torch.tensor([12.5 * 7, 9.5 * 7])
     torch.testing.assert_close(found.boxes[0], torch.cat((centre - half, centre + half)))
@@ -416,7 +417,7 @@ def test_it_learns_the_objects_of_images():
         curve.append([term.item() for term in losses.values()])
     head.eval()
     with torch.inference_mode():
-        found = head.find(raw())
+        found = DECODER(raw())
     print(curve[::15], curve[-1], [(one.boxes[:3], one.scores[:5]) for one in found])
     assert all(last < first / 10 for last, first in zip(curve[-1][:2], curve[0][:2], strict=True))
     for one, target in zip(found, targets, strict=True):

@@ -6,7 +6,7 @@ from featherbone.data.scenes import draw_portrait
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadCheckpoint, BadOption, UnknownModel
 from featherbone.tasks.backbone import build_backbone, preprocessing_of, require_model
-from featherbone.tasks.classification import Classifier, ClassTargets, build_classifier
+from featherbone.tasks.classification import ClassDecoder, Classifier, ClassTargets, build_classifier
 
 
 @pytest.mark.parametrize("name,args", [("lvt", {}), ("lvt_cls", {"mix_token": True}), ("xformer_small", {})])
@@ -24,15 +24,17 @@ def test_four_drawn_images_are_learned_by_heart(name, args):
         loss.backward()
         optimiser.step()
         curve.append(loss.item())
-    records = task.eval().decode(task(images))
+    records = task.eval().decoder(task(images))
     assert sum(curve[-5:]) < 0.8 * sum(curve[:5])
     if name == "lvt":  # the others mix their images or are slower to start
         assert [record.name for record in records] == ["a", "b", "c", "d"]
 
 
 def test_decode_is_softmax_and_order():
-    task = Classifier(torch.nn.Identity(), ["x", "y", "z"])
-    (record,) = task.decode(torch.tensor([[0.0, 2.0, 1.0]]), top=2)
+    decoder = ClassDecoder(("x", "y", "z"), top=2)
+    (record,) = decoder(torch.tensor([[0.0, 2.0, 1.0]]))
+    (complete,) = decoder.exhaustive()(torch.tensor([[0.0, 2.0, 1.0]]))
+    assert complete.names == ("y", "z", "x")
     expected = torch.tensor([0.0, 2.0, 1.0]).softmax(0)
     assert record.labels == (1, 2) and record.names == ("y", "z")
     assert record.scores == pytest.approx((expected[1].item(), expected[2].item()))

@@ -1,5 +1,7 @@
 """From raw tensors to maps in an image's own pixels, and more than one look at an image."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,14 @@ from torch.nn import functional as F
 from featherbone.data.frames import fit
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption
-from featherbone.heads.mask_rcnn import MaskRCNN
+from featherbone.heads.mask_rcnn import MaskDecoder
 from featherbone.heads.panoptic_fpn import PanopticRaw
 from featherbone.heads.roi import MaskRaw
-from featherbone.tasks.dense import HEADS, build_dense, dense_preprocessing, find_head
-from featherbone.tasks.panoptic import PanopticSegmenter
+from featherbone.tasks.card import Card
+from featherbone.tasks.dense import dense_preprocessing
+from featherbone.tasks.panoptic import PanopticDecoder
+from featherbone.tasks.run import build_task
+from featherbone.tasks.task import KINDS
 from featherbone.tasks.testing import Testing, decode_tested
 
 CLASSES = ("sky", "road", "car")
@@ -90,14 +95,15 @@ def test_scales_are_of_the_input(net):
 
 
 def test_one_plain_look_is_decode():
-    head = find_head("semantic", None)[1]
+    head = KINDS["semantic"].find_head(None)[1]
     preprocessing = dense_preprocessing("mobilenetv3_small_050", head, 64)
     torch.manual_seed(0)
-    task = build_dense("mobilenetv3_small_050", "semantic", "segformer", CLASSES, preprocessing, {"dim": 16}).eval()
+    card = Card("semantic", "mobilenetv3_small_050", CLASSES, preprocessing, head_args={"dim": 16})
+    task = build_task(card).eval()
     image, _ = scene(90, 61)
     with torch.no_grad():
         raw = task(preprocessing.transform()(image)[None])
-    decoded = task.decode(raw, [preprocessing.frame(90, 61)])[0]
+    decoded = task.decoder(raw, [preprocessing.frame(90, 61)])[0]
     tested = decode_tested(task, preprocessing, image, Testing(), CPU)
     assert (decoded.labels == tested.labels).mean() > 0.999  # softmax may turn a tie
 
@@ -108,51 +114,44 @@ def test_scales_without_sense_are_refused(scales):
         Testing(scales=scales)
 
 
-class Found(nn.Module):
-    """Stands in for a panoptic head: what is above the score, as it is."""
-
-    def find(self, raw, score):
-        return MaskRCNN.find(self, raw.things, score)
-
-
 def panoptic(boxes, scores, labels, stuff):
-    """A task with classes grass, cat, dog, sky, of which two are things; and its raw tensors at 16 x 16, stride 4."""
-    task = PanopticSegmenter(nn.Identity(), Found(), ("grass", "cat", "dog", "sky"), (1, 2))
+    """A decoder of classes grass, cat, dog, sky, of which two are things; and raw tensors at 16 x 16, stride 4."""
+    decoder = PanopticDecoder(("grass", "cat", "dog", "sky"), (1, 2), MaskDecoder())
     masks = torch.ones(1, len(boxes), 28, 28)
     about = (torch.tensor([boxes], dtype=torch.float), torch.tensor([scores]), torch.tensor([labels]), masks)
-    return task, PanopticRaw(MaskRaw(*about), F.one_hot(torch.tensor(stuff), 3).movedim(-1, 0)[None].float() * 9)
+    return decoder, PanopticRaw(MaskRaw(*about), F.one_hot(torch.tensor(stuff), 3).movedim(-1, 0)[None].float() * 9)
 
 
 def test_things_lie_on_stuff():
     """A cat on grass under a sky, in an image twice the size of the input."""
     stuff = [[2, 2, 2, 2], [2, 2, 2, 2], [1, 0, 0, 1], [1, 1, 1, 1]]
-    task, raw = panoptic([[4, 6, 12, 12], [0, 0, 4, 4]], [0.9, 0.3], [0, 1], stuff)
-    (record,) = task.decode(raw, [fit(32, 32, 16, 16)])
+    decoder, raw = panoptic([[4, 6, 12, 12], [0, 0, 4, 4]], [0.9, 0.3], [0, 1], stuff)
+    (record,) = decoder(raw, [fit(32, 32, 16, 16)])
     assert [(s.name, s.thing) for s in record.segments] == [("cat", True), ("grass", False), ("sky", False)]
     cat = record.segments[0]
     assert cat.box == (8, 12, 24, 24) and cat.area == 16 * 12 and cat.score == pytest.approx(0.9)
     assert record.ids.shape == (32, 32) and set(np.unique(record.ids)) == {1, 2, 3}
     values = record.to_json()
     assert values["segments"][0]["name"] == "cat" and values["segments"][1]["score"] is None
-    (more,) = task.decode(raw, [fit(32, 32, 16, 16)], score=0.2)
+    (more,) = decoder(raw, [fit(32, 32, 16, 16)], score=0.2)
     assert [s.name for s in more.segments][:2] == ["cat", "dog"]
 
 
 def test_one_thing_is_not_two():
     """Boxes of two classes that overlap by more than half are one thing, the surer."""
     stuff = [[0] * 4] * 4
-    task, raw = panoptic([[2, 2, 12, 12], [2, 2, 12, 13]], [0.7, 0.8], [0, 1], stuff)
-    (record,) = task.decode(raw, [fit(16, 16, 16, 16)])
+    decoder, raw = panoptic([[2, 2, 12, 12], [2, 2, 12, 13]], [0.7, 0.8], [0, 1], stuff)
+    (record,) = decoder(raw, [fit(16, 16, 16, 16)])
     assert [s.name for s in record.segments] == ["dog"]
     assert (record.ids == 0).sum() == 256 - record.segments[0].area  # a thing without an instance is void
 
 
 def test_little_stuff_is_void():
     stuff = [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 2]]
-    task, raw = panoptic([[0, 0, 0, 0]], [0.0], [0], stuff)
-    (record,) = task.decode(raw, [fit(16, 16, 16, 16)], stuff=0.1)
+    decoder, raw = panoptic([[0, 0, 0, 0]], [0.0], [0], stuff)
+    (record,) = replace(decoder, stuff_share=0.1)(raw, [fit(16, 16, 16, 16)])
     assert [s.name for s in record.segments] == ["grass"] and 0 < (record.ids == 0).sum() < 30
-    (record,) = task.decode(raw, [fit(16, 16, 16, 16)], stuff=0.0)
+    (record,) = replace(decoder, stuff_share=0.0)(raw, [fit(16, 16, 16, 16)])
     assert [s.name for s in record.segments] == ["grass", "sky"]
 
 
@@ -161,11 +160,12 @@ def test_little_stuff_is_void():
 @pytest.mark.parametrize("backbone", ["lvt", "mobilenetv3_small_050"])
 def test_forward_exports(task, backbone):
     """Every head, from the first day; the exported program says the same."""
-    for name, head in HEADS[task].items():
+    for name, head in KINDS[task].heads.items():
         preprocessing = dense_preprocessing(backbone, head, 64)
         small = {"dim": 16} | ({"fc_dim": 16, "branch_dim": 8, "proposals": 20} if task == "panoptic" else {})
         torch.manual_seed(0)
-        net = build_dense(backbone, task, name, CLASSES, preprocessing, small, things=(1, 2)).eval()
+        card = Card(task, backbone, CLASSES, preprocessing, head=name, head_args=small, things=(1, 2))
+        net = build_task(card).eval()
         images = torch.randn(1, 3, 64, 64)
         with torch.no_grad():
             program = torch.export.export(net, (images,)).module()

@@ -8,7 +8,8 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from featherbone.benchmarking.models import count_macs
 from featherbone.tasks.backbone import preprocessing_of
-from featherbone.tasks.dense import build_dense
+from featherbone.tasks.card import Card
+from featherbone.tasks.run import build_task
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,15 @@ PAPERS = (
 def dense_cost(model: DenseModel) -> tuple[int, int]:
     """Parameters and multiply-adds of one image, convolutions and matrix products counted; nothing is computed."""
     preprocessing = preprocessing_of(model.backbone, (model.height, model.width))
-    classes = [str(i) for i in range(model.classes)]
-    about = (model.backbone, model.task, model.head, classes, preprocessing)
-    net = build_dense(*about, things=range(model.things)).requires_grad_(False)
+    card = Card(
+        task=model.task,
+        backbone=model.backbone,
+        head=model.head,
+        classes=tuple(str(i) for i in range(model.classes)),
+        preprocessing=preprocessing,
+        things=tuple(range(model.things)),
+    )
+    net = build_task(card).requires_grad_(False)
     params = sum(parameter.numel() for parameter in net.parameters())
     with FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv()):
         return params, count_macs(net, model.height, model.width)

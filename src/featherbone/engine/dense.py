@@ -14,8 +14,9 @@ from featherbone.engine.settings import parse_keywords
 from featherbone.progress import say
 from featherbone.tasks.backbone import weights_licence
 from featherbone.tasks.card import Card
-from featherbone.tasks.dense import dense_preprocessing, find_head
+from featherbone.tasks.dense import dense_preprocessing
 from featherbone.tasks.run import build_task, load_backbone
+from featherbone.tasks.task import KINDS
 
 SHOWN = 12
 """Images on the pictures of a batch and of predictions."""
@@ -31,7 +32,7 @@ class DenseJob(Job):
 
     def card(self, model: str) -> Card:
         settings = self.settings
-        name, head = find_head(self.task, settings.head)
+        name, head = KINDS[self.task].find_head(settings.head)
         return self.first_card(
             backbone=model,
             head=name,

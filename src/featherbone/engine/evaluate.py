@@ -84,7 +84,7 @@ def evaluate_detector(
         raw = task(batch.to(device, non_blocking=True))
         entries = [images.entries[index] for _, index in keys]
         frames = [preprocessing.frame(entry.height, entry.width) for entry in entries]
-        found += zip([index for _, index in keys], task.decode(raw, frames), strict=True)
+        found += zip([index for _, index in keys], task.decoder(raw, frames), strict=True)
         if not masks and not isinstance(raw, Picked):
             terms = task.losses(raw, to_device(targets, device))
             total += len(keys) * float(torch.stack(list(terms.values())).sum())

@@ -84,7 +84,7 @@ def evaluate_segmenter(
             terms = task.losses(raw, to_device(targets, device))
             total += len(keys) * float(torch.stack(list(terms.values())).sum())
             frames = [preprocessing.frame(*images.size(index)) for _, index in keys]
-            for (_, index), said in zip(keys, task.decode(raw, frames), strict=True):
+            for (_, index), said in zip(keys, task.decoder(raw, frames), strict=True):
                 record(index, said)
     else:
         mine = range(accelerator.process_index, len(images), accelerator.num_processes)
@@ -105,12 +105,12 @@ def evaluate_panoptic(
     score: float | None = None,
 ) -> tuple[dict[str, Any], Kept]:
     """Panoptic quality of a task over a split, each image in its own pixels."""
-    metrics, kept = PanopticMetrics(len(task.classes), task.things), Kept(len(images))
+    metrics, kept = PanopticMetrics(len(task.classes), task.decoder.things), Kept(len(images))
     batches: Any = loader.batch_sampler
     for keys, (batch, _) in track(zip(batches, loader, strict=True), "evaluating", len(loader)):
         raw = task(batch.to(accelerator.device, non_blocking=True))
         frames = [preprocessing.frame(*images.size(index)) for _, index in keys]
-        for (_, index), said in zip(keys, task.decode(raw, frames, score), strict=True):
+        for (_, index), said in zip(keys, task.decoder(raw, frames, score=score), strict=True):
             kept.add(index, said, count_panoptic(metrics, images, index, said))
     metrics, kept = _join(metrics, kept, accelerator)
     return {**metrics.compute(), "images": len(images)}, kept

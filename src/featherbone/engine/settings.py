@@ -5,7 +5,7 @@ A setting comes from the first of these that states it:
 1. the options given to `featherbone.train` or on the command line,
 2. the recipe (`recipe`),
 3. the preset (`preset`),
-4. the task's defaults (`TASK_DEFAULTS`),
+4. the defaults of the task (`KINDS` in tasks/task.py),
 5. the default of the field.
 """
 
@@ -20,6 +20,7 @@ import numpy as np
 import tyro
 
 from featherbone.errors import BadOption, did_you_mean
+from featherbone.tasks.task import KINDS
 
 
 def option(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
@@ -171,75 +172,6 @@ OPTIONS = {option.name: option for option in fields(Settings)}
 TYPES: dict[str, Any] = get_type_hints(Settings)
 
 
-OF_OBJECTS: dict[str, Any] = {
-    "batch_size": 8,
-    "warmup_epochs": 1,
-    "clip_grad": 10.0,
-    "scale": (0.6, 1.4),
-    "photometric": 0.5,
-}
-"""Other defaults of detection and instance segmentation."""
-
-OF_PIXELS: dict[str, Any] = {
-    "batch_size": 8,
-    "warmup_epochs": 1,
-    "schedule": "poly",
-    "scale": (0.5, 2.0),
-    "photometric": 0.5,
-}
-"""Other defaults of semantic segmentation."""
-
-TASK_DEFAULTS: dict[str, dict[str, Any]] = {
-    "classification": {},
-    "detection": OF_OBJECTS,
-    "instance": OF_OBJECTS,
-    "semantic": {**OF_PIXELS, "class_share": 0.75},
-    "panoptic": OF_OBJECTS,
-}
-
-ONLY: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("classification",): (
-        *("smoothing", "mixup", "cutmix", "auto_augment", "color_jitter", "erasing", "min_area", "dropout"),
-        *("teacher", "distillation", "distillation_weight", "temperature"),
-    ),
-    ("detection", "instance", "semantic", "panoptic"): (
-        *("head", "head_args", "head_lr", "scale", "photometric", "expand", "backbone_from", "freeze_norm"),
-    ),
-    ("detection", "instance", "panoptic"): ("iou_crop",),
-    ("detection", "instance"): ("mosaic", "unlabelled", "crowds"),
-    ("semantic",): ("class_share", "ignore_index", "zero_ignored", "class_weights", "hard_share", "dice"),
-}
-"""Settings that have an effect for some tasks only."""
-
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "small-data": {
-        "classification": {
-            "batch_size": 16,
-            "epochs": 100,
-            "warmup_epochs": 5,
-            "clip_grad": 1.0,
-            "mixup": 0.2,
-            "cutmix": 0.0,
-            "auto_augment": "rand-m6-mstd0.5-inc1",
-            "ema": 0.995,
-        },
-        "detection": {"batch_size": 4, "epochs": 100, "lr": 1e-3, "warmup_epochs": 3, "ema": 0.998, "mosaic": 0.5},
-        "instance": {"batch_size": 2, "epochs": 100, "lr": 3e-4, "warmup_epochs": 3, "ema": 0.998},
-        "semantic": {
-            "batch_size": 4,
-            "epochs": 100,
-            "lr": 2e-3,
-            "warmup_epochs": 3,
-            "clip_grad": 1.0,
-            "ema": 0.998,
-            "scale": (0.8, 1.5),
-        },
-        "panoptic": {"batch_size": 2, "epochs": 100, "lr": 3e-4, "warmup_epochs": 3, "ema": 0.998},
-    },
-}
-"""`small-data`: tens to hundreds of images; more updates per image, an average of the weights, other augmentation."""
-
-
 def complete(
     preset: str | None = None, recipe: Mapping[str, Any] | None = None, task: str = "classification", **given: Any
 ) -> Settings:
@@ -247,16 +179,17 @@ def complete(
 
     Raises `BadOption` for an unknown name, an option without effect for the task, or a value out of range.
     """
-    if preset is not None and preset not in PRESETS:
-        raise BadOption(f"no preset {preset!r}; available: {', '.join(PRESETS)}")
+    kind = KINDS[task]
+    if preset is not None and preset not in kind.presets:
+        raise BadOption(f"no preset {preset!r}; available: {', '.join(kind.presets)}")
     stated = {**(recipe or {}), **given}
-    foreign = {name for tasks, names in ONLY.items() if task not in tasks for name in names}
+    foreign = {name for other in KINDS.values() for name in other.options} - kind.options
     for name in stated:
         if name not in OPTIONS:
             raise BadOption(f"no option {name!r}{did_you_mean(name, OPTIONS)} See: featherbone train --help")
         if name in foreign:
             raise BadOption(f"option {name} has no effect for {task}; omit it, or choose another task or recipe")
-    settings = Settings().override(**{**TASK_DEFAULTS[task], **(PRESETS[preset][task] if preset else {}), **stated})
+    settings = Settings().override(**{**kind.defaults, **(kind.presets[preset] if preset else {}), **stated})
     if settings.scale[0] > settings.scale[1]:
         raise BadOption(f"scale {settings.scale}: the minimum comes first")
     if settings.schedule == "step" and not settings.milestones:
@@ -269,7 +202,7 @@ def complete(
 def from_card(card: Mapping[str, Any], task: str, **given: Any) -> Settings:
     """The settings of a run from its card, which may be of an earlier version, with some replaced."""
     known = {name: value for name, value in card.items() if name in OPTIONS}
-    return Settings().override(**{**TASK_DEFAULTS[task], **known, **given})
+    return Settings().override(**{**KINDS[task].defaults, **known, **given})
 
 
 def _check(name: str, value: Any) -> Any:
@@ -318,22 +251,22 @@ def command_options() -> Any:
 
 
 def _effect(name: str) -> str:
-    tasks = next((tasks for tasks, names in ONLY.items() if name in names), ())
+    tasks = [kind.name for kind in KINDS.values() if name in kind.options]
     return OPTIONS[name].metadata["help"] + (f" For {_listed(tasks)} only." if tasks else "")
 
 
 def _default(name: str) -> str:
     """`(default: 32; for detection, instance 8)`."""
     own: dict[str, list[str]] = {}
-    for task, values in TASK_DEFAULTS.items():
-        if name in values:
-            own.setdefault(_shown(values[name]), []).append(task)
+    for kind in KINDS.values():
+        if name in kind.defaults:
+            own.setdefault(_shown(kind.defaults[name]), []).append(kind.name)
     others = "".join(f"; for {_listed(tasks)} {value}" for value, tasks in own.items())
     return f"(default: {_shown(OPTIONS[name].default)}{others})"
 
 
 def _listed(tasks: Sequence[str]) -> str:
-    others = [task for task in TASK_DEFAULTS if task not in tasks]
+    others = [task for task in KINDS if task not in tasks]
     return f"all tasks but {others[0]}" if len(others) == 1 else ", ".join(tasks)
 
 

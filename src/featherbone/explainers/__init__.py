@@ -106,7 +106,7 @@ def explain(
     record = None
     if subject.task is not None:
         with torch.no_grad():
-            record = subject.task.decode(subject.task(x))[0]
+            record = subject.task.decoder(subject.task(x), [])[0]
     sections = [view_section(view), *explain_net(subject, x, view)]
     pictures = []
     for shown in (shown for section in sections for shown in section.pictures):

@@ -22,11 +22,12 @@ from featherbone.progress import say, track
 from featherbone.results import Record
 from featherbone.runtimes import open_file
 from featherbone.tasks.card import Card
-from featherbone.tasks.detection import SURE
 from featherbone.tasks.exported import ExportedTask
 from featherbone.tasks.forms import Normalising, Picking, to_bytes
+from featherbone.tasks.likeness import count_objects
 from featherbone.tasks.manifest import MANIFEST, Manifest, describe, digests
 from featherbone.tasks.raw import Flat, flatten
+from featherbone.tasks.task import kind_of
 
 PARITY, PAGE = "parity.json", "parity.html"
 REPORTS = (PARITY, PAGE, "int8.json", "int8.html")
@@ -160,15 +161,11 @@ def decode_alike(
     A classification's hold every class. A model that has hardly learned finds nothing there; then all that it finds is
     compared.
     """
+    decoder = task.decoder.exhaustive()
 
-    def decode(side: list[Any], **limits: Any) -> list[Record]:
-        return [task.decode(raw, [frame], **limits)[0] for raw, frame in zip(side, frames, strict=True)]
+    def decode(side: list[Any], score: float) -> list[Record]:
+        return [decoder(raw, [frame], score=score)[0] for raw, frame in zip(side, frames, strict=True)]
 
-    if card.task == "classification":
-        return decode(raws[0], top=len(card.classes)), decode(raws[1], top=len(card.classes)), 0.0
-    if card.task == "semantic":
-        return decode(raws[0]), decode(raws[1]), 0.0
-    usual = (card.metrics.get("best_score") or SURE) / 2
-    records = decode(raws[0], score=usual)
-    least = usual if any(len(getattr(r, "boxes", ()) or getattr(r, "segments", ())) for r in records) else 0.0
-    return decode(raws[0], score=least), decode(raws[1], score=least), least
+    usual = (kind_of(card).shown_score(card) or 0.0) / 2
+    least = usual if count_objects(decode(raws[0], usual)) else 0.0
+    return decode(raws[0], least), decode(raws[1], least), least

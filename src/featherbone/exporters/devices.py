@@ -23,9 +23,10 @@ from featherbone.progress import say
 from featherbone.runtimes import open_file
 from featherbone.tasks.backbone import preprocessing_of
 from featherbone.tasks.card import Card
-from featherbone.tasks.dense import HEADS, dense_preprocessing, find_head
+from featherbone.tasks.dense import dense_preprocessing
 from featherbone.tasks.raw import Flat
 from featherbone.tasks.run import build_task
+from featherbone.tasks.task import KINDS
 
 AXES = {"batch": 0, "height": 2, "width": 3}
 FIXED = "has files of one input size alone"
@@ -131,15 +132,13 @@ def examine_target(
 def untrained_card(model: str, task: str, head: str | None, image_size: int | tuple[int, int] | None) -> Card:
     """The card of a model with three classes, for panoptic segmentation two of them counted."""
     classes = ("a", "b", "c")
-    if task == "classification":
-        if head is not None:
-            raise BadOption(f"head {head!r} means nothing to classification; leave it out, or give the head's task")
+    if task not in KINDS:
+        raise BadOption(f"no task {task!r}; available: {', '.join(KINDS)}")
+    name, head_class = KINDS[task].find_head(head)
+    if head_class is None:
         return Card(task, model, classes, preprocessing_of(model, image_size))
-    if task not in HEADS:
-        raise BadOption(f"no task {task!r}; there is classification, {', '.join(HEADS)}")
-    name, made = find_head(task, head)
-    things = (0, 1) if task == "panoptic" else ()
-    return Card(task, model, classes, dense_preprocessing(model, made, image_size), head=name, things=things)
+    size = dense_preprocessing(model, head_class, image_size)
+    return Card(task, model, classes, size, head=name, things=(0, 1))
 
 
 def _examine(card: Card, form: Form, found: dict[str, Any]) -> None:

@@ -1,30 +1,23 @@
 """Whether an exported file and its model say the same of real images, after decoding."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
-from featherbone.ops import rle
-from featherbone.results import Classification, Detections, Instances, PanopticMap, Record, SemanticMap
-
-FULL = 100
-"""Objects beyond which heads tell of no more."""
-
-EDGE = 2
-"""Pixels of a mask that rounding may move across its threshold: of fifty, one alone would cost 0.02 of IoU."""
+from featherbone.results import Record
+from featherbone.tasks.likeness import SCORE, Likeness
+from featherbone.tasks.task import KINDS
 
 
 @dataclass(frozen=True)
 class Bounds:
     """How far a file may be from its model."""
 
-    score: float = 1e-3
+    score: float = SCORE
     """Largest difference of a score."""
     box_iou: float = 0.99
     """Least IoU of a box and its own counterpart."""
@@ -34,22 +27,6 @@ class Bounds:
     """Least share of an image's pixels that have the same class, or are in the same segment."""
     raw: float = 1e-3
     """Largest difference of a raw value, in root mean squares of its tensor."""
-
-
-@dataclass(frozen=True)
-class Likeness:
-    """How one image's records, or several images', compare; what does not apply is None."""
-
-    score: float | None = None
-    """Largest difference of the score of a class or an object."""
-    box_iou: float | None = None
-    mask_iou: float | None = None
-    """Least of the objects', `EDGE` pixels forgiven."""
-    agreement: float | None = None
-    unmatched: int = 0
-    """Objects that one finds and the other does not, by more than the bound of the score; or other best classes."""
-    objects: int = 0
-    """Objects that were compared."""
 
 
 @dataclass(frozen=True)
@@ -118,15 +95,10 @@ def compare(
     return Parity(len(images), _over(images, True), _over(images, False), raw, bounds)
 
 
-def alike(mine: Any, theirs: Any, score: float = Bounds.score, limit: float = 0.0) -> Likeness:
-    """Two records of one image; what lies less than `score` above a limit may be cut off in one of them."""
-    if isinstance(mine, Classification):
-        return _classes(mine, theirs, score)
-    if isinstance(mine, SemanticMap):
-        return Likeness(agreement=float((mine.labels == theirs.labels).mean()))
-    if isinstance(mine, PanopticMap):
-        return _segments(mine, theirs)
-    return _objects(mine, theirs, score, limit)
+def alike(mine: Record, theirs: Record, score: float = SCORE, limit: float = 0.0) -> Likeness:
+    """Two records of one image, compared as their task does it."""
+    kind = next(kind for kind in KINDS.values() if kind.record is type(mine))
+    return kind.same(mine, theirs, score, limit)
 
 
 def raw_difference(raw: dict[str, Tensor], got: dict[str, Tensor]) -> float:
@@ -148,66 +120,6 @@ def raw_difference(raw: dict[str, Tensor], got: dict[str, Tensor]) -> float:
             return float("inf")
         worst = max(worst, float((mine - theirs).abs().max() / mine.square().mean().sqrt().clamp(min=1e-12)))
     return worst
-
-
-def _classes(mine: Classification, theirs: Classification, score: float) -> Likeness:
-    own, other = (dict(zip(record.labels, record.scores, strict=True)) for record in (mine, theirs))
-    gap = max(abs(value - other[label]) for label, value in own.items())
-    tie = abs(mine.score - own[theirs.label]) <= score
-    return Likeness(score=gap, unmatched=int(mine.label != theirs.label and not tie))
-
-
-def _objects(mine: Detections, theirs: Detections, score: float, limit: float) -> Likeness:
-    """Each object's counterpart is the free one of its class that it overlaps most, the surest object first."""
-    if not len(mine) and not len(theirs):
-        return Likeness()
-    iou = box_iou(*(torch.tensor(r.boxes, dtype=torch.float64).reshape(-1, 4) for r in (mine, theirs))).numpy()
-    labels = np.array(mine.labels)[:, None] == np.array(theirs.labels)[None]
-    free = np.where(labels, iou, -1.0)
-    pairs = []
-    for i in range(len(mine)):
-        if free.shape[1] and (j := int(free[i].argmax())) is not None and free[i, j] > 0.5:
-            pairs.append((i, j))
-            free[:, j] = -1
-    seen = [{i for i, _ in pairs}, {j for _, j in pairs}]
-    full = max(len(mine), len(theirs)) >= FULL
-    least = score + (min((*mine.scores, *theirs.scores)) if full else limit)  # below this, either may be cut off
-    alone = sum(
-        value > least
-        for record, known in zip((mine, theirs), seen, strict=True)
-        for i, value in enumerate(record.scores)
-        if i not in known
-    )
-    found = Likeness(unmatched=alone, objects=len(pairs))
-    if not pairs:
-        return found
-    gap = max(abs(mine.scores[i] - theirs.scores[j]) for i, j in pairs)
-    found = replace(found, score=gap, box_iou=float(min(iou[pair] for pair in pairs)))
-    if isinstance(mine, Instances) and isinstance(theirs, Instances):
-        found = replace(found, mask_iou=min(_mask_iou(mine.masks[i], theirs.masks[j]) for i, j in pairs))
-    return found
-
-
-def _mask_iou(one: Any, other: Any) -> float:
-    a, b = rle.decode(one), rle.decode(other)
-    differing = max(int((a ^ b).sum()) - EDGE, 0)
-    return 1 - differing / max(int((a | b).sum()), 1)
-
-
-def _segments(mine: PanopticMap, theirs: PanopticMap) -> Likeness:
-    """Pixels agree where they lie in segments that are each other's largest part and have the same class."""
-    pairs, places = np.unique(np.stack([mine.ids.ravel(), theirs.ids.ravel()]), axis=1, return_inverse=True)
-    counts = np.bincount(places.ravel())
-    classes = [{0: -1} | {s.id: s.label for s in record.segments} for record in (mine, theirs)]
-    best = [{}, {}]  # type: list[dict[int, tuple[int, int]]]
-    for (a, b), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
-        for side, key, other in ((0, a, b), (1, b, a)):
-            best[side][key] = max(best[side].get(key, (0, 0)), (count, other))
-    same = 0
-    for (a, b), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
-        mutual = best[0][a][1] == b and best[1][b][1] == a
-        same += count if mutual and classes[0][a] == classes[1][b] else 0
-    return Likeness(agreement=same / mine.ids.size, objects=len(mine.segments))
 
 
 def _over(images: Sequence[Likeness], worst: bool) -> Likeness:

@@ -1,6 +1,7 @@
 """Mask R-CNN (arXiv 1703.06870): a first stage proposes boxes, a second says what they show, as boxes and as masks."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -31,19 +32,37 @@ class Proposed(NamedTuple):
     """(B, N, 4), in pixels, empty boxes last; they carry no gradient."""
 
 
+@dataclass(frozen=True)
+class MaskDecoder:
+    """Objects from Mask R-CNN's raw tensors, of which NMS and `limit` are part."""
+
+    raw: ClassVar[Any] = MaskRaw
+
+    score: float = 0.05
+
+    def __call__(self, raw: MaskRaw, score: float | None = None) -> list[Found]:
+        """The objects of each image with a score above `score`, in pixels of the network's input."""
+        threshold = self.score if score is None else score
+        images = zip(raw.boxes, raw.labels, raw.scores, raw.masks, strict=True)
+        return [Found(*(part[image[2] > threshold] for part in image)) for image in images]
+
+    def describe(self) -> dict[str, Any]:
+        """What a program needs to find objects in the raw tensors."""
+        return {"kind": "mask_rcnn", "outputs": OUTPUTS, "score": self.score, **FOUND, **PASTE}
+
+
 class MaskRCNN(nn.Module):
     """Objects of `num_classes` classes and their masks, from a pyramid of any strides.
 
     An FPN of `dim` channels, strides 4 to 64, and on it an RPN with a convolution of `rpn_dim` channels, which makes
-    `proposals` of each image. They are read from strides 4 to 32 by two layers of `fc_dim`, and what is found there
-    by four convolutions of `mask_dim` channels. By default both are `dim`. Boxes that overlap a surer one of their
-    class by more than `nms` in IoU fall out, and of the `limit` surest those above `score` are found.
+    `proposals` of each image. They are read from strides 4 to 32 by two layers of `fc_dim`, and the objects found there
+    by four convolutions of `mask_dim` channels. By default both are `dim`. Boxes that overlap a higher-scoring one of
+    their class by more than `nms` in IoU are dropped; at most `limit` remain.
     """
 
     image_size: ClassVar[int] = 640
     """Default side of the input, in pixels."""
-    raw: ClassVar[type] = MaskRaw
-    """Of what `forward` gives in evaluation."""
+    decoder: ClassVar[type[MaskDecoder]] = MaskDecoder
 
     def __init__(
         self,
@@ -55,18 +74,16 @@ class MaskRCNN(nn.Module):
         mask_dim: int | None = None,
         *,
         proposals: int = 1000,
-        score: float = 0.05,
         nms: float = 0.5,
         limit: int = 100,
     ) -> None:
         super().__init__()
-        self.score = score
         self.fpn = FPN(pyramid, dim, first=2, last=5, extra=1, kind="pool")
         self.rpn = RPN(self.fpn.levels, rpn_dim or dim, limit=proposals)
         self.rois = RoIHeads(self.fpn.levels[:-1], num_classes, fc_dim, mask_dim or dim, nms=nms, limit=limit)
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Proposed | MaskRaw:
-        """Maps (B, C, h, w) of the pyramid, of images of `size`, to what `losses` needs in training, else `find`."""
+        """Maps (B, C, h, w) of images of `size` to the input of `losses` or, in evaluation, of the decoder."""
         return self.read(self.fpn(maps), size)
 
     def read(self, levels: Sequence[Tensor], size: tuple[int, int]) -> Proposed | MaskRaw:
@@ -77,16 +94,6 @@ class MaskRCNN(nn.Module):
             return Proposed(tuple(levels), rpn, proposals)
         return self.rois(levels[:-1], proposals, size)
 
-    def decoding(self) -> dict[str, Any]:
-        """What a program needs to find objects in the raw tensors."""
-        return {"kind": "mask_rcnn", "outputs": OUTPUTS, "score": self.score, **FOUND, **PASTE}
-
     def losses(self, raw: Proposed, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The five losses of `RPN` and `RoIHeads`, weighted alike; which boxes are taught is drawn at random."""
         return self.rpn.losses(raw.rpn, targets) | self.rois.losses(raw.maps[:-1], raw.proposals, targets)
-
-    def find(self, raw: MaskRaw, score: float | None = None) -> list[Found]:
-        """The objects of each image whose score is above `score`, by default the head's own."""
-        threshold = self.score if score is None else score
-        images = zip(raw.boxes, raw.labels, raw.scores, raw.masks, strict=True)
-        return [Found(*(part[image[2] > threshold] for part in image)) for image in images]

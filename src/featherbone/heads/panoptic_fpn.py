@@ -10,7 +10,6 @@ from featherbone.heads.mask_rcnn import MaskRCNN, Proposed
 from featherbone.heads.pixels import pixel_loss
 from featherbone.heads.roi import MaskRaw
 from featherbone.heads.semantic_fpn import SemanticBranch
-from featherbone.ops.boxes import Found
 from featherbone.ops.label_maps import PanopticTarget
 
 
@@ -33,8 +32,6 @@ class PanopticFPN(nn.Module):
 
     image_size: ClassVar[int] = 640
     """Default side of the input, in pixels."""
-    raw: ClassVar[type] = PanopticRaw
-    """Of what `forward` gives in evaluation."""
 
     def __init__(
         self,
@@ -56,7 +53,7 @@ class PanopticFPN(nn.Module):
         self.stuff_weight = stuff_weight
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> PanopticRaw:
-        """Maps (B, C, h, w) of the pyramid, of images of `size`, to what `losses` needs in training, else `find`."""
+        """Maps (B, C, h, w) of images of `size` to the input of `losses` or, in evaluation, of the decoder."""
         levels = self.things.fpn(maps)
         return PanopticRaw(self.things.read(levels, size), self.stuff(levels[:-1]))
 
@@ -66,11 +63,6 @@ class PanopticFPN(nn.Module):
         terms = self.things.losses(raw.things, [target.things for target in targets])
         loss = pixel_loss(raw.stuff, [target.stuff for target in targets])
         return terms | {"stuff": self.stuff_weight * loss}
-
-    def find(self, raw: PanopticRaw, score: float | None = None) -> list[Found]:
-        """The things of each image whose score is above `score`, by default Mask R-CNN's own."""
-        assert isinstance(raw.things, MaskRaw), "the network was training"
-        return self.things.find(raw.things, score)
 
 
 class LightPanopticFPN(PanopticFPN):

@@ -1,6 +1,7 @@
-"""RetinaNet (arXiv 1708.02002): every anchor of five levels says what it shows and where, taught by focal loss."""
+"""RetinaNet (arXiv 1708.02002): every anchor of five levels predicts a class and a box; the loss is focal."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import log
 from typing import Any, ClassVar, NamedTuple
 
@@ -10,123 +11,51 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from featherbone.heads.anchors import IGNORED, base_anchors, by_anchor, grid_anchors, match
+from featherbone.heads.box_decoder import BoxDecoder, Candidates, require_strides
 from featherbone.heads.fpn import FPN
 from featherbone.heads.levels import Level
-from featherbone.ops.boxes import (
-    SELECTION,
-    WIDEST,
-    Found,
-    Picked,
-    Target,
-    clip_boxes,
-    decode_deltas,
-    encode_deltas,
-    pick_surest,
-    select_surest,
-)
+from featherbone.ops.boxes import WIDEST, Target, decode_deltas, encode_deltas
 
 SCALES = (1, 2 ** (1 / 3), 2 ** (2 / 3))
-"""Sizes of a cell's anchors, in fours of its stride."""
+"""Sizes of a cell's anchors, in multiples of four strides."""
 RATIOS = (0.5, 1, 2)
-"""Height by width of its anchors."""
+"""Ratios of height to width of the anchors."""
+NUM_LEVELS = 5
 NUM_ANCHORS = len(SCALES) * len(RATIOS)
 WEIGHTS = (1.0, 1.0, 1.0, 1.0)
-"""Of the deltas."""
+"""Standard deviations of the box deltas, inverted."""
 PRIOR = 0.01
-"""Score that every class of every anchor starts from."""
+"""Initial score of every class of every anchor."""
 
 
 class RetinaRaw(NamedTuple):
-    """What the network gives: one map a level, strides 8 to 128; channels are those of the first anchor, then the next.
+    """Raw maps, one per level, strides 8 to 128; channels are those of the first anchor, then the next.
 
     Anchors of a cell are in the order of `base_anchors`.
     """
 
     logits: tuple[Tensor, ...]
-    """Of the classes (B, 9 * K, h, w)."""
+    """Class logits (B, 9 * K, h, w)."""
     deltas: tuple[Tensor, ...]
-    """From anchors to boxes (B, 9 * 4, h, w)."""
+    """Deltas from anchors to boxes (B, 9 * 4, h, w)."""
 
 
-class RetinaNet(nn.Module):
-    """Objects of `num_classes` classes, from a pyramid of any strides.
+@dataclass(frozen=True)
+class RetinaDecoder(BoxDecoder):
+    """Objects from RetinaNet's raw maps; anchors are centred on the corners of their cells."""
 
-    An FPN of `dim` channels, strides 8 to 128; on it two towers of `num_convs` 3x3 convolutions, the same for all
-    levels, one for classes and one for boxes. Of each level the `candidates` surest answers are read; of those above
-    `score`, boxes that overlap a surer one of their class by more than `nms` in IoU fall out, and the `limit` surest
-    are found.
-    """
+    raw: ClassVar[Any] = RetinaRaw
 
-    image_size: ClassVar[int] = 640
-    """Default side of the input, in pixels."""
-    raw: ClassVar[type] = RetinaRaw
-    """Of what `forward` gives in evaluation."""
+    def __post_init__(self) -> None:
+        require_strides(self.strides, NUM_LEVELS)
 
-    def __init__(
-        self,
-        pyramid: Sequence[Level],
-        num_classes: int,
-        dim: int = 256,
-        num_convs: int = 4,
-        *,
-        score: float = 0.05,
-        candidates: int = 1000,
-        nms: float = 0.5,
-        limit: int = 100,
-    ) -> None:
-        super().__init__()
-        self.score, self.candidates, self.nms, self.limit = score, candidates, nms, limit
-        self.fpn = FPN(pyramid, dim, first=3, last=5, extra=2, kind="conv")
-        self.classes = _tower(dim, num_convs, NUM_ANCHORS * num_classes, bias=-log((1 - PRIOR) / PRIOR))
-        self.boxes = _tower(dim, num_convs, NUM_ANCHORS * 4)
-
-    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> RetinaRaw:
-        """Maps (B, C, h, w) of the pyramid to raw maps; the images' `size` is not needed."""
-        levels = self.fpn(maps)
-        return RetinaRaw(tuple(self.classes(x) for x in levels), tuple(self.boxes(x) for x in levels))
-
-    def losses(self, raw: RetinaRaw, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Focal loss (alpha 0.25, gamma 2) of the classes and L1 of the positive anchors' deltas, weighted alike.
-
-        An anchor is positive from IoU 0.5 on or as an object's best, negative below 0.4, else ignored. Sums of an
-        image are divided by its positives, at least 1; then the mean over the images.
-        """
-        logits = torch.cat([by_anchor(x, x.shape[1] // NUM_ANCHORS) for x in raw.logits], 1).float()  # (B, N, K)
-        deltas = torch.cat([by_anchor(x, 4) for x in raw.deltas], 1).float()  # (B, N, 4)
-        anchors = torch.cat(self._anchors(raw))  # (N, 4)
-        images = zip(logits, deltas, targets, strict=True)
-        of_classes, of_boxes = zip(*(_losses(x, shifts, anchors, target) for x, shifts, target in images), strict=True)
-        return {"class": torch.stack(of_classes).mean(), "box": torch.stack(of_boxes).mean()}
-
-    def find(self, raw: RetinaRaw, score: float | None = None) -> list[Found]:
-        """The objects of each image whose score is above `score`, by default the head's own.
-
-        Boxes are cut one cell beyond the finest map, where no image reaches: the head does not know its borders.
-        """
-        threshold = self.score if score is None else score
-        return [select_surest(*x, threshold, self.nms, self.limit) for x in zip(*self.surest(raw), strict=True)]
-
-    def pick(self, raw: RetinaRaw) -> Picked:
-        """The same of fixed shapes, above the head's own score: for NMS inside of an exported file."""
-        limits = (self.score, self.nms, self.limit)
-        images = [pick_surest(*image, *limits) for image in zip(*self.surest(raw), strict=True)]
-        boxes, labels, scores = (torch.stack(parts) for parts in zip(*images, strict=True))
-        return Picked(boxes, scores, labels)
-
-    def surest(self, raw: RetinaRaw) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (B, N, 4), labels (B, N) and scores (B, N) of the surest answers of all levels, before NMS."""
-        levels = zip(raw.logits, raw.deltas, self._anchors(raw), strict=True)
-        boxes, labels, scores = (torch.cat(parts, 1) for parts in zip(*(self._surest(*x) for x in levels), strict=True))
-        height, width = raw.logits[0].shape[2:]
-        stride = self.fpn.levels[0].stride
-        return clip_boxes(boxes, (height + 1) * stride, (width + 1) * stride), labels, scores
-
-    def decoding(self) -> dict[str, Any]:
-        """What a program needs to find objects in the raw maps: anchors lie about the corner of their cell."""
-        strides = [level.stride for level in self.fpn.levels]
-        anchors = [base_anchors([4 * stride * scale for scale in SCALES], RATIOS).tolist() for stride in strides]
-        about = {"kind": "retinanet", "strides": strides, "anchors": anchors, "weights": WEIGHTS, "widest": WIDEST}
-        rules = {
+    def describe(self) -> dict[str, Any]:
+        """What a program needs to find objects in the raw maps."""
+        return {
+            "kind": "retinanet",
+            "anchors": [_base_anchors(stride).tolist() for stride in self.strides],
+            "weights": WEIGHTS,
+            "widest": WIDEST,
             "outputs": {
                 "logits_{level}": "(B, anchor * class, row, column)",
                 "deltas_{level}": "(B, anchor * 4, row, column)",
@@ -141,31 +70,82 @@ class RetinaNet(nn.Module):
                 "w": "anchor_w * exp(min(dw / weights[2], widest))",
                 "h": "anchor_h * exp(min(dh / weights[3], widest))",
             },
-            "clip": {"x": "0 to (columns_0 + 1) * strides[0]", "y": "0 to (rows_0 + 1) * strides[0]"},
+            **self.rules(),
         }
-        return {**about, **rules, **SELECTION, **self._limits()}
 
-    def _limits(self) -> dict[str, Any]:
-        return {"score": self.score, "candidates": self.candidates, "nms": self.nms, "limit": self.limit}
+    def levels(self, raw: RetinaRaw) -> list[Candidates]:
+        """The candidates of each level."""
+        levels = zip(raw.logits, raw.deltas, level_anchors(raw, self.strides), strict=True)
+        return [self._level(*level) for level in levels]
 
-    def _anchors(self, raw: RetinaRaw) -> list[Tensor]:
-        """Of each level (h * w * 9, 4), in pixels."""
-        anchors = []
-        for maps, level in zip(raw.logits, self.fpn.levels, strict=True):
-            base = base_anchors([4 * level.stride * scale for scale in SCALES], RATIOS).to(maps.device)
-            anchors.append(grid_anchors(base, maps.shape[2], maps.shape[3], level.stride))
-        return anchors
-
-    def _surest(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (B, n, 4), labels (B, n) and scores (B, n) of a level's surest pairs of anchor and class."""
+    def _level(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> Candidates:
         _, channels, height, width = logits.shape
-        logits = logits.flatten(1).float()  # anchor, class, cell
+        logits = logits.flatten(1).float()  # (B, anchor * class * cell)
         values, index = logits.topk(min(self.candidates, logits.shape[1]))
         channel, cell = index // (height * width), index % (height * width)
         num_classes = channels // NUM_ANCHORS
         chosen = cell * NUM_ANCHORS + channel // num_classes
         shifts = by_anchor(deltas, 4).float().gather(1, chosen[..., None].expand(-1, -1, 4))
         return decode_deltas(shifts, anchors[chosen], WEIGHTS), channel % num_classes, values.sigmoid()
+
+
+def level_anchors(raw: RetinaRaw, strides: Sequence[float]) -> list[Tensor]:
+    """The anchors (h * w * 9, 4) of each level, in pixels."""
+    return [
+        grid_anchors(_base_anchors(stride).to(maps.device), maps.shape[2], maps.shape[3], stride)
+        for maps, stride in zip(raw.logits, strides, strict=True)
+    ]
+
+
+def _base_anchors(stride: float) -> Tensor:
+    return base_anchors([4 * stride * scale for scale in SCALES], RATIOS)
+
+
+class RetinaNet(nn.Module):
+    """Objects of `num_classes` classes, from a pyramid of any strides.
+
+    An FPN of `dim` channels, strides 8 to 128; on it two towers of `num_convs` 3x3 convolutions, shared by all levels,
+    one for classes and one for boxes.
+    """
+
+    image_size: ClassVar[int] = 640
+    """Default side of the input, in pixels."""
+    decoder: ClassVar[type[RetinaDecoder]] = RetinaDecoder
+
+    def __init__(
+        self,
+        pyramid: Sequence[Level],
+        num_classes: int,
+        dim: int = 256,
+        num_convs: int = 4,
+    ) -> None:
+        super().__init__()
+        self.fpn = FPN(pyramid, dim, first=3, last=5, extra=2, kind="conv")
+        self.classes = _tower(dim, num_convs, NUM_ANCHORS * num_classes, bias=-log((1 - PRIOR) / PRIOR))
+        self.boxes = _tower(dim, num_convs, NUM_ANCHORS * 4)
+
+    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> RetinaRaw:
+        """Maps (B, C, h, w) of the pyramid to raw maps; the images' `size` is not used."""
+        levels = self.fpn(maps)
+        return RetinaRaw(tuple(self.classes(x) for x in levels), tuple(self.boxes(x) for x in levels))
+
+    def losses(self, raw: RetinaRaw, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Focal loss (alpha 0.25, gamma 2) of the classes and L1 of the positive anchors' deltas, weighted alike.
+
+        An anchor is positive from IoU 0.5 on or as an object's best, negative below 0.4, else ignored. Sums of an
+        image are divided by its positives, at least 1; then the mean over the images.
+        """
+        logits = torch.cat([by_anchor(x, x.shape[1] // NUM_ANCHORS) for x in raw.logits], 1).float()  # (B, N, K)
+        deltas = torch.cat([by_anchor(x, 4) for x in raw.deltas], 1).float()  # (B, N, 4)
+        anchors = torch.cat(level_anchors(raw, self.strides))  # (N, 4)
+        images = zip(logits, deltas, targets, strict=True)
+        of_classes, of_boxes = zip(*(_losses(x, shifts, anchors, target) for x, shifts, target in images), strict=True)
+        return {"class": torch.stack(of_classes).mean(), "box": torch.stack(of_boxes).mean()}
+
+    @property
+    def strides(self) -> tuple[float, ...]:
+        """Strides of the levels, finest first: what the decoder needs to know of the network."""
+        return tuple(level.stride for level in self.fpn.levels)
 
 
 def _tower(dim: int, num_convs: int, out: int, bias: float = 0.0) -> nn.Sequential:

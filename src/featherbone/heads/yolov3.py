@@ -6,6 +6,7 @@ half in IoU are taught it too.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from math import inf, log
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,26 +16,28 @@ from torch.nn import functional as F
 from torchvision.ops import box_convert, box_iou
 
 from featherbone.heads.anchors import IGNORED, NEGATIVE, by_anchor, grid_anchors
+from featherbone.heads.box_decoder import BoxDecoder, Candidates, require_strides
 from featherbone.heads.levels import Level, Levels
-from featherbone.ops.boxes import SELECTION, WIDEST, Found, Picked, Target, clip_boxes, pick_surest, select_surest
+from featherbone.ops.boxes import WIDEST, Target
 
 ANCHORS = {
     320: ((10, 15), (24, 36), (72, 42), (35, 87), (102, 96), (60, 170), (220, 125), (128, 222), (264, 266)),
     416: ((10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198), (373, 326)),
 }
 """Width and height of the anchors by the side of the input, in its pixels, for objects as in COCO."""
+NUM_LEVELS = 3
 NUM_ANCHORS = 3
-"""Of a cell; smallest anchors lie on the finest of the three levels."""
+"""Anchors of a cell; the finest level has the smallest."""
 OVERLAP = 0.5
 """IoU above which an anchor shows an object."""
 OBJECTNESS = 0.005
-"""Where there is less of it, nothing is looked for."""
+"""Minimum objectness of a candidate."""
 PRIOR = 0.01
-"""Objectness, and score of every class, that every anchor starts from."""
+"""Initial objectness, and score of every class, of every anchor."""
 
 
 class YoloRaw(NamedTuple):
-    """What the network gives."""
+    """Raw maps."""
 
     maps: tuple[Tensor, ...]
     """One a level (B, 3 * (5 + K), h, w), strides 8 to 32. Channels are those of the smallest anchor, then the next: x
@@ -42,19 +45,85 @@ class YoloRaw(NamedTuple):
     objectness, and of the classes."""
 
 
+@dataclass(frozen=True)
+class YoloDecoder(BoxDecoder):
+    """Objects from YOLOv3's raw maps; the score is the product of objectness and class.
+
+    `anchors` are nine pairs of width and height in pixels of the input, by default those for inputs of `anchor_size`,
+    320 or 416; the largest three are at stride 32.
+    """
+
+    raw: ClassVar[Any] = YoloRaw
+
+    nms: float = 0.45
+    anchors: Sequence[Sequence[float]] | None = None
+    anchor_size: int = 320
+
+    def __post_init__(self) -> None:
+        require_strides(self.strides, NUM_LEVELS)
+        object.__setattr__(self, "anchors", usual_anchors(self.anchors, self.anchor_size))
+
+    def describe(self) -> dict[str, Any]:
+        """What a program needs to find objects in the raw maps; anchors are widths and heights."""
+        assert self.anchors is not None, "set above"
+        return {
+            "kind": "yolov3",
+            "anchors": [self.anchors[NUM_ANCHORS * i : NUM_ANCHORS * (i + 1)] for i in range(NUM_LEVELS)],
+            "outputs": {"maps_{level}": "(B, anchor * (x, y, w, h, objectness, classes), row, column)"},
+            "anchor_form": "w h",
+            "anchor_origin": "cell_centre",
+            "formulas": {
+                "score": "sigmoid(objectness) * sigmoid(class) if sigmoid(objectness) > objectness_limit else 0",
+                "cx": "(column + sigmoid(x)) * stride",
+                "cy": "(row + sigmoid(y)) * stride",
+                "w": "anchor_w * exp(min(w, widest))",
+                "h": "anchor_h * exp(min(h, widest))",
+            },
+            "objectness": OBJECTNESS,
+            "widest": WIDEST,
+            **self.rules(),
+        }
+
+    def levels(self, raw: YoloRaw) -> list[Candidates]:
+        """The candidates of each level."""
+        assert self.anchors is not None, "set above"
+        anchors, strides = grid(raw, self.anchors, self.strides)
+        counts = [x.shape[2] * x.shape[3] * NUM_ANCHORS for x in raw.maps]
+        levels = zip(raw.maps, anchors.split(counts), strides.split(counts), strict=True)
+        return [self._level(*level) for level in levels]
+
+    def _level(self, maps: Tensor, anchors: Tensor, strides: Tensor) -> Candidates:
+        answers = by_anchor(maps, maps.shape[1] // NUM_ANCHORS).float()
+        objectness, classes = answers[..., 4:5].sigmoid(), answers[..., 5:].sigmoid()
+        scores = (objectness * classes).where(objectness > OBJECTNESS, 0).flatten(1)
+        values, index = scores.topk(min(self.candidates, scores.shape[1]))
+        num_classes = classes.shape[2]
+        chosen = index // num_classes
+        shifts = answers[..., :4].gather(1, chosen[..., None].expand(-1, -1, 4))
+        shifts = torch.cat((shifts[..., :2].sigmoid(), shifts[..., 2:]), -1)
+        return decode(shifts, anchors[chosen], strides[chosen]), index % num_classes, values
+
+
+def grid(raw: YoloRaw, anchors: Sequence[Sequence[float]], strides: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """The anchors of all levels, cell by cell, as boxes centred in their cells (N, 4), and their strides (N,)."""
+    boxes, steps = [], []
+    for i, (maps, stride) in enumerate(zip(raw.maps, strides, strict=True)):
+        sizes = torch.tensor(anchors[NUM_ANCHORS * i : NUM_ANCHORS * (i + 1)], device=maps.device)
+        base = torch.cat((stride - sizes, stride + sizes), 1) / 2  # in the first cell
+        boxes.append(grid_anchors(base, maps.shape[2], maps.shape[3], stride))
+        steps.append(boxes[-1].new_full((len(boxes[-1]),), stride))
+    return torch.cat(boxes), torch.cat(steps)
+
+
 class YOLOv3(nn.Module):
     """Objects of `num_classes` classes, from a pyramid of any strides.
 
-    `anchors` are nine pairs of width and height in pixels of the input, by default those for inputs of `anchor_size`,
-    320 or 416; the largest three serve stride 32. Of each level the `candidates` surest pairs of anchor and class are
-    read, by the product of objectness and class; of those above `score`, boxes that overlap a surer one of their class
-    by more than `nms` in IoU fall out, and the `limit` surest are found.
+    `anchors` and `anchor_size` are those of `YoloDecoder`.
     """
 
     image_size: ClassVar[int] = 320
     """Default side of the input, in pixels."""
-    raw: ClassVar[type] = YoloRaw
-    """Of what `forward` gives in evaluation."""
+    decoder: ClassVar[type[YoloDecoder]] = YoloDecoder
 
     def __init__(
         self,
@@ -63,17 +132,9 @@ class YOLOv3(nn.Module):
         dim: int = 96,
         anchors: Sequence[Sequence[float]] | None = None,
         anchor_size: int = 320,
-        *,
-        score: float = 0.05,
-        candidates: int = 1000,
-        nms: float = 0.45,
-        limit: int = 100,
     ) -> None:
         super().__init__()
-        if anchor_size not in ANCHORS:
-            raise ValueError(f"there are no anchors for inputs of {anchor_size!r}, only of 320 and 416; give `anchors`")
-        self.anchors = _sorted_anchors(ANCHORS[anchor_size] if anchors is None else anchors)
-        self.score, self.candidates, self.nms, self.limit = score, candidates, nms, limit
+        self.anchors = usual_anchors(anchors, anchor_size)
         self.levels = Levels(pyramid, first=3, last=5)
         self.blocks, self.laterals, self.heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for level in self.levels.levels:
@@ -101,7 +162,7 @@ class YOLOv3(nn.Module):
         """
         answers = torch.cat([by_anchor(x, x.shape[1] // NUM_ANCHORS) for x in raw.maps], 1).float()  # (B, N, 5 + K)
         shapes = [(*x.shape[2:], level.stride) for x, level in zip(raw.maps, self.levels.levels, strict=True)]
-        anchors, strides = self._grid(raw)
+        anchors, strides = grid(raw, self.anchors, self.strides)
         images = []
         for answer, target in zip(answers, targets, strict=True):
             matched = assign(target.boxes, anchors, cells_of(target.boxes, shapes))
@@ -109,74 +170,10 @@ class YOLOv3(nn.Module):
         of_class, of_object, of_centre, of_size = torch.stack(images).mean(0).unbind()
         return {"class": of_class, "object": of_object, "centre": 2 * of_centre, "size": 2 * of_size}
 
-    def find(self, raw: YoloRaw, score: float | None = None) -> list[Found]:
-        """The objects of each image whose score is above `score`, by default the head's own.
-
-        Boxes are cut one cell beyond the finest map, where no image reaches: the head does not know its borders.
-        """
-        threshold = self.score if score is None else score
-        return [select_surest(*x, threshold, self.nms, self.limit) for x in zip(*self.surest(raw), strict=True)]
-
-    def pick(self, raw: YoloRaw) -> Picked:
-        """The same of fixed shapes, above the head's own score: for NMS inside of an exported file."""
-        limits = (self.score, self.nms, self.limit)
-        images = [pick_surest(*image, *limits) for image in zip(*self.surest(raw), strict=True)]
-        boxes, labels, scores = (torch.stack(parts) for parts in zip(*images, strict=True))
-        return Picked(boxes, scores, labels)
-
-    def surest(self, raw: YoloRaw) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (B, N, 4), labels (B, N) and scores (B, N) of the surest answers of all levels, before NMS."""
-        anchors, strides = self._grid(raw)
-        counts = [x.shape[2] * x.shape[3] * NUM_ANCHORS for x in raw.maps]
-        levels = zip(raw.maps, anchors.split(counts), strides.split(counts), strict=True)
-        boxes, labels, scores = (torch.cat(parts, 1) for parts in zip(*(self._surest(*x) for x in levels), strict=True))
-        height, width = raw.maps[0].shape[2:]
-        stride = self.levels.levels[0].stride
-        return clip_boxes(boxes, (height + 1) * stride, (width + 1) * stride), labels, scores
-
-    def decoding(self) -> dict[str, Any]:
-        """What a program needs to find objects in the raw maps: anchors are widths and heights."""
-        sizes = [self.anchors[NUM_ANCHORS * i : NUM_ANCHORS * (i + 1)] for i in range(len(self.levels.levels))]
-        about = {"kind": "yolov3", "strides": [level.stride for level in self.levels.levels], "anchors": sizes}
-        rules = {
-            "outputs": {"maps_{level}": "(B, anchor * (x, y, w, h, objectness, classes), row, column)"},
-            "anchor_form": "w h",
-            "anchor_origin": "cell_centre",
-            "formulas": {
-                "score": "sigmoid(objectness) * sigmoid(class) if sigmoid(objectness) > objectness_limit else 0",
-                "cx": "(column + sigmoid(x)) * stride",
-                "cy": "(row + sigmoid(y)) * stride",
-                "w": "anchor_w * exp(min(w, widest))",
-                "h": "anchor_h * exp(min(h, widest))",
-            },
-            "clip": {"x": "0 to (columns_0 + 1) * strides[0]", "y": "0 to (rows_0 + 1) * strides[0]"},
-        }
-        return {**about, **rules, "objectness": OBJECTNESS, "widest": WIDEST, **SELECTION, **self._limits()}
-
-    def _limits(self) -> dict[str, Any]:
-        return {"score": self.score, "candidates": self.candidates, "nms": self.nms, "limit": self.limit}
-
-    def _grid(self, raw: YoloRaw) -> tuple[Tensor, Tensor]:
-        """Of all levels' anchors, cell by cell, the boxes in the middle of their cell (N, 4) and the strides (N,)."""
-        boxes, strides = [], []
-        for i, (maps, level) in enumerate(zip(raw.maps, self.levels.levels, strict=True)):
-            sizes = torch.tensor(self.anchors[NUM_ANCHORS * i : NUM_ANCHORS * (i + 1)], device=maps.device)
-            base = torch.cat((level.stride - sizes, level.stride + sizes), 1) / 2  # in the first cell
-            boxes.append(grid_anchors(base, maps.shape[2], maps.shape[3], level.stride))
-            strides.append(boxes[-1].new_full((len(boxes[-1]),), level.stride))
-        return torch.cat(boxes), torch.cat(strides)
-
-    def _surest(self, maps: Tensor, anchors: Tensor, strides: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (B, n, 4), labels (B, n) and scores (B, n) of a level's surest pairs of anchor and class."""
-        answers = by_anchor(maps, maps.shape[1] // NUM_ANCHORS).float()
-        objectness, classes = answers[..., 4:5].sigmoid(), answers[..., 5:].sigmoid()
-        scores = (objectness * classes).where(objectness > OBJECTNESS, 0).flatten(1)
-        values, index = scores.topk(min(self.candidates, scores.shape[1]))
-        num_classes = classes.shape[2]
-        chosen = index // num_classes
-        shifts = answers[..., :4].gather(1, chosen[..., None].expand(-1, -1, 4))
-        shifts = torch.cat((shifts[..., :2].sigmoid(), shifts[..., 2:]), -1)
-        return decode(shifts, anchors[chosen], strides[chosen]), index % num_classes, values
+    @property
+    def strides(self) -> tuple[float, ...]:
+        """Strides of the levels, finest first: what the decoder needs to know of the network."""
+        return tuple(level.stride for level in self.levels.levels)
 
 
 def cells_of(boxes: Tensor, shapes: Sequence[tuple[int, int, float]]) -> Tensor:
@@ -246,8 +243,11 @@ def _errors(answers: Tensor, target: Target, matched: Tensor, anchors: Tensor, s
     return torch.stack((of_class, objectness.sum(), of_centre, of_size))
 
 
-def _sorted_anchors(anchors: Iterable[Any]) -> list[tuple[float, float]]:
-    """Checked, by area. A card and a command line give lists."""
+def usual_anchors(anchors: Iterable[Any] | None, anchor_size: int) -> list[tuple[float, float]]:
+    """Nine anchors by area: those given, or the published ones for inputs of `anchor_size`. Raises `ValueError`."""
+    if anchor_size not in ANCHORS:
+        raise ValueError(f"no anchors are known for inputs of {anchor_size!r}, only of 320 and 416; give `anchors`")
+    anchors = ANCHORS[anchor_size] if anchors is None else anchors
     try:
         pairs = [(float(width), float(height)) for width, height in anchors]
     except (TypeError, ValueError):
@@ -255,7 +255,7 @@ def _sorted_anchors(anchors: Iterable[Any]) -> list[tuple[float, float]]:
     if len(pairs) != 3 * NUM_ANCHORS or not all(0 < side < inf for pair in pairs for side in pair):
         raise ValueError(
             f"anchors {anchors!r}: give nine pairs of width and height in pixels of the input, as in "
-            "[[10,15],[24,36],[72,42],...], or leave them out"
+            "[[10,15],[24,36],[72,42],...], or omit them"
         )
     return sorted(pairs, key=lambda pair: pair[0] * pair[1])
 

@@ -1,7 +1,8 @@
 """Classification: any timm backbone with its own classifier."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,19 +14,53 @@ from featherbone.tasks.backbone import build_backbone, require_architecture
 
 
 class ClassTargets(NamedTuple):
-    """What a batch should have given."""
+    """Targets of a batch."""
 
     labels: Tensor
     """Soft labels (B, K), each row summing to 1."""
     teacher: Tensor | None = None
-    """Logits (B, K) of the network to learn from."""
+    """Logits (B, K) of the teacher."""
+
+
+@dataclass(frozen=True)
+class ClassDecoder:
+    """From logits to the `top` most probable classes of each image."""
+
+    classes: tuple[str, ...]
+    top: int = 5
+    kind: ClassVar[str] = "classification"
+    raw: ClassVar[Any] = Tensor
+
+    def __call__(
+        self, raw: Tensor, frames: Sequence[Frame] = (), *, score: float | None = None
+    ) -> list[Classification]:
+        """Records from logits (B, K); `frames` and `score` have no effect."""
+        scores, labels = raw.float().softmax(1).topk(min(self.top, raw.shape[1]), dim=1)
+        return [
+            Classification(tuple(row), tuple(self.classes[i] for i in row), tuple(best))
+            for row, best in zip(labels.tolist(), scores.tolist(), strict=True)
+        ]
+
+    def exhaustive(self) -> "ClassDecoder":
+        """A decoder whose records hold every class."""
+        return replace(self, top=len(self.classes))
+
+    def describe(self, shown: float) -> dict[str, Any]:
+        """What a program needs to decode the logits."""
+        return {
+            "kind": "softmax",
+            "outputs": {"logits": "(B, class)"},
+            "formulas": {"score": "exp(logit) / sum(exp(logits))"},
+            "top": self.top,
+            "order": "score_descending",
+        }
 
 
 class Classifier(nn.Module):
     """A backbone that yields logits.
 
-    With targets of a teacher, the loss is (1 - w) of the labels' and w = `distillation_weight` of the teacher's:
-    soft, T^2 KL(teacher / T || student / T) (arXiv 1503.02531), or hard, cross-entropy with the teacher's first class
+    With a teacher, the loss is (1 - w) of the labels and w = `distillation_weight` of the teacher:
+    soft, T^2 KL(teacher / T || student / T) (arXiv 1503.02531), or hard, cross-entropy with the teacher's top class
     (arXiv 2012.12877).
     """
 
@@ -43,12 +78,17 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.classes = tuple(classes)
+        self.decoder = ClassDecoder(tuple(classes))
         self.smoothing = smoothing
         self.distillation, self.distillation_weight, self.temperature = distillation, distillation_weight, temperature
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names."""
+        return self.decoder.classes
+
     def forward(self, images: Tensor) -> Tensor | TokenLabels:
-        """Normalised images (B, 3, H, W) to logits (B, K); token-labelling backbones in training to theirs."""
+        """Normalised images (B, 3, H, W) to logits (B, K); a token-labelling backbone in training to `TokenLabels`."""
         return self.backbone(images)
 
     def losses(self, raw: Tensor | TokenLabels, targets: ClassTargets) -> dict[str, Tensor]:
@@ -62,32 +102,11 @@ class Classifier(nn.Module):
             return terms
         w, t = self.distillation_weight, self.temperature
         if self.distillation == "hard":
-            learned = F.cross_entropy(logits, targets.teacher.argmax(1))
+            distilled = F.cross_entropy(logits, targets.teacher.argmax(1))
         else:
             student, teacher = (logits / t).log_softmax(1), (targets.teacher / t).log_softmax(1)
-            learned = t**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-        return {**{name: (1 - w) * term for name, term in terms.items()}, "teacher": w * learned}
-
-    raw: Any = Tensor
-    """The type of what `forward` gives in evaluation."""
-
-    def decoding(self, shown: float) -> dict[str, Any]:
-        """What a program needs to decode the logits."""
-        return {
-            "kind": "softmax",
-            "outputs": {"logits": "(B, class)"},
-            "formulas": {"score": "exp(logit) / sum(exp(logits))"},
-            "top": 5,
-            "order": "score_descending",
-        }
-
-    def decode(self, raw: Tensor, frames: Sequence[Frame] = (), top: int = 5) -> list[Classification]:
-        """The `top` likeliest classes of each image from logits (B, K); where it lies on the input does not matter."""
-        scores, labels = raw.float().softmax(1).topk(min(top, raw.shape[1]), dim=1)
-        return [
-            Classification(tuple(row), tuple(self.classes[i] for i in row), tuple(best))
-            for row, best in zip(labels.tolist(), scores.tolist(), strict=True)
-        ]
+            distilled = t**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        return {**{name: (1 - w) * term for name, term in terms.items()}, "teacher": w * distilled}
 
 
 def build_classifier(

@@ -1,78 +1,109 @@
-"""The heads by task and name, and a whole dense model by the names of its parts."""
+"""Dense tasks: any timm backbone as a pyramid of maps, a head on it, and the decoder of the head's raw tensors."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from timm.models import get_pretrained_cfg
+from torch import Tensor, nn
 
 from featherbone.data.transforms import Preprocessing
-from featherbone.errors import BadOption, did_you_mean
-from featherbone.heads.mask_rcnn import MaskRCNN
-from featherbone.heads.panoptic_fpn import LightPanopticFPN, PanopticFPN
-from featherbone.heads.retinanet import RetinaNet
-from featherbone.heads.segformer import SegFormer
-from featherbone.heads.semantic_fpn import SemanticFPN
-from featherbone.heads.yolov3 import YOLOv3
+from featherbone.errors import BadOption
 from featherbone.tasks.backbone import build_backbone, preprocessing_of, require_architecture
-from featherbone.tasks.detection import Detector
-from featherbone.tasks.panoptic import PanopticSegmenter
+from featherbone.tasks.card import Card
 from featherbone.tasks.pyramid import Pyramid
-from featherbone.tasks.semantic import Segmenter
-
-HEADS: dict[str, dict[str, Any]] = {
-    "detection": {"retinanet": RetinaNet, "yolov3": YOLOv3},
-    "instance": {"mask_rcnn": MaskRCNN},
-    "semantic": {"segformer": SegFormer, "semantic_fpn": SemanticFPN},
-    "panoptic": {"panoptic_fpn_light": LightPanopticFPN, "panoptic_fpn": PanopticFPN},
-}
-"""Heads by task and name; a task's first is its default."""
 
 
-def find_head(task: str, name: str | None) -> tuple[str, Any]:
-    """Name and class of a head of the task, by default its first. Raises `BadOption`."""
-    heads = HEADS[task]
-    name = name or next(iter(heads))
-    if name not in heads:
-        raise BadOption(f"no head {name!r} for {task}{did_you_mean(name, heads)}; there is {', '.join(heads)}")
-    return name, heads[name]
+class Head(Protocol):
+    """A head on a pyramid; heads of detection and panoptic segmentation also have `losses` and a class `decoder`."""
+
+    image_size: ClassVar[int]
+    """Default side of the input, in pixels."""
+
+    def __call__(self, maps: list[Tensor], size: tuple[int, int]) -> Any:
+        """Maps (B, C, h, w) of a pyramid and the size of their images to raw tensors of fixed shapes."""
+
+
+class DenseTask(nn.Module):
+    """A head on the maps of a backbone, with the decoder of its raw tensors; the loss is by default the head's."""
+
+    head: Any
+    """A `Head`."""
+
+    def __init__(
+        self,
+        pyramid: Pyramid,
+        head: nn.Module,
+        decoder: Any,
+        loss: Callable[[Any, Any], dict[str, Tensor]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.pyramid, self.head, self.decoder, self.loss = pyramid, head, decoder, loss
+
+    @property
+    def backbone(self) -> Any:
+        """The timm model."""
+        return self.pyramid.backbone
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names."""
+        return self.decoder.classes
+
+    def forward(self, images: Tensor) -> Any:
+        """Normalised images (B, 3, H, W) to the head's raw tensors."""
+        return self.head(self.pyramid(images), (images.shape[2], images.shape[3]))
+
+    def losses(self, raw: Any, targets: Any) -> dict[str, Tensor]:
+        """Named terms whose sum is minimised."""
+        return (self.loss or self.head.losses)(raw, targets)
 
 
 def dense_preprocessing(backbone: str, head: Any, image_size: int | tuple[int, int] | None) -> Preprocessing:
-    """The backbone's normalisation on a canvas of `image_size`, by default the head's, the whole image on it."""
+    """The backbone's normalisation, the whole image on a canvas of `image_size`, by default the head's."""
     own = preprocessing_of(backbone, image_size or head.image_size)
     return replace(own, crop=1.0, interpolation="bilinear", rule="fit")
 
 
-def build_dense(
-    backbone: str,
-    task: str,
-    head: str | None,
-    classes: Sequence[str],
-    preprocessing: Preprocessing,
-    head_args: dict[str, Any] | None = None,
-    model_args: dict[str, Any] | None = None,
-    things: Sequence[int] = (),
-    pretrained: bool = False,
-    checkpoint: str | None = None,
-) -> Any:
-    """A `Detector`, `Segmenter` or `PanopticSegmenter` on the timm model `backbone`, for inputs of `preprocessing`.
-
-    `things` are the classes that are counted, for panoptic segmentation.
-    """
-    name, kind = find_head(task, head)
-    arguments = dict(model_args or {})
-    require_architecture(arguments, "model_args")
-    require_architecture(head_args or {}, "head_args")
-    cfg = get_pretrained_cfg(backbone)
+def build_pyramid(card: Card, arguments: Mapping[str, Any], pretrained: bool, checkpoint: str | None) -> Pyramid:
+    """The backbone of a card, with these keyword arguments, as a pyramid."""
+    given = dict(arguments)
+    require_architecture(given, "model_args")
+    cfg = get_pretrained_cfg(card.backbone)
     if cfg is not None and cfg.fixed_input_size:
-        arguments.setdefault("img_size", (preprocessing.height, preprocessing.width))
-    pyramid = Pyramid(build_backbone(backbone, pretrained, checkpoint, **arguments))
-    counts = (len(things), len(classes) - len(things)) if task == "panoptic" else (len(classes),)
+        given.setdefault("img_size", (card.preprocessing.height, card.preprocessing.width))
+    return Pyramid(build_backbone(card.backbone, pretrained, checkpoint, **given))
+
+
+def build_head(card: Card, head: Any, pyramid: Pyramid, counts: Sequence[int]) -> nn.Module:
+    """A head of `counts` classes (of things and of stuff) with those of the card's `head_args` that it takes."""
+    require_architecture(card.head_args, "head_args")
+    with_decoder = {*parameters(head), *parameters(getattr(head, "decoder", head))} - {"strides", "pyramid"}
     try:
-        built = kind(pyramid.levels, *counts, **(head_args or {}))
+        if unknown := card.head_args.keys() - with_decoder:
+            raise TypeError(f"{head.__name__} has no {sorted(unknown)[0]!r}")
+        return head(pyramid.levels, *counts, **chosen_for(head, card.head_args))
     except (TypeError, ValueError) as error:
-        raise BadOption(f"{name} on {backbone} does not take these arguments: {error}") from None
-    if task == "panoptic":
-        return PanopticSegmenter(pyramid, built, classes, things)
-    return (Segmenter if task == "semantic" else Detector)(pyramid, built, classes)
+        raise BadOption(f"{card.head} on {card.backbone} does not take these arguments: {error}") from None
+
+
+def build_head_decoder(card: Card, head: Any, strides: Sequence[float]) -> Any:
+    """The decoder of a head with those of the card's `head_args` that it takes; `strides` are of the head's maps."""
+    given = chosen_for(head.decoder, card.head_args)
+    if "strides" in parameters(head.decoder):
+        given["strides"] = tuple(strides)
+    try:
+        return head.decoder(**given)
+    except (TypeError, ValueError) as error:
+        raise BadOption(f"{card.head} on {card.backbone} does not take these arguments: {error}") from None
+
+
+def chosen_for(function: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that a function or class takes."""
+    return {name: value for name, value in arguments.items() if name in parameters(function)}
+
+
+def parameters(function: Any) -> tuple[str, ...]:
+    """Names of the arguments of a function or class."""
+    return tuple(inspect.signature(function).parameters)

@@ -1,13 +1,11 @@
 """An exported file as the task that it was made from."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from featherbone.data.frames import Frame
 from featherbone.errors import BadOption, BadRun
 from featherbone.ops.boxes import Picked
 from featherbone.runtimes import Run, open_file
@@ -19,16 +17,17 @@ from featherbone.tasks.run import build_task, load_task
 
 
 class ExportedTask(nn.Module):
-    """A file whose `forward` is its runtime's; `losses` and `decode` are those of the task without its weights."""
+    """A file whose `forward` is its runtime's; `losses` and `decoder` are those of the task without its weights."""
 
     def __init__(self, manifest: Manifest, run: Run) -> None:
         super().__init__()
         self.manifest, self.run = manifest, run
         with torch.device("meta"):
             self.like: list[Any] = [build_task(manifest.card)]  # in a list, for it is no part of this module
+        self.decoder = self.like[0].decoder
         self.classes, self.things = manifest.card.classes, manifest.card.things
 
-        self.kind = Picked if manifest.with_nms else self.like[0].raw
+        self.kind = Picked if manifest.with_nms else self.decoder.raw
         given = {name: torch.empty(0) for name in manifest.outputs}
         try:
             expected = flatten(rebuild(self.kind, given))
@@ -62,10 +61,6 @@ class ExportedTask(nn.Module):
     def losses(self, raw: Any, targets: Any) -> dict[str, Tensor]:
         """Named terms, as the task has them."""
         return self.like[0].losses(raw, targets)
-
-    def decode(self, raw: Any, frames: Sequence[Frame] = (), *limits: Any, **more: Any) -> Any:
-        """Records, as the task makes them."""
-        return self.like[0].decode(raw, frames, *limits, **more)
 
 
 def open_task(path: Path, trust: bool = False) -> tuple[Card, Any]:

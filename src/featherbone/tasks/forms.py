@@ -18,7 +18,7 @@ class Picking(nn.Module):
 
     def forward(self, images: Tensor) -> Picked:
         """Normalised images (B, 3, H, W) to what is found in them."""
-        return self.task.head.pick(self.task(images))
+        return self.task.decoder.head.pick(self.task(images))
 
 
 class Normalising(nn.Module):

@@ -75,7 +75,7 @@ class Manifest:
 def describe(card: Card, task: Any, target: str, file: str, outputs: tuple[str, ...], **form: Any) -> Manifest:
     """The manifest of a file made from a task; `form` are the last fields of `Manifest`."""
     shown = card.metrics.get("best_score") or SURE
-    decode = task.decoding(shown)
+    decode = task.decoder.describe(shown)
     if form.get("with_nms"):
         decode = {"kind": "found", "score": decode["score"], "shown": shown, **FOUND, "image": decode["image"]}
     kept = {name: card.settings[name] for name in Reading.__annotations__ if name in card.settings}

@@ -13,8 +13,7 @@ from featherbone.backbones.checkpoints import not_finite
 from featherbone.errors import BadOption, BadRun, FeatherboneError
 from featherbone.files import write_bytes
 from featherbone.tasks.card import WEIGHTS, Card
-from featherbone.tasks.classification import build_classifier
-from featherbone.tasks.dense import HEADS, build_dense
+from featherbone.tasks.task import assemble
 
 DIGEST = "sha256"
 """Only name in the metadata of `weights.safetensors`, for the order of several varies: the digest of its tensors."""
@@ -29,12 +28,12 @@ def load_task(run: Path) -> tuple[Card, Any]:
 
 
 def build_task(card: Card, pretrained: bool = False, checkpoint: str | None = None, **model_args: Any) -> Any:
-    """The model that a card describes, with more keywords of its backbone, untrained or as `build_backbone` starts it.
+    """The model of a card, with more keyword arguments of its backbone, untrained or as `build_backbone` starts it.
 
     Raises `BadRun` for a task this version does not know.
     """
     try:
-        return _build_task(card, {**card.model_args, **model_args}, pretrained, checkpoint)
+        return assemble(card, {**card.model_args, **model_args}, pretrained, checkpoint)
     except FeatherboneError:
         raise
     except Exception as error:  # timm and torch raise whatever a keyword leads to
@@ -45,25 +44,6 @@ def build_task(card: Card, pretrained: bool = False, checkpoint: str | None = No
             f"{card.backbone} cannot be built with {str(given)[:200]} ({type(error).__name__}: {error}); "
             "give other model_args and head_args"
         ) from error
-
-
-def _build_task(card: Card, arguments: dict[str, Any], pretrained: bool, checkpoint: str | None) -> Any:
-    if card.task == "classification":
-        return build_classifier(card.backbone, card.classes, arguments, pretrained, checkpoint)
-    if card.task in HEADS:
-        return build_dense(
-            card.backbone,
-            card.task,
-            card.head,
-            card.classes,
-            card.preprocessing,
-            card.head_args,
-            arguments,
-            card.things,
-            pretrained,
-            checkpoint,
-        )
-    raise BadRun(f"{card.backbone}: a run for {card.task!r}; this version knows classification, {', '.join(HEADS)}")
 
 
 def load_backbone(run: Path, card: Card, backbone: Any, name: str) -> None:

@@ -43,7 +43,8 @@ def decode_tiled(
     for at in range(0, len(tiles), batch_size):
         crops = [image.crop(tile) for tile in tiles[at : at + batch_size]]
         batch = torch.stack([transform(crop) for crop in crops]).to(device)
-        records += task.decode(task(batch), [preprocessing.frame(crop.height, crop.width) for crop in crops], score)
+        frames = [preprocessing.frame(crop.height, crop.width) for crop in crops]
+        records += task.decoder(task(batch), frames, score=score)
     return merge_records(records, tiles, height, width)
 
 

@@ -1,0 +1,102 @@
+"""From a detector's raw maps to objects: the best candidates of each level, NMS within each class, the best of all."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from featherbone.ops.boxes import SELECTION, Found, Picked, clip_boxes, pick_surest, select_surest
+
+Candidates = tuple[Tensor, Tensor, Tensor]
+"""Boxes (B, n, 4), labels (B, n) and scores (B, n)."""
+
+
+class HeadDecoder(Protocol):
+    """The decoder of a head that finds objects; it has no weights."""
+
+    raw: ClassVar[Any]
+    """Type of the raw tensors, as `forward` returns them in evaluation."""
+
+    @property
+    def score(self) -> float:
+        """Score above which an object counts by default."""
+
+    def __call__(self, raw: Any, score: float | None = None) -> list[Found]:
+        """The objects of each image with a score above `score`, in pixels of the network's input."""
+
+    def describe(self) -> dict[str, Any]:
+        """What a program needs to decode the raw tensors."""
+
+
+@dataclass(frozen=True)
+class BoxDecoder(ABC):
+    """What RetinaNet and YOLOv3 share.
+
+    Of each level the `candidates` highest-scoring pairs of anchor and class are read. Of those above `score`, boxes
+    that overlap a higher-scoring one of their class by more than `nms` in IoU are dropped; at most `limit` remain.
+    """
+
+    raw: ClassVar[Any]
+
+    strides: tuple[float, ...]
+    """Strides of the levels, finest first."""
+    score: float = 0.05
+    candidates: int = 1000
+    nms: float = 0.5
+    limit: int = 100
+
+    @abstractmethod
+    def levels(self, raw: Any) -> list[Candidates]:
+        """The candidates of each level."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What a program needs to decode the raw tensors."""
+
+    def __call__(self, raw: Any, score: float | None = None) -> list[Found]:
+        """The objects of each image with a score above `score`, in pixels of the network's input."""
+        threshold = self.score if score is None else score
+        images = zip(*self.select_candidates(raw), strict=True)
+        return [select_surest(*image, threshold, self.nms, self.limit) for image in images]
+
+    def pick(self, raw: Any) -> Picked:
+        """The same in tensors of fixed shapes, for NMS inside an exported file."""
+        limits = (self.score, self.nms, self.limit)
+        images = [pick_surest(*image, *limits) for image in zip(*self.select_candidates(raw), strict=True)]
+        boxes, labels, scores = (torch.stack(parts) for parts in zip(*images, strict=True))
+        return Picked(boxes, scores, labels)
+
+    def select_candidates(self, raw: Any) -> Candidates:
+        """The candidates of all levels before NMS.
+
+        Boxes are clipped one cell beyond the finest map, where no image reaches: its borders are not known here.
+        """
+        boxes, labels, scores = (torch.cat(parts, 1) for parts in zip(*self.levels(raw), strict=True))
+        height, width = self.finest(raw).shape[2:]
+        stride = self.strides[0]
+        return clip_boxes(boxes, (height + 1) * stride, (width + 1) * stride), labels, scores
+
+    def finest(self, raw: Any) -> Tensor:
+        """A raw map of the finest level."""
+        return raw[0][0]
+
+    def rules(self) -> dict[str, Any]:
+        """The part of `describe` that is the same for all."""
+        clip = {"x": "0 to (columns_0 + 1) * strides[0]", "y": "0 to (rows_0 + 1) * strides[0]"}
+        limits = {"score": self.score, "candidates": self.candidates, "nms": self.nms, "limit": self.limit}
+        return {"strides": list(self.strides), "clip": clip, **SELECTION, **limits}
+
+
+def picked_objects(raw: Picked, score: float | None = None) -> list[Found]:
+    """The objects of each image, from a network that ends behind NMS; by default those with a score above 0."""
+    images = zip(raw.boxes, raw.labels, raw.scores, strict=True)
+    return [Found(*(part[image[2] > (score or 0)] for part in image)) for image in images]
+
+
+def require_strides(strides: Sequence[float], levels: int) -> None:
+    """Raise `ValueError` unless there is a stride for each level."""
+    if len(strides) != levels:
+        raise ValueError(f"{len(strides)} strides for {levels} levels; give those of the network's maps")
