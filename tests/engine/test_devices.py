@@ -131,8 +131,10 @@ def test_a_stand_in_computes_what_the_cpu_does(data, tmp_path, guard):
     """The same seed gives the same run there, to rounding, so the guard runs the code that it guards."""
     where, plain = data("classification"), {"optimizer": "sgd", "lr": 0.01}
     with guard:
-        there = start_run(where, "lvt", None, tmp_path / "there", settings_of("classification", str(DEVICE)) | plain)
-    here = start_run(where, "lvt", None, tmp_path / "here", settings_of("classification", "cpu") | plain)
+        there = start_run(
+            where, "lvt", None, tmp_path / "there", settings_of("classification", str(DEVICE)).override(**plain)
+        )
+    here = start_run(where, "lvt", None, tmp_path / "here", settings_of("classification", "cpu").override(**plain))
     assert rows(there)[0]["train"] == pytest.approx(rows(here)[0]["train"], rel=1e-5)
     for one, other in zip(*(load_task(run)[1].state_dict().values() for run in (there, here)), strict=True):
         assert torch.allclose(one.float(), other.float(), atol=1e-5)

@@ -10,21 +10,22 @@ from featherbone.errors import BadOption
 from featherbone.ops import rle
 from featherbone.ops.boxes import Found
 from featherbone.results import Detections, Instances
-from featherbone.tasks.detection import Detector
+from featherbone.tasks.detection import ObjectDecoder
 from featherbone.tasks.tiling import check_tiles, decode_tiled
 
 
-class Bright(torch.nn.Module):
+class Bright:
     """Finds the bright rectangles of an image whose sides at the input are 8 pixels or more, perfectly."""
 
+    raw, score = torch.Tensor, 0.05
+
     def __init__(self, masks):
-        super().__init__()
         self.masks = masks
 
-    def __call__(self, maps, size):
-        return maps[0]
+    def describe(self):
+        return {}
 
-    def find(self, raw, score=None):
+    def __call__(self, raw, score=None):
         return [self._find(image, score or 0.05) for image in raw]
 
     def _find(self, image, score):
@@ -43,8 +44,14 @@ class Bright(torch.nn.Module):
 
 
 class Itself(torch.nn.Module):
+    """A network that passes the image on to the decoder."""
+
+    def __init__(self, masks):
+        super().__init__()
+        self.decoder = ObjectDecoder("detection", ("thing",), Bright(masks))
+
     def forward(self, images):
-        return [images]
+        return images
 
 
 @pytest.mark.parametrize("masks", [False, True])
@@ -58,7 +65,7 @@ def test_small_objects_are_found_once(masks, height, width):
             w, h = generator.integers(10, 14, 2)
             pixels[y : y + h, x : x + w] = 255
             truth.append((x, y, x + w, y + h))
-    task = Detector(Itself(), Bright(masks), ["thing"])
+    task = Itself(masks)
     preprocessing = Preprocessing(64, 64, interpolation="nearest", mean=(0, 0, 0), std=(1, 1, 1), rule="fit")
     about = (preprocessing, Image.fromarray(pixels), 64, 0.3, torch.device("cpu"))
     record = decode_tiled(task, *about, batch_size=3)
@@ -73,14 +80,14 @@ def test_small_objects_are_found_once(masks, height, width):
 def test_an_object_larger_than_a_tile_is_found_whole():
     pixels = np.zeros((256, 256, 3), np.uint8)
     pixels[20:220, 40:240] = 255
-    task = Detector(Itself(), Bright(False), ["thing"])
+    task = Itself(False)
     preprocessing = Preprocessing(64, 64, interpolation="nearest", mean=(0, 0, 0), std=(1, 1, 1), rule="fit")
     record = decode_tiled(task, preprocessing, Image.fromarray(pixels), 64, 0.2, torch.device("cpu"))
     assert record.boxes == ((40, 20, 240, 220),)
 
 
 def test_nothing_is_found_where_nothing_is():
-    task = Detector(Itself(), Bright(True), ["thing"])
+    task = Itself(True)
     preprocessing = Preprocessing(64, 64, mean=(0, 0, 0), std=(1, 1, 1), interpolation="nearest", rule="fit")
     record = decode_tiled(task, preprocessing, Image.new("RGB", (200, 100)), 64, 0.2, torch.device("cpu"))
     assert isinstance(record, Instances) and len(record) == 0 and record.to_json()["objects"] == []
