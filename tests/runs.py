@@ -31,7 +31,7 @@ def stop_after(monkeypatch, step):
     original = Loop.micro_step
 
     def micro_step(self, batch, part):
-        if self.step == step:
+        if self.progress.step == step:
             raise Interrupted
         return original(self, batch, part)
 

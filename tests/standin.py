@@ -63,7 +63,7 @@ class Guard(TorchDispatchMode):
         super().__init__()
         self.reads, self.shapes = Counter(), Counter()
         """Of values and of sizes, by operator, since the last `start`."""
-        self.steps = 0
+        self.intervals = 0
         self.stack = ExitStack()
 
     def __enter__(self):
@@ -83,11 +83,11 @@ class Guard(TorchDispatchMode):
         self.reads.clear()
         self.shapes.clear()
 
-    def finish_step(self):
-        """Raise `DeviceFault` where a training step has read more than once; start the next one."""
+    def finish_interval(self):
+        """Raise `DeviceFault` where the steps between two reads of the loss have read, too; start the next interval."""
         if self.reads.total() > 1:
-            raise DeviceFault(f"a training step reads more than once from the device: {dict(self.reads)}")
-        self.steps += 1
+            raise DeviceFault(f"training reads more than once in an interval from the device: {dict(self.reads)}")
+        self.intervals += 1
         self.start()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):

@@ -57,6 +57,7 @@ def train(
     from featherbone.engine.train import resume_run, start_run
     from featherbone.recipes import find_recipe
     from featherbone.tasks.card import Card
+    from featherbone.tasks.task import kind_of
 
     if resume is not None:
         if recipe or preset or out:
@@ -68,7 +69,8 @@ def train(
         found = find_task(Path(data), task)
         chosen = complete(preset, find_recipe(recipe) if recipe else None, found, **settings)
         run = start_run(Path(data), model, found, None if out is None else Path(out), chosen)
-    return TrainResult(run, Card.read(run).metrics, run / "report.html")
+    card = Card.read(run)
+    return TrainResult(run, card.metrics, run / "report.html", kind_of(card).figures)
 
 
 def evaluate(
@@ -120,27 +122,37 @@ def evaluate(
     """
     from featherbone.engine.results import evaluate_results
     from featherbone.engine.train import evaluate_run
-    from featherbone.tasks.testing import Testing
+    from featherbone.tasks.inference import Inference
+    from featherbone.tasks.task import kind_of
 
     if out is not None:
         check_writable(Path(out))
     if (run is None) == (results is None):
-        raise BadOption("evaluate what? Give a run folder, or --results FILE with --data DIR, and not both")
-    testing = Testing(slide, tuple(scales), mirror)
+        raise BadOption("give either a run folder, or --results FILE with --data DIR")
+    inference = Inference(None, tile, overlap, slide, scales, mirror)
     of_results = {"masks": masks, "ignore-index": ignore_index is not None, "zero-ignored": zero_ignored}
     of_results["crowds"] = crowds != "ignore"
-    of_runs = {"tile": tile is not None, "slide, scales and mirror": not testing.plain, "out": out is not None}
-    foreign, kind = (of_runs, "a run") if results is not None else (of_results, "--results")
+    of_runs = {**dict.fromkeys(inference.given, True), "out": out is not None}
+    foreign, needed = (of_runs, "a run") if results is not None else (of_results, "--results")
     if wrong := [name for name, given in foreign.items() if given]:
-        raise BadOption(f"{wrong[0]} is for {kind} alone; leave it out")
+        raise BadOption(f"{wrong[0]} applies only to {needed}; omit it")
     if results is not None:
         if data is None:
-            raise BadOption(f"{results} was found on which images? Give their data folder with --data DIR")
+            raise BadOption(f"{results}: give the folder of the images it is about with --data DIR")
         reading = {"ignore_index": ignore_index, "zero_ignored": zero_ignored}
-        return EvaluateResult(*evaluate_results(Path(results), Path(data), masks, split, crowds, **reading))
-    tiles = None if tile is None else (tile, overlap)
-    where = (Path(run or ""), data and Path(data), out and Path(out))
-    return EvaluateResult(*evaluate_run(*where, device, workers, tiles, testing, split, trust))
+        metrics, classes, kind = evaluate_results(Path(results), Path(data), masks, split, crowds, **reading)
+        return EvaluateResult(metrics, classes, kind.figures)
+    metrics, card = evaluate_run(
+        Path(run or ""),
+        data and Path(data),
+        out and Path(out),
+        device,
+        workers,
+        inference,
+        split,
+        trust,
+    )
+    return EvaluateResult(metrics, card.classes, kind_of(card).figures)
 
 
 def predict(
@@ -289,6 +301,7 @@ def export(
     from featherbone.predictor import some_images
     from featherbone.tasks.exported import beside
     from featherbone.tasks.run import load_task
+    from featherbone.tasks.task import kind_of
 
     for name, number in (("count", count), ("calibration", calibration)):
         if number < 1:
@@ -318,7 +331,7 @@ def export(
     measured = None
     if evaluate:
         measured, _ = evaluate_run(folder, data, beside(folder, "report.html"), "cpu", None, trust=True)
-    return ExportResult(folder, folder / target.file, report, parity, measured, card.metrics)
+    return ExportResult(folder, folder / target.file, report, parity, measured, card.metrics, kind_of(card).figures)
 
 
 def serve_web(folder: Positional[Path], *, host: str = "127.0.0.1", port: int = 8000) -> None:

@@ -147,14 +147,14 @@ def draw_panoptic(image: Image.Image, record: PanopticMap, legend: bool = True) 
     return _with_legend(picture, [(s.name, f"{_percent(s.area / area)}", own[s.id]) for s in stuff])
 
 
-def draw_record(image: Image.Image, record: Record, score: float = 0.0) -> Image.Image:
-    """The picture of any task's record; of objects, those with at least `score`."""
+def draw_record(image: Image.Image, record: Record, score: float = 0.0, legend: bool = True) -> Image.Image:
+    """The picture of any task's record; of objects, those with at least `score`; of maps, with a `legend`."""
     if isinstance(record, Detections):
         return draw_detections(image, record, score=score)
     if isinstance(record, SemanticMap):
-        return draw_semantic(image, record)
+        return draw_semantic(image, record, legend)
     if isinstance(record, PanopticMap):
-        return draw_panoptic(image, record)
+        return draw_panoptic(image, record, legend)
     return draw_classification(image, record)
 
 

@@ -1,7 +1,8 @@
 """What the commands return: plain records that can be printed for people and as JSON."""
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +14,25 @@ from featherbone.exporters.parity import Parity
 from featherbone.results import Classification, Detections, Record
 from featherbone.tasks.card import count_measured
 
-TOLD = (
-    *("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "mask_AP", "mask_AP50"),
-    *("mIoU", "boundary_mIoU", "pixel_accuracy", "mean_accuracy"),
-    *("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff"),
-)
-"""Metrics of dense tasks in the order in which they are told."""
-
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run came to."""
+    """A finished run."""
 
     run: Path
     """The run folder; `featherbone.load` takes it."""
     metrics: dict[str, Any]
     """Validation metrics of its best weights."""
     report: Path
+    figures: Mapping[str, str]
+    """Metrics that are printed, with their names."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {"run": str(self.run), "metrics": self.metrics, "report": str(self.report)}
 
     def __str__(self) -> str:
-        return f"{_shares(self.metrics)}\nrun     {self.run}\nreport  {self.report}"
+        return f"{_summary(self.metrics, self.figures)}\nrun     {self.run}\nreport  {self.report}"
 
 
 @dataclass(frozen=True)
@@ -45,6 +41,8 @@ class EvaluateResult:
 
     metrics: dict[str, Any]
     classes: tuple[str, ...]
+    figures: Mapping[str, str]
+    """Metrics that are printed, with their names."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -55,7 +53,7 @@ class EvaluateResult:
         rows = zip(self.classes, per_class, strict=True)
         width = max(map(len, self.classes))
         lines = [f"  {name:{width}}  {_share(share)}" for name, share in rows]
-        return "\n".join([_shares(self.metrics), *lines])
+        return "\n".join([_summary(self.metrics, self.figures), *lines])
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class Prediction:
         return {**files, **({"map": str(self.map)} if self.map else {}), **self.kept.to_json()}
 
     def __str__(self) -> str:
-        return f"{self.image}  {_told(self.kept)}"
+        return f"{self.image}  {_describe(self.kept)}"
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,9 @@ class ExportResult:
     metrics: dict[str, Any] | None = None
     """Of the file on all validation images, where they were asked for."""
     of_run: dict[str, Any] | None = None
-    """The run's own."""
+    """Those of the run."""
+    figures: Mapping[str, str] = field(default_factory=dict)
+    """Metrics that are printed, with their names."""
 
     @property
     def size(self) -> int:
@@ -133,7 +133,10 @@ class ExportResult:
     def __str__(self) -> str:
         lines = [f"{self.path}  {self.size / 1e6:.1f} MB", str(self.parity), f"report  {self.report}"]
         if self.metrics is not None:
-            lines += [f"file    {_shares(self.metrics)}", f"run     {_shares(self.of_run or {})}"]
+            lines += [
+                f"file    {_summary(self.metrics, self.figures)}",
+                f"run     {_summary(self.of_run or {}, self.figures)}",
+            ]
         return "\n".join(lines)
 
 
@@ -209,20 +212,18 @@ class DemoResult:
         )
 
 
-def _shares(metrics: dict[str, Any]) -> str:
+def _summary(metrics: dict[str, Any], figures: Mapping[str, str]) -> str:
     """The metrics that matter most, in one line."""
-    if "top1" in metrics:
-        return f"top-1 {metrics['top1']:.3f}  top-5 {metrics['top5']:.3f}  on {count_measured(metrics)}"
-    told = "  ".join(f"{name.replace('_', ' ')} {_share(metrics[name])}" for name in TOLD if name in metrics)
+    values = "  ".join(f"{name} {_share(metrics[key])}" for key, name in figures.items() if key in metrics)
     objects = f" with {metrics['objects']} objects; {metrics['engine']}" if "objects" in metrics else ""
-    return f"{told}  on {count_measured(metrics)}{objects}"
+    return f"{values}  on {count_measured(metrics)}{objects}"
 
 
 def _share(value: float | None) -> str:
-    return "nothing to measure" if value is None else f"{value:.3f}"
+    return "not measured" if value is None else f"{value:.3f}"
 
 
-def _told(kept: Kept) -> str:
+def _describe(kept: Kept) -> str:
     """A record in a few words."""
     if isinstance(kept, Classification):
         return f"{kept.name} {kept.score:.1%}"

@@ -17,6 +17,7 @@ from featherbone.files import atomic, to_json, write_json
 from featherbone.outcomes import Prediction
 from featherbone.results import PanopticMap, Record
 from featherbone.tasks.card import Card
+from featherbone.tasks.task import kind_of
 
 ROWS, PANOPTIC, MAPS = "predictions.json", "panoptic.json", "maps"
 LONGEST = 200
@@ -55,7 +56,7 @@ class PredictionFiles:
     ) -> None:
         if error is None and self._rows is not None:
             self._rows.write(f'\n], "skipped": {to_json(self.skipped, 2)}}}\n')
-            if self.card.task == "panoptic":
+            if kind_of(self.card).record is PanopticMap:
                 self._write_panoptic()
         self._stack.__exit__(kind, error, traceback)
 
@@ -91,7 +92,7 @@ class PredictionFiles:
         for name in self.names.values():
             if self.pictures:
                 yield self.folder / f"{name}.jpg"
-            if self.card.task in ("semantic", "panoptic"):
+            if kind_of(self.card).is_map:
                 yield self.folder / MAPS / f"{name}.png"
 
 

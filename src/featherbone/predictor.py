@@ -13,64 +13,36 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from featherbone.data.classification import open_splits
-from featherbone.data.detection import open_detection
 from featherbone.data.images import Encoded, ImageSource, read_image
 from featherbone.data.listing import SUFFIXES, list_images
-from featherbone.data.sampling import spread, spread_classes
-from featherbone.data.segmentation import open_segmentation
+from featherbone.data.sampling import spread
 from featherbone.devices import find_device
-from featherbone.errors import BadImage, BadOption, BadRun
+from featherbone.errors import BadImage, BadRun
 from featherbone.results import Record
 from featherbone.tasks.card import Card
 from featherbone.tasks.exported import open_task
-from featherbone.tasks.task import KINDS, kind_of
-from featherbone.tasks.testing import Testing, decode_tested
-from featherbone.tasks.tiling import check_tiles, decode_tiled
+from featherbone.tasks.inference import Inference
+from featherbone.tasks.task import kind_of
 
 
 class Predictor:
     """The model of a run with everything it needs to read an image.
 
-    Objects below `score` are not told; by default below the limit that balanced precision and recall best on the run's
-    validation images, and for panoptic segmentation below 0.6. With `tile`, large images are searched in tiles of so
-    many pixels a side, too, `overlap` of which neighbours share. `slide`, `scales` and `mirror` are of `Testing`, for
-    semantic segmentation.
+    Objects have a score above `inference.score`, by default the threshold with the highest F1 on the run's validation
+    images, and 0.6 for panoptic segmentation.
 
     >>> predictor = featherbone.load("runs/flowers5-lvt")
     >>> predictor("rose.jpg").name
     """
 
-    def __init__(
-        self,
-        card: Card,
-        task: Any,
-        device: torch.device,
-        score: float | None = None,
-        tile: int | None = None,
-        overlap: float = 0.2,
-        slide: bool = False,
-        scales: tuple[float, ...] = (1.0,),
-        mirror: bool = False,
-    ) -> None:
+    def __init__(self, card: Card, task: Any, device: torch.device, inference: Inference | None = None) -> None:
         self.card, self.device = card, device
+        self.inference = inference or Inference()
+        kind = kind_of(card)
+        self.inference.require(kind)
         self.task = task.to(device).eval()
         self.transform = card.preprocessing.transform()
-        if not isinstance(scales, Iterable) or not all(isinstance(scale, int | float) for scale in scales):
-            raise BadOption(f"scales {scales!r} are not numbers; give a tuple of factors, such as (0.75, 1.0, 1.25)")
-        self.testing = Testing(slide, tuple(scales), mirror)
-        given = {"score": score is not None, "tile": tile is not None, "slide": slide}
-        given |= {"scales": self.testing.scales != (1.0,), "mirror": mirror}
-        kind = kind_of(card)
-        for name in (name for name, is_given in given.items() if is_given and name not in kind.inference):
-            other = next(row.name for row in KINDS.values() if name in row.inference)
-            raise BadOption(f"{name} has no effect for {card.task}; omit it, or give a run for {other}")
-        if score is not None and not (isinstance(score, int | float) and 0 <= score <= 1):
-            raise BadOption(f"score {score!r} is not a number from 0 to 1; 0.5 is usual")
-        if tile is not None:
-            check_tiles(tile, overlap)
-        self.score = kind.shown_score(card) if score is None else score
-        self.tile, self.overlap = tile, overlap
+        self.score = kind.shown_score(card) if self.inference.score is None else self.inference.score
         self._lock = Lock()
 
     def __call__(self, image: ImageSource) -> Record:
@@ -93,19 +65,14 @@ class Predictor:
         pictures = [read_image(image) for image in _listed(images)]
         if not pictures:
             return []
-        inputs = [] if self.tile or not self.testing.plain else [self.transform(picture) for picture in pictures]
+        inputs = [self.transform(picture) for picture in pictures] if self.inference.is_plain else []
         with self._lock:
             return self._decode(pictures, inputs)
 
     def _decode(self, pictures: list[Image.Image], inputs: list[Tensor]) -> list[Record]:
         p = self.card.preprocessing
-        if self.tile is not None:
-            return [
-                decode_tiled(self.task, p, picture, self.tile, self.overlap, self.device, self.score)
-                for picture in pictures
-            ]
-        if not self.testing.plain:
-            return [decode_tested(self.task, p, picture, self.testing, self.device) for picture in pictures]
+        if not self.inference.is_plain:
+            return [self.inference.record(self.task, p, picture, self.device, self.score) for picture in pictures]
         raw = self.task(torch.stack(inputs).to(self.device))
         frames = [p.frame(picture.height, picture.width) for picture in pictures]
         return self.task.decoder(raw, frames, score=self.score)
@@ -142,18 +109,22 @@ def load(
     mirror: bool = False,
     trust: bool = False,
 ) -> Predictor:
-    """The predictor of a run folder or an exported file; the options are those of `Predictor`.
+    """The predictor of a run folder or an exported file.
+
+    Objects have a score above `score`. With `tile`, objects are also found in tiles of that many pixels per side, which
+    overlap by the share `overlap`. Semantic segmentation with `slide` averages windows of an image that covers the
+    input, over images of several `scales`, and with `mirror` over mirrored ones.
 
     It takes images as `Predictor.__call__` states: arrays and tensors are RGB. It can be pickled; an exported file is
-    then opened again where it is used.
-
-    A file runs in its own runtime, on the CPU; one that holds machine code (an export for torch) only with `trust`.
-    Raises `BadRun` where it is none, or damaged, and `BadOption` for an option that does not suit it.
+    then opened again where it is used. A file runs in its runtime, on the CPU; one that holds machine code (an export
+    for torch) only with `trust`. Raises `BadRun` where it is not one, or damaged, and `BadOption` for an option without
+    effect for its task.
     """
     if not isinstance(run, str | os.PathLike):
         raise BadRun(f"a {type(run).__name__} is not a run; give the path of a run folder or of an exported file")
     card, task = open_task(Path(run), trust)
-    return Predictor(card, task, find_device(device), score, tile, overlap, slide, scales, mirror)
+    inference = Inference(score, tile, overlap, slide, scales, mirror)
+    return Predictor(card, task, find_device(device), inference)
 
 
 def find_images(paths: Iterable[Path], without: Path | None = None) -> list[Path]:
@@ -187,14 +158,8 @@ def in_batches(paths: Sequence[Path], size: int) -> Iterator[list[Path]]:
 
 
 def open_images(card: Card) -> Any:
-    """The images that a run learned from and was measured on, as `train` and `val`."""
-    data, s = card.data_folder("give a folder of pictures with --images DIR"), card.settings
-    split = s["val_share"], s["seed"]
-    if card.task == "classification":
-        return open_splits(data, *split)
-    if card.task in ("detection", "instance"):
-        return open_detection(data, *split, s["unlabelled"], card.task == "instance", s.get("crowds", "ignore"))
-    return open_segmentation(data, card.task, *split, s["ignore_index"], s["zero_ignored"])
+    """The images that a run was trained and measured on, as `train` and `val`."""
+    return kind_of(card).open(card.data_folder("give a folder of pictures with --images DIR"), card.settings)
 
 
 def some_images(card: Card, folder: Path | None, count: int, split: str = "val") -> list[Image.Image]:
@@ -207,8 +172,8 @@ def some_images(card: Card, folder: Path | None, count: int, split: str = "val")
         readers = [lambda path=paths[i]: read_image(path) for i in spread(len(paths), count)]
     else:
         own = getattr(open_images(card), split)
-        chosen = spread_classes(own.labels, count) if card.task == "classification" else spread(len(own), count)
-        readers = [lambda i=i: own.read(i) for i in chosen]
+        chosen = kind_of(card).choose(own, count)
+        readers = [lambda i=i: own.image(i) for i in chosen]
     pictures: list[Image.Image] = []
     for reader in readers:
         with suppress(BadImage):

@@ -15,8 +15,8 @@ from featherbone.data.scenes_write import write_masks
 from featherbone.data.scenes_write import write_panoptic as write_panoptic_scenes
 from featherbone.data.segmentation import open_segmentation
 from featherbone.data.semantic import check_two_classes, open_maps
-from featherbone.engine.segmentation import truth_map
 from featherbone.errors import BadData, BadImage
+from featherbone.tasks.panoptic import PanopticKind
 
 SHARED = (Path(__file__).parents[2] / "../shared/data").resolve()
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="real pictures are not there")
@@ -162,7 +162,7 @@ def test_cityscapes_names_serve_our_layout(tmp_path):
 def test_panoptic_files_come_back(parted, tmp_path):
     """What is read, written as another tool's results, and read again, is the same."""
     images = open_segmentation(parted, "panoptic").train
-    records = [truth_map(images, i) for i in range(len(images))]
+    records = [PanopticKind().truth_record(images.truth(i), images) for i in range(len(images))]
     out = tmp_path / "again"
     rows = [(Path(images.name(i)).name, f"{i}.png", record) for i, record in enumerate(records)]
     (out / "annotations").mkdir(parents=True)
@@ -182,7 +182,9 @@ def test_panoptic_files_come_back(parted, tmp_path):
     assert (again.classes, again.things) == (images.classes, images.things)
     for i, record in enumerate(records):
         np.testing.assert_array_equal(again.labels(i), images.labels(i))
-        assert [s.box for s in truth_map(again, i).segments] == [s.box for s in record.segments]
+        assert [s.box for s in PanopticKind().truth_record(again.truth(i), again).segments] == [
+            s.box for s in record.segments
+        ]
 
 
 @pytest.mark.parametrize(

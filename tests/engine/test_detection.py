@@ -179,7 +179,7 @@ def test_the_rate_falls_in_steps():
         (dict(head_args="depth=3"), "does not take"),
         (dict(backbone_from="no/such/run"), "not a run folder"),
         (dict(mixup=0.2), "has no effect for detection"),
-        (dict(scale=(1.5, 0.5)), "the least factor comes first"),
+        (dict(scale=(1.5, 0.5)), "the minimum comes first"),
         (dict(schedule="step"), "milestones"),
         (dict(model_args="nonsense=1"), "does not take"),
     ],

@@ -12,10 +12,10 @@ from featherbone.engine.train import evaluate_run, resume_run, start_run
 from featherbone.explainers import explain
 from featherbone.predictor import load
 from featherbone.tasks.classification import Classifier, ClassTargets, build_classifier
+from featherbone.tasks.inference import Inference
 from featherbone.tasks.manifest import describe
 from featherbone.tasks.raw import Flat
 from featherbone.tasks.run import load_task
-from featherbone.tasks.testing import Testing
 from runs import Interrupted, rows, same_run, stop_after
 from standin import DEVICE, DeviceFault, Guard
 
@@ -56,9 +56,7 @@ def settings_of(case, device):
     """A run of two steps of two parts each, with everything on."""
     task, own = CASES[case]
     mixed = dict(mixup=0.2, cutmix=1.0) if task == "classification" else dict(expand=1.5)
-    common = dict(
-        image_size=64, batch_size=4, accumulate=2, epochs=1, workers=0, save_seconds=0, ema=0.9, clip_grad=1.0
-    )
+    common = dict(image_size=64, batch_size=4, accumulate=2, epochs=1, workers=0, ema=0.9, clip_grad=1.0)
     return complete(task=task, device=device, precision="fp32", **common, **mixed, **own)
 
 
@@ -91,9 +89,9 @@ def train_evaluate_predict(case, device, data, folder, monkeypatch, guard):
         own = evaluate_run(run, None, None, device, 0)[0]
         theirs = evaluate_run(file, where, None, device, 0)[0]
         if case == "retinanet":
-            evaluate_run(run, None, None, device, 0, tiles=(32, 0.2))
+            evaluate_run(run, None, None, device, 0, Inference(tile=32))
         if task == "semantic":
-            evaluate_run(run, None, None, device, 0, testing=Testing(True, (0.5, 1.0), True))
+            evaluate_run(run, None, None, device, 0, Inference(slide=True, scales=(0.5, 1.0), mirror=True))
         for path in (run, file):
             load(path, device)(image)
     assert own.keys() == theirs.keys()
@@ -103,28 +101,28 @@ def train_evaluate_predict(case, device, data, folder, monkeypatch, guard):
 
 @pytest.fixture
 def guard(monkeypatch):
-    """A guard under which a training step may read from the device once."""
+    """A guard under which training reads from the device once in an interval of several steps."""
     monkeypatch.setattr("featherbone.devices.count_devices", lambda: {DEVICE.type: 1, "cpu": 1})
-    train_epoch, count, guard = Loop.train_epoch, Loop.count, Guard()
+    train_epoch, read_losses, guard = Loop.train_epoch, Loop.read_losses, Guard()
 
     def begin(self, epoch):
         guard.start()
         train_epoch(self, epoch)
 
-    def end(self, *step):
-        counted = count(self, *step)
-        guard.finish_step()
-        return counted
+    def end(self, *interval):
+        losses = read_losses(self, *interval)
+        guard.finish_interval()
+        return losses
 
     monkeypatch.setattr(Loop, "train_epoch", begin)
-    monkeypatch.setattr(Loop, "count", end)
+    monkeypatch.setattr(Loop, "read_losses", end)
     return guard
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_task_on_a_stand_in(case, data, tmp_path, monkeypatch, guard):
     train_evaluate_predict(case, str(DEVICE), data, tmp_path, monkeypatch, guard)
-    assert guard.steps == 2
+    assert guard.intervals == 1  # of two steps
 
 
 def test_a_stand_in_computes_what_the_cpu_does(data, tmp_path, guard):
@@ -182,7 +180,7 @@ def test_every_task_on_a_card(case, data, tmp_path, monkeypatch):
 @pytest.mark.parametrize("case", CASES)
 def test_a_deterministic_run_on_a_card_resumes_in_the_same_bits(case, data, tmp_path, monkeypatch):
     task, where = CASES[case][0], data(CASES[case][0])
-    settings = settings_of(case, "cuda").override(deterministic=True)
+    settings = settings_of(case, "cuda").override(deterministic=True, save_seconds=0)
     whole = start_run(where, LIGHT, task, tmp_path / "whole", settings)
     with monkeypatch.context() as patched:
         stop_after(patched, 1)

@@ -128,9 +128,9 @@ from featherbone.errors import FeatherboneError
 kind, micro_step = os.environ["FAULT"], Loop.micro_step
 
 def fail(self, batch, part):
-    if self.step == 1 and kind == "error":
+    if self.progress.step == 1 and kind == "error":
         raise FeatherboneError("the second process failed")
-    if self.step == 1:
+    if self.progress.step == 1:
         for path in Path(sys.argv[sys.argv.index("--data") + 1]).rglob("*.jpg"):
             path.write_bytes(b"")
     return micro_step(self, batch, part)

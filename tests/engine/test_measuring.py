@@ -38,13 +38,13 @@ def world(drawn, tmp_path_factory):
 @pytest.fixture
 def read(monkeypatch):
     """Names of the images that are read."""
-    names, original = set(), FolderImages.read
+    names, original = set(), FolderImages.image
 
     def note(self, index):
         names.add(self.name(index))
         return original(self, index)
 
-    monkeypatch.setattr(FolderImages, "read", note)
+    monkeypatch.setattr(FolderImages, "image", note)
     return names
 
 

@@ -12,7 +12,7 @@ import torch
 
 from featherbone.cli import main
 from featherbone.data.loading import Batches, Samples, explained_workers, train_loader
-from featherbone.engine.classification import ClassificationJob
+from featherbone.engine.job import Job
 from featherbone.engine.loop import Loop
 from featherbone.engine.run import load_state
 from featherbone.engine.settings import complete
@@ -195,14 +195,14 @@ def test_a_folder_removed_during_training_is_not_made_again(train, quick, tmp_pa
 
 
 def test_a_metric_of_none_is_the_worst_but_the_first_weights_are_kept(train, quick, tmp_path, monkeypatch):
-    original, seen = ClassificationJob.measure, []
+    original, seen = Job.measure, []
 
     def measure(self, task, *arguments):
         metrics, outcome = original(self, task, *arguments)
         seen.append((tmp_path / "run" / "weights.safetensors").exists())
         return {**metrics, "top1": [None, 0.5, float("nan")][len(seen) - 1] if len(seen) < 4 else 0.5}, outcome
 
-    monkeypatch.setattr(ClassificationJob, "measure", measure)
+    monkeypatch.setattr(Job, "measure", measure)
     run = train("run", NET, **quick | dict(epochs=3))
     assert seen == [False, True, True, True]
     assert Card.read(run).metrics["top1"] == 0.5 and Card.read(run).metrics["epoch"] == 2

@@ -9,16 +9,18 @@ import torch
 
 from featherbone.data.images import read_image
 from featherbone.data.scenes_write import write_masks, write_panoptic
-from featherbone.engine.evaluate_maps import Kept
+from featherbone.engine.job import Job
 from featherbone.engine.optimiser import build_optimiser, build_schedule
-from featherbone.engine.segmentation import SemanticJob
 from featherbone.engine.settings import complete
 from featherbone.engine.train import evaluate_run, resume_run, start_run
 from featherbone.errors import BadOption, FeatherboneError
+from featherbone.metrics.metrics import Metrics
+from featherbone.metrics.outcome import Outcome
 from featherbone.tasks.card import Card
+from featherbone.tasks.inference import Inference
 from featherbone.tasks.run import load_task
+from featherbone.tasks.semantic import class_weights
 from featherbone.tasks.task import KINDS
-from featherbone.tasks.testing import Testing
 from runs import Interrupted, rows, same_run, stop_after
 
 LIGHT = "mobilenetv3_small_050"
@@ -102,10 +104,10 @@ def test_a_run_tells_what_it_is(segment, task):
     for picture in ("first_batch.jpg", "predictions.jpg"):
         assert read_image(run / picture).width > 300
     page = (run / "report.html").read_text()
-    assert all(name in page for name in (*card.classes, "lowest metric", card.backbone))
-    again, classes = evaluate_run(run, None, None, "cpu", 0)
+    assert all(name in page for name in (*card.classes, "lowest scores", card.backbone))
+    again, evaluated = evaluate_run(run, None, None, "cpu", 0)
     key = "mIoU" if task == "semantic" else "PQ"
-    assert again[key] == pytest.approx(card.metrics[key]) and classes == card.classes
+    assert again[key] == pytest.approx(card.metrics[key]) and evaluated.classes == card.classes
 
 
 @pytest.mark.parametrize(("task", "head"), [(task, h) for task in ("semantic", "panoptic") for h in KINDS[task].heads])
@@ -126,12 +128,12 @@ def test_workers_change_nothing(segment):
 def test_losses_are_as_asked(segment, scenes):
     run = segment(**SETTINGS, dice=0.5, class_weights="balanced", hard_share=0.3)
     assert rows(run)[0]["train"].keys() == {"loss", "pixel", "dice"}
-    job = SemanticJob("semantic", scenes / "semantic", complete(task="semantic", class_weights="balanced"))
+    job = Job("semantic", scenes / "semantic", complete(task="semantic"))
     counts = np.zeros(9)
     for i in range(len(job.train)):
-        counts += np.bincount(job.train.labels(i).ravel(), minlength=256)[:9]
+        counts += np.bincount(job.train.truth(i).ravel(), minlength=256)[:9]
     expected = np.where(counts > 0, (np.median(counts[counts > 0]) / np.maximum(counts, 1)).clip(0.1, 10), 1)
-    assert job.class_weights() == pytest.approx(tuple(expected))
+    assert class_weights("balanced", job.train) == pytest.approx(tuple(expected))
 
 
 def test_a_panoptic_set_serves_every_dense_task(segment, scenes):
@@ -148,11 +150,11 @@ def test_a_panoptic_set_serves_every_dense_task(segment, scenes):
 def test_other_ways_to_look_are_measured(segment):
     run = segment(**SETTINGS)
     plain = evaluate_run(run, None, None, "cpu", 0)[0]
-    other = evaluate_run(run, None, None, "cpu", 0, testing=Testing(True, (0.75, 1.0), True))[0]
+    other = evaluate_run(run, None, None, "cpu", 0, Inference(slide=True, scales=(0.75, 1.0), mirror=True))[0]
     assert "loss" in plain and "loss" not in other and 0 <= other["mIoU"] <= 1 and other["images"] == 4
     panoptic = segment("panoptic", task="panoptic", **SETTINGS | dict(epochs=1))
-    with pytest.raises(BadOption, match="mean nothing to panoptic"):
-        evaluate_run(panoptic, None, None, "cpu", 0, testing=Testing(mirror=True))
+    with pytest.raises(BadOption, match="mirror has no effect for panoptic"):
+        evaluate_run(panoptic, None, None, "cpu", 0, Inference(mirror=True))
 
 
 def test_the_rate_falls_by_a_power():
@@ -196,13 +198,27 @@ def test_training_refuses(segment, task, wrong, message):
         segment(task=task, **SETTINGS | wrong)
 
 
+class Given(Metrics):
+    """Metrics whose annotations are the scores of the images."""
+
+    def update(self, index, truth, record):
+        return truth
+
+    def merge(self, other):
+        pass
+
+    def compute(self):
+        return {}
+
+
 def test_only_what_is_shown_is_kept():
-    kept = Kept(1000)
+    outcome = Outcome(1000, Given(), is_map=True)
     for index in range(1000):
-        kept.add(index, f"record {index}", 0.5 if index == 777 else 1 - index / 1e6)
-    kept.trim()
-    assert len(kept.records) <= 21 and kept.worst[0] == 777 and len(kept.worst) == 9 and len(kept.spread) == 12
-    assert set(kept.records) == {*kept.spread, *kept.worst}
+        outcome.add(index, 0.5 if index == 777 else 1 - index / 1e6, f"record {index}")
+    outcome.finish()
+    assert outcome.worst[0] == 777 and len(outcome.worst) == 16 and len(outcome.spread) == 12
+    assert set(outcome.records) == {*outcome.spread, *outcome.worst} and len(outcome.records) <= 28
+    assert len(outcome.scores) == 1000
 
 
 @pytest.mark.parametrize("backbone", ["lightvit_tiny", "xformer_small", "lit_tiny", "vit_tiny_patch16_224"])

@@ -14,8 +14,8 @@ from examined import picture
 from featherbone.commands import doctor
 from featherbone.data.layouts import find_task
 from featherbone.data.scenes_write import write_coco, write_masks, write_panoptic, write_yolo
+from featherbone.engine.job import Job
 from featherbone.engine.settings import complete
-from featherbone.engine.train import open_job
 from featherbone.errors import BadData, FeatherboneError
 
 PICTURES = {
@@ -33,7 +33,7 @@ def agree(data: Path, task: str, out: Path, **reading) -> str:
     except FeatherboneError as error:
         found = {str(error)}
     try:
-        open_job(find_task(data, task), data, complete(task=task, workers=0, **reading))
+        Job(find_task(data, task), data, complete(task=task, workers=0, **reading))
         refusal = ""
     except FeatherboneError as error:
         refusal = str(error)

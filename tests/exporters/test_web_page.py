@@ -22,6 +22,7 @@ from featherbone.exporters.web import require_web, write_web
 from featherbone.ops import rle
 from featherbone.predictor import Predictor
 from featherbone.tasks.card import Card
+from featherbone.tasks.inference import Inference
 from featherbone.tasks.run import build_task
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -245,7 +246,7 @@ def test_a_higher_limit_tells_fewer_objects(exported, browser):
         page.focus("#score")
         page.keyboard.press("End")
         assert page.inner_text("#least") == "95%"
-        strict = Predictor(predictor.card, predictor.task, torch.device("cpu"), score=0.95)(image).to_json()
+        strict = Predictor(predictor.card, predictor.task, torch.device("cpu"), Inference(score=0.95))(image).to_json()
         assert len(told(page)["objects"]) == len(strict["objects"]) < len(predictor(image))
 
 

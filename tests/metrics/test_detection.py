@@ -153,7 +153,7 @@ def test_crowds_are_neither_missed_nor_made_up():
     record = found([BOX, [20, 100, 50, 140], [250, 20, 290, 90]], [0, 0, 0], [0.5, 0.9, 0.4])
     metrics = measure({4: (truth, record)})
     (row,) = metrics.per_image(0.0)
-    assert (row.image_id, row.true_positives, row.false_positives, row.misses, row.mistakes) == (4, 1, 1, 0, 1)
+    assert (row.index, row.true_positives, row.false_positives, row.misses, row.mistakes) == (4, 1, 1, 0, 1)
     assert metrics.compute()["AP50"] == 1 and metrics.compute()["objects"] == 1
 
 
@@ -190,7 +190,7 @@ def slow_match(truth, record, score):
 
 @pytest.mark.parametrize("score", [0.0, 0.5, 0.9, 1.1])
 def test_single_images_are_judged_as_one_by_one(pairs, score):
-    rows = {row.image_id: row for row in measure(pairs).per_image(score)}
+    rows = {row.index: row for row in measure(pairs).per_image(score)}
     for image_id, (truth, record) in pairs.items():
         row = rows[image_id]
         assert (row.true_positives, row.false_positives, row.misses) == slow_match(truth, record, score)
@@ -293,3 +293,13 @@ def test_results_with_text_ids_and_none_at_all(write):
 def test_other_files_are_refused(write, rows, message):
     with pytest.raises(BadData, match=message):
         read_coco_results(write(rows), {1: (9, 9)}, IDS, CLASSES)
+
+
+def test_processes_are_joined_into_one_set(pairs):
+    parts = [measure(dict(list(pairs.items())[rank::2])) for rank in range(2)]
+    parts[0].synchronise(lambda mine: [*mine, parts[1]])
+    assert parts[0].compute() == measure(pairs).compute()
+    assert parts[0].image_scores() == measure(pairs).image_scores()
+    rows = parts[0].coco_results(lambda index: 10 * index, IDS)
+    assert [row["image_id"] for row in rows] == sorted(row["image_id"] for row in rows)
+    assert {row["image_id"] for row in rows} <= {10 * index for index in pairs}

@@ -1,16 +1,38 @@
 """Panoptic quality: crafted maps whose answers are counted by hand, and a slow plain form of COCO's rule."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 
-from featherbone.metrics.panoptic import PanopticMetrics, Stated
+from featherbone.data.split import PanopticSegment, PanopticTruth
+from featherbone.metrics.panoptic import PanopticMetrics
+from featherbone.results import PanopticMap, Segment
 
 CAT, DOG, SKY = 0, 1, 2
 
 
+class Stated(NamedTuple):
+    """A segment of a map by its value there."""
+
+    id: int
+    label: int
+    crowd: bool = False
+
+
+def pair(truth, stated, said, found):
+    """Annotation and record of an image from two maps and their segments."""
+    truth, ids = np.array(truth, np.int32), np.zeros(np.shape(truth), np.int32)
+    for number, segment in enumerate(stated, 1):
+        ids[truth == segment.id] = number
+    annotation = PanopticTruth(ids, tuple(PanopticSegment(s.label, s.crowd) for s in stated))
+    segments = (Segment(s.id, s.label, "", True, None, 0, (0, 0, 0, 0)) for s in found)
+    return annotation, PanopticMap(np.array(said, np.int32), tuple(segments))
+
+
 def measure(truth, stated, said, found, classes=3, things=(CAT, DOG)):
     metrics = PanopticMetrics(classes, things)
-    own = metrics.update(np.array(truth, np.int32), stated, np.array(said, np.int32), found)
+    own = metrics.update(0, *pair(truth, stated, said, found))
     return metrics.compute(), own
 
 
@@ -111,10 +133,10 @@ def test_the_slow_form_counts_the_same():
         said = np.where(rng.random(shape) < 0.8, truth, noise)
         stated = [Stated(n, int(rng.integers(3)), bool(rng.random() < 0.2)) for n in (1, 2, 3)]
         found = [Stated(s.id, s.label if rng.random() < 0.8 else int(rng.integers(3))) for s in stated]
-        everything.update(truth.astype(np.int32), stated, said.astype(np.int32), found)
-        parts[i % 2].update(truth.astype(np.int32), stated, said.astype(np.int32), found)
+        everything.update(i, *pair(truth, stated, said, found))
+        parts[i % 2].update(i, *pair(truth, stated, said, found))
         total += slow(truth, stated, said, found, 3)
     assert total[1].sum() > 20 and total[2].sum() > 5 and total[3].sum() > 5
     np.testing.assert_allclose(everything.counts, total)
-    parts[0].add(parts[1])
+    parts[0].synchronise(lambda mine: [*mine, parts[1]])
     np.testing.assert_allclose(parts[0].counts, total)

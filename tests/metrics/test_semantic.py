@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 
 from featherbone.metrics.semantic import NEAR, SemanticMetrics, near_border
+from featherbone.results import SemanticMap
 
 
 def measure(*pairs, classes=3):
     metrics = SemanticMetrics(classes)
-    own = [metrics.update(np.array(t, np.uint8), np.array(s, np.uint8)) for t, s in pairs]
+    own = [
+        metrics.update(i, np.array(t, np.uint8), SemanticMap(np.array(s, np.uint8), ()))
+        for i, (t, s) in enumerate(pairs)
+    ]
     return metrics.compute(), own
 
 
@@ -41,9 +45,10 @@ def test_parts_add_up():
     pairs = [rng.integers(0, 3, (2, 20, 30)).astype(np.uint8) for _ in range(4)]
     whole, first, second = (SemanticMetrics(3) for _ in range(3))
     for i, (truth, said) in enumerate(pairs):
-        whole.update(truth, said)
-        (first, second)[i % 2].update(truth, said)
-    first.add(second)
+        record = SemanticMap(said, ())
+        whole.update(i, truth, record)
+        (first, second)[i % 2].update(i, truth, record)
+    first.synchronise(lambda mine: [*mine, second])
     assert first.compute() == whole.compute()
 
 

@@ -17,10 +17,10 @@ from featherbone.heads.panoptic_fpn import PanopticRaw
 from featherbone.heads.roi import MaskRaw
 from featherbone.tasks.card import Card
 from featherbone.tasks.dense import dense_preprocessing
+from featherbone.tasks.inference import Inference, average_views
 from featherbone.tasks.panoptic import PanopticDecoder
 from featherbone.tasks.run import build_task
 from featherbone.tasks.task import KINDS
-from featherbone.tasks.testing import Testing, decode_tested
 
 CLASSES = ("sky", "road", "car")
 CPU = torch.device("cpu")
@@ -56,28 +56,28 @@ def scene(height, width):
 
 
 LOOKS = [
-    Testing(),
-    Testing(slide=True),
-    Testing(mirror=True),
-    Testing(scales=(0.75, 1.0, 1.5)),
-    Testing(True, (1.0, 1.5), True),
+    Inference(),
+    Inference(slide=True),
+    Inference(mirror=True),
+    Inference(scales=(0.75, 1.0, 1.5)),
+    Inference(slide=True, scales=(1.0, 1.5), mirror=True),
 ]
 
 
-@pytest.mark.parametrize("testing", LOOKS, ids=str)
+@pytest.mark.parametrize("views", LOOKS, ids=str)
 @pytest.mark.parametrize("size", [(64, 96), (90, 61), (44, 100), (16, 24)])
-def test_every_way_to_look_finds_what_is_there(net, testing, size):
+def test_every_way_to_look_finds_what_is_there(net, views, size):
     image, labels = scene(*size)
-    record = decode_tested(net, SIZE, image, testing, CPU)
+    record = average_views(net, SIZE, image, views, CPU)
     assert record.labels.shape == labels.shape and record.classes == CLASSES
-    scale = max(max(size[0] / 32, size[1] / 48) if not testing.slide else 1, 1)
+    scale = max(max(size[0] / 32, size[1] / 48) if not views.slide else 1, 1)
     rim = sum((labels != np.roll(labels, 1, axis)).sum() for axis in (0, 1)) * 4 * scale + 4
     assert (record.labels != labels).sum() <= rim  # what is wrong lies at borders
     assert (record.labels == labels).mean() > 0.75
 
 
 def test_windows_have_the_inputs_size(net):
-    decode_tested(net, SIZE, scene(64, 200)[0], Testing(slide=True), CPU)
+    average_views(net, SIZE, scene(64, 200)[0], Inference(slide=True), CPU)
     assert len(net.seen) == 3 and set(net.seen) == {(1, 3, 32, 48)}  # 100 x 32 in steps of 32
 
 
@@ -85,12 +85,14 @@ def test_windows_have_the_inputs_size(net):
 def test_a_mirrored_look_is_turned_back(net, slide):
     """What sees alike from either side says the same with a mirrored look as without."""
     image, _ = scene(32, 48)
-    plain, mirrored = (decode_tested(net, SIZE, image, Testing(slide, mirror=m), CPU).labels for m in (False, True))
+    plain, mirrored = (
+        average_views(net, SIZE, image, Inference(slide=slide, mirror=m), CPU).labels for m in (False, True)
+    )
     assert (plain == mirrored).mean() > 0.999 and (plain != plain[:, ::-1]).any()
 
 
 def test_scales_are_of_the_input(net):
-    decode_tested(net, SIZE, scene(64, 96)[0], Testing(scales=(1.0, 2.0), mirror=True), CPU)
+    average_views(net, SIZE, scene(64, 96)[0], Inference(scales=(1.0, 2.0), mirror=True), CPU)
     assert net.seen == [(1, 3, 32, 48)] * 2 + [(1, 3, 64, 96)] * 2
 
 
@@ -104,14 +106,14 @@ def test_one_plain_look_is_decode():
     with torch.no_grad():
         raw = task(preprocessing.transform()(image)[None])
     decoded = task.decoder(raw, [preprocessing.frame(90, 61)])[0]
-    tested = decode_tested(task, preprocessing, image, Testing(), CPU)
+    tested = average_views(task, preprocessing, image, Inference(), CPU)
     assert (decoded.labels == tested.labels).mean() > 0.999  # softmax may turn a tie
 
 
 @pytest.mark.parametrize("scales", [(), (0.0,), (100.0,)])
 def test_scales_without_sense_are_refused(scales):
     with pytest.raises(BadOption, match="give factors"):
-        Testing(scales=scales)
+        Inference(scales=scales)
 
 
 def panoptic(boxes, scores, labels, stuff):

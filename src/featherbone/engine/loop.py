@@ -8,7 +8,7 @@ process does that computes its batches in N parts.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from featherbone.data.loading import Batches
 from featherbone.engine.batch_norm import RunningStatistics
+from featherbone.engine.job import Job
 from featherbone.engine.optimiser import set_training
 from featherbone.engine.run import (
     AGAIN,
@@ -35,15 +36,15 @@ from featherbone.engine.run import (
 )
 from featherbone.errors import BadRun, FeatherboneError
 from featherbone.progress import bar
+from featherbone.tasks.card import Card
 from featherbone.tasks.run import fit, save_weights
 
-Prepare = Callable[[Any, tuple[int, int]], tuple[Tensor, Any]]
-"""A loaded batch on the device and (seed, step), to images and targets."""
-Evaluate = Callable[[nn.Module], dict[str, Any]]
+INTERVAL = 10
+"""Steps between reads of the loss, where the host waits for the device."""
 
 
-class Wrapped(nn.Module):
-    """Images and targets to loss terms: what accelerate wraps. The task inside stays plain, evaluated in float32."""
+class LossModule(nn.Module):
+    """From images and targets to loss terms: the module that accelerate wraps; the task itself stays plain."""
 
     def __init__(self, task: Any, compile: bool) -> None:
         super().__init__()
@@ -55,153 +56,183 @@ class Wrapped(nn.Module):
 
 
 @dataclass
+class Progress:
+    """How far a run is; saved with its state."""
+
+    step: int = 0
+    best: float = -1.0
+    """The best value of the headline metric; -1 before the first."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Loss terms summed over the micro-batches of the epoch so far, of all processes."""
+    seconds: float = 0.0
+    """Time spent in the epoch so far."""
+
+
+@dataclass
 class Loop:
-    """Train `task` and keep its run folder; every process of a group makes one of its own."""
+    """Trains a task and keeps its run folder; every process of a group has one."""
 
     run: Path
+    card: Card
+    job: Job
     accelerator: Accelerator
     task: Any
     """The module with `forward` and `losses`."""
     optimiser: torch.optim.Optimizer
     schedule: Scheduler
     loader: DataLoader[Any]
-    batches: Batches
-    prepare: Prepare
-    evaluate: Evaluate
-    on_best: Callable[[dict[str, Any], int], None]
-    """Told the metrics and the epoch of the best weights so far, after they are written."""
-    epochs: int
-    metric: str
-    """The validation metric by which weights are best."""
-    seed: int = 0
-    clip_grad: float | None = None
-    compile: bool = False
-    ema: ModelEmaV3 | None = None
-    save_seconds: float = 60.0
-    eval_every: int = 1
     on_epoch: Callable[[dict[str, Any], dict[str, Any]], None] = lambda row, metrics: None
-    """Called with each epoch's row and its metrics, of which there are none between evaluations."""
-    step: int = 0
-    best: float = -1.0
-    sums: dict[str, float] = field(default_factory=dict)
-    """Loss terms summed over the micro-batches of the epoch so far, of all processes."""
-    seconds: float = 0.0
-    """Of the epoch so far."""
+    """Called with the row and the metrics of each epoch; the latter are empty between evaluations."""
+    progress: Progress = field(default_factory=Progress)
+    measured: tuple[dict[str, Any], Any] | None = None
+    """Metrics and outcome of the saved weights, where the last evaluation measured them."""
 
     def __post_init__(self) -> None:
-        self.model, self.optimiser = self.accelerator.prepare(Wrapped(self.task, self.compile), self.optimiser)
-        self.statistics = RunningStatistics(self.task, self.accelerator)
+        self.settings = self.job.settings
+        self.epochs = self.settings.epochs + self.settings.cooldown_epochs
+        batches: Any = self.loader.batch_sampler
+        self.batches: Batches = batches
         self.parts = self.batches.parts // self.batches.world
         """Micro-batches of a step in this process."""
+        self.prepare = self.job.preparer(self.card, self.task.decoder, self.accelerator.device)
+        decay = self.settings.ema
+        self.ema = ModelEmaV3(self.task, decay, use_warmup=True) if decay else None
+        loss = LossModule(self.task, self.settings.compile)
+        self.model, self.optimiser = self.accelerator.prepare(loss, self.optimiser)
+        self.statistics = RunningStatistics(self.task, self.accelerator)
+        world = self.accelerator.num_processes
+        self.val = self.job.eval_loader(self.card, max(self.job.kind.eval_batch // world, 1), self.accelerator)
 
     def fit(self) -> None:
         """Train from the current step to the end."""
-        per_epoch = self.batches.steps
-        if self.step == 0:
+        if self.progress.step == 0:
             self.save()  # so that a run that is killed at once can be resumed
-        for epoch in range(self.step // per_epoch, self.epochs):
+        for epoch in range(self.progress.step // self.batches.steps, self.epochs):
             self.train_epoch(epoch)
             self.finish_epoch(epoch)
 
     def train_epoch(self, epoch: int) -> None:
-        """The rest of the epoch."""
-        per_epoch, begun = self.batches.steps, time.monotonic() - self.seconds
-        self.batches.begin(epoch, self.step % per_epoch)
+        """Train the rest of the epoch."""
+        progress, per_epoch = self.progress, self.batches.steps
+        start = time.monotonic() - progress.seconds
+        self.batches.begin(epoch, progress.step % per_epoch)
         set_training(self.task)
         saved = time.monotonic()
-        parts: list[dict[str, Tensor]] = []
-        with bar(f"epoch {epoch + 1}/{self.epochs}", per_epoch, self.step % per_epoch) as advance:
+        parts: list[Tensor] = []
+        with bar(f"epoch {epoch + 1}/{self.epochs}", per_epoch, progress.step % per_epoch) as advance:
+            names: list[str] = []
             for batch in self.loader:
-                parts.append(self.micro_step(batch, len(parts)))
-                if len(parts) < self.parts:
+                terms = self.micro_step(batch, len(parts) % self.parts)
+                names = list(terms)
+                parts.append(torch.stack([term.float() for term in terms.values()]))
+                if len(parts) % self.parts:
                     continue
-                loss, due = self.count(parts, time.monotonic() - saved >= self.save_seconds)
+                progress.step += 1
+                advance()
+                progress.seconds = time.monotonic() - start
+                if not self.is_time_to_read(saved):
+                    continue
+                loss, due = self.read_losses(names, parts, time.monotonic() - saved >= self.settings.save_seconds)
+                advance(0, note=f"loss {loss:.3f}")
                 parts = []
-                self.step += 1
-                advance(note=f"loss {loss:.3f}")
-                self.seconds = time.monotonic() - begun
-                if due and self.step % per_epoch:
+                if due and progress.step % per_epoch:
                     self.save()
                     saved = time.monotonic()
+
+    def is_time_to_read(self, saved: float) -> bool:
+        """Whether the losses are read after this step; several processes decide alike, so without a clock."""
+        step, seconds = self.progress.step, self.settings.save_seconds
+        if step % INTERVAL == 0 or step % self.batches.steps == 0 or seconds == 0:
+            return True
+        return self.accelerator.num_processes == 1 and time.monotonic() - saved >= seconds
 
     def micro_step(self, batch: Any, part: int) -> dict[str, Tensor]:
         """Gradients of one micro-batch, and with a step's last one the update; the loss terms, on the device."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        draws = np.random.SeedSequence((self.seed, self.step, part * world + rank)).generate_state(1, np.uint64)
+        keys = (self.settings.seed, self.progress.step, part * world + rank)
+        draws = np.random.SeedSequence(keys).generate_state(1, np.uint64)
         torch.manual_seed(int(draws[0]))
         with self.accelerator.accumulate(self.model):
-            images, targets = self.prepare(batch, (self.seed, self.step))
+            images, targets = self.prepare(batch, (self.settings.seed, self.progress.step))
             self.statistics.begin()
             terms: dict[str, Tensor] = self.model(images, targets)
             self.accelerator.backward(torch.stack(list(terms.values())).sum())
             self.statistics.finish()
             if self.accelerator.sync_gradients:
-                if self.clip_grad:
-                    self.accelerator.clip_grad_norm_(self.task.parameters(), self.clip_grad)
-                self.schedule.step_update(self.step)
+                if self.settings.clip_grad:
+                    self.accelerator.clip_grad_norm_(self.task.parameters(), self.settings.clip_grad)
+                self.schedule.step_update(self.progress.step)
                 self.optimiser.step()
                 self.optimiser.zero_grad()
                 if self.ema is not None:
-                    self.ema.update(self.task, step=self.step)
+                    self.ema.update(self.task, step=self.progress.step)
         return {name: term.detach() for name, term in terms.items()}
 
-    def count(self, parts: list[dict[str, Tensor]], due: bool) -> tuple[float, bool]:
-        """Add the loss terms of a step's micro-batches, of all processes, to `sums`; the step's loss.
+    def read_losses(self, names: list[str], parts: list[Tensor], due: bool) -> tuple[float, bool]:
+        """Add the loss terms of the micro-batches since the last read, of all processes, to the sums; the last loss.
 
-        This is the one place of a step where the host waits for the device. The main process's `due`, whether it is
-        time to save, comes back in every process. Raises `FeatherboneError`, in every process, for a loss that is not
-        finite: the weights are spoilt then, but the saved state is not.
+        Only here the host waits for the device. The main process's `due`, whether it is time to save, is returned in
+        every process. Raises `FeatherboneError`, in every process, for a loss that is not finite: the weights are
+        spoilt then, but the saved state is not.
         """
-        own = torch.stack([torch.stack(list(part.values())).float() for part in parts])  # (parts, terms)
+        own = torch.stack(parts)  # (steps * parts, terms)
         own = torch.cat((own, own.new_full((len(own), 1), float(due))), 1)
         table = self.accelerator.gather(own).cpu()  # process by process
-        rows = table.unflatten(0, (-1, len(own))).transpose(0, 1).flatten(0, 1).tolist()  # in the order of the parts
-        loss = sum(sum(terms) for *terms, _ in rows) / len(rows)
-        if not math.isfinite(loss):
-            raise FeatherboneError(
-                f"the loss became {loss} at step {self.step}; lower --lr, set --clip-grad 1, or use "
-                f"--precision fp32, and resume or start again"
-            )
-        for *terms, _ in rows:
-            for name, term in zip(parts[0], terms, strict=True):
-                self.sums[name] = self.sums.get(name, 0.0) + term
-        return loss, bool(rows[0][-1])
+        rows = table.unflatten(0, (-1, len(own))).transpose(0, 1).flatten(0, 1)  # in the order of the parts
+        losses = rows[:, :-1].double().sum(1).unflatten(0, (-1, self.batches.parts)).mean(1).tolist()  # of each step
+        for step, loss in enumerate(losses, self.progress.step - len(losses)):
+            if not math.isfinite(loss):
+                raise FeatherboneError(
+                    f"the loss became {loss} at step {step}; lower --lr, set --clip-grad 1, or use "
+                    f"--precision fp32, and resume or start again"
+                )
+        for *terms, _ in rows.tolist():
+            for name, term in zip(names, terms, strict=True):
+                self.progress.sums[name] = self.progress.sums.get(name, 0.0) + term
+        return losses[-1], bool(rows[0, -1])
 
     def finish_epoch(self, epoch: int) -> None:
         """Evaluate if it is time, keep the best weights, write the epoch's row, and save."""
+        progress, main = self.progress, self.accelerator.is_main_process
         count = self.batches.steps * self.batches.parts
-        means = {name: total / count for name, total in self.sums.items()}
+        means = {name: total / count for name, total in progress.sums.items()}
         weights = self.ema.module if self.ema is not None else self.task
-        due = (epoch + 1) % self.eval_every == 0 or epoch + 1 == self.epochs
-        metrics = self.evaluate(weights) if due else {}
+        due = (epoch + 1) % self.settings.eval_every == 0 or epoch + 1 == self.epochs
+        metrics, outcome = self.job.measure(weights, self.card, self.accelerator, self.val) if due else ({}, None)
+        group = self.optimiser.param_groups[0]
         row = {
             "epoch": epoch + 1,
-            "step": self.step,
-            "lr": self.optimiser.param_groups[0]["lr"] / self.optimiser.param_groups[0].get("lr_scale", 1.0),
+            "step": progress.step,
+            "lr": group["lr"] / group.get("lr_scale", 1.0),
             "train": {"loss": sum(means.values()), **means},
             "val": {name: value for name, value in metrics.items() if isinstance(value, int | float)},
-            "seconds": round(self.seconds, 3),
+            "seconds": round(progress.seconds, 3),
         }
-        if self.accelerator.is_main_process:
+        is_best = due and self.score(metrics) >= progress.best
+        if main:
             require_folder(self.run)
+            if outcome is not None:
+                self.job.show_outcome(self.run / "predictions.jpg", outcome)
             rows = [past for past in read_metrics(self.run) if past["epoch"] <= epoch]
             write_metrics(self.run, [*rows, row])
-            if due and self.score(metrics) >= self.best:
+            if is_best:
                 save_weights(self.run, weights)
-                self.on_best(metrics, epoch + 1)
-        self.best = max(self.best, self.score(metrics))
-        if self.accelerator.is_main_process:
+                replace(self.card, metrics={**metrics, "epoch": epoch + 1}).write(self.run)
+        if due:
+            self.measured = (metrics, outcome) if is_best and outcome is not None else None
+        progress.best = max(progress.best, self.score(metrics))
+        if main:
             self.on_epoch(row, metrics)
-        self.sums, self.seconds = {}, 0.0
+        progress.sums, progress.seconds = {}, 0.0
         self.save()
 
     def score(self, metrics: dict[str, Any]) -> float:
-        """What weights are compared by: from 0 to 1, or -1 where nothing could be measured."""
-        value = metrics.get(self.metric)
+        """The value that weights are compared by: from 0 to 1, or -1 where nothing could be measured."""
+        value = metrics.get(self.job.kind.headline)
         return -1.0 if value is None or math.isnan(value) else float(value)
 
     def save(self) -> None:
-        """Everything a resume needs, from the main process."""
+        """Write everything a resume needs, from the main process."""
         if not self.accelerator.is_main_process:
             return
         require_folder(self.run)
@@ -209,10 +240,7 @@ class Loop:
         save_state(
             self.run,
             {
-                "step": self.step,
-                "best": self.best,
-                "sums": self.sums,
-                "seconds": self.seconds,
+                **asdict(self.progress),
                 "task": self.task.state_dict(),
                 "ema": self.ema.module.state_dict() if self.ema is not None else None,
                 "optimiser": self.optimiser.state_dict(),
@@ -221,13 +249,12 @@ class Loop:
         )
 
     def resume(self) -> None:
-        """Take up the saved state. Raises `BadRun` where it is damaged, or of another model or length than the run."""
+        """Restore the saved state. Raises `BadRun` where it is damaged, or of another model or length than the run."""
         state = load_state(self.run)
         total = self.epochs * self.batches.steps
         if state["step"] > total or (self.ema is None) != (state["ema"] is None):
             raise BadRun(f"{self.run / STATE}: not of this run of {total} steps; {AGAIN}")
-        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
-        self.sums = state["sums"]
+        self.progress = Progress(**{name: state[name] for name in asdict(self.progress)})
         fit(self.task, state["task"], self.run / STATE)
         fit_optimiser(self.optimiser, state["optimiser"], self.run)
         if self.ema is not None:

@@ -1,4 +1,4 @@
-"""What another tool said of a split's images, measured as our own runs are."""
+"""Results of other tools, evaluated like those of our runs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,122 +13,124 @@ from featherbone.data.layouts import find_task, find_tasks
 from featherbone.data.measured import open_measured
 from featherbone.data.objects import MarkedImages
 from featherbone.data.panoptic import PanopticImages, read_ids
-from featherbone.engine.evaluate import measure_found
-from featherbone.engine.evaluate_maps import count_panoptic, measure_maps
 from featherbone.errors import BadData, BadImage, BadOption
 from featherbone.metrics.detection import read_coco_results
-from featherbone.metrics.panoptic import PanopticMetrics
-from featherbone.metrics.semantic import SemanticMetrics
 from featherbone.ops.label_maps import IGNORE
-from featherbone.progress import say
+from featherbone.progress import say, track
 from featherbone.results import Instances, PanopticMap, SemanticMap
-from featherbone.tasks.panoptic import panoptic_map
+from featherbone.tasks.detection import DetectionKind, InstanceKind
+from featherbone.tasks.kind import Kind
+from featherbone.tasks.panoptic import PanopticKind, panoptic_map
+from featherbone.tasks.semantic import SemanticKind
+
+Read = Callable[[int], Any]
+"""From the index of an image to its record."""
 
 
 def evaluate_results(
     results: Path, data: Path, masks: bool, split: str | None = None, crowds: str = "ignore", **reading: Any
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Metrics of any tool's results on a split of a data folder, chosen as by `open_measured`, and the class names.
+) -> tuple[dict[str, Any], tuple[str, ...], Kind]:
+    """Metrics of another tool's results on a split of a data folder, the class names, and the task.
 
-    A folder holds index PNGs, a file COCO's results or panoptic json. `crowds` is of `open_detection`, and `reading`
-    are keywords of `open_segmentation`.
+    A folder holds index PNGs, a file COCO's results or panoptic json. `split` is that of `open_measured`; `crowds` and
+    `reading` are settings of training.
     """
-    task, measure = find_kind(results, data, masks, reading)
-    find_task(data, task)
-    opened = open_measured(data, task, split, {**reading, "crowds": crowds})
+    kind, reader = find_reader(results, data, masks, reading)
+    find_task(data, kind.name)
+    opened = open_measured(data, kind.name, split, {**reading, "crowds": crowds})
     for notice in opened.notices:
         say(notice, "note")
-    return {**measure(results, data, opened.images), "split": opened.split}, opened.images.classes
+    images: Any = opened.images
+    metrics, read = kind.metrics(images), reader(results, images)
+    for index in track(range(len(images)), "evaluating", len(images)):
+        metrics.update(index, images.truth(index), read(index))
+    return {**metrics.compute(), "split": opened.split}, images.classes, kind
 
 
-def find_kind(
+def find_reader(
     results: Path, data: Path, masks: bool, reading: dict[str, Any]
-) -> tuple[str, Callable[..., dict[str, Any]]]:
-    """The task that results are of, and what measures them."""
+) -> tuple[Kind, Callable[[Path, Any], Read]]:
+    """The task that results are of, and the function that reads them."""
     if results.is_dir():
-        return "semantic", evaluate_label_files
+        return SemanticKind(), read_label_maps
     if any(value not in (None, False) for value in reading.values()):
-        raise BadOption(f"ignore-index and zero-ignored are for a folder of index PNGs; {results} is none")
-    if read_bytes(results, str(results)).lstrip().startswith(b"{") and "panoptic" in find_tasks(data):
-        return "panoptic", evaluate_panoptic_json
-    return ("instance", evaluate_masks) if masks else ("detection", evaluate_detections)
+        raise BadOption(f"ignore-index and zero-ignored are for a folder of index PNGs; {results} is not one")
+    if read_bytes(results, str(results)).lstrip().startswith(b"{") and PanopticKind.name in find_tasks(data):
+        return PanopticKind(), read_panoptic_maps
+    return (InstanceKind(), read_masks) if masks else (DetectionKind(), read_detections)
 
 
-def evaluate_masks(results: Path, data: Path, images: MarkedImages) -> dict[str, Any]:
-    """Metrics of detections with masks in COCO's results format."""
-    return evaluate_detections(results, data, images, masks=True)
-
-
-def evaluate_detections(results: Path, data: Path, images: MarkedImages, masks: bool = False) -> dict[str, Any]:
-    """Metrics of detections in COCO's results format."""
-    sizes = {entry.image_id: (entry.height, entry.width) for entry in images.entries}
+def read_detections(results: Path, images: MarkedImages) -> Read:
+    """Detections in COCO's results format."""
+    sizes = {images.image_id(index): images.size(index) for index in range(len(images))}
     found = read_coco_results(results, sizes, images.category_ids, images.classes)
-    if masks and not all(isinstance(record, Instances) for record in found.values() if len(record)):
+    return lambda index: found[images.image_id(index)]
+
+
+def read_masks(results: Path, images: MarkedImages) -> Read:
+    """Detections with masks in COCO's results format."""
+    read = read_detections(results, images)
+    records = [read(index) for index in range(len(images))]
+    if not all(isinstance(record, Instances) for record in records if len(record)):
         raise BadData(f"{results}: some detections have no segmentation; omit --masks, or add them")
-    return measure_found(images, [found[entry.image_id] for entry in images.entries], masks)[0]
+    return read
 
 
-def evaluate_label_files(folder: Path, data: Path, images: Any) -> dict[str, Any]:
-    """Metrics of index PNGs, named as the images, our classes by index; 255 says nothing."""
-    metrics = SemanticMetrics(len(images.classes))
+def read_label_maps(folder: Path, images: Any) -> Read:
+    """Index PNGs with the names of the images; values are our class indices, 255 is unlabelled."""
 
-    def said(index: int) -> SemanticMap:
+    def read(index: int) -> SemanticMap:
         path = _beside(folder, Path(images.name(index)).stem)
         values, coloured = read_values(path, str(path))
         odd = values[(values >= len(images.classes)) & (values != IGNORE)]
         if coloured or odd.size:
             what = "colours" if coloured else f"class {int(odd[0])}"
-            raise BadData(f"{path}: {what}, where indices 0 to {len(images.classes) - 1} belong; 255 is for none")
-        height, width = images.size(index)
-        _check_size(values, height, width, path)
+            raise BadData(
+                f"{path}: {what} instead of indices 0 to {len(images.classes) - 1}; write 255 for unlabelled pixels"
+            )
+        _check_size(values, images.size(index), path)
         return SemanticMap(values.astype(np.uint8), images.classes)
 
-    def count(index: int, record: SemanticMap) -> float | None:
-        return metrics.update(images.labels(index), record.labels)
-
-    return measure_maps(images, metrics, said, count)[0]
+    return read
 
 
-def evaluate_panoptic_json(results: Path, data: Path, images: PanopticImages) -> dict[str, Any]:
-    """Metrics of COCO's panoptic json, whose PNGs lie beside it, in a folder of its name, or under `maps`."""
-    metrics = PanopticMetrics(len(images.classes), images.things)
+def read_panoptic_maps(results: Path, images: PanopticImages) -> Read:
+    """COCO's panoptic json, with PNGs beside it, in a folder of its name, or under `maps`."""
     rows = read_panoptic_results(results, str(results))
     labels = {number: label for label, number in enumerate(images.category_ids)}
     folders = [results.with_suffix(""), results.parent / "maps", results.parent]
 
-    def said(index: int) -> PanopticMap:
-        entry = images.entries[index]
-        row = rows.get(entry.image_id)
+    def read(index: int) -> PanopticMap:
+        image_id = images.entries[index].image_id
+        row = rows.get(image_id)
         if row is None:
-            raise BadData(f"{results}: nothing about image {entry.image_id}, {entry.path}; say what is on every image")
+            raise BadData(f"{results}: no entry for image {image_id}, {images.name(index)}; add one for every image")
         path = find_image(folders, row.file_name, str(results)) or folders[0] / row.file_name
         ids = read_ids(path, str(path))
-        _check_size(ids, entry.height, entry.width, path)
-        about: list[tuple[int, float | None]] = []
+        _check_size(ids, images.size(index), path)
+        segments: list[tuple[int, float | None]] = []
         places = np.zeros_like(ids)
         for segment in row.segments_info:
             if segment.category_id not in labels:
-                raise BadData(f"{results}: category {segment.category_id} is none of {', '.join(map(str, labels))}")
-            about.append((labels[segment.category_id], None))
-            places[ids == segment.id] = len(about)
-        return panoptic_map(places, about, images.classes, images.things)
+                raise BadData(f"{results}: category {segment.category_id} is not one of {', '.join(map(str, labels))}")
+            segments.append((labels[segment.category_id], None))
+            places[ids == segment.id] = len(segments)
+        return panoptic_map(places, segments, images.classes, images.things)
 
-    def count(index: int, record: PanopticMap) -> float | None:
-        return count_panoptic(metrics, images, index, record)
-
-    return measure_maps(images, metrics, said, count)[0]
+    return read
 
 
 def _beside(folder: Path, stem: str) -> Path:
     path = folder / f"{stem}.png"
     if not path.is_file():
-        raise BadImage(f"{path}: there is no such file; write an index PNG for every validation image")
+        raise BadImage(f"{path}: no such file; write an index PNG for every validation image")
     return path
 
 
-def _check_size(values: np.ndarray[Any, Any], height: int, width: int, path: Path) -> None:
+def _check_size(values: np.ndarray[Any, Any], size: tuple[int, int], path: Path) -> None:
+    height, width = size
     if values.shape != (height, width):
         raise BadData(
             f"{path}: {values.shape[1]}x{values.shape[0]} pixels for an image of {width}x{height}; write maps in the "
-            "image's size"
+            "size of their images"
         )

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from timm.utils import ModelEmaV3
 from torch import nn
 
 from featherbone.data.findings import listed
@@ -22,13 +21,10 @@ from featherbone.data.measured import open_measured
 from featherbone.data.scan import find_unreadable, leave_out
 from featherbone.engine.accelerator import accelerate, count_workers
 from featherbone.engine.batch_norm import synchronise
-from featherbone.engine.classification import ClassificationJob
-from featherbone.engine.detection import DetectionJob
 from featherbone.engine.job import Job
 from featherbone.engine.loop import Loop
 from featherbone.engine.optimiser import build_optimiser, build_schedule, freeze_norms, freeze_parts, set_training
-from featherbone.engine.run import METRICS, STATE, load_state, require_folder
-from featherbone.engine.segmentation import PanopticJob, SemanticJob
+from featherbone.engine.run import METRICS, STATE, load_state
 from featherbone.engine.settings import Settings, from_card
 from featherbone.engine.tensorboard import curves
 from featherbone.errors import BadData, BadOption, BadRun
@@ -36,24 +32,12 @@ from featherbone.files import check_new_folder, check_writable, locked, writing
 from featherbone.progress import say
 from featherbone.tasks.card import CARD, Card
 from featherbone.tasks.exported import beside, open_task
+from featherbone.tasks.inference import Inference
 from featherbone.tasks.run import load_task
-from featherbone.tasks.testing import Testing
+from featherbone.tasks.task import kind_of
 
 CHANGEABLE = ("device", "workers", "save_seconds", "tensorboard")
-"""Settings that a resumed run may change: none of them changes the result."""
-
-JOBS: dict[str, type[Job]] = {
-    "classification": ClassificationJob,
-    "detection": DetectionJob,
-    "instance": DetectionJob,
-    "semantic": SemanticJob,
-    "panoptic": PanopticJob,
-}
-
-
-def open_job(task: str, data: Path, settings: Settings) -> Job:
-    """The job of a task on a data folder."""
-    return JOBS[task](task, data, settings)
+"""Settings that a resumed run may change: none of them has an effect on the result."""
 
 
 def start_run(data: Path, model: str, task: str | None, out: Path | None, settings: Settings) -> Path:
@@ -63,7 +47,7 @@ def start_run(data: Path, model: str, task: str | None, out: Path | None, settin
         accelerator = stack.enter_context(accelerate(settings))
         main = accelerator.is_main_process
         run = _agree(accelerator, stack.enter_context(claimed(out, data, model)) if main else None)
-        job = open_job(found, data, settings)
+        job = Job(found, data, settings)
         asked, used = settings.batch_size, fit_batch_size(len(job.train), settings, accelerator)
         job.settings = settings.override(batch_size=used)
         card = job.card(model)
@@ -100,7 +84,7 @@ def resume_run(run: Path, given: Mapping[str, Any], data: Path | None = None) ->
         elif (run / METRICS).exists():
             raise BadRun(f"{run}: nothing to resume, its {STATE} was removed; start again into another folder")
         find_task(folder, card.task)
-        job = open_job(card.task, folder, settings)
+        job = Job(card.task, folder, settings)
         if job.fingerprint() != card.data["fingerprint"]:
             raise BadRun(f"{folder}: not the images this run began with; restore them, or start a new run")
         card = replace(card, data={**card.data, "path": str(folder.resolve())})
@@ -151,7 +135,7 @@ def _make_folder(path: Path) -> bool:
 
 
 def _train(run: Path, card: Card, job: Job, accelerator: Accelerator, begun: bool) -> Path:
-    """Train to the end, from the saved state if the run has `begun`; the run folder."""
+    """Train to the end, from the saved state if the run has `begun`, and report; the run folder."""
     loop = build_loop(run, card, job, accelerator)
     if begun:
         loop.resume()
@@ -159,7 +143,23 @@ def _train(run: Path, card: Card, job: Job, accelerator: Accelerator, begun: boo
         card.write(run)
         job.show_batch(run / "first_batch.jpg", loop.loader.dataset, next(iter(loop.batches)), card)
     accelerator.wait_for_everyone()
-    return _finish(loop, job)
+    main = accelerator.is_main_process
+    with curves(run, job.settings.tensorboard and main) as write:
+
+        def on_epoch(row: dict[str, Any], metrics: dict[str, Any]) -> None:
+            write(row)
+            best = f"  best {loop.progress.best:.3f}" if loop.progress.best >= 0 else ""
+            val = f"  {job.headline(metrics)}{best}" if metrics else ""
+            say(f"epoch {row['epoch']}/{loop.epochs}  loss {row['train']['loss']:.3f}{val}  {row['seconds']:.0f} s")
+
+        loop.on_epoch = on_epoch
+        loop.fit()
+    accelerator.wait_for_everyone()  # the main process has written the weights that all read
+    card, measured = Card.read(run), loop.measured
+    metrics, outcome = measured or job.measure(load_task(run)[1], card, accelerator)
+    if main:
+        job.report(run / "report.html", replace(card, metrics={**card.metrics, **metrics}), outcome)
+    return run
 
 
 def evaluate_run(
@@ -168,33 +168,30 @@ def evaluate_run(
     out: Path | None,
     device: str,
     workers: int | None,
-    tiles: tuple[int, float] | None = None,
-    testing: Testing | None = None,
+    inference: Inference | None = None,
     split: str | None = None,
     trust: bool = False,
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Metrics of a run on a split of its own or another data folder, and the class names; `split` as `open_measured`.
+) -> tuple[dict[str, Any], Card]:
+    """Metrics of a run, or of an exported file, on a split of its own or another data folder, and its card.
 
-    `tiles` are the side in pixels of the tiles in which objects are sought, and the share of it that they overlap;
-    `testing` is how images are looked at for semantic segmentation; `trust` allows a file that holds machine code.
+    `split` is that of `open_measured`; `trust` allows a file that holds machine code.
     """
     card, task = open_task(run, trust)
+    inference = inference or Inference()
+    inference.require(kind_of(card))
     folder = card.data_folder("give the images' folder with --data DIR") if data is None else data
     job = open_measuring(card, folder, device, workers, split)
-    if tiles is not None:
-        job.set_tiles(*tiles)
-    if testing is not None and not testing.plain:
-        job.set_testing(testing)
+    job.inference = inference
     with accelerate(job.settings) as accelerator:
         for notice in job.notices if accelerator.is_main_process else ():
             say(notice, "note")
-        metrics, outcome = measure(job, card, task, accelerator)
+        metrics, outcome = job.measure(task, card, accelerator)
         page = out or (beside(run, "report.html") if job.split == "val" and is_of(card, folder, job.val) else None)
         if page is not None and accelerator.is_main_process:
-            about = {name: value for name, value in card.data.items() if name not in ("train", "val")}
-            about |= {"path": str(folder.resolve()), "skipped": job.skipped}
-            job.report(page, replace(card, metrics={**card.metrics, **metrics}, data=about), outcome)
-    return metrics, card.classes
+            data_facts = {name: value for name, value in card.data.items() if name not in ("train", "val")}
+            data_facts |= {"path": str(folder.resolve()), "skipped": job.skipped}
+            job.report(page, replace(card, metrics={**card.metrics, **metrics}, data=data_facts), outcome)
+    return metrics, card
 
 
 def open_measuring(card: Card, folder: Path, device: str, workers: int | None, split: str | None = None) -> Job:
@@ -206,18 +203,14 @@ def open_measuring(card: Card, folder: Path, device: str, workers: int | None, s
     def is_held_out(images: Any) -> bool:
         return is_of(card, folder, leave_out(images, find_unreadable(images)))
 
-    measured = open_measured(folder, task, split, settings.to_dict(), is_held_out)
-    images = measured.images
-    if task == "classification":
-        images = images.named(card.classes)
-    elif task in ("detection", "instance") and images.classes != card.classes:
-        images = images.with_classes(card.classes, card.category_ids)
-    elif images.classes != card.classes:
+    evaluated = open_measured(folder, task, split, settings.to_dict(), is_held_out)
+    images = kind_of(card).with_classes(evaluated.images, card)
+    if images.classes != card.classes:
         raise BadData(
-            f"{folder}: classes {listed(images.classes)}, the run knows {listed(card.classes)}; "
+            f"{folder}: classes {listed(images.classes)}, but the run has {listed(card.classes)}; "
             f"give data with the run's classes, in the same order"
         )
-    return JOBS[task](task, folder, settings, replace(measured, images=images))
+    return Job(task, folder, settings, replace(evaluated, images=images))
 
 
 def is_of(card: Card, folder: Path, images: Any) -> bool:
@@ -234,20 +227,13 @@ def measurer(card: Card) -> tuple[str, Callable[[Any], float]]:
 
     def measure_task(task: Any) -> float:
         with accelerate(job.settings) as accelerator:
-            return measure(job, card, task, accelerator)[0][job.metric] or 0.0
+            return job.measure(task, card, accelerator)[0][job.kind.headline] or 0.0
 
-    return job.metric, measure_task
-
-
-def measure(job: Job, card: Card, task: nn.Module, accelerator: Accelerator) -> tuple[dict[str, Any], Any]:
-    """Metrics and outcome of a task over the measured split, which they name, each process taking its share."""
-    loader = job.eval_loader(card, job.eval_batch, accelerator)
-    metrics, outcome = job.measure(task.to(accelerator.device).eval(), card, loader, accelerator)
-    return {**metrics, "split": job.split}, outcome
+    return job.kind.headline, measure_task
 
 
 def build_loop(run: Path, card: Card, job: Job, accelerator: Accelerator) -> Loop:
-    """Everything a run needs, ready to `fit`; its pictures and pages appear in `run`."""
+    """The loop of a run, ready to `fit`."""
     settings, device = job.settings, accelerator.device
     batches = cut_batches(len(job.train), settings, accelerator)
     torch.manual_seed(settings.seed)
@@ -262,38 +248,16 @@ def build_loop(run: Path, card: Card, job: Job, accelerator: Accelerator) -> Loo
     if settings.recompute:
         task.backbone.set_grad_checkpointing()
     optimiser = build_optimiser(task, task.backbone, settings)
-    val = job.eval_loader(card, max(job.eval_batch // accelerator.num_processes, 1), accelerator)
-
-    def evaluate(weights: nn.Module) -> dict[str, Any]:
-        metrics, outcome = job.measure(weights.eval(), card, val, accelerator)
-        if accelerator.is_main_process:
-            require_folder(run)
-            job.show_outcome(run / "predictions.jpg", outcome)
-        return {**metrics, "split": job.split}
-
-    def on_best(metrics: dict[str, Any], epoch: int) -> None:
-        replace(card, metrics={**metrics, "epoch": epoch}).write(run)
-
     workers = count_workers(settings.workers, device)
     return Loop(
-        run,
-        accelerator,
-        task,
-        optimiser,
-        build_schedule(optimiser, settings, batches.steps),
-        train_loader(job.samples(card), batches, workers, device, type(job).collate),
-        batches,
-        job.preparer(card, device),
-        evaluate,
-        on_best,
-        epochs=settings.epochs + settings.cooldown_epochs,
-        metric=job.metric,
-        seed=settings.seed,
-        clip_grad=settings.clip_grad,
-        compile=settings.compile,
-        ema=ModelEmaV3(task, settings.ema, use_warmup=True) if settings.ema else None,
-        save_seconds=settings.save_seconds,
-        eval_every=settings.eval_every,
+        run=run,
+        card=card,
+        job=job,
+        accelerator=accelerator,
+        task=task,
+        optimiser=optimiser,
+        schedule=build_schedule(optimiser, settings, batches.steps),
+        loader=train_loader(job.samples(card), batches, workers, device, job.kind.collate),
     )
 
 
@@ -347,24 +311,3 @@ def _agree(accelerator: Accelerator, run: Path | None) -> Path:
         broadcast_object_list(box)
     assert box[0] is not None, "the main process chooses the folder"
     return box[0]
-
-
-def _finish(loop: Loop, job: Job) -> Path:
-    """Train to the end, then measure the saved weights, as any user would, and report."""
-    main = loop.accelerator.is_main_process
-    with curves(loop.run, job.settings.tensorboard and main) as write:
-
-        def on_epoch(row: dict[str, Any], metrics: dict[str, Any]) -> None:
-            write(row)
-            best = f"  best {loop.best:.3f}" if loop.best >= 0 else ""
-            val = f"  {job.headline(metrics)}{best}" if metrics else ""
-            say(f"epoch {row['epoch']}/{loop.epochs}  loss {row['train']['loss']:.3f}{val}  {row['seconds']:.0f} s")
-
-        loop.on_epoch = on_epoch
-        loop.fit()
-    loop.accelerator.wait_for_everyone()  # the main process has written the weights that all read
-    card, task = load_task(loop.run)
-    metrics, outcome = measure(job, card, task, loop.accelerator)
-    if main:
-        job.report(loop.run / "report.html", replace(card, metrics={**card.metrics, **metrics}), outcome)
-    return loop.run

@@ -1,46 +1,42 @@
-"""How often the right class is first, or among the first five."""
+"""How often the true class is the most probable, or among the five most probable."""
 
-from typing import Any
+from typing import Any, Self
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+import numpy as np
+
+from featherbone.metrics.metrics import Metrics
+from featherbone.results import Classification
 
 
-class ClassificationMetrics:
-    """Counts over a whole set, on the CPU; those of several processes may be added up before `compute`."""
+class ClassificationMetrics(Metrics[int, Classification]):
+    """Counts over a set of images."""
 
     def __init__(self, num_classes: int) -> None:
-        self.num_classes = num_classes
-        self.counts: dict[str, Tensor] = {
-            "confusion": torch.zeros(num_classes, num_classes, dtype=torch.int64),
-            "top5": torch.zeros((), dtype=torch.int64),
-            "loss": torch.zeros((), dtype=torch.float64),
-        }
-        """Confusion matrix (true class, predicted class); images with the true class in the first five; summed loss."""
+        self.confusion = np.zeros((num_classes, num_classes), np.int64)
+        """Images by true class (row) and predicted class (column)."""
+        self.in_top5 = 0
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch of logits (B, K) and true classes (B,), from any device."""
-        logits, labels = logits.float().cpu(), labels.cpu()
-        cells = labels * self.num_classes + logits.argmax(1)
-        square = (self.num_classes, self.num_classes)
-        self.counts["confusion"] += torch.bincount(cells, minlength=self.num_classes**2).reshape(square)
-        first = logits.topk(min(5, self.num_classes), dim=1).indices
-        self.counts["top5"] += (first == labels[:, None]).sum()
-        self.counts["loss"] += F.cross_entropy(logits, labels, reduction="sum").double()
+    def update(self, index: int, truth: int, record: Classification) -> float:
+        """1 for a correct image; for a wrong one, the less the higher the score of its class."""
+        self.confusion[truth, record.label] += 1
+        self.in_top5 += truth in record.labels[:5]
+        return 1.0 if record.label == truth else 1.0 - record.score
+
+    def merge(self, other: Self) -> None:
+        self.confusion += other.confusion
+        self.in_top5 += other.in_top5
 
     def compute(self) -> dict[str, Any]:
-        """`top1`, `top5`, `mean_per_class` (0 to 1), `loss`, `per_class` (None where no image), `confusion`."""
-        confusion = self.counts["confusion"]
-        total = max(int(confusion.sum()), 1)
-        per_class = [int(row[i]) / int(row.sum()) if int(row.sum()) else None for i, row in enumerate(confusion.cpu())]
+        """`top1`, `top5`, `mean_per_class` (0 to 1), `images`, `per_class` (None without images), `confusion`."""
+        counts, correct = self.confusion.sum(1).tolist(), self.confusion.diagonal().tolist()
+        total = max(sum(counts), 1)
+        per_class = [hits / count if count else None for hits, count in zip(correct, counts, strict=True)]
         known = [share for share in per_class if share is not None]
         return {
-            "top1": int(confusion.trace()) / total,
-            "top5": int(self.counts["top5"]) / total,
+            "top1": sum(correct) / total,
+            "top5": self.in_top5 / total,
             "mean_per_class": sum(known) / max(len(known), 1),
-            "loss": float(self.counts["loss"]) / total,
-            "images": int(confusion.sum()),
+            "images": sum(counts),
             "per_class": per_class,
-            "confusion": confusion.tolist(),
+            "confusion": self.confusion.tolist(),
         }

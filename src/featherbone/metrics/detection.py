@@ -1,11 +1,11 @@
 """Average precision and recall as COCO defines them, of boxes and masks, counted by faster-coco-eval."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 
 from featherbone.data.findings import listed
 from featherbone.data.formats.coco_json import ALLOWED, CocoResult, read_typed
+from featherbone.data.objects import Objects
 from featherbone.errors import BadData
+from featherbone.metrics.metrics import Metrics
 from featherbone.ops import rle
 from featherbone.results import Box, Detections, Instances, Rle
 
 Floats = NDArray[np.float64]
 
 OVERLAP = 0.5
-"""IoU from which on a detection has found an object, where single images are judged."""
+"""Minimum IoU of a detection and its object, where single images are judged."""
 PAIRS = 1_000_000
 """Pairs of a detection and an object that are compared at a time."""
 AREAS = {"": 0, "s": 1, "m": 2, "l": 3}
@@ -30,16 +32,16 @@ AREAS = {"": 0, "s": 1, "m": 2, "l": 3}
 
 @dataclass(frozen=True)
 class ImageRow:
-    """How one image fared at a limit on the score, at IoU 0.5."""
+    """The mistakes in one image, at a threshold of the score and IoU 0.5."""
 
-    image_id: int
+    index: int
     true_positives: int
     false_positives: int
     misses: int
 
     @property
     def mistakes(self) -> int:
-        """Missed and made up objects."""
+        """Missed objects and false positives."""
         return self.false_positives + self.misses
 
 
@@ -52,8 +54,8 @@ class _Judged:
     objects: int
 
 
-class DetectionMetrics:
-    """Metrics over images, in any order; an image has the objects that `update` is given."""
+class DetectionMetrics(Metrics[Objects, Detections]):
+    """Metrics over images, in any order; with `masks` also of the objects' masks."""
 
     def __init__(self, classes: Sequence[str], masks: bool) -> None:
         self.classes, self.masks = tuple(classes), masks
@@ -64,28 +66,35 @@ class DetectionMetrics:
         self.judged: dict[int, _Judged] = {}
         self._evals: dict[str, Any] | None = None
 
-    def update(self, image_id: int, objects: Any, record: Detections) -> None:
-        """Count one image: the `data.objects.Objects` marked in it, and what was found."""
+    def update(self, index: int, truth: Objects, record: Detections) -> None:
+        """Count one image; its own mistakes are those of `per_image`."""
         self._evals = None
-        self.images.append({"id": image_id, "height": objects.height, "width": objects.width})
-        for i, box in enumerate(xywh(objects.boxes)):
-            row = {"id": len(self.truth) + 1, "image_id": image_id, "bbox": box.tolist()}
-            row |= {"category_id": self.category_ids[objects.labels[i]], "area": float(objects.areas[i])}
-            row |= {"iscrowd": int(objects.crowd[i])}
-            if self.masks and objects.masks is not None:
-                row["segmentation"] = dict(objects.masks[i])
+        self.images.append({"id": index, "height": truth.height, "width": truth.width})
+        for i, box in enumerate(xywh(truth.boxes)):
+            row = {"id": len(self.truth) + 1, "image_id": index, "bbox": box.tolist()}
+            row |= {"category_id": self.category_ids[truth.labels[i]], "area": float(truth.areas[i])}
+            row |= {"iscrowd": int(truth.crowd[i])}
+            if self.masks and truth.masks is not None:
+                row["segmentation"] = dict(truth.masks[i])
             self.truth.append(row)
-        self.found += to_coco_results(image_id, record, self.category_ids)
-        self.judged[image_id] = _judge(objects, record)
+        self.found += to_coco_results(index, record, self.category_ids)
+        self.judged[index] = _judge(truth, record)
+
+    def merge(self, other: Self) -> None:
+        self._evals = None
+        self.images += other.images
+        self.truth += [{**row, "id": number} for number, row in enumerate(other.truth, len(self.truth) + 1)]
+        self.found += other.found
+        self.judged |= other.judged
 
     def compute(self) -> dict[str, Any]:
         """`AP`, `AP50`, `AP75`, `AR1`, `AR10`, `AR100`, by size `APs` ... `ARl`, `per_class`; of masks with `mask_`.
 
-        From 0 to 1; None where there is no object to find. Of an image and class the 100 surest detections count.
+        From 0 to 1; None without objects. Of an image and class the 100 highest-scoring detections count.
         """
         metrics: dict[str, Any] = {}
-        for kind, told in self._evaluated().items():
-            precision, recall = told["precision"], told["recall"]
+        for kind, table in self._evaluated().items():
+            precision, recall = table["precision"], table["recall"]
             of = {f"AP{letter}": precision[:, :, :, area, -1] for letter, area in AREAS.items()}
             of |= {"AP50": precision[0, :, :, 0, -1], "AP75": precision[5, :, :, 0, -1]}
             of |= {f"AR{most}": recall[:, :, 0, i] for i, most in enumerate((1, 10, 100))}
@@ -95,7 +104,10 @@ class DetectionMetrics:
             metrics[prefix + "per_class"] = [_mean(precision[:, :, k, 0, -1]) for k in range(len(self.classes))]
         objects = sum(not row["iscrowd"] for row in self.truth)
         engine = f"faster-coco-eval {version('faster-coco-eval')}"
-        return {**metrics, "images": len(self.images), "objects": objects, "engine": engine}
+        labels = [row["category_id"] - 1 for row in self.truth]
+        per_class = np.bincount(np.array(labels, np.int64), minlength=len(self.classes)).tolist()
+        counts = {"images": len(self.images), "objects": objects, "objects_per_class": per_class}
+        return {**metrics, **counts, "engine": engine, "best_score": self.best_score()}
 
     def curves(self) -> list[Floats | None]:
         """Of each class the precision at recall 0, 0.01 ... 1 and IoU 0.5 (101,); None where there is no object."""
@@ -103,16 +115,29 @@ class DetectionMetrics:
         return [None if (of < 0).any() else of for of in precision.T]
 
     def per_image(self, score: float) -> list[ImageRow]:
-        """How each image fared, with boxes that have at least that score."""
+        """The mistakes in each image, in the order of their indices, with boxes of at least that score."""
         rows = []
-        for image_id, judged in self.judged.items():
+        for index, judged in sorted(self.judged.items()):
             right = judged.right[judged.scores >= score]
             hits = int(right.sum())
-            rows.append(ImageRow(image_id, hits, len(right) - hits, judged.objects - hits))
+            rows.append(ImageRow(index, hits, len(right) - hits, judged.objects - hits))
         return rows
 
+    def image_scores(self) -> dict[int, float]:
+        """F1 of each image at the best score; 1 where there is neither an object nor a detection."""
+        rows = self.per_image(self.best_score() or 0.0)
+        hits = {row.index: 2 * row.true_positives for row in rows}
+        return {row.index: hits[row.index] / (hits[row.index] + row.mistakes) if row.mistakes else 1.0 for row in rows}
+
+    def coco_results(self, image_id: Callable[[int], int], category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """All detections in COCO's results format, in the order of the images, with the ids of the data's files."""
+        return [
+            {**row, "image_id": image_id(row["image_id"]), "category_id": category_ids[row["category_id"] - 1]}
+            for row in sorted(self.found, key=lambda row: row["image_id"])
+        ]
+
     def best_score(self) -> float | None:
-        """The limit on the score that gives boxes the best F1 at IoU 0.5 over all classes; None where none is right."""
+        """The threshold of the score with the highest F1 of boxes at IoU 0.5; None where no box is right."""
         scores = np.concatenate([judged.scores for judged in self.judged.values()] or [np.zeros(0)])
         right = np.concatenate([judged.right for judged in self.judged.values()] or [np.zeros(0, bool)])
         if not right.any():
@@ -121,7 +146,7 @@ class DetectionMetrics:
         scores, hits = np.append(scores[order], 0.0), right[order].cumsum()
         objects = sum(judged.objects for judged in self.judged.values())
         f1 = 2 * hits / (np.arange(1, len(hits) + 1) + objects)
-        f1[scores[:-1] == scores[1:]] = 0  # a limit parts no equals
+        f1[scores[:-1] == scores[1:]] = 0  # no threshold separates equal scores
         last = int(f1.argmax())
         return float(scores[last] + scores[last + 1]) / 2
 

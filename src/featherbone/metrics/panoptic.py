@@ -1,54 +1,53 @@
-"""Panoptic quality (arXiv 1801.00868), by COCO's rule for what is void and for crowds."""
+"""Panoptic quality (arXiv 1801.00868), by COCO's rules for void pixels and crowds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featherbone.data.split import PanopticSegment, PanopticTruth
+from featherbone.metrics.metrics import Metrics
+from featherbone.results import PanopticMap, Segment
+
 OVERLAP = 0.5
-"""IoU above which two segments match; above one half there is one match at most."""
-
-Ids = NDArray[np.int32]
-
-
-class Stated(NamedTuple):
-    """One segment of a map, told by its value."""
-
-    id: int
-    label: int
-    crowd: bool = False
+"""IoU above which two segments match; above one half there is at most one match."""
 
 
 @dataclass
-class PanopticMetrics:
-    """Matches and mistakes of K classes, of which `things` are counted; sums of several processes add up."""
+class PanopticMetrics(Metrics[PanopticTruth, PanopticMap]):
+    """Matches and mistakes of K classes, of which `things` are countable."""
 
     num_classes: int
     things: Sequence[int]
     counts: NDArray[np.float64] = field(init=False)
     """Sum of IoU, true positives, false positives, false negatives (4, K)."""
 
+    images: int = field(default=0, init=False)
+
     def __post_init__(self) -> None:
         self.counts = np.zeros((4, self.num_classes))
 
-    def update(self, truth: Ids, stated: Sequence[Stated], said: Ids, found: Sequence[Stated]) -> float | None:
-        """Count one image from two maps (H, W) and their segments; what no segment has is void. Its own PQ.
+    def update(self, index: int, truth: PanopticTruth, record: PanopticMap) -> float | None:
+        """Count one image from two maps (H, W) and their segments; pixels without a segment are void. Its own PQ.
 
-        Two segments of one class match where their IoU, void left out of the union, is above one half. Crowds match
-        nothing; a found segment of which more than half is void or crowd of its class is no mistake.
+        Two segments of one class match where their IoU, void excluded from the union, is above one half. Crowds match
+        nothing; a predicted segment of which more than half is void or crowd of its class is not a false positive.
         """
-        if truth.shape != said.shape:
-            raise ValueError(f"a map of {said.shape} for an image of {truth.shape}; bring it to the image's size")
+        if truth.ids.shape != record.ids.shape:
+            raise ValueError(
+                f"a map of {record.ids.shape} for an image of {truth.ids.shape}; bring it to the image's size"
+            )
         own = np.zeros_like(self.counts)
+        n, m = len(truth.segments), len(record.segments)
         # areas of all pairs (1 + n, 1 + m), the first of either void
-        shared = _areas(_places(truth, stated), _places(said, found), len(stated), len(found))
-        true_area, said_area = shared.sum(1)[1:], shared.sum(0)[1:]
+        shared = _areas(truth.ids.reshape(-1), _places(record), n, m)
+        true_area, found_area = shared.sum(1)[1:], shared.sum(0)[1:]
         inside, void = shared[1:, 1:], shared[0, 1:]
-        labels, found_labels = _labels(stated), _labels(found)
-        crowd = np.array([segment.crowd for segment in stated], bool)
-        union = true_area[:, None] + said_area - inside - void
+        labels, found_labels = _labels(truth.segments), _labels(record.segments)
+        crowd = np.array([segment.crowd for segment in truth.segments], bool)
+        union = true_area[:, None] + found_area - inside - void
         same = labels[:, None] == found_labels
         iou = np.where(same & ~crowd[:, None], inside / np.maximum(union, 1), 0)
         rows, columns = np.nonzero(iou > OVERLAP)
@@ -58,19 +57,20 @@ class PanopticMetrics:
         missed[rows] = False
         np.add.at(own[3], labels[missed], 1)
         spared = void + (inside * (same & crowd[:, None])).sum(0)
-        made_up = (said_area > 0) & ~(spared > OVERLAP * said_area)
-        made_up[columns] = False
-        np.add.at(own[2], found_labels[made_up], 1)
+        false = (found_area > 0) & ~(spared > OVERLAP * found_area)
+        false[columns] = False
+        np.add.at(own[2], found_labels[false], 1)
         self.counts += own
+        self.images += 1
         qualities, shown = _quality(own)[0], own[1:].sum(0) > 0
         return float(qualities[shown].mean()) if shown.any() else None
 
-    def add(self, other: "PanopticMetrics") -> None:
-        """Take in what another process counted."""
+    def merge(self, other: Self) -> None:
         self.counts += other.counts
+        self.images += other.images
 
     def compute(self) -> dict[str, Any]:
-        """PQ, SQ and RQ over the classes that were seen or said: of all, `_things` and `_stuff`, and per class.
+        """PQ, SQ and RQ over the classes annotated or predicted: of all, `_things` and `_stuff`, and per class.
 
         None where there is no such class.
         """
@@ -87,7 +87,12 @@ class PanopticMetrics:
             kind: [float(value) if there else None for value, there in zip(of, seen, strict=True)]
             for kind, of in zip(("per_class", "SQ_per_class", "RQ_per_class"), values, strict=True)
         }
-        return {**means, **rows, "segments": (self.counts[1] + self.counts[3]).astype(int).tolist()}
+        return {
+            **means,
+            **rows,
+            "images": self.images,
+            "segments": (self.counts[1] + self.counts[3]).astype(int).tolist(),
+        }
 
 
 def _quality(counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
@@ -98,16 +103,16 @@ def _quality(counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[
     return sq * rq, sq, rq
 
 
-def _places(ids: Ids, segments: Sequence[Stated]) -> NDArray[np.int64]:
-    """Each pixel's place in `segments`, from 1; 0 for void."""
-    known, inverse = np.unique(ids, return_inverse=True)
-    numbers = {segment.id: number for number, segment in enumerate(segments, 1)}
+def _places(record: PanopticMap) -> NDArray[np.int64]:
+    """The place of each pixel's segment in `record.segments`, from 1; 0 for void."""
+    known, inverse = np.unique(record.ids, return_inverse=True)
+    numbers = {segment.id: number for number, segment in enumerate(record.segments, 1)}
     return np.array([numbers.get(value, 0) for value in known.tolist()], np.int64)[inverse.reshape(-1)]
 
 
-def _areas(truth: NDArray[np.int64], said: NDArray[np.int64], n: int, m: int) -> NDArray[np.int64]:
-    return np.bincount(truth * (m + 1) + said, minlength=(n + 1) * (m + 1)).reshape(n + 1, m + 1)
+def _areas(truth: NDArray[Any], found: NDArray[np.int64], n: int, m: int) -> NDArray[np.int64]:
+    return np.bincount(truth.astype(np.int64) * (m + 1) + found, minlength=(n + 1) * (m + 1)).reshape(n + 1, m + 1)
 
 
-def _labels(segments: Sequence[Stated]) -> NDArray[np.int64]:
+def _labels(segments: Sequence[PanopticSegment | Segment]) -> NDArray[np.int64]:
     return np.array([segment.label for segment in segments], np.int64)

@@ -1,85 +1,92 @@
-"""How well every pixel's class is told: one confusion matrix over a whole set."""
+"""Metrics of classes of pixels: one confusion matrix over a set of images."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from featherbone.metrics.metrics import Metrics
 from featherbone.ops.label_maps import IGNORE
+from featherbone.results import SemanticMap
 
 NEAR = 0.02
-"""Width of the border that boundary IoU looks at, in diagonals of the image (arXiv 2103.16562)."""
+"""Width of the border in boundary IoU, in diagonals of the image (arXiv 2103.16562)."""
 
 Labels = NDArray[np.uint8]
 Counts = NDArray[np.int64]
 
 
 @dataclass
-class SemanticMetrics:
-    """Confusion of K classes, pixel by pixel and at borders; sums of several processes add up."""
+class SemanticMetrics(Metrics[Labels, SemanticMap]):
+    """Confusion of K classes, of all pixels and of those near borders."""
 
     num_classes: int
     confusion: Counts = field(init=False)
-    """True class by said class (K, K + 1); the last column is of pixels of which nothing was said."""
+    """Pixels by true and predicted class (K, K + 1); the last column counts pixels without a prediction."""
+    images: int = field(default=0, init=False)
     border: Counts = field(init=False)
-    """The same (K + 1, K + 1) of pixels near a border of their own class: the last of those that are not."""
+    """The same (K + 1, K + 1) of pixels near a border of their class; the last row and column count all others."""
 
     def __post_init__(self) -> None:
         k = self.num_classes
         self.confusion = np.zeros((k, k + 1), np.int64)
         self.border = np.zeros((k + 1, k + 1), np.int64)
 
-    def update(self, truth: Labels, said: Labels) -> float | None:
-        """Count one image from classes (H, W), 255 where none is known; its own pixel accuracy, None without truth."""
-        if truth.shape != said.shape:
-            raise ValueError(f"a map of {said.shape} for an image of {truth.shape}; bring it to the image's size")
+    def update(self, index: int, truth: Labels, record: SemanticMap) -> float | None:
+        """Count one image from classes (H, W), 255 where unlabelled; its pixel accuracy, None without labels."""
+        predicted = record.labels
+        if truth.shape != predicted.shape:
+            raise ValueError(f"a map of {predicted.shape} for an image of {truth.shape}; bring it to the image's size")
         k = self.num_classes
         known = truth != IGNORE
-        own = _confusion(truth[known], said[known], k)[:k]
+        own = _confusion(truth[known], predicted[known], k)[:k]
         self.confusion += own
-        edge, said_edge = (np.where(near_border(labels), labels, IGNORE)[known] for labels in (truth, said))
-        self.border += _confusion(edge, said_edge, k)
+        self.images += 1
+        true_edge, edge = (np.where(near_border(labels), labels, IGNORE)[known] for labels in (truth, predicted))
+        self.border += _confusion(true_edge, edge, k)
         return float(np.trace(own) / own.sum()) if own.sum() else None
 
-    def add(self, other: "SemanticMetrics") -> None:
-        """Take in what another process counted."""
+    def merge(self, other: Self) -> None:
         self.confusion += other.confusion
         self.border += other.border
+        self.images += other.images
 
     def compute(self) -> dict[str, Any]:
-        """mIoU, mean accuracy and boundary mIoU over the classes that the truth shows, pixel accuracy, and per class.
+        """mIoU, mean accuracy and boundary mIoU over the annotated classes, pixel accuracy, and per class.
 
-        A class's value is None where the truth does not show it.
+        A class's value is None where it is not annotated.
         """
         k = self.num_classes
-        true, said, right = self.confusion.sum(1), self.confusion.sum(0)[:k], self.confusion.diagonal()
+        true, predicted = self.confusion.sum(1), self.confusion.sum(0)[:k]
+        correct = self.confusion.diagonal()
         shown = true > 0
-        iou = right / np.maximum(true + said - right, 1)
-        accuracy = right / np.maximum(true, 1)
+        iou = correct / np.maximum(true + predicted - correct, 1)
+        accuracy = correct / np.maximum(true, 1)
         edge = self.border.diagonal()[:k]
         union = self.border.sum(1)[:k] + self.border.sum(0)[:k] - edge
         boundary = edge / np.maximum(union, 1)
         return {
             "mIoU": _mean(iou[shown]),
-            "pixel_accuracy": float(right.sum() / max(true.sum(), 1)),
+            "pixel_accuracy": float(correct.sum() / max(true.sum(), 1)),
             "mean_accuracy": _mean(accuracy[shown]),
             "boundary_mIoU": _mean(boundary[shown]),
             "per_class": [float(value) if there else None for value, there in zip(iou, shown, strict=True)],
             "boundary_per_class": [
                 float(value) if there else None for value, there in zip(boundary, shown, strict=True)
             ],
+            "images": self.images,
             "pixels": true.tolist(),
             "confusion": self.confusion.tolist(),
         }
 
 
 def near_border(labels: Labels) -> NDArray[np.bool_]:
-    """Whether each pixel (H, W) lies within `NEAR` diagonals, at least one pixel, of another class or the outside.
+    """Whether each pixel (H, W) is within `NEAR` diagonals, at least one pixel, of another class or the outside.
 
-    The distance is the chessboard's: what erosion of each class by a square takes away (arXiv 2103.16562).
+    The distance is Chebyshev's: these are the pixels that erosion of a class by a square removes.
     """
     height, width = labels.shape
     reach = max(round(NEAR * float(np.hypot(height, width))), 1)
@@ -96,9 +103,9 @@ def _largest(values: torch.Tensor, reach: int) -> torch.Tensor:
     return F.max_pool2d(across, (size, 1), 1, (reach, 0))
 
 
-def _confusion(truth: NDArray[Any], said: NDArray[Any], k: int) -> Counts:
-    """Counts (K + 1, K + 1) of pairs; what is no class counts as the last."""
-    rows, columns = np.minimum(truth, k).astype(np.int64), np.minimum(said, k).astype(np.int64)
+def _confusion(truth: NDArray[Any], predicted: NDArray[Any], k: int) -> Counts:
+    """Counts (K + 1, K + 1) of pairs; values that are not a class count as the last."""
+    rows, columns = np.minimum(truth, k).astype(np.int64), np.minimum(predicted, k).astype(np.int64)
     return np.bincount(rows * (k + 1) + columns, minlength=(k + 1) ** 2).reshape(k + 1, k + 1)
 
 

@@ -1,7 +1,7 @@
 """The page of a run: metrics, curves, classes, pictures, settings and versions; one template for all tasks."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import Tensor
 
-from featherbone.data.classification import LabelledImages
-from featherbone.data.objects import MarkedImages
-from featherbone.data.sampling import spread, spread_classes
-from featherbone.draw import colour, contact_sheet, draw_detections
+from featherbone.data.sampling import spread
+from featherbone.data.split import Split
+from featherbone.draw import colour, contact_sheet, draw_record
 from featherbone.fonts import find_font, readable
 from featherbone.metrics.detection import DetectionMetrics
+from featherbone.metrics.outcome import Outcome
 from featherbone.report import format_metric, render
-from featherbone.results import Detections
 from featherbone.tasks.card import Card, count_measured
+from featherbone.tasks.task import kind_of
 
 NUM_WORST = 9
 """Images with the most mistakes that are shown."""
@@ -88,100 +87,46 @@ def write_run_report(path: Path, card: Card, rows: Sequence[dict[str, Any]], sum
     )
 
 
-def summarise_classification(card: Card, val: LabelledImages, outcome: Tensor) -> Summary:
-    """From each image's outcome (N, 3): predicted class, its score, and the true class's score."""
-    metrics = card.metrics
-    low, high = wilson_interval(metrics["top1"], metrics["images"])
-    shares = {"top-1": metrics["top1"], "top-5": metrics["top5"], "mean per class": metrics["mean_per_class"]}
-    cells = {name: f"{share:.1%}" for name, share in shares.items()}
-    cells[f"95% interval of top-1 on {metrics['images']} images"] = f"{low:.1%} to {high:.1%}"
-    confusion = np.array(metrics["confusion"])
-    notes = [f"{count} images" for count in confusion.sum(1)]
-    names, labels = card.classes, val.labels
-    predicted = [int(label) for label in outcome[:, 0]]
-    wrong = [i for i in outcome[:, 1].argsort(descending=True).tolist() if predicted[i] != labels[i]][:16]
-    right = [i for i in range(len(val)) if predicted[i] == labels[i]]
-    right = [right[i] for i in spread_classes(labels[right], 12)]
-    mistakes = [f"{names[predicted[i]]}, true: {names[labels[i]]}" for i in wrong]
-    correct = [f"{names[labels[i]]} {outcome[i, 1]:.0%}" for i in right]
-    return Summary(
-        cells=cells,
-        curves={"top1": "top-1"},
-        classes=list(zip(names, metrics["per_class"], notes, strict=True)),
-        plots=[Plot("Confusion", draw_confusion(confusion, names))] if len(names) <= MAX_CONFUSION else [],
-        sheets=[
-            Sheet("Mistakes, highest score first", [val.read(i) for i in wrong], mistakes, columns=6),
-            Sheet("Correct predictions", [val.read(i) for i in right], correct, columns=6),
-        ],
+def summarise(card: Card, split: Split[Any], outcome: Outcome) -> Summary:
+    """The page's content from a run's card with its metrics, and the records of the split that was evaluated."""
+    kind, metrics = kind_of(card), card.metrics
+    cells = {name: format_metric(metrics.get(key)) for key, name in kind.figures.items()}
+    plots = []
+    if "top1" in metrics:
+        low, high = wilson_interval(metrics["top1"], metrics["images"])
+        cells[f"95% interval of top-1 on {metrics['images']} images"] = f"{low:.1%} to {high:.1%}"
+    if "confusion" in metrics and len(card.classes) <= MAX_CONFUSION:
+        square = np.array(metrics["confusion"])[:, : len(card.classes)]
+        plots.append(Plot("Confusion", draw_confusion(square, card.classes)))
+    if isinstance(outcome.metrics, DetectionMetrics):
+        text = f"Pictures show objects with a score of {outcome.score:.2f} or more."
+        plots.append(Plot("Precision and recall", draw_precision(outcome.metrics.curves(), card.classes), text))
+    note = (
+        f"{metrics['objects']} objects on {metrics['images']} images; {metrics['engine']}."
+        if "objects" in metrics
+        else ""
     )
-
-
-def summarise_detection(
-    card: Card, val: MarkedImages, results: DetectionMetrics, records: Sequence[Detections], score: float
-) -> Summary:
-    """From the records of `val`, of which objects with at least `score` are drawn."""
-    metrics, masks = card.metrics, "mask_AP" in card.metrics
-    names = {"AP": "AP", "AP50": "AP at IoU 0.5", "AP75": "AP at IoU 0.75", "AR100": "AR"}
-    names |= {"mask_AP": "mask AP", "mask_AP50": "mask AP at IoU 0.5"} if masks else {}
-    small, medium, large = (format_metric(metrics[key]) for key in ("APs", "APm", "APl"))
-    labels = [a["label"] for entry in val.entries for a in entry.annotations]
-    counts = np.bincount(np.array(labels, np.int64), minlength=len(card.classes))
-    notes = [f"{count} objects" for count in counts]
-    mistakes = {row.image_id: row for row in results.per_image(score)}
-    by_image = [mistakes[entry.image_id] for entry in val.entries]
-    worst = sorted((i for i, row in enumerate(by_image) if row.mistakes), key=lambda i: -by_image[i].mistakes)
-    worst = worst[:NUM_WORST]
-    pictures = [draw_detections(val.read(i), records[i], val.objects(i).record(card.classes), score) for i in worst]
-    captions = [
-        f"{Path(val.name(i)).name}: {by_image[i].misses} missed, {by_image[i].false_positives} false positives"
-        for i in worst
-    ]
-    return Summary(
-        cells={name: format_metric(metrics[key]) for key, name in names.items()},
-        curves={key: names[key] for key in ("AP", "AP50", "mask_AP") if key in names},
-        note=f"{metrics['objects']} objects on {metrics['images']} images; {metrics['engine']}. "
-        f"AP by size: small {small}, medium {medium}, large {large}.",
-        classes=list(zip(card.classes, metrics["mask_per_class" if masks else "per_class"], notes, strict=True)),
-        plots=[
-            Plot(
-                "Precision and recall",
-                draw_precision(results.curves(), card.classes),
-                f"Pictures show objects with score {score:.2f} or more: the threshold with the highest F1 at IoU 0.5, "
-                "if there is one.",
-            )
-        ],
-        sheets=[
-            Sheet("Images with the most mistakes", pictures, captions, 3, 320, "Dashed boxes are the ground truth.")
-        ],
-    )
-
-
-def summarise_maps(
-    card: Card,
-    names: Mapping[str, str],
-    notes: Sequence[str],
-    worst: Sequence[int],
-    typical: Sequence[int],
-    compare: Callable[[int], tuple[list[Image.Image], list[str]]],
-) -> Summary:
-    """For tasks whose result is a map.
-
-    `names` are the metrics shown, the first two of which are drawn over the epochs; `notes` are those of the classes;
-    `compare` gives image, ground truth and prediction of an image with captions.
-    """
+    per_class = metrics.get("mask_per_class", metrics["per_class"])
+    typical = outcome.spread
 
     def sheet(title: str, chosen: Sequence[int]) -> Sheet:
-        compared = [compare(i) for i in chosen]
-        pictures = [picture for row, _ in compared for picture in row]
-        captions = [caption for _, row in compared for caption in row]
+        pictures, captions = [], []
+        for index in chosen:
+            image, record = split.image(index), outcome.records[index]
+            truth = kind.truth_record(split.truth(index), split)
+            pictures += [image, *(draw_record(image, one, outcome.score, legend=False) for one in (truth, record))]
+            score = f" {outcome.scores[index]:.2f}" if index in outcome.scores else ""
+            captions += [Path(split.name(index)).name, "ground truth", f"prediction{score}"]
         return Sheet(title, pictures, captions, 3, 340, "Image, ground truth and prediction.")
 
     return Summary(
-        cells={name: format_metric(card.metrics[key]) for key, name in names.items()},
-        curves=dict(list(names.items())[:2]),
-        classes=list(zip(card.classes, card.metrics["per_class"], notes, strict=True)),
+        cells=cells,
+        curves={key: kind.figures[key] for key in list(kind.figures)[:3]},
+        classes=list(zip(card.classes, per_class, kind.class_notes(metrics, split), strict=True)),
+        plots=plots,
+        note=note,
         sheets=[
-            sheet("Images with the lowest metric", worst),
+            sheet("Images with the lowest scores", outcome.worst[:NUM_WORST]),
             sheet("Images spread over the set", [typical[i] for i in spread(len(typical), 6)]),
         ],
     )

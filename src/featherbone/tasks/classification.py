@@ -1,16 +1,28 @@
 """Classification: any timm backbone with its own classifier."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from featherbone.data.classification import check_class_counts, count_images, open_splits
+from featherbone.data.findings import refuse
 from featherbone.data.frames import Frame
+from featherbone.data.loading import Samples
+from featherbone.data.sampling import spread_classes
+from featherbone.data.split import Split
+from featherbone.data.transforms import Preprocessing, training_transform
 from featherbone.layers.token_labelling import TokenLabels, token_label_losses
+from featherbone.metrics.classification import ClassificationMetrics
 from featherbone.results import Classification
-from featherbone.tasks.backbone import build_backbone, require_architecture
+from featherbone.tasks.backbone import build_backbone, preprocessing_of, require_architecture
+from featherbone.tasks.card import Card
+from featherbone.tasks.kind import Kind
+from featherbone.tasks.likeness import SCORE, Likeness, compare_classes
 
 
 class ClassTargets(NamedTuple):
@@ -92,12 +104,13 @@ class Classifier(nn.Module):
         return self.backbone(images)
 
     def losses(self, raw: Tensor | TokenLabels, targets: ClassTargets) -> dict[str, Tensor]:
-        """Named terms whose sum is minimised."""
+        """Named terms whose sum is minimised; in evaluation cross-entropy without smoothing."""
         if isinstance(raw, TokenLabels):
             terms, logits = token_label_losses(raw, targets.labels, self.smoothing), raw.logits.float()
         else:
             logits = raw.float()
-            terms = {"class": F.cross_entropy(logits, targets.labels, label_smoothing=self.smoothing)}
+            smoothing = self.smoothing if self.training else 0.0
+            terms = {"class": F.cross_entropy(logits, targets.labels, label_smoothing=smoothing)}
         if targets.teacher is None:
             return terms
         w, t = self.distillation_weight, self.temperature
@@ -121,3 +134,84 @@ def build_classifier(
     require_architecture(model_args or {}, "model_args")
     net = build_backbone(backbone, pretrained, checkpoint, num_classes=len(classes), **(model_args or {}))
     return Classifier(net, classes, **loss)
+
+
+class ClassificationKind(Kind):
+    """One class per image."""
+
+    name = "classification"
+    record = Classification
+    headline = "top1"
+    figures: ClassVar[Mapping[str, str]] = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class"}
+    options = frozenset(
+        {"smoothing", "mixup", "cutmix", "auto_augment", "color_jitter", "erasing", "min_area", "dropout"}
+        | {"teacher", "distillation", "distillation_weight", "temperature"}
+    )
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "small-data": {
+            "batch_size": 16,
+            "epochs": 100,
+            "warmup_epochs": 5,
+            "clip_grad": 1.0,
+            "mixup": 0.2,
+            "cutmix": 0.0,
+            "auto_augment": "rand-m6-mstd0.5-inc1",
+            "ema": 0.995,
+        }
+    }
+    eval_batch = 64
+    has_validation_loss = True
+    collate = None
+
+    def preprocessing(self, model: str, head: Any, image_size: int | tuple[int, int] | None) -> Preprocessing:
+        return preprocessing_of(model, image_size)
+
+    def decoder(self, card: Card, strides: Sequence[float]) -> ClassDecoder:
+        return ClassDecoder(card.classes)
+
+    def metrics(self, source: Any) -> ClassificationMetrics:
+        return ClassificationMetrics(len(source.classes))
+
+    def same(self, mine: Any, theirs: Any, score: float = SCORE, limit: float = 0.0) -> Likeness:
+        return compare_classes(mine, theirs, score)
+
+    def truth_record(self, truth: int, split: Split[Any]) -> Classification:
+        return Classification((truth,), (split.classes[truth],), (1.0,))
+
+    def target_record(self, target: int, image: Tensor, split: Split[Any]) -> Classification:
+        return self.truth_record(target, split)
+
+    def class_notes(self, metrics: Mapping[str, Any], split: Split[Any]) -> list[str]:
+        return [f"{sum(row)} images" for row in metrics["confusion"]]
+
+    def open(self, data: Path, settings: Mapping[str, Any]) -> Any:
+        return open_splits(data, settings["val_share"], settings["seed"])
+
+    def samples(self, split: Any, preprocessing: Preprocessing, settings: Any, training: bool) -> Samples:
+        names = ("auto_augment", "color_jitter", "erasing", "flip", "min_area")
+        chosen = {name: getattr(settings, name) for name in names}
+        transform = training_transform(preprocessing, **chosen) if training else preprocessing.transform()
+        return Samples(split, transform, settings.seed)
+
+    def check(self, data: Path, splits: Mapping[str, Any], training: bool) -> None:
+        if training:
+            counts = (count_images(splits["train"]), count_images(splits["val"]))
+            refuse(check_class_counts(splits["train"].classes, *counts), data)
+
+    def choose(self, split: Any, count: int) -> list[int]:
+        return spread_classes(split.labels, count)
+
+    def with_classes(self, split: Any, card: Card) -> Any:
+        return split.named(card.classes)
+
+    def set_loss(self, task: Any, settings: Any, train: Split[Any]) -> None:
+        for name in ("smoothing", "distillation", "distillation_weight", "temperature"):
+            setattr(task, name, getattr(settings, name))
+
+    def to_targets(self, batch: Any, decoder: Any, device: torch.device) -> tuple[Tensor, ClassTargets]:
+        images, labels = (part.to(device, non_blocking=True) for part in batch)
+        return images, ClassTargets(F.one_hot(labels, len(decoder.classes)).float())
+
+    def draw_targets(self, decoder: Any, size: tuple[int, int, int], draw: torch.Generator) -> ClassTargets:
+        count = len(decoder.classes)
+        return ClassTargets(F.one_hot(torch.randint(count, (size[0],), generator=draw), count).float())

@@ -8,11 +8,21 @@ from typing import Any, ClassVar, Protocol
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
+from featherbone.data.augment import Augmentation
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption
 from featherbone.tasks.backbone import build_backbone, preprocessing_of, require_architecture
 from featherbone.tasks.card import Card
 from featherbone.tasks.pyramid import Pyramid
+
+HEAD_OPTIONS = frozenset(
+    {"head", "head_args", "head_lr", "scale", "photometric", "expand", "backbone_from", "freeze_norm"}
+)
+"""Settings of training that have an effect for every dense task."""
+SMALL_DATA = {"batch_size": 2, "epochs": 100, "lr": 3e-4, "warmup_epochs": 3, "ema": 0.998}
+"""The preset small-data for Mask R-CNN and panoptic heads: tens to hundreds of images."""
+AUGMENTATIONS = ("flip", "scale", "photometric", "expand", "iou_crop", "mosaic", "class_share")
+"""Settings of training that `Augmentation` takes."""
 
 
 class Head(Protocol):
@@ -58,6 +68,11 @@ class DenseTask(nn.Module):
     def losses(self, raw: Any, targets: Any) -> dict[str, Tensor]:
         """Named terms whose sum is minimised."""
         return (self.loss or self.head.losses)(raw, targets)
+
+
+def augmentation_of(settings: Any) -> Augmentation:
+    """The augmentation that the settings of training state."""
+    return Augmentation(**{name: getattr(settings, name) for name in AUGMENTATIONS})
 
 
 def dense_preprocessing(backbone: str, head: Any, image_size: int | tuple[int, int] | None) -> Preprocessing:

@@ -1,20 +1,45 @@
 """Detection and instance segmentation: from the raw tensors of a head to the objects of each image."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from featherbone.data.detection import open_detection
 from featherbone.data.frames import IN_IMAGE, Frame
+from featherbone.data.objects import Objects
+from featherbone.data.samples import DetectionSamples
+from featherbone.data.split import Split
+from featherbone.data.transforms import Preprocessing
+from featherbone.errors import BadData
 from featherbone.heads.box_decoder import HeadDecoder, picked_objects
+from featherbone.heads.mask_rcnn import MaskRCNN
+from featherbone.heads.retinanet import RetinaNet
+from featherbone.heads.yolov3 import YOLOv3
+from featherbone.metrics.detection import DetectionMetrics
+from featherbone.ops import rle
 from featherbone.ops.boxes import Found, Picked, Target
 from featherbone.ops.paste import paste_masks
-from featherbone.results import Box, Detections, Instances
+from featherbone.results import Box, Detections, Instances, Record
+from featherbone.tasks.card import Card
+from featherbone.tasks.dense import HEAD_OPTIONS, SMALL_DATA, augmentation_of, build_head_decoder
+from featherbone.tasks.kind import Kind
+from featherbone.tasks.likeness import SCORE, Likeness, compare_objects
 
 SURE = 0.3
 """Minimum score of an object that is shown, where a run has found no better one on its validation images."""
+OBJECT_OPTIONS = HEAD_OPTIONS | {"iou_crop", "mosaic", "unlabelled", "crowds"}
+OBJECT_DEFAULTS = {
+    "batch_size": 8,
+    "warmup_epochs": 1,
+    "clip_grad": 10.0,
+    "scale": (0.6, 1.4),
+    "photometric": 0.5,
+}
 NUM_DRAWN = 4
 """Objects of an image in `draw_objects`."""
 
@@ -66,6 +91,110 @@ class ObjectDecoder:
             return record
         masks = paste_masks(found.masks.float().cpu()[kept], boxes, frame.height, frame.width)
         return Instances(**vars(record), masks=tuple(masks))
+
+
+class DetectionKind(Kind):
+    """Objects as boxes."""
+
+    name = "detection"
+    record: ClassVar[type[Record]] = Detections
+    headline = "AP"
+    figures: ClassVar[Mapping[str, str]] = {
+        "AP": "AP",
+        "AP50": "AP50",
+        "AP75": "AP75",
+        "APs": "APs",
+        "APm": "APm",
+        "APl": "APl",
+        "AR100": "AR100",
+    }
+    heads: ClassVar[Mapping[str, Any]] = {"retinanet": RetinaNet, "yolov3": YOLOv3}
+    score = SURE
+    inference = frozenset({"score", "tile"})
+    options = OBJECT_OPTIONS
+    defaults: ClassVar[Mapping[str, Any]] = OBJECT_DEFAULTS
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "small-data": SMALL_DATA | {"batch_size": 4, "lr": 1e-3, "mosaic": 0.5}
+    }
+    has_validation_loss = True
+    masks: ClassVar[bool] = False
+    """Whether objects have masks."""
+
+    def decoder(self, card: Card, strides: Sequence[float]) -> ObjectDecoder:
+        return ObjectDecoder(self.name, card.classes, build_head_decoder(card, self.find_head(card.head)[1], strides))
+
+    def metrics(self, source: Any) -> DetectionMetrics:
+        return DetectionMetrics(source.classes, self.masks)
+
+    def same(self, mine: Any, theirs: Any, score: float = SCORE, limit: float = 0.0) -> Likeness:
+        return compare_objects(mine, theirs, score, limit)
+
+    def truth_record(self, truth: Any, split: Split[Any]) -> Detections:
+        return truth.record(split.classes)
+
+    def target_record(self, target: Target, image: Tensor, split: Split[Any]) -> Detections:
+        return target_objects(target, *image.shape[1:]).record(split.classes)
+
+    def class_notes(self, metrics: Mapping[str, Any], split: Split[Any]) -> list[str]:
+        return [f"{count} objects" for count in metrics["objects_per_class"]]
+
+    def open(self, data: Path, settings: Mapping[str, Any]) -> Any:
+        s = settings
+        crowds = s.get("crowds", "ignore")
+        return open_detection(data, s["val_share"], s["seed"], s["unlabelled"], self.masks, crowds)
+
+    def samples(self, split: Any, preprocessing: Preprocessing, settings: Any, training: bool) -> DetectionSamples:
+        augmentation = augmentation_of(settings) if training else None
+        return DetectionSamples(split, preprocessing, augmentation, settings.seed, self.masks and training)
+
+    def with_classes(self, split: Any, card: Card) -> Any:
+        return split if split.classes == card.classes else split.with_classes(card.classes, card.category_ids)
+
+    def check(self, data: Path, splits: Mapping[str, Any], training: bool) -> None:
+        for split, images in splits.items():
+            if not any(any(not a.get("iscrowd", 0) for a in entry.annotations) for entry in images.entries):
+                raise BadData(f"{data}: no object in the readable {split} images; annotate some")
+
+    def draw_targets(self, decoder: Any, size: tuple[int, int, int], draw: torch.Generator) -> list[Target]:
+        return draw_objects(len(decoder.classes), size, draw)
+
+
+class InstanceKind(DetectionKind):
+    """Objects as boxes and masks."""
+
+    name = "instance"
+    record = Instances
+    headline = "mask_AP"
+    figures: ClassVar[Mapping[str, str]] = {
+        "AP": "AP",
+        "AP50": "AP50",
+        "mask_AP": "mask AP",
+        "mask_AP50": "mask AP50",
+        "AP75": "AP75",
+        "APs": "APs",
+        "APm": "APm",
+        "APl": "APl",
+        "AR100": "AR100",
+    }
+    heads: ClassVar[Mapping[str, Any]] = {"mask_rcnn": MaskRCNN}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small-data": SMALL_DATA}
+    has_validation_loss = False
+    masks = True
+
+
+def target_objects(target: Target, height: int, width: int) -> Objects:
+    """A training target as annotations of an image of that size."""
+    count = len(target.labels)
+    masks = None if target.masks is None else tuple(rle.encode(mask) for mask in target.masks.numpy())
+    return Objects(
+        height=height,
+        width=width,
+        boxes=target.boxes.numpy(),
+        labels=target.labels.numpy(),
+        crowd=np.zeros(count, bool),
+        areas=np.zeros(count),
+        masks=masks,
+    )
 
 
 def draw_objects(num_classes: int, size: tuple[int, int, int], draw: torch.Generator) -> list[Target]:

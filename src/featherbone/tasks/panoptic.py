@@ -1,7 +1,8 @@
 """Panoptic segmentation: from the raw tensors of a head to one map of things and stuff."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,15 +11,25 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from featherbone.data.frames import IN_IMAGE, Frame
+from featherbone.data.samples import PanopticSamples
+from featherbone.data.segmentation import open_segmentation
+from featherbone.data.split import PanopticTruth, Split
+from featherbone.data.transforms import Preprocessing
+from featherbone.errors import BadData
 from featherbone.heads.box_decoder import HeadDecoder
-from featherbone.heads.mask_rcnn import OUTPUTS
-from featherbone.heads.panoptic_fpn import PanopticRaw
+from featherbone.heads.mask_rcnn import OUTPUTS, MaskDecoder
+from featherbone.heads.panoptic_fpn import LightPanopticFPN, PanopticFPN, PanopticRaw
+from featherbone.metrics.panoptic import PanopticMetrics
 from featherbone.ops.boxes import FOUND, Found
-from featherbone.ops.label_maps import FUSION, LABEL_MAP, PanopticTarget, fuse, label_map
+from featherbone.ops.label_maps import FUSION, IGNORE, LABEL_MAP, PanopticTarget, fuse, label_map
 from featherbone.ops.paste import PASTE, paste_masks
 from featherbone.ops.rle import box_of
 from featherbone.results import PanopticMap, Segment
-from featherbone.tasks.detection import draw_objects
+from featherbone.tasks.card import Card
+from featherbone.tasks.dense import HEAD_OPTIONS, SMALL_DATA, augmentation_of
+from featherbone.tasks.detection import OBJECT_DEFAULTS, draw_objects
+from featherbone.tasks.kind import Kind
+from featherbone.tasks.likeness import SCORE, Likeness, compare_segments
 
 KEPT = 0.6
 """Minimum score of a thing."""
@@ -93,6 +104,77 @@ class PanopticDecoder:
         ]
         segments += [(self.stuff[i], None) for i in fused.stuff]
         return panoptic_map(fused.ids, segments, self.classes, self.things)
+
+
+class PanopticKind(Kind):
+    """A segment for every pixel."""
+
+    name = "panoptic"
+    record = PanopticMap
+    headline = "PQ"
+    figures: ClassVar[Mapping[str, str]] = {
+        "PQ": "PQ",
+        "PQ_things": "PQ things",
+        "PQ_stuff": "PQ stuff",
+        "SQ": "SQ",
+        "RQ": "RQ",
+    }
+    heads: ClassVar[Mapping[str, Any]] = {"panoptic_fpn_light": LightPanopticFPN, "panoptic_fpn": PanopticFPN}
+    score = KEPT
+    inference = frozenset({"score"})
+    options = HEAD_OPTIONS | {"iou_crop"}
+    defaults: ClassVar[Mapping[str, Any]] = OBJECT_DEFAULTS
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small-data": SMALL_DATA}
+    eval_batch = 8
+    is_map = True
+
+    def things(self, split: Any) -> tuple[int, ...]:
+        return tuple(split.things)
+
+    def counts(self, card: Card) -> tuple[int, ...]:
+        return len(card.things), len(card.classes) - len(card.things)
+
+    def decoder(self, card: Card, strides: Sequence[float]) -> PanopticDecoder:
+        return PanopticDecoder(card.classes, card.things, MaskDecoder())
+
+    def metrics(self, source: Any) -> PanopticMetrics:
+        return PanopticMetrics(len(source.classes), source.things)
+
+    def same(self, mine: Any, theirs: Any, score: float = SCORE, limit: float = 0.0) -> Likeness:
+        return compare_segments(mine, theirs)
+
+    def truth_record(self, truth: PanopticTruth, split: Any) -> PanopticMap:
+        return panoptic_map(truth.ids, [(s.label, None) for s in truth.segments], split.classes, split.things)
+
+    def target_record(self, target: PanopticTarget, image: Tensor, split: Any) -> PanopticMap:
+        ids = target.stuff.numpy().astype(np.int32)
+        stuff = [i for i in np.unique(ids).tolist() if 0 < i < IGNORE]
+        numbers = np.zeros(IGNORE + 1, np.int32)
+        numbers[stuff] = 1 + np.arange(len(stuff))
+        ids = numbers[ids]
+        segments: list[tuple[int, float | None]] = [(split.stuff[i - 1], None) for i in stuff]
+        assert target.things.masks is not None, "panoptic targets have masks"
+        for mask, label in zip(target.things.masks.numpy(), target.things.labels.tolist(), strict=True):
+            segments.append((split.things[label], 1.0))
+            ids[mask] = len(segments)
+        return panoptic_map(ids, segments, split.classes, split.things)
+
+    def class_notes(self, metrics: Mapping[str, Any], split: Split[Any]) -> list[str]:
+        return [f"{count} segments" for count in metrics["segments"]]
+
+    def open(self, data: Path, settings: Mapping[str, Any]) -> Any:
+        s = settings
+        return open_segmentation(data, self.name, s["val_share"], s["seed"], s["ignore_index"], s["zero_ignored"])
+
+    def samples(self, split: Any, preprocessing: Preprocessing, settings: Any, training: bool) -> PanopticSamples:
+        return PanopticSamples(split, preprocessing, augmentation_of(settings) if training else None, settings.seed)
+
+    def check(self, data: Path, splits: Mapping[str, Any], training: bool) -> None:
+        if not all(images.things for images in splits.values()):
+            raise BadData(f"{data}: no class is a thing (isthing 1); train semantic segmentation instead")
+
+    def draw_targets(self, decoder: Any, size: tuple[int, int, int], draw: torch.Generator) -> list[PanopticTarget]:
+        return draw_panoptic_targets(len(decoder.things), len(decoder.stuff), size, draw)
 
 
 def draw_panoptic_targets(

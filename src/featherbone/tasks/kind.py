@@ -1,0 +1,184 @@
+"""What a task is: the protocols of its decoder and its model, and the base of its row in `KINDS`.
+
+A task has three parts: `forward`, from images to raw tensors, the only part that is exported; `losses`, from raw
+tensors and targets to named terms; and a `decoder` without weights, from raw tensors to records. Whoever has raw
+tensors and a decoder has results: training, prediction, exported files and their comparison share one decoder.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from featherbone.data.frames import Frame
+from featherbone.data.samples import collate, to_device
+from featherbone.data.sampling import spread
+from featherbone.data.split import Split
+from featherbone.data.transforms import Preprocessing
+from featherbone.errors import BadOption, did_you_mean
+from featherbone.metrics.metrics import Metrics
+from featherbone.results import Record
+from featherbone.tasks.card import Card
+from featherbone.tasks.dense import dense_preprocessing
+from featherbone.tasks.likeness import SCORE, Likeness
+
+
+class Decoder(Protocol):
+    """From raw tensors to records, without weights."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the task."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names."""
+
+    @property
+    def raw(self) -> Any:
+        """Type of the raw tensors that `forward` returns in evaluation: a tensor or named tuple."""
+
+    def __call__(self, raw: Any, frames: Sequence[Frame], *, score: float | None = None) -> list[Any]:
+        """The record of each image that its frame describes; objects have a score above `score`."""
+
+    def exhaustive(self) -> "Decoder":
+        """A decoder whose records hold everything that raw tensors give, to compare two of them."""
+
+    def describe(self, shown: float) -> dict[str, Any]:
+        """What a program needs to decode the raw tensors; objects below the score `shown` are not shown to people."""
+
+
+class Task(Protocol):
+    """A model for a task."""
+
+    decoder: Decoder
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names."""
+
+    def forward(self, images: Tensor) -> Any:
+        """Normalised images (B, 3, H, W) to raw tensors; their structure is fixed in evaluation."""
+
+    def losses(self, raw: Any, targets: Any) -> dict[str, Tensor]:
+        """Named terms whose sum is minimised."""
+
+
+class Kind(ABC):
+    """Everything that differs from one task to another; `KINDS` in tasks/task.py holds one instance per task."""
+
+    name: ClassVar[str]
+    record: ClassVar[type[Record]]
+    headline: ClassVar[str]
+    """The validation metric by which weights are best."""
+    figures: ClassVar[Mapping[str, str]]
+    """Metrics shown to people and their names, in order; those of the first two are printed after each epoch."""
+    heads: ClassVar[Mapping[str, Any]] = {}
+    """Heads by name, the default first; none where the backbone's classifier gives the result."""
+    score: ClassVar[float | None] = None
+    """Score above which objects are shown, where a run has found no better one; None for a task without objects."""
+    inference: ClassVar[frozenset[str]] = frozenset()
+    """Options of prediction and evaluation that have an effect: score, tile, slide, scales, mirror."""
+    options: ClassVar[frozenset[str]] = frozenset()
+    """Settings of training that have an effect for this task but not for all."""
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Settings of training whose defaults differ."""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Settings of each preset."""
+    eval_batch: ClassVar[int] = 16
+    """Images evaluated at a time, over all processes."""
+    has_validation_loss: ClassVar[bool] = False
+    """Whether `losses` takes what `forward` returns in evaluation."""
+    is_map: ClassVar[bool] = False
+    """Whether a record holds a value for every pixel, so that the records of a whole split do not fit in memory."""
+    collate: ClassVar[Callable[..., Any] | None] = staticmethod(collate)
+    """How samples become a batch; None for torch's default."""
+
+    def find_head(self, name: str | None) -> tuple[str | None, Any]:
+        """Name and class of a head, by default the first; None twice for a task without heads. Raises `BadOption`."""
+        if not self.heads and name is not None:
+            raise BadOption(f"head {name!r} has no effect for {self.name}; omit it, or choose the head's task")
+        if not self.heads:
+            return None, None
+        name = name or next(iter(self.heads))
+        if name not in self.heads:
+            near = did_you_mean(name, self.heads)
+            raise BadOption(f"no head {name!r} for {self.name}{near}; available: {', '.join(self.heads)}")
+        return name, self.heads[name]
+
+    def preprocessing(self, model: str, head: Any, image_size: int | tuple[int, int] | None) -> Preprocessing:
+        """The input of a model with a head, by default of the head's size."""
+        return dense_preprocessing(model, head, image_size)
+
+    def shown_score(self, card: Card) -> float | None:
+        """The score above which objects are shown: the best one on the validation images, else the usual one."""
+        return self.score and (card.metrics.get("best_score") or self.score)
+
+    def counts(self, card: Card) -> tuple[int, ...]:
+        """Numbers of classes that a head takes."""
+        return (len(card.classes),)
+
+    def loss(self) -> Callable[[Any, Any], dict[str, Tensor]] | None:
+        """The loss, where it is not the head's."""
+        return None
+
+    @abstractmethod
+    def decoder(self, card: Card, strides: Sequence[float]) -> Decoder:
+        """The decoder of a card; `strides` are those of the head's maps."""
+
+    @abstractmethod
+    def metrics(self, source: Any) -> Metrics[Any, Any]:
+        """Metrics without any image; a decoder or a split states `classes` and, if there are any, `things`."""
+
+    @abstractmethod
+    def same(self, mine: Any, theirs: Any, score: float = SCORE, limit: float = 0.0) -> Likeness:
+        """Compare two records of one image; `score` is the tolerance of scores, objects above `limit` count."""
+
+    @abstractmethod
+    def truth_record(self, truth: Any, split: Split[Any]) -> Record:
+        """The annotation of an image as the record of a perfect model."""
+
+    @abstractmethod
+    def target_record(self, target: Any, image: Tensor, split: Split[Any]) -> Record:
+        """The training target of an augmented image (3, H, W) as a record."""
+
+    @abstractmethod
+    def class_notes(self, metrics: Mapping[str, Any], split: Split[Any]) -> list[str]:
+        """For each class how much of it was measured."""
+
+    @abstractmethod
+    def open(self, data: Path, settings: Mapping[str, Any]) -> Any:
+        """Both splits of a data folder, as the settings of a run state. Raises `BadData`."""
+
+    @abstractmethod
+    def samples(self, split: Split[Any], preprocessing: Preprocessing, settings: Any, training: bool) -> Any:
+        """Samples by (epoch, index): augmented as the settings state for training, else the whole images."""
+
+    def things(self, split: Any) -> tuple[int, ...]:
+        """Indices of the countable classes, in panoptic segmentation."""
+        return ()
+
+    def choose(self, split: Any, count: int) -> list[int]:
+        """Indices of at most `count` images that represent a split."""
+        return spread(len(split), count)
+
+    def with_classes(self, split: Any, card: Card) -> Any:
+        """A split with the classes of a card, where they can be matched by name. Raises `BadData`."""
+        return split
+
+    def check(self, data: Path, splits: Mapping[str, Split[Any]], training: bool) -> None:  # noqa: B027  # optional
+        """Raise `BadData` where the readable images of the splits cannot be trained on or measured."""
+
+    def set_loss(self, task: Any, settings: Any, train: Split[Any]) -> None:  # noqa: B027  # optional
+        """Configure the loss of a task by the settings of training."""
+
+    def to_targets(self, batch: Any, decoder: Decoder, device: torch.device) -> tuple[Tensor, Any]:
+        """A loaded batch as images and targets on a device."""
+        return to_device(batch[0], device), to_device(batch[1], device)
+
+    @abstractmethod
+    def draw_targets(self, decoder: Any, size: tuple[int, int, int], draw: torch.Generator) -> Any:
+        """Random targets of a batch (B, H, W), to measure a step of training."""
