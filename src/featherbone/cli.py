@@ -38,7 +38,7 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0, 1 where it finds something wrong, 2 for a user's mistake, 130 when interrupted."""
+    """Run a command. Exit codes: 0, 1 where it finds an error, 2 for a mistake of the user, 130 when interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in arguments
     result = None
@@ -53,19 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if result is not None:
             show(in_ascii(result.to_json()) if as_json else str(result))
     except KeyboardInterrupt:
-        say("interrupted; a training run goes on with: featherbone train --resume RUN")
+        say("interrupted; continue a training run with: featherbone train --resume RUN")
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of a result or of help, such as head, has seen enough
+    except BrokenPipeError:  # the reader of a result or of help, such as head, has closed the pipe
         if result is None and not {"-h", "--help"} & set(arguments):
             raise
         _forget_output()
     except (FeatherboneError, OSError) as error:
-        if isinstance(error, OSError):  # of temporary files, which tool-chains write, too
+        if isinstance(error, OSError):  # also of temporary files, which tool-chains write
             if error.errno not in NO_ROOM:
                 raise
             error = refusal(Path(error.filename or tempfile.gettempdir()), error)
         if not error.of_group and os.environ.get("LOCAL_RANK", "0") != "0":
-            return error.exit_code  # the first process reports what all of them meet
+            return error.exit_code  # the first process reports errors that all have
         say(str(error), "error", "red")
         if as_json:
             with suppress(FeatherboneError):
@@ -75,14 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def in_ascii(value: Any) -> str:
-    """`value` as JSON that any encoding holds."""
+    """`value` as JSON in ASCII, for any encoding."""
     return json.dumps(json.loads(printable(to_json(value))))
 
 
 def show(text: str) -> None:
     """Print a result as `printable` text; letters that the encoding of standard output lacks are escaped.
 
-    Raises `FeatherboneError` where the disk that it goes to is full.
+    Raises `FeatherboneError` where the disk is full.
     """
     encoding = sys.stdout.encoding or "utf-8"
     try:
@@ -95,12 +95,12 @@ def show(text: str) -> None:
 
 
 def _forget_output() -> None:
-    """Let what cannot be printed go nowhere: Python would try again at its end."""
+    """Redirect standard output to nowhere: Python would try to print again when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def with_json(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with one more option, `json`, which `main` looks at."""
+    """The function with the option `json`, which `main` handles, and the settings of training as options."""
     signature = inspect.signature(function)
     option = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
     parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -118,7 +118,7 @@ def with_json(function: Callable[..., Any]) -> Callable[..., Any]:
     call.__annotations__ = {**function.__annotations__, "json": bool} | {p.name: p.annotation for p in rest}
     text = inspect.getdoc(function) or ""
     text += "" if "\nArgs:" in text else "\n\nArgs:"
-    call.__doc__ = f"{text}\n    json: Print one JSON object on standard output, all else on standard error."
+    call.__doc__ = f"{text}\n    json: Print one JSON object on standard output, and everything else on standard error."
     del call.__wrapped__
     return call
 

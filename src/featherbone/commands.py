@@ -1,4 +1,4 @@
-"""The commands, each a typed function; the command line's parser is made from these signatures."""
+"""The commands: typed functions, from whose signatures the parser of the command line is built."""
 
 import sys
 from pathlib import Path
@@ -41,15 +41,16 @@ def train(
     """Train a model on a folder of images, and evaluate it.
 
     Args:
-        data: Data folder; its layout tells the task. With `resume`, the new place of the run's data, if it was moved.
+        data: Data folder; its layout determines the task. With `resume`, the new location of the run's data, if it was
+            moved.
         model: Name of one of our backbones or of any timm model.
-        task: What to train for; where the folder serves several tasks, it must be given.
+        task: Task to train; required where the folder fits several tasks.
         recipe: Name of a paper's settings; options given take precedence over it.
         preset: Settings for a kind of data: small-data is for tens to hundreds of images. Options and the recipe take
             precedence over it.
         resume: Run folder to continue exactly where it stopped.
         out: Run folder to write; by default a new one under runs/.
-        **settings: How to train.
+        **settings: Settings of the training.
 
     """
     from featherbone.data.layouts import find_task
@@ -61,7 +62,7 @@ def train(
 
     if resume is not None:
         if recipe or preset or out:
-            raise BadOption("--resume continues a run with what it began with; omit recipe, preset and out")
+            raise BadOption("--resume continues a run with its settings; omit recipe, preset and out")
         run = resume_run(Path(resume), settings, None if data is None else Path(data))
     else:
         if data is None:
@@ -93,31 +94,31 @@ def evaluate(
     workers: int | None = None,
     trust: bool = False,
 ) -> EvaluateResult:
-    """Measure a run, an exported file, or another tool's results, on a split of a data set.
+    """Evaluate a run, an exported file, or the results of another tool on a split of a data set.
 
-    A run that finds objects also writes them beside the report, as `detections.json`, in COCO's results format.
+    For detection and instance segmentation, `detections.json` in COCO's results format is written beside the report.
 
     Args:
         run: Run folder, or exported file.
-        data: Data folder, with the run's classes; by default the one the run was trained on. A file needs it.
-        split: Split to measure on, the only one that is read; by default val, which for a run's own data without one
-            is what was held out in training, and for other data without any split all images.
-        results: What any tool said, to measure on `data` instead of a run: detections in COCO's results format, a
-            folder of index PNGs named as the images, or COCO's panoptic json with its PNGs beside it.
-        masks: Measure the masks of `results`, too.
-        ignore_index: Value of the masks of `data` that is no class, beside 255, for index PNGs as `results`.
-        zero_ignored: Value 0 of the masks of `data` is no class, as in ADE20K, for index PNGs as `results`.
-        crowds: What annotations of `data` with iscrowd 1 are for detections as `results`: not counted, or objects.
-        out: Where to write the report; by default `report.html` in the run folder, or beside an export's, for its own
-            data only.
-        tile: Search large images in tiles of so many pixels a side, too.
-        overlap: Share of a tile that its neighbour covers, too.
-        slide: Scale an image to cover the input, not to fit in it, and look through windows of the input's size.
-        scales: Sizes in which an image is looked at, in sizes of the usual one; what is seen is averaged.
-        mirror: Look at images mirrored, too.
+        data: Data folder with the run's classes; by default that of the run. Required for an exported file.
+        split: Split to evaluate on; no other is read. By default val; where the data has no val split, the images held
+            out in training (the run's data) or all images (other data without splits).
+        results: Results of another tool to evaluate on `data` instead of a run: detections in COCO's results format, a
+            folder of index PNGs with the names of the images, or COCO's panoptic json with its PNGs beside it.
+        masks: Also evaluate the masks of `results`.
+        ignore_index: Mask value of `data` that is not a class, in addition to 255, for index PNGs as `results`.
+        zero_ignored: Mask value 0 of `data` is not a class, as in ADE20K, for index PNGs as `results`.
+        crowds: Annotations of `data` with iscrowd 1, for detections as `results`: not counted, or single objects.
+        out: Report to write; by default `report.html` in the run folder or beside an export's folder, and only for the
+            run's validation images.
+        tile: Also find objects in tiles of this many pixels per side, for large images.
+        overlap: Share of a tile that its neighbour covers.
+        slide: Scale an image to cover the input instead of fitting in it, and average windows of the input's size.
+        scales: Factors on the size of the image; class probabilities are averaged over them.
+        mirror: Also average over the mirrored image.
         device: auto, cpu, cuda or mps.
-        workers: Processes that read images; by default by the number of cores.
-        trust: Run a file that holds machine code, which can do all that you can: an export for torch.
+        workers: Processes that read images; by default chosen by the number of cores.
+        trust: Run a file with machine code, which can do everything that you can: an export for torch.
 
     """
     from featherbone.engine.results import evaluate_results
@@ -172,27 +173,26 @@ def predict(
     device: str = "auto",
     trust: bool = False,
 ) -> PredictResult:
-    """Say what is on pictures, and write annotated copies and `predictions.json`.
+    """Predict on pictures, and write annotated copies and `predictions.json`.
 
-    Semantic segmentation also writes index PNGs, 255 where nothing is known, under `maps`; panoptic segmentation COCO's
-    PNGs there, and `panoptic.json`.
+    Semantic segmentation also writes index PNGs under `maps`, panoptic segmentation COCO's PNGs and `panoptic.json`.
 
     Args:
         run: Run folder, or exported file.
         images: Pictures, and folders of pictures.
         out: Folder to write to; by default `predictions` in the run folder, or beside an export's.
         pictures: Write annotated copies.
-        score: Least score of an object; by default the one that served best on the run's validation images, and 0.6 for
-            panoptic segmentation.
-        tile: Search large images in tiles of so many pixels a side, too.
-        overlap: Share of a tile that its neighbour covers, too.
-        slide: Scale an image to cover the input, not to fit in it, and look through windows of the input's size.
-        scales: Sizes in which an image is looked at, in sizes of the usual one; what is seen is averaged.
-        mirror: Look at images mirrored, too.
+        score: Minimum score of an object; by default the threshold with the highest F1 on the run's validation images,
+            and 0.6 for panoptic segmentation.
+        tile: Also find objects in tiles of this many pixels per side, for large images.
+        overlap: Share of a tile that its neighbour covers.
+        slide: Scale an image to cover the input instead of fitting in it, and average windows of the input's size.
+        scales: Factors on the size of the image; class probabilities are averaged over them.
+        mirror: Also average over the mirrored image.
         geojson: Also write the regions of semantic maps as polygons, under `maps`.
-        batch_size: Pictures computed at a time.
+        batch_size: Pictures per batch.
         device: auto, cpu, cuda or mps.
-        trust: Run a file that holds machine code, which can do all that you can: an export for torch.
+        trust: Run a file with machine code, which can do everything that you can: an export for torch.
 
     """
     from featherbone.data.images import read_image
@@ -201,7 +201,7 @@ def predict(
     from featherbone.tasks.exported import beside
 
     if batch_size < 1:
-        raise BadOption(f"batch size {batch_size} is not 1 or more")
+        raise BadOption(f"batch size {batch_size} is too small; pass 1 or more")
     predictor = load(run, device, score, tile, overlap, slide, scales, mirror, trust)
     card = predictor.card
     if geojson and card.task != "semantic":
@@ -237,13 +237,13 @@ def explain(
     out: Path | None = None,
     device: str = "auto",
 ) -> ExplainResult:
-    """Draw what a model looked at in a picture, by its paper's own terms, on one page.
+    """Draw what a model looked at in a picture, in the terms of its paper, on one page.
 
     Args:
-        model: Run folder, or a backbone's name, whose weights are then untrained.
+        model: Run folder, or name of a backbone, which is then untrained unless `pretrained`.
         image: Picture.
-        point: Where attention is asked from, x and y in pixels of the picture; by default its centre.
-        pretrained: Take timm's weights for a backbone's name.
+        point: Position whose attention is shown, x and y in pixels of the picture; by default the centre.
+        pretrained: Use timm's weights for the name of a backbone.
         out: Folder to write to; by default `explain-` and the picture's name.
         device: auto, cpu, cuda or mps.
 
@@ -270,25 +270,25 @@ def export(
     evaluate: bool = False,
     out: Path | None = None,
 ) -> ExportResult | Int8Result:
-    """Write a run as a file for another runtime, proven on real images to give the model's own results.
+    """Export a run to a file for another runtime, and verify on real images that it gives the same results.
 
-    The folder also holds `featherbone.json`, which tells all that is needed to use the file, and `parity.json` and
-    `parity.html`, which tell how it compares. `featherbone predict` and `evaluate` take the file.
+    The folder also holds `featherbone.json`, which describes how to use the file, and `parity.json` and `parity.html`,
+    which compare it with the run. `featherbone predict` and `evaluate` take the file.
 
     Args:
         run: Run folder.
-        to: Runtime that the file is for; web is a page that runs the model in a browser.
-        images: Folder of pictures to prove it on; by default the run's validation images.
-        count: How many of them.
-        dynamic: What of the input may vary: nothing, the batch, or batch, height and width; by default the batch where
+        to: Runtime of the file; web is a page that runs the model in a browser.
+        images: Folder of pictures for the verification; by default the run's validation images.
+        count: Number of pictures for the verification.
+        dynamic: Variable part of the input: none, batch, or size (batch, height and width); by default batch where
             target and head allow it.
-        with_pre: Let the file take bytes and normalise them itself.
-        with_nms: Let a detector's file end behind NMS.
-        int8: Compute in whole numbers, but for the layers that must not: the file is measured on all validation images,
-            and the most sensitive layers stay in float until the run's metric drops by no more than is allowed.
-        max_drop: How much the metric may drop, from 0 to 1, in int8.
-        calibration: Training images (or of `images`) from which int8 takes the ranges of values.
-        evaluate: Also measure the file on all validation images of the run.
+        with_pre: Include the normalisation: the file takes bytes.
+        with_nms: Include NMS in the file of a detector.
+        int8: Quantise to int8. The file is evaluated on all validation images, and the most sensitive layers stay in
+            float until the run's metric drops by at most `max_drop`.
+        max_drop: Maximum drop of the metric in int8, from 0 to 1.
+        calibration: Number of training images (or of `images`) that determine the value ranges of int8.
+        evaluate: Also evaluate the file on all validation images of the run.
         out: Folder to write; by default one named after the target under `exports` in the run folder.
 
     """
@@ -305,12 +305,15 @@ def export(
 
     for name, number in (("count", count), ("calibration", calibration)):
         if number < 1:
-            raise BadOption(f"{name} {number} is not 1 or more")
+            raise BadOption(f"{name} {number} is too small; pass 1 or more")
     if int8 and evaluate:
-        raise BadOption("int8 measures its files as it is; leave evaluate out")
+        raise BadOption("int8 always evaluates its files; omit evaluate")
     target = find_target(to)
     if to == "coreml" and sys.platform != "darwin":
-        raise BadOption(f"CoreML files run on macOS alone, and none counts as written unproven; this is {sys.platform}")
+        raise BadOption(
+            f"CoreML files can be verified on macOS only, and this is {sys.platform}; export there, or pass another "
+            "target with --to"
+        )
     card, task = load_task(Path(run))
     form = Form(target, settle(target, card.task, card.head, dynamic, with_pre, with_nms), with_pre, with_nms)
     folder = Path(run) / "exports" / (f"{to}-int8" if int8 else to) if out is None else Path(out)
@@ -335,12 +338,12 @@ def export(
 
 
 def serve_web(folder: Positional[Path], *, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve a page that `featherbone export RUN --to web` wrote, to try it; Ctrl-C ends it.
+    """Serve a page that `featherbone export RUN --to web` wrote, to try it; Ctrl-C stops it.
 
     Args:
         folder: Folder of the page.
-        host: Address to listen on; by default only this machine reaches it.
-        port: Port; 0 takes a free one.
+        host: Address to listen on; by default it can be reached from this machine only.
+        port: Port; 0 for any free one.
 
     """
     from featherbone.exporters import serve
@@ -363,26 +366,25 @@ def bench(
     trust: bool = False,
     out: Path = Path("bench"),
 ) -> BenchResult:
-    """Measure how fast models are and how much memory they take, against each other and the machine, in one run.
+    """Measure speed and memory of models, compared with each other and with the machine's limit, in one run.
 
-    Each model in each runtime has a process of its own; all are measured in turn, round after round. One more measures
-    the fastest matrix product: `of limit` is a model's share of that rate. `bench.json`, `bench.md` and `bench.png` are
-    written.
+    Each model in each runtime has its own process, and the processes take turns, round by round. Another process
+    measures the fastest matrix product: `of limit` is a model's share of that rate. `bench.json`, `bench.md` and
+    `bench.png` are written.
 
     Args:
-        models: Names of our backbones or of any timm models, run folders, or exported files, which have their own
-            runtime only.
-        runtimes: Of eager, compiled, onnx, onnx-int8, openvino and torch (ahead of time); the last four are made on the
-            fly, and compared with eager.
-        batch_size: Images at a time.
-        image_size: Sides of the images; by default each model's own.
-        repeats: Rounds that count.
-        train: Measure a step of training: forward, loss, backward, AdamW.
-        per_layer: Also tell where the time goes, layer by layer.
+        models: Names of our backbones or of any timm models, run folders, or exported files (in their runtime only).
+        runtimes: Runtimes to measure: eager, compiled, onnx, onnx-int8, openvino and torch (ahead of time); the last
+            four are exported first and compared with eager.
+        batch_size: Batch sizes.
+        image_size: Sides of the images; by default each model's.
+        repeats: Measured rounds.
+        train: Measure a training step: forward, loss, backward, AdamW.
+        per_layer: Also report the time of each layer.
         device: auto, cpu or cuda; exported files are measured on the CPU.
-        precision: Of weights and images; in training, of autocast.
-        threads: Of the CPU; by default as many as torch takes.
-        trust: Run a file that holds machine code, which can do all that you can: an export for torch.
+        precision: Precision of weights and images; in training, that of autocast.
+        threads: CPU threads; by default torch's number.
+        trust: Run a file with machine code, which can do everything that you can: an export for torch.
         out: Folder to write to.
 
     """
@@ -394,10 +396,10 @@ def bench(
 
 
 def models(pattern: Positional[str | None] = None) -> ModelsResult:
-    """List backbones with what they cost and what their papers say.
+    """List backbones with their cost and the results of their papers.
 
     Args:
-        pattern: Names to list, with * for anything, among ours and all of timm's; by default ours.
+        pattern: Names to list, among ours and all of timm's; * matches anything. By default ours.
 
     """
     import timm
@@ -531,12 +533,12 @@ def make_data(
 def demo(
     out: Path = Path("featherbone-demo"), *, model: str = "lvt", epochs: int = 10, device: str = "auto"
 ) -> DemoResult:
-    """The whole main job on drawn data: draw, train, evaluate, predict, export, verify. Minutes on two cores.
+    """Draw a data set, train, evaluate, predict, export and verify. Takes minutes on two cores.
 
     Args:
         out: Folder for data, run and pictures; must be new or empty.
         model: Backbone to train.
-        epochs: Passes over the drawn images.
+        epochs: Passes over the training images.
         device: auto, cpu, cuda or mps.
 
     """

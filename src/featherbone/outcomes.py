@@ -1,4 +1,4 @@
-"""What the commands return: plain records that can be printed for people and as JSON."""
+"""The results of the commands: plain records that are printed as text or as JSON."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -104,7 +104,7 @@ class PredictResult:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A file that was proven on real images."""
+    """An exported file that was verified on real images."""
 
     out: Path
     """Folder that holds it."""
@@ -112,7 +112,7 @@ class ExportResult:
     report: Path
     parity: Parity
     metrics: dict[str, Any] | None = None
-    """Of the file on all validation images, where they were asked for."""
+    """Metrics of the file on all validation images, where it was evaluated."""
     of_run: dict[str, Any] | None = None
     """Those of the run."""
     figures: Mapping[str, str] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class ExportResult:
 
     @property
     def size(self) -> int:
-        """Of the file, and of its weights where they lie beside it, in bytes."""
+        """Bytes of the file, and of its weights where they are stored beside it."""
         weights = self.path.with_suffix(".bin")
         return self.path.stat().st_size + (weights.stat().st_size if weights.is_file() else 0)
 
@@ -163,7 +163,7 @@ class DoctorResult:
 
     @property
     def exit_code(self) -> int:
-        """1 where something would spoil training."""
+        """1 where there is an error."""
         return int(self.examination.spoiled)
 
     def to_json(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class DoctorResult:
 
 @dataclass(frozen=True)
 class DataResult:
-    """A data set that was made, and how overlaps were settled."""
+    """A new data set, and how overlaps were resolved."""
 
     settled: Settled
     out: Path
@@ -191,7 +191,7 @@ class DataResult:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The whole main job."""
+    """Results of the demo."""
 
     trained: TrainResult
     predicted: PredictResult

@@ -97,10 +97,10 @@ class PredictionFiles:
 
 
 def unique_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """A file name without ending for each path; no two are equal, on file systems that ignore case neither.
+    """A file name without extension for each path; no two are equal, also on file systems that ignore case.
 
-    It is the path's stem. Where several paths share it, as many of the folders above are put before it as tell all of
-    them apart, and if none do, its ending behind it: `a-x` and `b-x`, or `x-jpg` and `x-png`.
+    It is the path's stem. Where several paths share it, it is preceded by as many parent folders as distinguish them,
+    or, if none do, followed by the extension: `a-x` and `b-x`, or `x-jpg` and `x-png`.
     """
     groups: dict[str, list[Path]] = {}
     for path in paths:

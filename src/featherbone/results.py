@@ -1,4 +1,4 @@
-"""What a task says of an image: frozen records, the same from the model, an exported file and the command line."""
+"""The result of an image: frozen records, the same from a model, an exported file and the command line."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Box = tuple[float, float, float, float]
-"""x1 y1 x2 y2 in pixels of the image that was given, x to the right and y down from its upper left corner."""
+"""x1 y1 x2 y2 in pixels of the given image, x to the right and y down from its upper left corner."""
 
 
 class Rle(TypedDict):
@@ -20,7 +20,7 @@ class Rle(TypedDict):
 
 @dataclass(frozen=True)
 class Classification:
-    """The likeliest classes of one image, best first."""
+    """The most probable classes of one image, best first."""
 
     labels: tuple[int, ...]
     """Class indices."""
@@ -57,7 +57,7 @@ class Classification:
 
 @dataclass(frozen=True)
 class Detections:
-    """Objects found in one image, the surest first."""
+    """Objects of one image, by descending score."""
 
     height: int
     """Of the image, in pixels."""
@@ -82,7 +82,7 @@ class Detections:
 
 @dataclass(frozen=True)
 class Instances(Detections):
-    """Objects found in one image, each with the pixels that it covers."""
+    """Objects of one image with their masks."""
 
     masks: tuple[Rle, ...]
     """One for each box, of the image's height and width."""
@@ -99,7 +99,7 @@ class SemanticMap:
     """The class of every pixel of one image."""
 
     labels: NDArray[np.uint8]
-    """Class indices (H, W), of the image's size; 255 where none is known."""
+    """Class indices (H, W), of the image's size; 255 where there is no prediction."""
     classes: tuple[str, ...]
     """Class names, by index."""
 
@@ -114,12 +114,12 @@ class SemanticMap:
         return self.labels.shape[1]
 
     def counts(self) -> dict[int, int]:
-        """Pixels of each class that is there, the most first."""
+        """Number of pixels of each class in the map, largest first."""
         counts = np.bincount(self.labels.ravel(), minlength=256)[: len(self.classes)]
         return {int(i): int(counts[i]) for i in np.argsort(-counts, kind="stable") if counts[i]}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: what is there and how much of it; the map itself is a picture of its own."""
+        """Plain values: the classes and their shares; the map itself is stored as a picture."""
         rows = [
             {"label": i, "name": self.classes[i], "pixels": count, "share": count / self.labels.size}
             for i, count in self.counts().items()
@@ -129,7 +129,7 @@ class SemanticMap:
 
 @dataclass(frozen=True)
 class Segment:
-    """A thing, or all of one kind of stuff, of one image."""
+    """A thing, or all stuff of one class, of one image."""
 
     id: int
     """Its value on the map, from 1."""
@@ -138,7 +138,7 @@ class Segment:
     name: str
     """Class name."""
     thing: bool
-    """Whether it can be counted."""
+    """Whether it is countable."""
     score: float | None
     """From 0 to 1; None for stuff."""
     area: int
@@ -151,7 +151,7 @@ class PanopticMap:
     """The segment of every pixel of one image."""
 
     ids: NDArray[np.int32]
-    """Segments' ids (H, W), of the image's size; 0 where there is none."""
+    """Segment ids (H, W), of the image's size; 0 on pixels without a segment."""
     segments: tuple[Segment, ...]
 
     @property
@@ -165,10 +165,10 @@ class PanopticMap:
         return self.ids.shape[1]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; the map itself is a picture of its own."""
+        """Plain values; the map itself is stored as a picture."""
         rows = [{**asdict(segment), "box": list(segment.box)} for segment in self.segments]
         return {"task": "panoptic", "height": self.height, "width": self.width, "segments": rows}
 
 
 Record = Classification | Detections | SemanticMap | PanopticMap
-"""A task's result."""
+"""Result of any task."""

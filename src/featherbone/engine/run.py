@@ -1,4 +1,4 @@
-"""What training adds to a run folder: metrics line by line, and the state for an exact resume."""
+"""Files of a run folder that training keeps: metrics line by line, and the state for an exact resume."""
 
 import hashlib
 import io
@@ -13,14 +13,14 @@ from featherbone.files import parse_value, read_text, to_json, write_bytes, writ
 
 METRICS, STATE = "metrics.jsonl", "state.pt"
 SEAL = b"featherbone sha256 "
-"""What stands at the end of a state, before the digest of all that precedes."""
+"""End of a state, before the digest of everything that precedes."""
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
-"""What optimisers keep in the shape of each parameter."""
+"""Optimiser states in the shape of each parameter."""
 AGAIN = "restore the file, or train again"
 
 
 class State(TypedDict):
-    """What `state.pt` holds."""
+    """Content of `state.pt`."""
 
     step: Annotated[int, msgspec.Meta(ge=0)]
     best: float
@@ -44,13 +44,13 @@ class Row(TypedDict):
 
 
 def require_folder(run: Path) -> None:
-    """Raise `BadRun` where the folder of a run in progress was removed; writing would make half of it again."""
+    """Raise `BadRun` where the folder of a run in progress was removed; writing would create a part of it."""
     if not run.is_dir():
         raise BadRun(f"{run}: the run folder was removed during training; start again")
 
 
 def save_state(run: Path, state: dict[str, Any]) -> None:
-    """What an exact resume needs, atomically: the newest complete one is always there."""
+    """Write the state for an exact resume, atomically: there is always a complete one."""
     content = io.BytesIO()
     torch.save(state, content)
     content.write(SEAL + hashlib.sha256(content.getbuffer()).digest())
@@ -82,7 +82,7 @@ def load_state(run: Path) -> dict[str, Any]:
 
 
 def fit_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any], run: Path) -> None:
-    """Load an optimiser's state, which must be of parameters like its own. Raises `BadRun`."""
+    """Load an optimiser's state, whose parameters must have the same shapes. Raises `BadRun`."""
     own = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     try:
         saved = [index for group in state["param_groups"] for index in group["params"]]
@@ -121,5 +121,5 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def write_metrics(run: Path, rows: list[dict[str, Any]]) -> None:
-    """All rows, atomically: a resumed run takes back what it is about to repeat."""
+    """Write all rows, atomically: a resumed run removes those that it repeats."""
     write_text(run / METRICS, "".join(to_json(row) + "\n" for row in rows))

@@ -1,4 +1,4 @@
-"""A trained network to learn from (knowledge distillation)."""
+"""The teacher of knowledge distillation: a trained network."""
 
 from pathlib import Path
 
@@ -20,8 +20,8 @@ class Teacher:
             card, task = load_task(Path(name))
             if card.classes != student.classes:
                 raise BadOption(
-                    f"teacher {name} knows {len(card.classes)} classes, the data has {len(student.classes)}, or they "
-                    f"are named or ordered otherwise; use a teacher trained on these classes"
+                    f"teacher {name} has {len(card.classes)} classes, the data has {len(student.classes)}, or their "
+                    f"names or order differ; use a teacher trained on these classes"
                 )
             own = card.preprocessing
         else:

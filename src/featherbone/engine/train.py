@@ -1,4 +1,4 @@
-"""A run from its settings to its folder, an interrupted one to its end, and a finished one measured."""
+"""Training a run from its settings, resuming an interrupted one, and evaluating a finished one."""
 
 import copy
 import re
@@ -48,21 +48,22 @@ def start_run(data: Path, model: str, task: str | None, out: Path | None, settin
         main = accelerator.is_main_process
         run = _agree(accelerator, stack.enter_context(claimed(out, data, model)) if main else None)
         job = Job(found, data, settings)
-        asked, used = settings.batch_size, fit_batch_size(len(job.train), settings, accelerator)
+        used = fit_batch_size(len(job.train), settings, accelerator)
         job.settings = settings.override(batch_size=used)
         card = job.card(model)
         if main:
             for notice in job.notices:
                 say(notice, "note")
-            if used != asked:
-                say(f"batch size {used}, not {asked}: there are {len(job.train)} training images", "note")
+            if used != settings.batch_size:
+                given = settings.batch_size
+                say(f"batch size {used}, not {given}: there are {len(job.train)} training images", "note")
         return _train(run, card, job, accelerator, begun=False)
 
 
 def resume_run(run: Path, given: Mapping[str, Any], data: Path | None = None) -> Path:
     """Continue the run in its folder to the end, to the same weights as if it had never stopped.
 
-    `data` is the new place of the run's images, where they were moved. A run that was stopped before its first state
+    `data` is the new location of the run's images, if they were moved. A run that was stopped before its first state
     starts from the beginning.
     """
     card = Card.read(run)
@@ -70,7 +71,7 @@ def resume_run(run: Path, given: Mapping[str, Any], data: Path | None = None) ->
     if other:
         raise BadOption(f"a resumed run keeps its settings; only {', '.join(CHANGEABLE)} may change, not {other[0]}")
     settings = from_card(card.settings, card.task, **given)
-    folder = card.data_folder("give its new place with --data DIR") if data is None else data
+    folder = card.data_folder("give its new location with --data DIR") if data is None else data
     with ExitStack() as stack:
         accelerator = stack.enter_context(accelerate(settings))
         main = accelerator.is_main_process
@@ -95,9 +96,9 @@ def resume_run(run: Path, given: Mapping[str, Any], data: Path | None = None) ->
 
 @contextmanager
 def claimed(out: Path | None, data: Path, model: str) -> Iterator[Path]:
-    """Hold a new run folder: `out`, which must be new or empty, or the first free name under runs/.
+    """Create and lock a new run folder: `out`, which must be new or empty, or the first free name under runs/.
 
-    Where nothing was written into it, it is removed on leaving. Raises `BadOption` where `out` holds something, and
+    Where nothing was written into it, it is removed again. Raises `BadOption` where `out` holds something, and
     `FeatherboneError` where it cannot be written or another process holds it.
     """
     if out is None:
@@ -124,7 +125,7 @@ def claimed(out: Path | None, data: Path, model: str) -> Iterator[Path]:
 
 
 def _make_folder(path: Path) -> bool:
-    """Make the folder; False where there is something of that name."""
+    """Create the folder; False where the name exists."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -172,7 +173,7 @@ def evaluate_run(
     split: str | None = None,
     trust: bool = False,
 ) -> tuple[dict[str, Any], Card]:
-    """Metrics of a run, or of an exported file, on a split of its own or another data folder, and its card.
+    """Metrics of a run, or of an exported file, on a split of its data folder or another one, and its card.
 
     `split` is that of `open_measured`; `trust` allows a file that holds machine code.
     """
@@ -214,15 +215,15 @@ def open_measuring(card: Card, folder: Path, device: str, workers: int | None, s
 
 
 def is_of(card: Card, folder: Path, images: Any) -> bool:
-    """Whether readable images of a folder are those that a run was validated on."""
+    """Whether the readable images of a split are those that a run was validated on."""
     if "val_fingerprint" not in card.data:  # a run of an earlier version
         return card.data.get("path") == str(folder.resolve())
     return images.fingerprint() == card.data["val_fingerprint"]
 
 
 def measurer(card: Card) -> tuple[str, Callable[[Any], float]]:
-    """The name of a run's main metric, and what measures it, of any task with the run's classes, on the run's data."""
-    remedy = "give a run its new place with: featherbone train --resume RUN --data DIR"
+    """The name of a run's headline metric, and a function that measures it for other models on the run's data."""
+    remedy = "give a run its new location with: featherbone train --resume RUN --data DIR"
     job = open_measuring(card, card.data_folder(remedy), "cpu", None)
 
     def measure_task(task: Any) -> float:

@@ -1,4 +1,4 @@
-"""Anchors on the cells of a map, and which of them answer for which object."""
+"""Anchors on the cells of a map, and the objects that they are matched to."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 NEGATIVE, IGNORED = -1, -2
-"""What `match` says of an anchor that should find nothing, and of one that is not asked."""
+"""Values of `match` for background anchors and for anchors without a loss."""
 
 
 def base_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
@@ -36,8 +36,8 @@ def by_anchor(maps: Tensor, values: int) -> Tensor:
 def match(objects: Tensor, anchors: Tensor, positive: float, negative: float, best: bool = True) -> Tensor:
     """For each anchor (N, 4) the index of its object (n, 4), `NEGATIVE`, or `IGNORED`: int64 (N,).
 
-    An anchor belongs to the object it overlaps most, if by at least `positive` in IoU; below `negative` it is
-    negative. With `best`, anchors that no other overlaps an object more than belong to one whatever their IoU is.
+    An anchor is matched to the object with the highest IoU, if that is at least `positive`; below `negative` it is
+    negative. With `best`, the anchors with the highest IoU of an object are matched whatever their IoU is.
     """
     if not len(objects):
         return anchors.new_full((len(anchors),), NEGATIVE, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""The maps of a backbone as the levels that a head asks for."""
+"""From the maps of a backbone to the levels that a head takes."""
 
 from collections.abc import Sequence
 from math import log2
@@ -24,8 +24,8 @@ class Levels(nn.Module):
     """One map for each of the octaves `first` to `last`, of those that a pyramid has, and of others made from them.
 
     A coarser map, or one between two, is a 3x3 convolution of stride 2 of the next finer one; a finer map is a 2x2
-    transposed convolution of stride 2 of the next coarser one, and left out where `finer` is off. `levels` tells what
-    comes out; made maps have the channels of the map they are made from.
+    transposed convolution of stride 2 of the next coarser one, and is omitted without `finer`. `levels` describes the
+    output; computed maps have the channels of their source.
     """
 
     def __init__(self, pyramid: Sequence[Level], first: int, last: int, finer: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Mask R-CNN (arXiv 1703.06870): a first stage proposes boxes, a second says what they show, as boxes and as masks."""
+"""Mask R-CNN (arXiv 1703.06870): a first stage proposes boxes, a second predicts their classes, boxes and masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ OUTPUTS = {
 
 
 class Proposed(NamedTuple):
-    """What training's `forward` gives: all that the second stage needs when it learns what there is to find."""
+    """Output of `forward` in training: the input of both stages' losses."""
 
     maps: tuple[Tensor, ...]
     """Of the FPN (B, C, h, w), strides 4 to 64."""
@@ -95,5 +95,5 @@ class MaskRCNN(nn.Module):
         return self.rois(levels[:-1], proposals, size)
 
     def losses(self, raw: Proposed, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """The five losses of `RPN` and `RoIHeads`, weighted alike; which boxes are taught is drawn at random."""
+        """The five losses of `RPN` and `RoIHeads`, weighted equally; the sampled boxes are drawn at random."""
         return self.rpn.losses(raw.rpn, targets) | self.rois.losses(raw.maps[:-1], raw.proposals, targets)

@@ -1,4 +1,4 @@
-"""Panoptic FPN (arXiv 1901.02446): Mask R-CNN for what can be counted, a semantic branch for the rest, on one FPN."""
+"""Panoptic FPN (arXiv 1901.02446): Mask R-CNN for things and a semantic branch for stuff, on one FPN."""
 
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
@@ -14,7 +14,7 @@ from featherbone.ops.label_maps import PanopticTarget
 
 
 class PanopticRaw(NamedTuple):
-    """What `forward` gives: Mask R-CNN's raw tensors and the semantic branch's."""
+    """Output of `forward`: the raw tensors of Mask R-CNN and of the semantic branch."""
 
     things: Proposed | MaskRaw
     """The former in training."""
@@ -26,8 +26,8 @@ class PanopticFPN(nn.Module):
     """Things and stuff from a pyramid of any strides.
 
     Mask R-CNN of `num_things` classes, with the widths of `MaskRCNN`, and on strides 4 to 32 of its FPN a semantic
-    branch of `branch_dim` channels with GroupNorm for `num_stuff` classes and all things as one, whose loss counts
-    `stuff_weight`.
+    branch of `branch_dim` channels with GroupNorm for `num_stuff` classes and all things as one, whose loss has
+    the weight `stuff_weight`.
     """
 
     image_size: ClassVar[int] = 640

@@ -1,4 +1,4 @@
-"""What every pixel is taught: losses of logits at any size against a map of classes."""
+"""Losses of pixels: logits at any size against a map of classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from torch.nn import functional as F
 from featherbone.ops.label_maps import IGNORE, upsample
 
 HARD = -log(0.7)
-"""Cross-entropy above which a pixel is hard: less than 0.7 for its class (OCNet, arXiv 1809.00916)."""
+"""Cross-entropy above which a pixel is hard: probability of its class below 0.7 (OCNet, arXiv 1809.00916)."""
 
 
 @dataclass(frozen=True)
 class PixelLoss:
     """Cross-entropy, by `class_weights` if given, and Dice times `dice`.
 
-    With `hard_share` below 1 only hard pixels are taught: those given less than 0.7 for their class, and at least that
-    share of the known ones.
+    With `hard_share` below 1 the loss is that of hard pixels: those with a probability below 0.7 for their class, and
+    at least that share of the labelled pixels.
     """
 
     class_weights: tuple[float, ...] | None = None
@@ -45,7 +45,7 @@ def pixel_loss(logits: Tensor, labels: Sequence[Tensor] | Tensor) -> Tensor:
 
 
 def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """1 - 2 |p g| / (|p| + |g|), the mean over the classes that labels (B, H, W) show (arXiv 1606.04797).
+    """1 - 2 |p g| / (|p| + |g|), the mean over the classes in labels (B, H, W) (arXiv 1606.04797).
 
     p are probabilities from logits (B, K, H, W), g is 1 where a pixel is of the class; 255 is ignored.
     """
@@ -73,8 +73,8 @@ def _hard_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None, 
         plain = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
         known = plain[labels != IGNORE]
         count = max(round(share * len(known)), 1)
-        least = known.topk(count).values[-1].clamp(max=HARD) if len(known) else plain.new_zeros(())
-    return _mean_cross_entropy(logits, labels.where(plain >= least, IGNORE), weights)
+        threshold = known.topk(count).values[-1].clamp(max=HARD) if len(known) else plain.new_zeros(())
+    return _mean_cross_entropy(logits, labels.where(plain >= threshold, IGNORE), weights)
 
 
 def _stack(labels: Sequence[Tensor] | Tensor) -> Tensor:

@@ -130,7 +130,7 @@ class RetinaNet(nn.Module):
         return RetinaRaw(tuple(self.classes(x) for x in levels), tuple(self.boxes(x) for x in levels))
 
     def losses(self, raw: RetinaRaw, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Focal loss (alpha 0.25, gamma 2) of the classes and L1 of the positive anchors' deltas, weighted alike.
+        """Focal loss (alpha 0.25, gamma 2) of the classes and L1 of the positive anchors' deltas, weighted equally.
 
         An anchor is positive from IoU 0.5 on or as an object's best, negative below 0.4, else ignored. Sums of an
         image are divided by its positives, at least 1; then the mean over the images.

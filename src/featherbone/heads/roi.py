@@ -1,4 +1,4 @@
-"""The second stage of Mask R-CNN (arXiv 1703.06870): what each proposed box shows, where exactly, and which pixels."""
+"""The second stage of Mask R-CNN (arXiv 1703.06870): class, refined box and mask of each proposed box."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,13 +16,13 @@ from featherbone.heads.rpn import has_area, sample
 from featherbone.ops.boxes import Target, clip_boxes, decode_deltas, encode_deltas, keep_nms
 
 BOX_CELLS, MASK_CELLS = 7, 14
-"""Rows and columns that the box and mask heads read of each box; a mask has twice as many."""
+"""Rows and columns of a box's features in the box and mask heads; a mask has twice as many."""
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-"""Of the deltas."""
+"""Standard deviations of the box deltas, inverted."""
 
 
 class MaskRaw(NamedTuple):
-    """What is found, the surest first; where less than the limit is, the rest has score 0 and empty boxes."""
+    """Objects by descending score; unused rows up to the limit have score 0 and empty boxes."""
 
     boxes: Tensor
     """(B, limit, 4), in pixels."""
@@ -35,7 +35,7 @@ class MaskRaw(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """The proposals of one image that are taught."""
+    """The proposals of one image that have a loss."""
 
     boxes: Tensor
     """(n, 4), the p positive ones first."""
@@ -48,9 +48,9 @@ class Samples(NamedTuple):
 class RoIHeads(nn.Module):
     """Boxes and masks of `num_classes` classes from maps of `levels`, which have the same channels, and proposals.
 
-    Of the `candidates` surest pairs of proposal and class, boxes that overlap a surer one of their class by more than
-    `nms` in IoU fall out, and the `limit` surest are found. Of each image `samples` proposals are taught, at most a
-    quarter of them positive.
+    Of the `candidates` highest-scoring pairs of proposal and class, boxes that overlap a higher-scoring one of their
+    class by more than `nms` in IoU are dropped; at most `limit` remain. In training, `samples` proposals of each image
+    have a loss, at most a quarter of them positive.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class RoIHeads(nn.Module):
         self.mask = MaskHead(levels[0].channels, num_classes, mask_dim)
 
     def forward(self, maps: Sequence[Tensor], proposals: Tensor, size: tuple[int, int]) -> MaskRaw:
-        """What maps (B, C, h, w) show in proposals (B, N, 4), of which empty ones do not count, of images of `size`."""
+        """From maps (B, C, h, w) and proposals (B, N, 4) of images of `size` to objects; empty ones are ignored."""
         logits, deltas = self.box(align(maps, self.levels, proposals.unbind(), BOX_CELLS))
         b, n, _ = proposals.shape
         scores = logits.float().softmax(1)[:, :-1].reshape(b, n, -1) * has_area(proposals)[..., None]
@@ -87,7 +87,7 @@ class RoIHeads(nn.Module):
         return MaskRaw(boxes, scores, labels, masks.float().sigmoid().reshape(*labels.shape, *masks.shape[2:]))
 
     def _select(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The surest of one image's candidates (n, 4), (n,), (n,) that do not repeat one another."""
+        """The highest-scoring of one image's candidates (n, 4), (n,), (n,) after NMS."""
         kept = keep_nms(boxes, scores, self.nms, labels) & has_area(boxes)
         scores, index = scores.where(kept, 0).topk(min(self.limit, len(scores)))
         found = scores > 0
@@ -132,7 +132,7 @@ class RoIHeads(nn.Module):
 
 
 class BoxHead(nn.Module):
-    """Two fully connected layers of `dim` on what a box shows; on them its class and where the object is exactly."""
+    """Two fully connected layers of `dim` on the features of a box; on them its class and box deltas."""
 
     def __init__(self, channels: int, num_classes: int, dim: int) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class BoxHead(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Four 3x3 convolutions of `dim` channels on what a box shows, and a transposed one that doubles its size."""
+    """Four 3x3 convolutions of `dim` channels on the features of a box, and a transposed one that doubles the size."""
 
     def __init__(self, channels: int, num_classes: int, dim: int) -> None:
         super().__init__()
@@ -172,9 +172,9 @@ class MaskHead(nn.Module):
 
 
 def align(maps: Sequence[Tensor], levels: Sequence[Level], boxes: Sequence[Tensor], cells: int) -> Tensor:
-    """What maps (B, C, h, w) show in the boxes (n, 4) of each image, one image after the other: (R, C, cells, cells).
+    """Features of maps (B, C, h, w) in the boxes (n, 4) of each image, image by image: (R, C, cells, cells).
 
-    Each box is read from one of the `levels`: octave floor(4 + log2(sqrt(area) / 224)), or the nearest that there is
+    Each box is read from one of the `levels`: octave floor(4 + log2(sqrt(area) / 224)), or the nearest one
     (arXiv 1612.03144, Eq. 1).
     """
     rois = torch.cat([F.pad(x, (1, 0), value=i) for i, x in enumerate(boxes)])  # (R, 5), the image first
@@ -201,7 +201,7 @@ def _align(x: Tensor, level: Level, rois: Tensor, cells: int) -> Tensor:
 def crop_masks(target: Target, objects: Tensor, boxes: Tensor, cells: int) -> Tensor:
     """The masks of the `objects` (p,) within boxes (p, 4), as zeros and ones: (p, cells, cells)."""
     if target.masks is None:
-        raise ValueError("a target has no masks, from which alone this head learns; mark them, or take RetinaNet")
+        raise ValueError("a target has no masks, which this head needs; annotate them, or use RetinaNet")
     rois = torch.cat((objects[:, None].to(boxes), boxes), 1)
     shares = roi_align(target.masks[:, None].to(boxes), rois, cells, 1.0, sampling_ratio=0, aligned=True)
     return (shares[:, 0] >= 0.5).to(boxes)

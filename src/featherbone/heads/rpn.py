@@ -1,4 +1,4 @@
-"""Region proposal network (arXiv 1506.01497): every anchor of a pyramid says whether it shows any object, and where."""
+"""Region proposal network (arXiv 1506.01497): every anchor predicts an objectness and a box."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,28 +12,28 @@ from featherbone.heads.levels import Level
 from featherbone.ops.boxes import Target, clip_boxes, decode_deltas, encode_deltas, keep_nms
 
 SIZE = 8
-"""Of the anchors, in strides of their level."""
+"""Size of the anchors, in strides of their level."""
 RATIOS = (0.5, 1, 2)
-"""Height by width of a cell's anchors."""
+"""Ratios of height to width of the anchors."""
 WEIGHTS = (1.0, 1.0, 1.0, 1.0)
-"""Of the deltas."""
+"""Standard deviations of the box deltas, inverted."""
 
 
 class RPNRaw(NamedTuple):
-    """What the network gives: one map a level, finest first; channels are those of the first anchor, then the next."""
+    """Raw maps, one per level, finest first; channels are those of the first anchor, then the next."""
 
     logits: tuple[Tensor, ...]
-    """Of there being an object (B, 3, h, w)."""
+    """Objectness logits (B, 3, h, w)."""
     deltas: tuple[Tensor, ...]
-    """From anchors to boxes (B, 3 * 4, h, w)."""
+    """Deltas from anchors to boxes (B, 3 * 4, h, w)."""
 
 
 class RPN(nn.Module):
     """Proposals from maps of `levels`: one 3x3 convolution of `dim` channels, the same for all levels.
 
-    Of each level the surest anchors are read, as many as `candidates` says for training and for evaluation; those that
-    overlap a surer one of their level by more than `nms` in IoU fall out, and the `limit` surest are proposed. Of each
-    image `samples` anchors are taught, at most half of them positive.
+    Of each level the highest-scoring anchors are read, `candidates` in training and in evaluation; those that overlap a
+    higher-scoring one of their level by more than `nms` in IoU are dropped, and at most `limit` are proposed. In
+    training, `samples` anchors of each image have a loss, at most half of them positive.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class RPN(nn.Module):
         return RPNRaw(tuple(self.classes(x) for x in shared), tuple(self.boxes(x) for x in shared))
 
     def propose(self, raw: RPNRaw, size: tuple[int, int]) -> Tensor:
-        """Boxes (B, limit, 4) within images of `size`, the surest first and then empty ones; no gradient passes."""
+        """Boxes (B, limit, 4) within images of `size`, by descending score, then empty ones; without a gradient."""
         parts = zip(raw.logits, raw.deltas, self._anchors(raw), strict=True)
         levels = [self._surest(logits.detach(), deltas.detach(), anchors, size) for logits, deltas, anchors in parts]
         boxes, scores = (torch.cat(x, 1) for x in zip(*levels, strict=True))
@@ -70,7 +70,7 @@ class RPN(nn.Module):
         return torch.stack([self._select(*image, groups) for image in zip(boxes, scores, strict=True)])
 
     def losses(self, raw: RPNRaw, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Cross-entropy of the sampled anchors and L1 of the positive ones' deltas, weighted alike.
+        """Cross-entropy of the sampled anchors and L1 of the positive ones' deltas, weighted equally.
 
         An anchor is positive from IoU 0.7 on or as an object's best, negative below 0.3, else ignored. Sums of an image
         are divided by its samples; then the mean over the images.
@@ -91,14 +91,14 @@ class RPN(nn.Module):
         return anchors
 
     def _surest(self, logits: Tensor, deltas: Tensor, anchors: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Boxes (B, n, 4) and scores (B, n) of a level's surest anchors."""
+        """Boxes (B, n, 4) and scores (B, n) of a level's highest-scoring anchors."""
         logits = by_anchor(logits, 1).flatten(1).float()
         values, index = logits.topk(min(self.candidates[not self.training], logits.shape[1]))
         shifts = by_anchor(deltas, 4).float().gather(1, index[..., None].expand(-1, -1, 4))
         return clip_boxes(decode_deltas(shifts, anchors[index], WEIGHTS), *size), values.sigmoid()
 
     def _select(self, boxes: Tensor, scores: Tensor, groups: Tensor) -> Tensor:
-        """The surest (limit, 4) of one image's candidates (n, 4), (n,), (n,) that do not repeat one another."""
+        """The highest-scoring (limit, 4) of one image's candidates (n, 4), (n,), (n,) after NMS."""
         kept = keep_nms(boxes, scores, self.nms, groups) & has_area(boxes)
         values, index = scores.where(kept, -1).topk(min(self.limit, len(scores)))
         chosen = boxes[index] * (values >= 0)[:, None]

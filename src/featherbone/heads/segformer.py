@@ -1,4 +1,4 @@
-"""All-MLP decoder of SegFormer (arXiv 2105.15203): four maps made alike, put together, and read pixel by pixel."""
+"""All-MLP decoder of SegFormer (arXiv 2105.15203): maps projected to one width, concatenated, classified per pixel."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -13,8 +13,8 @@ from featherbone.heads.levels import Level, Levels
 class SegFormer(nn.Module):
     """Logits of `num_classes` classes at stride 4, from a pyramid of any strides.
 
-    Each map of strides 4 to 32 is projected to `dim` channels and brought to the finest one's size; together they are
-    mixed by a 1x1 convolution, BatchNorm and ReLU, and read by another.
+    Each map of strides 4 to 32 is projected to `dim` channels and resized to the finest one; their concatenation
+    passes a 1x1 convolution, BatchNorm and ReLU, and a 1x1 classifier.
     """
 
     image_size: ClassVar[int] = 512

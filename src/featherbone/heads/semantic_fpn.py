@@ -1,4 +1,4 @@
-"""Semantic FPN (arXiv 1901.02446): every level of an FPN walks up to stride 4, and their sum is read pixel by pixel."""
+"""Semantic FPN (arXiv 1901.02446): all levels of an FPN at stride 4, and their sum classified per pixel."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal
@@ -10,7 +10,7 @@ from featherbone.heads.fpn import FPN
 from featherbone.heads.levels import Level
 
 GROUP = 4
-"""Channels of one group of GroupNorm."""
+"""Channels per group of GroupNorm."""
 
 
 class SemanticBranch(nn.Module):

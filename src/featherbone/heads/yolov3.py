@@ -1,8 +1,8 @@
-"""YOLOv3 (arXiv 1804.02767), light: the anchors in the cell of an object's centre say what it is and where.
+"""YOLOv3 (arXiv 1804.02767), light: the anchors in the cell of an object's centre predict its class and box.
 
 The neck and heads are `dim` wide at every level, 96 in XFormer (a reconstruction), where YOLOv3 itself has 256, 512 and
-1024. As in the paper objects have one best anchor of all levels; here anchors of that cell that overlap it by more than
-half in IoU are taught it too.
+1024. As in the paper an object is matched to its best anchor of all levels; here also to anchors of that cell with an
+IoU above one half.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,7 +29,7 @@ NUM_LEVELS = 3
 NUM_ANCHORS = 3
 """Anchors of a cell; the finest level has the smallest."""
 OVERLAP = 0.5
-"""IoU above which an anchor shows an object."""
+"""IoU above which an anchor is matched to an object."""
 OBJECTNESS = 0.005
 """Minimum objectness of a candidate."""
 PRIOR = 0.01
@@ -158,7 +158,7 @@ class YOLOv3(nn.Module):
     def losses(self, raw: YoloRaw, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Binary cross-entropy of class, objectness and centre, squared error of the size: sums, then the mean image's.
 
-        Classes, centres and sizes are asked of positive anchors (see `assign`), objectness of negative ones too.
+        Positive anchors (see `assign`) have losses of class, centre and size; positive and negative ones of objectness.
         """
         answers = torch.cat([by_anchor(x, x.shape[1] // NUM_ANCHORS) for x in raw.maps], 1).float()  # (B, N, 5 + K)
         shapes = [(*x.shape[2:], level.stride) for x, level in zip(raw.maps, self.levels.levels, strict=True)]
@@ -177,7 +177,7 @@ class YOLOv3(nn.Module):
 
 
 def cells_of(boxes: Tensor, shapes: Sequence[tuple[int, int, float]]) -> Tensor:
-    """The anchors in whose cells the centres of boxes (n, 4) lie: indices (n, 3 * levels), finest level first.
+    """The anchors in whose cells the centres of boxes (n, 4) are: indices (n, 3 * levels), finest level first.
 
     `shapes` are height, width and stride of the levels. A centre beyond a map's border belongs to its last cell.
     """
@@ -195,10 +195,10 @@ def cells_of(boxes: Tensor, shapes: Sequence[tuple[int, int, float]]) -> Tensor:
 def assign(boxes: Tensor, anchors: Tensor, cells: Tensor) -> Tensor:
     """For each anchor (N, 4) the index of its object (n, 4), `NEGATIVE`, or `IGNORED`: int64 (N,).
 
-    IoU is that of the box where it is and the anchor in the middle of its cell, not of the two laid on one another. Of
-    the anchors in an object's `cells` (n, m), those of more than `OVERLAP` in IoU and the one of the most, first of
-    equals, are its own; one that several objects claim belongs to the one of the highest IoU, first of equals. Others
-    are negative where no object has more than `OVERLAP`, else ignored.
+    IoU is that of the box at its position and the anchor centred in its cell, not of the two at one position. Of the
+    anchors in an object's `cells` (n, m), those with an IoU above `OVERLAP` and the first one with the highest IoU are
+    matched to it; an anchor of several objects to the first one with the highest IoU. Others are negative where no
+    object has an IoU above `OVERLAP`, else ignored.
     """
     if not len(boxes):
         return cells.new_full((len(anchors),), NEGATIVE)
@@ -229,17 +229,17 @@ def decode(shifts: Tensor, anchors: Tensor, strides: Tensor) -> Tensor:
 
 
 def _errors(answers: Tensor, target: Target, matched: Tensor, anchors: Tensor, strides: Tensor) -> Tensor:
-    """Class, objectness, centre and size error (4,) of one image, of its answers (N, 5 + K) and what `assign` said."""
+    """Class, objectness, centre and size error (4,) of one image, from its predictions (N, 5 + K) and `assign`."""
     positive = (matched >= 0).nonzero()[:, 0]
     objects = matched[positive]
-    asked = answers[positive]
+    chosen = answers[positive]
     wanted = encode(target.boxes[objects], anchors[positive], strides[positive])
     classes = F.one_hot(target.labels[objects], answers.shape[1] - 5).to(answers)
     entropy = F.binary_cross_entropy_with_logits
     objectness = entropy(answers[:, 4], (matched >= 0).to(answers), reduction="none") * (matched != IGNORED)
-    of_class = entropy(asked[:, 5:], classes, reduction="sum")
-    of_centre = entropy(asked[:, :2], wanted[:, :2], reduction="sum")
-    of_size = F.mse_loss(asked[:, 2:4], wanted[:, 2:], reduction="sum")
+    of_class = entropy(chosen[:, 5:], classes, reduction="sum")
+    of_centre = entropy(chosen[:, :2], wanted[:, :2], reduction="sum")
+    of_size = F.mse_loss(chosen[:, 2:4], wanted[:, 2:], reduction="sum")
     return torch.stack((of_class, objectness.sum(), of_centre, of_size))
 
 

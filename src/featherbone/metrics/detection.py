@@ -67,7 +67,7 @@ class DetectionMetrics(Metrics[Objects, Detections]):
         self._evals: dict[str, Any] | None = None
 
     def update(self, index: int, truth: Objects, record: Detections) -> None:
-        """Count one image; its own mistakes are those of `per_image`."""
+        """Count one image; its score is that of `image_scores`."""
         self._evals = None
         self.images.append({"id": index, "height": truth.height, "width": truth.width})
         for i, box in enumerate(xywh(truth.boxes)):
@@ -175,7 +175,7 @@ def _mean(values: Floats) -> float | None:
 
 
 def _judge(objects: Any, record: Detections) -> _Judged:
-    """COCO's matching at IoU 0.5: the surest first, each to the free object of its class that it overlaps most."""
+    """COCO's matching at IoU 0.5: by descending score, each to the free object of its class with the highest IoU."""
     labels, scores = np.array(record.labels, np.int64), np.array(record.scores, np.float64)
     found, marked = xywh(np.array(record.boxes, np.float64).reshape(-1, 4)), xywh(objects.boxes)
     free, right, counts = ~objects.crowd, np.zeros(len(found), bool), np.ones(len(found), bool)

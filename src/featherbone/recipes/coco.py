@@ -1,7 +1,7 @@
 """COCO detection and instance segmentation as the papers train it. None has been run here.
 
 The papers scale an image to 800 pixels on its shorter side and at most 1333 on the longer; our input is one canvas,
-here 800 x 1344, on which an upright image is shown smaller.
+here 800 x 1344, on which portrait images are smaller.
 """
 
 from typing import Any

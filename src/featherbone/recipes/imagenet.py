@@ -8,7 +8,7 @@ def lvt_imagenet() -> dict[str, Any]:
 
     Command: `accelerate launch -m featherbone train --data IMAGENET --model lvt_cls --recipe lvt_imagenet`.
     Cost: 310 epochs of 1.28M images at 224 px, 0.90 GMACs each. Paper: 74.8% top-1, with 7x7 token labels of a teacher,
-    which this recipe does without. Ours: not run.
+    which this recipe omits. Ours: not run.
     """
     return dict(
         batch_size=1024,
@@ -58,7 +58,7 @@ def lit_imagenet() -> dict[str, Any]:
     """LIT small; medium takes `--drop-path 0.3`, base `--drop-path 0.5 --recompute`.
 
     LIT tiny takes `--warmup-epochs 5 --cooldown-epochs 10 --drop-path 0.1`, and in the paper repeated augmentation,
-    which this recipe does without. The weights that make the offsets learn at 0.01 of the rate: the model says so.
+    which this recipe omits. The model states that the weights of the offsets have 0.01 of the learning rate.
     Command: `accelerate launch -m featherbone train --data IMAGENET --model lit_small --recipe lit_imagenet`.
     Cost: 300 epochs of 1.28M images at 224 px, 4.08 GMACs each (tiny 3.62, medium 8.61, base 15.05). Paper: 81.1 / 81.5
     / 83.0 / 83.4% top-1 for tiny to base. Ours: not run.

@@ -1,7 +1,7 @@
 """Semantic and panoptic segmentation as the papers train it. None has been run here.
 
-The papers scale an image by its shorter side and train on square parts of it; our input is one canvas that the whole
-image fits in, so scales are given in sizes of that, and `featherbone evaluate RUN --slide` looks at the papers' size.
+The papers scale an image by its shorter side and train on square crops; our input is one canvas that the whole image
+fits in, so scales are relative to that, and `featherbone evaluate RUN --slide` evaluates at the papers' size.
 """
 
 from typing import Any

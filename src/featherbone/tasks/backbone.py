@@ -1,4 +1,4 @@
-"""Backbones by name, and what their own configuration says of their input."""
+"""Backbones by name, and the input that their configuration states."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,31 +25,36 @@ def require_model(name: str) -> None:
 
 
 def preprocessing_of(name: str, image_size: int | tuple[int, int] | None = None) -> Preprocessing:
-    """The input that the backbone's own configuration asks for, or a square of `image_size` pixels, or (H, W)."""
+    """The input of the backbone's configuration, or a square of `image_size` pixels, or (H, W)."""
     require_model(name)
     cfg = get_pretrained_cfg(name)
     assert cfg is not None, f"{name} is registered without a configuration"
     square = (image_size, image_size) if isinstance(image_size, int) else image_size
     height, width = square or cfg.input_size[1:]
     if min(height, width) < 32:
-        raise BadOption(f"image size {height}x{width}; backbones take 32 pixels or more")
+        raise BadOption(
+            f"image size {height}x{width} is too small: backbones need at least 32 pixels per side; pass a larger "
+            "--image-size"
+        )
     return Preprocessing(height, width, cfg.crop_pct, cfg.interpolation, tuple(cfg.mean), tuple(cfg.std))
 
 
 def weights_licence(name: str, pretrained: bool, checkpoint: str | None) -> str:
-    """The licence of the weights that training a backbone starts from: timm's, as far as timm states it, or none."""
+    """The licence of the weights that training starts from, as far as timm states it."""
     if checkpoint is not None:
-        return f"not stated: the weights are those of {Path(checkpoint).name}; look it up before you ship"
+        return (
+            f"not stated: the weights are those of {Path(checkpoint).name}; look it up before you distribute the model"
+        )
     if not pretrained:
         return "yours: trained from scratch"
     cfg = get_pretrained_cfg(name)
-    return (cfg.license if cfg else None) or "not stated by timm; look it up before you ship"
+    return (cfg.license if cfg else None) or "not stated by timm; look it up before you distribute the model"
 
 
 def build_backbone(name: str, pretrained: bool = False, checkpoint: str | None = None, **arguments: Any) -> nn.Module:
     """A timm model; `pretrained` starts it from its usual weights, or from the file `checkpoint` of published ones.
 
-    Raises `BadOption` for arguments it does not take and `BadCheckpoint` for weights that cannot be had or do not fit.
+    Raises `BadOption` for unknown arguments and `BadCheckpoint` for weights that are not available or do not fit.
     """
     require_model(name)
     overlay: dict[str, Any] = {}
@@ -77,17 +82,17 @@ LOADING = (
     *("pretrained", "checkpoint_path", "cache_dir", "num_classes", "features_only", "out_indices"),
     *("feature_cfg", "model_cfg", "kwargs_filter", "scriptable", "exportable", "no_jit"),
 )
-"""Keywords of timm's builder that are not of an architecture; some open files. So do all that begin as the first."""
+"""Arguments of timm's builder that do not describe an architecture; some open files. The first is a prefix."""
 MAX_ARGUMENT, MAX_TEXT, MAX_LIST = 10_000, 200, 1_000
 
 
 def require_architecture(arguments: Mapping[str, Any], option: str) -> None:
-    """Raise `BadOption` unless `arguments` are keywords of an architecture, with plain values of sane size."""
+    """Raise `BadOption` unless `arguments` describe an architecture, by plain values of limited size."""
     for name, value in arguments.items():
         if name in LOADING or name.startswith(LOADING[0]):
             raise BadOption(
-                f"{option} {name}: decides where weights come from, or what is built round the model; give keywords "
-                "of the architecture only, and weights with --checkpoint FILE or --pretrained"
+                f"{option} {name}: determines the source of weights or the form of the model; pass arguments of "
+                "the architecture only, and weights with --checkpoint FILE or --pretrained"
             )
         if not _is_plain(value):
             raise BadOption(
@@ -105,10 +110,10 @@ def _is_plain(value: Any, depth: int = 3) -> bool:
 
 
 def missing_weights(name: str, checkpoint: str | None, error: Exception) -> str:
-    """What to do when starting weights cannot be had or do not fit."""
+    """The message for starting weights that are not available or do not fit."""
     reason = " ".join(str(error).split())
     if checkpoint is not None:
-        return f"{checkpoint} does not fit {name}: {reason}; give a checkpoint of this model, or leave --checkpoint out"
+        return f"{checkpoint} does not fit {name}: {reason}; pass a checkpoint of this model, or omit --checkpoint"
     return (
         f"no weights to start {name} from ({reason}); train without --pretrained, or download a checkpoint "
         f"yourself and give it with --checkpoint FILE"

@@ -1,22 +1,27 @@
-"""What a run tells of itself: everything needed to use its weights, and where they come from."""
+"""The card of a run: everything needed to use its weights, and where they come from."""
 
+import io
 import platform
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+import numpy as np
+
 from featherbone.data.layouts import ALL
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadRun
-from featherbone.files import parse_value, read_json, write_json
+from featherbone.files import parse_value, read_json, write_bytes, write_json
 
 FORMAT = 1
-CARD, WEIGHTS = "card.json", "weights.safetensors"
+CARD, WEIGHTS, CONFUSION = "card.json", "weights.safetensors", "confusion.npz"
+MAX_CONFUSION = 100
+"""Maximum number of classes for which the card holds the confusion matrix."""
 MAX_CLASSES, MAX_NAME = 100_000, 1_000
 DATA = ("fingerprint", "train", "val")
 SETTINGS = ("val_share", "seed", "ignore_index", "zero_ignored", "unlabelled")
-"""What the card of a run states with the path of its data."""
+"""Entries that a card with the path of its data must have."""
 DAMAGED = "restore the file or train again"
 
 
@@ -32,7 +37,7 @@ class DataFacts(TypedDict, total=False):
 
 
 class Reading(TypedDict, total=False):
-    """Of `settings`, those without which the data of a run is not read alike."""
+    """The `settings` by which the data of a run is read."""
 
     val_share: float
     seed: int
@@ -43,7 +48,7 @@ class Reading(TypedDict, total=False):
 
 
 class Metrics(TypedDict, total=False):
-    """Of `metrics`, those that are used beside being shown."""
+    """The `metrics` that are not only shown."""
 
     best_score: float | None
     top1: float | None
@@ -62,16 +67,16 @@ class Card:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     model_args: dict[str, Any] = field(default_factory=dict)
-    """Keywords of the backbone beside `num_classes`."""
+    """Keyword arguments of the backbone, apart from `num_classes`."""
     head: str | None = None
-    """What stands on the backbone's maps; None for classification."""
+    """Head on the backbone's feature maps; None for classification."""
     head_args: dict[str, Any] = field(default_factory=dict)
     things: tuple[int, ...] = ()
-    """Indices of the classes that are counted, for panoptic segmentation."""
+    """Indices of the countable classes, for panoptic segmentation."""
     data: dict[str, Any] = field(default_factory=dict)
     """Path, fingerprint and counts of the data set."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """How it was trained."""
+    """Settings of the training run."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Validation metrics of the weights; empty before the first evaluation."""
     weights_licence: str = "yours: trained from scratch"
@@ -80,26 +85,31 @@ class Card:
     format: int = FORMAT
 
     def write(self, run: Path) -> None:
-        """The card into the run folder, atomically."""
-        write_json(run / CARD, asdict(self))
+        """Write the card into the run folder; a confusion matrix of many classes into `confusion.npz` beside it."""
+        metrics = dict(self.metrics)
+        if len(metrics.get("confusion", ())) > MAX_CONFUSION:
+            content = io.BytesIO()
+            np.savez_compressed(content, confusion=np.array(metrics.pop("confusion"), np.int64))
+            write_bytes(run / CONFUSION, content.getvalue())
+        write_json(run / CARD, asdict(replace(self, metrics=metrics)))
 
     @property
     def category_ids(self) -> tuple[int, ...]:
-        """The number that each class has in the files it was learned from; by default from 1."""
+        """The number of each class in the files of its data; by default from 1."""
         return tuple(self.data.get("category_ids", range(1, len(self.classes) + 1)))
 
     def data_folder(self, remedy: str) -> Path:
-        """The data folder that the run was trained on. Raises `BadRun` with the `remedy` where it is not there."""
+        """The data folder that the run was trained on. Raises `BadRun` with the `remedy` where it does not exist."""
         if "path" not in self.data:
-            raise BadRun(f"an exported file does not hold the place of its images; {remedy}")
+            raise BadRun(f"an exported file does not state where its images are; {remedy}")
         folder = Path(self.data["path"])
         if not folder.is_dir():
-            raise BadRun(f"{folder}: the run's data folder is not there; {remedy}, or put it back")
+            raise BadRun(f"{folder}: the run's data folder does not exist; {remedy}, or restore it")
         return folder
 
     @staticmethod
     def read(run: Path) -> "Card":
-        """The card of a run folder. Raises `BadRun` where it is missing, damaged or from another version."""
+        """Read the card of a run folder. Raises `BadRun` where it is missing, damaged or from another version."""
         path = run / CARD
         if not path.is_file():
             raise BadRun(f"{run}: not a run folder, there is no {CARD}; give a folder that featherbone train wrote")
@@ -123,7 +133,7 @@ class Card:
         return card
 
     def fault(self) -> str:
-        """What contradicts itself or is out of bounds; empty if nothing does."""
+        """The first contradiction or value out of bounds; empty if there is none."""
         count = len(self.classes)
         if not 1 <= count <= MAX_CLASSES:
             return f"{count} classes; a model has 1 to {MAX_CLASSES}"

@@ -1,4 +1,4 @@
-"""Any timm backbone as the pyramid of maps that dense heads read."""
+"""Any timm backbone as the pyramid of maps that dense heads take."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +12,8 @@ from featherbone.heads.levels import Level
 class Pyramid(nn.Module):
     """One map for each stride of a backbone, from 4 on, finest first: the deepest map of that stride.
 
-    A backbone may say by `dense_levels` which of its levels a dense head reads, and by `dense_norms` which of them get
-    a LayerNorm of their own, with what eps. What lies behind the last map is dropped.
+    A backbone may state by `dense_levels` the levels that a dense head takes, and by `dense_norms` the eps of a
+    LayerNorm after some of them. Layers after the last map are removed.
     """
 
     backbone: Any

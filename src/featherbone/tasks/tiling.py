@@ -1,4 +1,4 @@
-"""Objects of a large image, sought in overlapping tiles and in the whole, and merged without doubles."""
+"""Objects of a large image from overlapping tiles and the whole image, merged without duplicates."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from featherbone.ops import rle
 from featherbone.ops.tiles import cut_tiles, merge_tiles
 from featherbone.results import Box, Detections, Instances, Rle
 
-MOST = 1000
-"""Objects of one image that are kept: more than of an image seen whole."""
+MAX_OBJECTS = 1000
+"""Maximum number of objects of one image: more than without tiles."""
 
 
 def check_tiles(size: int, overlap: float) -> None:
     """Raise `BadOption` for tiles that cannot be cut."""
     if size < 32:
-        raise BadOption(f"tiles of {size} pixels; give 32 or more, best the input size of the run")
+        raise BadOption(f"tiles of {size} pixels are too small; pass 32 or more, ideally the input size of the run")
     if not 0 <= overlap <= 0.9:
         raise BadOption(f"overlap {overlap} is outside 0 to 0.9")
 
@@ -51,7 +51,7 @@ def decode_tiled(
 def merge_records(
     records: list[Detections], tiles: list[tuple[int, int, int, int]], height: int, width: int
 ) -> Detections:
-    """One record of an image of `height` x `width` from those of its tiles, doubles left out, the surest first."""
+    """One record of an image of `height` x `width` from those of its tiles, without duplicates, by descending score."""
     source = np.repeat(np.arange(len(records)), [len(record) for record in records])
     inside = np.concatenate([np.arange(len(record)) for record in records])
     corners = np.array(tiles, np.float64)[source][:, [0, 1, 0, 1]]
@@ -59,17 +59,24 @@ def merge_records(
     labels = np.array([label for record in records for label in record.labels], np.int64)
     scores = np.array([score for record in records for score in record.scores], np.float64)
     kept = merge_tiles(boxes, scores, labels, source, tiles, height, width)
-    kept = kept[np.argsort(-scores[kept], kind="stable")][:MOST]
+    kept = kept[np.argsort(-scores[kept], kind="stable")][:MAX_OBJECTS]
     rows: list[Box] = [(x1, y1, x2, y2) for x1, y1, x2, y2 in boxes[kept].tolist()]
     names = tuple(records[source[i]].names[inside[i]] for i in kept)
-    about = (height, width, tuple(rows), tuple(labels[kept].tolist()), names, tuple(scores[kept].tolist()))
+    found = Detections(
+        height=height,
+        width=width,
+        boxes=tuple(rows),
+        labels=tuple(labels[kept].tolist()),
+        names=names,
+        scores=tuple(scores[kept].tolist()),
+    )
     masks: list[Rle] = []
     for i in kept:
         record = records[source[i]]
         if not isinstance(record, Instances):
-            return Detections(*about)
+            return found
         x1, y1, x2, y2 = tiles[source[i]]
         full = np.zeros((height, width), bool)
         full[y1:y2, x1:x2] = rle.decode(record.masks[inside[i]])
         masks.append(rle.encode(full))
-    return Instances(*about, tuple(masks)) if isinstance(records[0], Instances) else Detections(*about)
+    return Instances(**vars(found), masks=tuple(masks)) if isinstance(records[0], Instances) else found
