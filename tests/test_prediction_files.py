@@ -70,14 +70,13 @@ def test_names_stay_short_and_distinct(tmp_path):
 def test_pictures_of_one_name_do_not_overwrite_each_other(runs, tmp_path):
     """Three pictures whose names are equal, or become equal by numbering: three files, each of its own picture."""
     save(tmp_path / "in", "a/x.jpg", "b/x.jpg", "c/x-2.jpg")
-    result = featherbone.predict(runs["segformer"], (tmp_path / "in",), out=tmp_path / "out", geojson=True)
+    result = featherbone.predict(runs["segformer"], (tmp_path / "in",), out=tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("a-x.jpg", "b-x.jpg", "x-2.jpg", "maps", "predictions.json")
     }
     for prediction in result.predictions:
         image = read_image(prediction.image)
         assert prediction.record.labels.shape == (image.height, image.width)
-        assert prediction.map.with_suffix(".geojson").is_file()
     assert len({prediction.map for prediction in result.predictions}) == 3
 
 

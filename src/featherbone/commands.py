@@ -168,7 +168,6 @@ def predict(
     slide: bool = False,
     scales: tuple[float, ...] = (1.0,),
     mirror: bool = False,
-    geojson: bool = False,
     batch_size: int = 16,
     device: str = "auto",
     trust: bool = False,
@@ -189,7 +188,6 @@ def predict(
         slide: Scale an image to cover the input instead of fitting in it, and average windows of the input's size.
         scales: Factors on the size of the image; class probabilities are averaged over them.
         mirror: Also average over the mirrored image.
-        geojson: Also write the regions of semantic maps as polygons, under `maps`.
         batch_size: Pictures per batch.
         device: auto, cpu, cuda or mps.
         trust: Run a file with machine code, which can do everything that you can: an export for torch.
@@ -204,12 +202,10 @@ def predict(
         raise BadOption(f"batch size {batch_size} is too small; pass 1 or more")
     predictor = load(run, device, score, tile, overlap, slide, scales, mirror, trust)
     card = predictor.card
-    if geojson and card.task != "semantic":
-        raise BadOption(f"geojson means nothing to {card.task}; leave it out, or give a run for semantic")
     folder = beside(Path(run), "predictions") if out is None else Path(out)
     check_writable(folder, folder=True)
     found = find_images([Path(path) for path in images], folder)
-    with PredictionFiles(folder, card, found, pictures, geojson) as files, bar("predicting", len(found)) as advance:
+    with PredictionFiles(folder, card, found, pictures) as files, bar("predicting", len(found)) as advance:
         for paths in in_batches(found, batch_size):
             readable = []
             for path in paths:

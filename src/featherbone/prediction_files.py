@@ -31,8 +31,8 @@ class PredictionFiles:
     place of one of the `images`.
     """
 
-    def __init__(self, folder: Path, card: Card, images: Sequence[Path], pictures: bool, geojson: bool) -> None:
-        self.folder, self.card, self.pictures, self.geojson = folder, card, pictures, geojson
+    def __init__(self, folder: Path, card: Card, images: Sequence[Path], pictures: bool) -> None:
+        self.folder, self.card, self.pictures = folder, card, pictures
         self.names = unique_names(images)
         self.done: list[Prediction] = []
         self.skipped: dict[str, str] = {}
@@ -65,7 +65,7 @@ class PredictionFiles:
         picture = self.folder / f"{self.names[path]}.jpg" if self.pictures else None
         if picture is not None:
             save_picture(draw_record(image, record), picture)
-        kept = write_map(self.folder / MAPS, self.names[path], record, self.geojson)
+        kept = write_map(self.folder / MAPS, self.names[path], record)
         if isinstance(record, PanopticMap):
             images, annotations = self._panoptic
             number = len(images) + 1

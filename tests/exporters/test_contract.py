@@ -38,7 +38,7 @@ def test_a_written_file_says_what_the_model_says(head, tmp_path):
     told = json.loads((tmp_path / "out" / "parity.json").read_text())
     assert told["holds"] and told["worst"]["objects"] == parity.worst.objects
     page = (tmp_path / "out" / "parity.html").read_text()
-    assert "Same results" in page and page.count("data:image/jpeg") == 3
+    assert "Same results" in page and page.count("data:image/jpeg") == 6
     if HEADS[head] != "instance" and HEADS[head] != "panoptic":
         kinds = {node.op_type for node in onnx.load(tmp_path / "out" / "model.onnx").graph.node}
         assert "NonMaxSuppression" not in kinds and "Conv" in kinds

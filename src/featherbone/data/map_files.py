@@ -1,4 +1,4 @@
-"""Maps as files that other tools read: index PNG, COCO's panoptic PNG and json, GeoJSON."""
+"""Maps as files that other tools read: index PNG, COCO's panoptic PNG and JSON."""
 
 import io
 from collections.abc import Sequence
@@ -13,8 +13,7 @@ from PIL import Image
 
 from featherbone.data.images import open_image
 from featherbone.data.panoptic import read_ids
-from featherbone.files import to_json, write_bytes, write_text
-from featherbone.ops.polygons import trace
+from featherbone.files import write_bytes
 from featherbone.results import Classification, Detections, PanopticMap, Record, Segment, SemanticMap
 
 GOLDEN = 0.618034
@@ -62,16 +61,11 @@ Kept = Classification | Detections | StoredMap
 """A record as it is kept when there are many."""
 
 
-def write_map(folder: Path, name: str, record: Record, geojson: bool) -> Kept:
-    """Write the map of a record as `name`.png into a folder, and its regions as `name`.geojson.
-
-    A record without a map is returned as it is.
-    """
+def write_map(folder: Path, name: str, record: Record) -> Kept:
+    """Write the map of a record as `name`.png into a folder; a record without a map is returned unchanged."""
     path = folder / f"{name}.png"
     if isinstance(record, SemanticMap):
         write_labels(path, record.labels, palette(len(record.classes)))
-        if geojson:
-            write_geojson(path.with_name(f"{name}.geojson"), record)
         return StoredMap(path, record.to_json(), record.classes)
     if isinstance(record, PanopticMap):
         write_panoptic(path, record.ids)
@@ -106,17 +100,6 @@ def panoptic_categories(classes: Sequence[str], things: Sequence[int], category_
         {"id": number, "name": name, "supercategory": name, "isthing": int(label in things)}
         for label, (name, number) in enumerate(zip(classes, category_ids, strict=True))
     ]
-
-
-def write_geojson(path: Path, record: SemanticMap) -> None:
-    """Every region of one class as a polygon, with class, name and area in pixels; x right and y down in pixels."""
-    features = []
-    for label in record.counts():
-        for rings, area in trace(record.labels == label):
-            about = {"label": label, "name": record.classes[label], "area": area}
-            shape = {"type": "Polygon", "coordinates": [[*ring, ring[0]] for ring in rings]}
-            features.append({"type": "Feature", "properties": about, "geometry": shape})
-    write_text(path, to_json({"type": "FeatureCollection", "features": features}) + "\n")
 
 
 def _write_png(path: Path, image: Image.Image) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from featherbone.data.sampling import spread
-from featherbone.draw import contact_sheet, draw_record
+from featherbone.draw import draw_record
 from featherbone.exporters.parity import Parity
 from featherbone.report import render
 from featherbone.results import Record
@@ -24,11 +24,6 @@ def write_parity_page(
     got: Sequence[Record],
 ) -> None:
     """Write the page: verdict, worst and median differences with their bounds, and up to six pairs of pictures."""
-
-    def pair(i: int) -> Image.Image:
-        drawn = [draw_record(pictures[i], record) for record in (expected[i], got[i])]
-        return contact_sheet(drawn, ["model", manifest.target], columns=2, cell=460)
-
     names = {
         "score": "difference of scores",
         "box_iou": "IoU of boxes",
@@ -40,5 +35,14 @@ def write_parity_page(
         for key, name in names.items()
         if getattr(parity.worst, key) is not None
     ]
-    pairs = [pair(i) for i in spread(len(pictures), NUM_SHOWN)]
-    render("parity.html", path, manifest=manifest, card=manifest.card, parity=parity, rows=rows, pairs=pairs)
+    chosen = spread(len(pictures), NUM_SHOWN)
+    render(
+        "parity.html",
+        path,
+        manifest=manifest,
+        card=manifest.card,
+        parity=parity,
+        rows=rows,
+        pictures=[draw_record(pictures[i], record) for i in chosen for record in (expected[i], got[i])],
+        captions=["model", manifest.target] * len(chosen),
+    )

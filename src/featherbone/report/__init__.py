@@ -40,8 +40,11 @@ def svg(figure: Figure) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def jpeg(picture: Image.Image) -> str:
-    """A picture as a data URI."""
+def jpeg(picture: Image.Image, cell: int | None = None) -> str:
+    """A picture as a data URI, reduced to twice the `cell` pixels in which it is shown."""
+    if cell is not None:
+        picture = picture.copy()
+        picture.thumbnail((2 * cell, 2 * cell))
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=88)
     return jpeg_file(file.getvalue())

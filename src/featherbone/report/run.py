@@ -12,7 +12,7 @@ from PIL import Image
 
 from featherbone.data.sampling import spread
 from featherbone.data.split import Split
-from featherbone.draw import colour, contact_sheet, draw_record
+from featherbone.draw import colour, draw_record
 from featherbone.fonts import find_font, readable
 from featherbone.metrics.detection import DetectionMetrics
 from featherbone.metrics.outcome import Outcome
@@ -40,7 +40,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A section with a contact sheet; without pictures it states that there are none."""
+    """A section with pictures in columns that are `cell` pixels wide."""
 
     title: str
     pictures: Sequence[Image.Image]
@@ -48,10 +48,6 @@ class Sheet:
     columns: int
     cell: int = 150
     text: str = ""
-
-    def picture(self) -> Image.Image:
-        """All pictures in one."""
-        return contact_sheet(self.pictures, self.captions, self.columns, self.cell)
 
 
 @dataclass(frozen=True)
