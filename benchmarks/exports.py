@@ -125,7 +125,7 @@ def enliven(net: torch.nn.Module, images: Tensor) -> None:
 
 def measure(model: str, head: str, target: str, side: int, count: int, repeats: int) -> Row:
     """One row; `count` pictures prove the file."""
-    pictures = [draw_portrait(0, i, (side + 13 * i, side + 40), i % 6).image for i in range(count)]
+    pictures = [draw_portrait(0, i, (side + 13 * i, side + 40), i % 6) for i in range(count)]
     card, net = build(model, head, side, pictures)
     folder = Path(tempfile.mkdtemp())
     start = time.perf_counter()

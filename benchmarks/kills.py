@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from featherbone.data.scenes_write import write_classification
+from featherbone.data.scenes import write_classification
 
 RUN = ["--image-size", "32", "--batch-size", "8", "--epochs", "3", "--save-seconds", "0", "--ema", "0.9"]
 RUN += ["--device", "cpu", "--workers", "0"]

@@ -21,7 +21,7 @@ from featherbone.benchmarking.training import training_step
 from featherbone.benchmarking.worker import Job, build
 from featherbone.data.classification import open_splits
 from featherbone.data.loading import Batches, Samples, train_loader
-from featherbone.data.scenes_write import write_classification
+from featherbone.data.scenes import write_classification
 from featherbone.data.transforms import training_transform
 from featherbone.engine.settings import complete
 from featherbone.tasks.backbone import preprocessing_of

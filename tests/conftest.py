@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from featherbone.data.scenes_write import write_classification
 from featherbone.engine.settings import complete
 from featherbone.engine.train import start_run
+from scenes import write_classification
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,12 @@ from dataclasses import replace
 import torch
 
 from exports import enliven
-from featherbone.data.scenes import draw_portrait
 from featherbone.data.transforms import Preprocessing
 from featherbone.tasks.card import Card
 from featherbone.tasks.dense import dense_preprocessing
 from featherbone.tasks.run import build_task, save_weights
 from featherbone.tasks.task import KINDS
+from scenes import draw_portrait
 
 CLASSES = ("cat", "dog", "<b>bird</b>")
 HEADS = {

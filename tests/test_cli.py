@@ -14,7 +14,7 @@ from PIL import Image
 import featherbone
 from featherbone.cli import COMMANDS, main
 from featherbone.data.images import read_image
-from featherbone.data.scenes_write import write_classification
+from scenes import write_classification
 
 
 @pytest.fixture(scope="module")

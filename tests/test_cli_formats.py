@@ -5,8 +5,8 @@ import json
 import pytest
 
 from featherbone.cli import main
-from featherbone.data.scenes_write import write_coco, write_yolo
 from label_files import write_cvat, write_labelme, write_voc
+from scenes import write_coco, write_yolo
 
 FIXED = "--model mobilenetv3_small_050 --image-size 64 --epochs 1 --batch-size 4 --workers 0 --device cpu"
 WRITERS = {"voc": write_voc, "labelme": write_labelme, "cvat": write_cvat}

@@ -11,8 +11,8 @@ import featherbone
 from featherbone.cli import main
 from featherbone.data.images import read_image
 from featherbone.data.panoptic import read_ids
-from featherbone.data.scenes_write import write_coco, write_masks, write_panoptic
 from featherbone.data.segmentation import open_segmentation
+from scenes import write_coco, write_masks, write_panoptic
 from test_cli import run
 
 RUNS = {

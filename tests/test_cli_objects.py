@@ -10,9 +10,9 @@ from PIL import Image
 import featherbone
 from featherbone.cli import main
 from featherbone.data.images import read_image
-from featherbone.data.scenes_write import write_coco, write_yolo
 from featherbone.exporters.parity import alike
 from featherbone.ops import rle
+from scenes import write_coco, write_yolo
 from test_cli import run
 
 RUNS = {

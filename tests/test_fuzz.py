@@ -16,7 +16,6 @@ import torch
 
 from featherbone.data.classification import open_splits
 from featherbone.data.detection import open_detection, open_detection_split
-from featherbone.data.scenes_write import write_classification, write_coco, write_masks, write_panoptic, write_yolo
 from featherbone.data.segmentation import open_segmentation, open_segmentation_split
 from featherbone.data.transforms import Preprocessing
 from featherbone.engine.run import METRICS, STATE, fit_optimiser, load_state, read_metrics, save_state, write_metrics
@@ -28,6 +27,7 @@ from featherbone.tasks.manifest import MANIFEST, Manifest, read_manifest
 from featherbone.tasks.run import build_task, fit, load_weights, save_weights
 from fuzz import mutate_bytes, mutate_json, mutate_value
 from label_files import write_cvat, write_labelme, write_voc
+from scenes import write_classification, write_coco, write_masks, write_panoptic, write_yolo
 
 SIZE = (48, 64)
 THE_CARD = Card(

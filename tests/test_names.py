@@ -11,7 +11,6 @@ from PIL import Image
 import featherbone.fonts
 from featherbone.cli import main
 from featherbone.data.classification import open_splits
-from featherbone.data.scenes_write import write_coco, write_masks
 from featherbone.data.segmentation import open_segmentation
 from featherbone.draw import contact_sheet, draw_record, font
 from featherbone.errors import BadData, BadImage
@@ -21,6 +20,7 @@ from featherbone.report import svg
 from featherbone.report.run import draw_confusion, draw_precision
 from featherbone.results import Classification
 from featherbone.text import printable, to_bytes
+from scenes import write_coco, write_masks
 
 CAFE = os.fsdecode(b"caf\xe9")
 NAMES = (

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from featherbone.cli import COMMANDS, main
-from featherbone.data.scenes_write import write_classification
+from scenes import write_classification
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

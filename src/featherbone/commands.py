@@ -539,7 +539,7 @@ def demo(
 
     """
     from featherbone.data.sampling import spread
-    from featherbone.data.scenes_write import write_classification
+    from featherbone.data.scenes import write_classification
     from featherbone.exporters.targets import find_target
     from featherbone.runtimes import require
 

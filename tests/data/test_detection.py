@@ -10,9 +10,9 @@ from PIL import Image
 
 from featherbone.data.detection import open_detection, open_detection_split
 from featherbone.data.layouts import find_tasks
-from featherbone.data.scenes_write import write_coco, write_panoptic, write_yolo
 from featherbone.errors import BadData
 from featherbone.ops import rle
+from scenes import write_coco, write_panoptic, write_yolo
 
 SHARED = (Path(__file__).parents[2] / "../shared/data").resolve()
 

@@ -10,8 +10,8 @@ from PIL import Image
 from examined import Page, picture
 from featherbone.data.doctor_maps import blur_of, examine_semantic
 from featherbone.data.doctor_panoptic import examine_panoptic
-from featherbone.data.scenes_write import write_masks, write_panoptic
 from featherbone.report.doctor import write_doctor_page
+from scenes import write_masks, write_panoptic
 
 SHARED = (Path(__file__).parents[2] / "../shared/data").resolve()
 NAMES = ("sky", "oak", "pine")

@@ -8,10 +8,10 @@ from PIL import Image
 
 from featherbone.data.doctor_panoptic import examine_panoptic
 from featherbone.data.panoptic_write import make_panoptic_set
-from featherbone.data.scenes_write import write_coco, write_masks, write_panoptic
 from featherbone.data.segmentation import open_segmentation
 from featherbone.errors import BadData, BadOption
 from featherbone.ops import rle
+from scenes import write_coco, write_masks, write_panoptic
 
 
 def test_drawn_sets_become_what_was_drawn(tmp_path):

@@ -12,10 +12,10 @@ from torch.nn.functional import max_pool2d, pad
 from featherbone.data.augment import VISIBLE, Augmentation, Marking, stitch
 from featherbone.data.detection import open_detection
 from featherbone.data.samples import DetectionSamples, PanopticSamples, SemanticSamples, collate, to_device
-from featherbone.data.scenes_write import write_panoptic
 from featherbone.data.segmentation import open_segmentation
 from featherbone.data.transforms import Preprocessing
 from featherbone.ops import rle
+from scenes import write_panoptic
 
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0))
 EVERYTHING = Augmentation(flip=0.5, scale=(0.5, 1.6), expand=2.0, iou_crop=0.5, mosaic=0.5)

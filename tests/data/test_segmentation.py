@@ -11,12 +11,12 @@ from PIL import Image
 from featherbone.data.doctor_maps import examine_semantic
 from featherbone.data.layouts import find_tasks
 from featherbone.data.map_files import panoptic_annotation, panoptic_categories, panoptic_image, write_panoptic
-from featherbone.data.scenes_write import write_masks
-from featherbone.data.scenes_write import write_panoptic as write_panoptic_scenes
 from featherbone.data.segmentation import open_segmentation
 from featherbone.data.semantic import check_two_classes, open_maps
 from featherbone.errors import BadData, BadImage
 from featherbone.tasks.panoptic import PanopticKind
+from scenes import write_masks
+from scenes import write_panoptic as write_panoptic_scenes
 
 SHARED = (Path(__file__).parents[2] / "../shared/data").resolve()
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="real pictures are not there")

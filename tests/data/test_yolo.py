@@ -12,11 +12,11 @@ from PIL import Image
 from featherbone.data.detection import open_detection, open_detection_split
 from featherbone.data.doctor_objects import examine_objects
 from featherbone.data.layouts import find_tasks
-from featherbone.data.scenes_write import write_yolo
 from featherbone.data.yolo import labels_folders
 from featherbone.data.yolo_lines import may_be_keypoints, parse_row
 from featherbone.errors import BadData
 from featherbone.ops import rle
+from scenes import write_yolo
 
 NAMES = "names: [red, green]\n"
 

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file
 
 from featherbone.data.images import read_image
-from featherbone.data.scenes_write import write_coco
 from featherbone.engine.optimiser import build_schedule
 from featherbone.engine.settings import OPTIONS, complete
 from featherbone.engine.train import evaluate_run, resume_run, start_run
@@ -16,6 +15,7 @@ from featherbone.errors import BadOption, BadRun, FeatherboneError
 from featherbone.tasks.card import Card
 from featherbone.tasks.run import load_task
 from runs import Interrupted, rows, same_run, stop_after
+from scenes import write_coco
 
 LIGHT = "mobilenetv3_small_050"
 

@@ -5,7 +5,6 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from featherbone.data.scenes_write import write_classification, write_coco, write_masks, write_panoptic
 from featherbone.engine.loop import Loop
 from featherbone.engine.settings import complete
 from featherbone.engine.train import evaluate_run, resume_run, start_run
@@ -17,6 +16,7 @@ from featherbone.tasks.manifest import describe
 from featherbone.tasks.raw import Flat
 from featherbone.tasks.run import load_task
 from runs import Interrupted, rows, same_run, stop_after
+from scenes import write_classification, write_coco, write_masks, write_panoptic
 from standin import DEVICE, DeviceFault, Guard
 
 LIGHT = "mobilenetv3_small_050"

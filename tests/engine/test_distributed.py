@@ -5,13 +5,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from featherbone.data.scenes_write import write_classification, write_coco, write_masks, write_panoptic
 from featherbone.engine.run import load_state
 from featherbone.engine.settings import complete
 from featherbone.engine.train import evaluate_run, start_run
 from featherbone.errors import BadOption
 from featherbone.tasks.card import Card
 from runs import options, rows
+from scenes import write_classification, write_coco, write_masks, write_panoptic
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 

@@ -10,12 +10,12 @@ from featherbone.cli import main
 from featherbone.data.classification import FolderImages
 from featherbone.data.layouts import has_splits
 from featherbone.data.map_files import write_labels
-from featherbone.data.scenes_write import write_coco, write_masks
 from featherbone.engine.results import evaluate_results
 from featherbone.engine.settings import complete
 from featherbone.engine.train import evaluate_run, start_run
 from featherbone.errors import BadData
 from featherbone.tasks.card import Card
+from scenes import write_coco, write_masks
 
 NET = "mobilenetv3_small_050"
 

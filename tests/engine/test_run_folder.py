@@ -275,7 +275,7 @@ def test_nothing_to_hold_out_is_refused_in_words(quick, own, tmp_path, images):
 
 
 def test_one_image_of_objects_has_none_to_hold_out(quick, tmp_path):
-    from featherbone.data.scenes_write import write_coco
+    from scenes import write_coco
 
     write_coco(tmp_path / "coco", 1, 1, (64, 64))
     (tmp_path / "coco" / "annotations" / "instances_val.json").unlink()

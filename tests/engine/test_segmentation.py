@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from featherbone.data.images import read_image
-from featherbone.data.scenes_write import write_masks, write_panoptic
 from featherbone.engine.job import Job
 from featherbone.engine.optimiser import build_optimiser, build_schedule
 from featherbone.engine.settings import complete
@@ -22,6 +21,7 @@ from featherbone.tasks.run import load_task
 from featherbone.tasks.semantic import class_weights
 from featherbone.tasks.task import KINDS
 from runs import Interrupted, rows, same_run, stop_after
+from scenes import write_masks, write_panoptic
 
 LIGHT = "mobilenetv3_small_050"
 SMALL = {

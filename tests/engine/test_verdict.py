@@ -13,10 +13,10 @@ from PIL import Image
 from examined import picture
 from featherbone.commands import doctor
 from featherbone.data.layouts import find_task
-from featherbone.data.scenes_write import write_coco, write_masks, write_panoptic, write_yolo
 from featherbone.engine.job import Job
 from featherbone.engine.settings import complete
 from featherbone.errors import BadData, FeatherboneError
+from scenes import write_coco, write_masks, write_panoptic, write_yolo
 
 PICTURES = {
     *("unreadable", "leakage", "label-conflict", "unreadable-map", "size-mismatch", "annotated-sideways"),

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from featherbone.data.scenes import THINGS, draw_scene
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption, MissingExtra
 from featherbone.exporters.contract import Form
@@ -21,6 +20,7 @@ from featherbone.tasks.card import Card
 from featherbone.tasks.classification import ClassTargets, build_classifier
 from featherbone.tasks.exported import open_task
 from featherbone.tasks.run import build_task
+from scenes import THINGS, draw_scene
 
 CLASSES = tuple("abcdefgh")
 CARD = Card("classification", "test_resnet", CLASSES, Preprocessing(64, 64))

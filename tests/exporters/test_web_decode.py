@@ -10,7 +10,6 @@ import PIL
 import pytest
 import torch
 
-from featherbone.data.scenes import draw_portrait, draw_scene
 from featherbone.data.transforms import Preprocessing
 from featherbone.exporters.web import PAGE
 from featherbone.heads.mask_rcnn import MaskDecoder
@@ -25,6 +24,7 @@ from featherbone.tasks.detection import ObjectDecoder
 from featherbone.tasks.panoptic import PanopticDecoder
 from featherbone.tasks.raw import flatten
 from featherbone.tasks.semantic import ClassMapDecoder
+from scenes import draw_portrait, draw_scene
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="the page's arithmetic runs in Node, which is not installed")

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from featherbone.data.scenes import draw_scene
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption, MissingExtra
 from featherbone.exporters import ort_files, web
@@ -24,6 +23,7 @@ from featherbone.predictor import Predictor
 from featherbone.tasks.card import Card
 from featherbone.tasks.inference import Inference
 from featherbone.tasks.run import build_task
+from scenes import draw_scene
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from featherbone.data.scenes import draw_portrait
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadCheckpoint, BadOption, UnknownModel
 from featherbone.tasks.backbone import build_backbone, preprocessing_of, require_model
 from featherbone.tasks.classification import ClassDecoder, Classifier, ClassTargets, build_classifier
+from scenes import draw_portrait
 
 
 @pytest.mark.parametrize("name,args", [("lvt", {}), ("lvt_cls", {"mix_token": True}), ("xformer_small", {})])

@@ -1,27 +1,27 @@
-"""Drawn pictures with exact labels: shapes lying on grass, water or brick, for the demo and for tests.
+"""Drawn pictures of shapes on grass, water or brick, for the demo.
 
-A picture is drawn with nine samples a pixel and averaged, so edges are smooth; a pixel's label is that of its middle
-sample, so labels are exact. Numbers come from one generator, and arrays meet only arithmetic that IEEE 754 rounds in
-one way (no sine, no product of matrices): a seed and an index give the same picture on every machine.
+A picture is drawn with nine samples per pixel and averaged, so edges are smooth; the label of a pixel is that of its
+centre sample, so labels are exact. Random numbers come from one generator, and arrays are computed only with operations
+that IEEE 754 rounds exactly (no sine, no matrix product): a seed and an index give the same picture on every machine.
 """
 
 import math
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from featherbone.errors import BadOption
-from featherbone.ops.rle import box_of
+from featherbone.files import atomic_folder, check_new_folder
 
 THINGS = ("circle", "square", "triangle", "star", "cross", "ring")
 STUFF = ("grass", "water", "brick")
 CLASSES = (*THINGS, *STUFF)
-"""Names by label. A thing is known by its outline alone: colour, pattern, size, rotation and ground are free."""
+"""Names by label. Things differ only in their outline: colour, pattern, size, rotation and ground are random."""
 
-SMALLEST = 32  # pixels of height and width; a thing of a smaller picture could vanish between the middle samples
-SAMPLES = 3  # per pixel and axis; odd, so that there is a middle one
+SMALLEST = 32  # pixels of height and width; a thing in a smaller picture could fall between the centre samples
+SAMPLES = 3  # per pixel and axis; odd, so that one is the centre
 MIDDLES = np.s_[SAMPLES // 2 :: SAMPLES, SAMPLES // 2 :: SAMPLES]
 
 RAMPS = {"grass": ((44, 92, 38), (148, 186, 84)), "water": ((24, 84, 138), (150, 208, 224)),
@@ -36,66 +36,52 @@ Bools = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class Segment:
-    """A region of a panoptic map; `label` indexes `CLASSES`."""
+def draw_portrait(seed: int, index: int, size: tuple[int, int], label: int) -> Image.Image:
+    """Draw one large, nearly upright thing in the middle of one ground.
 
-    id: int
-    label: int
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """A picture and all that is known about it; N things, the later ones lying on the earlier.
-
-    `boxes` (N, 4) are tight around what is visible, x1 y1 x2 y2 in pixels; `labels` (N,) index `THINGS`; `masks`
-    (N, H, W) are the visible parts. `semantic` (H, W) indexes `CLASSES`. `panoptic` (H, W) holds the ids of `segments`:
-    10,000 (label + 1) and a running number, so that all three bytes of a panoptic PNG are in use.
+    `label` indexes `THINGS`; `size` is height and width, each at least 32 pixels. Raises `BadOption`.
     """
-
-    image: Image.Image
-    boxes: Floats
-    labels: NDArray[np.int64]
-    masks: Bools
-    semantic: Bytes
-    panoptic: NDArray[np.int32]
-    segments: tuple[Segment, ...]
+    painting = Painting(seed, index, size)
+    painting.add_portrait(label)
+    return painting.image()
 
 
-def draw_scene(seed: int, index: int, size: tuple[int, int], most: int = 5) -> Scene:
-    """Draw one or two grounds and on them one to `most` things (none if 0), each at least half uncovered.
+def write_classification(
+    folder: Path, train: int = 1200, val: int = 300, size: tuple[int, int] = (64, 64), seed: int = 0
+) -> None:
+    """Write portraits as `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, the classes in turn.
 
-    `size` is height and width, each at least 32 pixels. Raises `BadOption`.
+    The folder must be new or empty, and appears when it is complete. Raises `BadOption`.
     """
-    painting = _Painting(seed, index, size)
-    painting.lay_ground(split=painting.rng.random() < 0.7)
-    for _ in range(painting.rng.integers(1, most + 1) if most else 0):
-        for _ in range(6):  # places; a crowded picture is left with fewer things
-            if painting.add_thing(int(painting.rng.integers(len(THINGS))), radius=(0.1, 0.24), reach=0.4):
-                break
-    return painting.finish()
+    if min(train, val) < 1:
+        raise BadOption(f"{train} training and {val} validation images; use at least one of each")
+    check_new_folder(folder)
+    with atomic_folder(folder) as new:
+        for stream, (split, count) in enumerate((("train", train), ("val", val))):
+            for number in range(count):
+                label = number % len(THINGS)
+                path = new / split / THINGS[label] / f"{number:05}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_drawing(draw_portrait(seed, 2 * number + stream, size, label), path)
 
 
-def draw_portrait(seed: int, index: int, size: tuple[int, int], label: int) -> Scene:
-    """Draw one large, nearly upright thing in the middle of one ground; `label` indexes `THINGS`, `size` as above."""
-    painting = _Painting(seed, index, size)
-    painting.lay_ground(split=False)
-    painting.add_thing(label, radius=(0.32, 0.44), reach=0.07, tilt=0.3)
-    return painting.finish()
+def save_drawing(image: Image.Image, path: Path) -> None:
+    """Save a small drawing; as JPEG, its colours are not subsampled."""
+    image.save(path, quality=92, subsampling=0)
 
 
-class _Painting:
-    """A picture while it is drawn, in samples: the colour of each (3, H, W), and the region it shows."""
+class Painting:
+    """A picture while it is drawn, as samples: `colours` (3, H, W) and `regions` (H, W), which index `labels`."""
 
     def __init__(self, seed: int, index: int, size: tuple[int, int]) -> None:
         if min(size) < SMALLEST:
-            raise BadOption(f"a scene of {size[0]}x{size[1]} pixels; give a height and a width of {SMALLEST} or more")
+            raise BadOption(f"drawing of {size[0]}x{size[1]} pixels; use a height and a width of {SMALLEST} or more")
         self.rng = np.random.default_rng((seed, index))
         self.shape = (SAMPLES * size[0], SAMPLES * size[1])
         self.side = min(self.shape)
         self.regions = np.zeros(self.shape, np.uint16)
-        self.labels: list[int] = []  # of the regions
-        self.needed: list[float] = []  # pixels of the regions that must stay visible; a ground may go
+        self.labels: list[int] = []  # one per region
+        self.needed: list[float] = []  # minimum number of visible pixels per region
 
     def lay_ground(self, split: bool) -> None:
         """Fill the picture with one ground and, if `split`, with another below a wavy border."""
@@ -112,14 +98,14 @@ class _Painting:
             self.labels, self.needed = [upper, lower], [0, 0]
 
     def add_thing(self, label: int, radius: tuple[float, float], reach: float, tilt: float = math.pi) -> bool:
-        """Put a thing on top, its radius and its distance from the middle in sides of the picture, its tilt in radians.
+        """Draw a thing on top; radius and distance from the centre are fractions of the side, the tilt is in radians.
 
-        False, with nothing drawn, if that would leave another thing less than half uncovered.
+        Returns False and draws nothing if another thing would be more than half covered.
         """
         r = self.side * self.rng.uniform(*radius)
         middle = (0.5 + self.rng.uniform(-reach, reach, 2)) * self.shape
         angle = self.rng.uniform(-tilt, tilt)
-        corner = SAMPLES * np.floor((middle - 1.15 * r) / SAMPLES).astype(int)  # 0.15 is room for the soft edge
+        corner = SAMPLES * np.floor((middle - 1.15 * r) / SAMPLES).astype(int)  # 0.15 is the margin of the soft edge
         n = math.ceil(2.3 * r) + SAMPLES
         y, x = (((np.arange(n) + start - m) / r).astype(np.float32) for start, m in zip(corner, middle, strict=True))
         y, cos, sin = y[:, None], np.float32(math.cos(angle)), np.float32(math.sin(angle))
@@ -145,40 +131,31 @@ class _Painting:
         self.needed.append(pixels.sum() / 2)
         return True
 
-    def finish(self) -> Scene:
-        """The picture in pixels, with what is still visible."""
+    def add_portrait(self, label: int) -> None:
+        """Fill the picture with one ground and one thing."""
+        self.lay_ground(split=False)
+        self.add_thing(label, radius=(0.32, 0.44), reach=0.07, tilt=0.3)
+
+    def image(self) -> Image.Image:
+        """The picture in pixels."""
         light = np.linspace(1.06, 0.94, self.shape[0], dtype=np.float32)[:, None]
         planes = np.clip(self.colours * light, 0, 255).astype(np.uint8)
-        image = Image.merge("RGB", [Image.fromarray(plane).reduce(SAMPLES) for plane in planes])
-        regions = self.regions[MIDDLES]
-        labels = np.array(self.labels)
-        ids = (10_000 * (labels + 1) + np.arange(len(labels))).astype(np.int32)
-        things = np.flatnonzero(labels < len(THINGS))
-        masks = regions == things[:, None, None]
-        return Scene(
-            image=image,
-            boxes=np.array([box_of(mask) for mask in masks], np.float32).reshape(-1, 4),
-            labels=labels[things],
-            masks=masks,
-            semantic=labels.astype(np.uint8)[regions],
-            panoptic=ids[regions],
-            segments=tuple(Segment(int(ids[i]), self.labels[i]) for i in np.unique(regions)),
-        )
+        return Image.merge("RGB", [Image.fromarray(plane).reduce(SAMPLES) for plane in planes])
 
     def _overlap(self, corner: NDArray[np.int64], n: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """Where a square of n samples lies on the picture, and which part of the square that is."""
+        """The part of the picture that a square of n samples at `corner` covers, and that part of the square."""
         (top, left), (height, width) = corner, self.shape
         there = np.s_[max(top, 0) : top + n, max(left, 0) : left + n]
         return there, np.s_[max(-top, 0) : height - top, max(-left, 0) : width - left]
 
     def _noise(self, *cell: float) -> Floats:
-        """Smooth noise from 0 to 1 over the picture; `cell` is the height and width of its lumps in samples."""
+        """Smooth noise from 0 to 1 over the picture; `cell` is the height and width of its features in samples."""
         rows, columns = (math.ceil(n / c) + 1 for n, c in zip(self.shape, cell, strict=True))
         lumps = self.rng.integers(0, 256, (rows, columns), np.uint8)
         return _resize(lumps, self.shape).astype(np.float32) / np.float32(255)
 
     def _ground(self, label: int) -> Floats:
-        """A picture full of grass, water or bricks."""
+        """Colours of grass, water or bricks over the whole picture."""
         kind, unit = CLASSES[label], self.side / 32
         y, x = (np.arange(n, dtype=np.float32) / np.float32(unit) for n in self.shape)
         y = y[:, None] + np.float32(self.rng.uniform(0, 9))
@@ -200,7 +177,7 @@ class _Painting:
         return _mix(ramp, field)
 
     def _pattern(self, u: Floats, v: Floats) -> Floats:
-        """Where a thing has its second colour: nowhere, in stripes, checks or dots."""
+        """1 where a thing has its second colour: nowhere, in stripes, checks or dots."""
         count = np.float32(self.rng.uniform(1.6, 2.6))
         cell_u, cell_v = np.floor(count * u), np.floor(count * v)
         match self.rng.integers(4):
@@ -217,7 +194,7 @@ class _Painting:
 
 
 def _inside(shape: str, u: Floats, v: Floats) -> Bools:
-    """Which points lie in a shape of about radius 1 round the origin."""
+    """Which points are inside a shape of radius about 1 around the origin."""
     match shape:
         case "circle":
             return u * u + v * v < 0.81
@@ -231,12 +208,12 @@ def _inside(shape: str, u: Floats, v: Floats) -> Bools:
             return np.maximum(np.abs(u), np.abs(v)) < 0.75
         case "triangle":
             return _count_sides(u, v, 3, 0.5) == 3
-        case _:  # a five-pointed star lies within four of its five lines
+        case _:  # a point of a five-pointed star is inside at least four of its five lines
             return _count_sides(u, v, 5, math.cos(0.4 * math.pi)) >= 4
 
 
 def _count_sides(u: Floats, v: Floats, num_sides: int, distance: float) -> Bytes:
-    """Of how many sides of a regular figure, at a distance from the origin, each point is on the inner side."""
+    """For each point, the number of sides of a regular polygon, at `distance` from the origin, that it is inside of."""
     inner = np.zeros(u.shape, np.uint8)
     for side in range(num_sides):
         angle = 2 * math.pi * side / num_sides
@@ -245,7 +222,7 @@ def _count_sides(u: Floats, v: Floats, num_sides: int, distance: float) -> Bytes
 
 
 def _mix(pair: Floats, field: Floats) -> Floats:
-    """From the first colour where the field (H, W) is 0 to the second where it is 1: (3, H, W)."""
+    """Interpolate from the first colour, where the field (H, W) is 0, to the second, where it is 1: (3, H, W)."""
     first, second = pair[:, :, None, None]
     return first + field * (second - first)
 

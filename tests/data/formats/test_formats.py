@@ -8,10 +8,10 @@ from featherbone.data.detection import open_detection
 from featherbone.data.doctor_objects import examine_objects
 from featherbone.data.formats import FORMATS, find_format
 from featherbone.data.layouts import find_tasks
-from featherbone.data.scenes_write import write_classification, write_coco, write_masks, write_panoptic, write_yolo
 from featherbone.errors import BadData
 from featherbone.ops import rle
 from label_files import write_cvat, write_labelme, write_voc
+from scenes import write_classification, write_coco, write_masks, write_panoptic, write_yolo
 
 FOLDERS = {"YOLO": "yolo", "Pascal VOC": "voc", "labelme": "labelme", "CVAT": "cvat"}
 

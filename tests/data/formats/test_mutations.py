@@ -9,9 +9,9 @@ from featherbone.data.detection import inspect_detection, open_detection
 from featherbone.data.doctor_marks import gather
 from featherbone.data.layouts import find_tasks
 from featherbone.data.object_checks import check_objects
-from featherbone.data.scenes_write import write_coco, write_yolo
 from featherbone.errors import FeatherboneError
 from label_files import write_cvat, write_labelme, write_voc
+from scenes import write_coco, write_yolo
 
 WORDS = (
     *(
