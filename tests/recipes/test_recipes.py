@@ -3,13 +3,13 @@
 import re
 
 import pytest
-from featherbone.data.scenes_write import write_classification, write_coco, write_masks, write_panoptic
 
 from featherbone.engine.settings import complete, from_card
 from featherbone.engine.train import start_run
 from featherbone.recipes import RECIPES, find_recipe
 from featherbone.tasks.card import Card
 from runs import rows
+from scenes import write_classification, write_coco, write_masks, write_panoptic
 
 WRITE = {
     "classification": write_classification,
