@@ -19,7 +19,7 @@ import torch
 
 from featherbone.benchmarking.training import training_step
 from featherbone.benchmarking.worker import Job, build
-from featherbone.data.classification import open_splits
+from featherbone.data.dataset import open_data
 from featherbone.data.loading import Batches, Samples, train_loader
 from featherbone.data.scenes import write_classification
 from featherbone.data.transforms import training_transform
@@ -40,7 +40,7 @@ def measure(given: argparse.Namespace, data: Path) -> dict[str, Any]:
     p = preprocessing_of(given.model, given.image_size)
     names = ("auto_augment", "color_jitter", "erasing", "flip", "min_area")
     chosen = {name: settings[name] for name in names}  # type: ignore[literal-required]
-    train, cpu = open_splits(data).train, torch.device("cpu")
+    train, cpu = open_data(data, "classification").train, torch.device("cpu")
     batches = Batches(len(train), given.batch_size, 1, 0, 1, 0)
     ours = train_loader(Samples(train, training_transform(p, **chosen)), batches, given.workers, cpu)
     theirs = timm.data.create_loader(

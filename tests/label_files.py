@@ -8,12 +8,12 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 from PIL import Image
 
-from featherbone.data.detection import open_detection
+from featherbone.data.dataset import open_data
 from featherbone.ops import rle
 
 
 def splits_of(coco):
-    splits = open_detection(coco, masks=True)
+    splits = open_data(coco, "instance")
     return (("train", splits.train), ("val", splits.val))
 
 
@@ -37,7 +37,7 @@ def write_voc(coco, folder):
     for split, images in splits_of(coco):
         stems = []
         for index in range(len(images)):
-            of, stem = images.objects(index), f"{split}_{index:03}"
+            of, stem = images.truth(index), f"{split}_{index:03}"
             stems.append(stem)
             (folder / f"JPEGImages/{stem}.jpg").write_bytes(images.encoded(index))
             boxes = [(images.classes[label], *box) for label, box in zip(of.labels, of.boxes.astype(int), strict=True)]
@@ -67,7 +67,7 @@ def write_labelme(coco, folder):
     for split, images in splits_of(coco):
         (folder / split).mkdir(parents=True)
         for index in range(len(images)):
-            of, shapes = images.objects(index, masks=True), []
+            of, shapes = images.truth(index), []
             (folder / f"{split}/{index:03}.jpg").write_bytes(images.encoded(index))
             for label, shape in zip(of.labels.tolist(), of.masks, strict=True):
                 mask = rle.decode(shape)
@@ -101,7 +101,7 @@ def write_cvat(coco, folder):
     for split, images in splits_of(coco):
         (folder / "images" / split).mkdir(parents=True)
         for index in range(len(images)):
-            of, name = images.objects(index, masks=True), f"{split}/{index:03}.jpg"
+            of, name = images.truth(index), f"{split}/{index:03}.jpg"
             (folder / "images" / name).write_bytes(images.encoded(index))
             labels = [images.classes[label] for label in of.labels]
             masks = "".join(cvat_mask(n, rle.decode(m)) for n, m in zip(labels, of.masks, strict=True))

@@ -9,9 +9,9 @@ from PIL import Image
 
 import featherbone
 from featherbone.cli import main
+from featherbone.data.dataset import open_data
+from featherbone.data.formats.panoptic import read_ids
 from featherbone.data.images import read_image
-from featherbone.data.panoptic import read_ids
-from featherbone.data.segmentation import open_segmentation
 from scenes import write_coco, write_masks, write_panoptic
 from test_cli import run
 
@@ -142,7 +142,7 @@ def test_a_panoptic_set_is_made_and_trained_on(world, capsys, tmp_path):
     made = ("--instances", tmp_path / "coco", "--semantic", tmp_path / "masks", "--out", tmp_path / "made")
     code, out, err = run(capsys, "data", "panoptic", *made)
     assert code == 0 and "of two things at once" in out, err
-    assert len(open_segmentation(tmp_path / "made", "panoptic").train) == 4
+    assert len(open_data(tmp_path / "made", "panoptic").train) == 4
     code, _, err = run(capsys, "data", "panoptic", *made)
     assert code == 2 and "not an empty folder" in err
 

@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from featherbone.data.classification import open_splits
-from featherbone.data.detection import open_detection, open_detection_split
-from featherbone.data.segmentation import open_segmentation, open_segmentation_split
+from featherbone.data.dataset import open_data
+from featherbone.data.formats import open_split
 from featherbone.data.transforms import Preprocessing
 from featherbone.engine.run import METRICS, STATE, fit_optimiser, load_state, read_metrics, save_state, write_metrics
 from featherbone.errors import FeatherboneError
@@ -92,16 +91,16 @@ def a_state():
 def open_objects(data):
     """By training's way, and by the doctor's, which reads on where training stops."""
     with suppress(FeatherboneError):
-        open_detection(data, masks=True)
-    opened = open_detection_split(data, "train")
+        open_data(data, "instance")
+    opened = open_split(data, "detection", "train")
     for index in range(len(opened.images) if opened else 0):
-        opened.images.objects(index, masks=False)
+        opened.images.truth(index)
 
 
 def open_maps(data, task):
     with suppress(FeatherboneError):
-        open_segmentation(data, task)
-    open_segmentation_split(data, task, "train", check=False)
+        open_data(data, task)
+    open_split(data, task, "train")
 
 
 def open_card(run):
@@ -133,7 +132,7 @@ TEXT = {
     "cvat": ("cvat", "annotations.xml", open_objects),
     "classes": ("masks", "classes.txt", lambda data: open_maps(data, "semantic")),
     "metrics": ("run", METRICS, read_metrics),
-    "parquet": ("parquet", "train.parquet", open_splits),
+    "parquet": ("parquet", "train.parquet", lambda data: open_data(data, "classification")),
 }
 KINDS = [*((name, *about, mutate_json) for name, about in JSON.items())]
 KINDS += [(name, *about, mutate_bytes) for name, about in TEXT.items()]

@@ -10,8 +10,7 @@ from PIL import Image
 
 import featherbone.fonts
 from featherbone.cli import main
-from featherbone.data.classification import open_splits
-from featherbone.data.segmentation import open_segmentation
+from featherbone.data.dataset import open_data
 from featherbone.draw import contact_sheet, draw_record, font
 from featherbone.errors import BadData, BadImage
 from featherbone.files import write_json
@@ -114,7 +113,7 @@ def test_the_commands_take_names_that_are_not_utf8(tmp_path, capsys):
 def test_class_folders_that_differ_in_bytes_only_are_refused(tmp_path):
     classes(tmp_path, ("daisy", CAFE, os.fsdecode(b"caf\xe8")))
     with pytest.raises(BadData, match=r"two class folders are called caf.* rename one"):
-        open_splits(tmp_path)
+        open_data(tmp_path, "classification")
 
 
 def test_masks_of_names_that_are_not_utf8_are_found(tmp_path):
@@ -122,9 +121,9 @@ def test_masks_of_names_that_are_not_utf8_are_found(tmp_path):
     for kind, suffix in (("images", "jpg"), ("masks", "png")):
         first = sorted((tmp_path / kind / "train").iterdir())[0]
         first.rename(first.with_name(f"{CAFE}.{suffix}"))
-    splits = open_segmentation(tmp_path, "semantic")
+    splits = open_data(tmp_path, "semantic")
     assert len(splits.train) == 3 and len(splits.fingerprint()) == 16
-    assert splits.train.labels(0).shape == splits.train.size(0)
+    assert splits.train.truth(0).shape == splits.train.size(0)
 
 
 def test_class_names_that_are_formulas_end_no_training(tmp_path):

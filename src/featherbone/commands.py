@@ -53,7 +53,7 @@ def train(
         **settings: Settings of the training.
 
     """
-    from featherbone.data.layouts import find_task
+    from featherbone.data.formats import find_task
     from featherbone.engine.settings import complete
     from featherbone.engine.train import resume_run, start_run
     from featherbone.recipes import find_recipe
@@ -451,13 +451,13 @@ def doctor(
         out: Page about data to write, with pictures of each finding.
 
     """
-    from featherbone.data.coco import find_coco
     from featherbone.data.doctor import examine
     from featherbone.data.doctor_maps import examine_semantic
     from featherbone.data.doctor_objects import examine_objects
     from featherbone.data.doctor_panoptic import examine_panoptic
-    from featherbone.data.layouts import find_task, find_tasks
-    from featherbone.data.mask_folders import has_masks
+    from featherbone.data.formats import find_task, find_tasks
+    from featherbone.data.formats.coco import find_coco
+    from featherbone.data.formats.mask_folders import has_masks
     from featherbone.exporters.devices import examine_target
     from featherbone.report.doctor import write_doctor_page
 

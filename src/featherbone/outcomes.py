@@ -9,7 +9,7 @@ from typing import Any
 from featherbone.benchmarking.models import ModelFacts, model_table
 from featherbone.data.findings import Examination
 from featherbone.data.map_files import Kept, StoredMap
-from featherbone.data.panoptic_write import Settled
+from featherbone.data.panoptic_write import OverlapCounts
 from featherbone.exporters.parity import Parity
 from featherbone.results import Classification, Detections, Record
 from featherbone.tasks.card import count_measured
@@ -178,7 +178,7 @@ class DoctorResult:
 class DataResult:
     """A new data set, and how overlaps were resolved."""
 
-    settled: Settled
+    settled: OverlapCounts
     out: Path
 
     def to_json(self) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from featherbone.data.dataset import DataSet, open_data
+from featherbone.data.formats.format import Reading
 from featherbone.data.images import Encoded, ImageSource, read_image
 from featherbone.data.listing import SUFFIXES, list_images
 from featherbone.data.sampling import spread
@@ -157,9 +159,10 @@ def in_batches(paths: Sequence[Path], size: int) -> Iterator[list[Path]]:
         yield batch
 
 
-def open_images(card: Card) -> Any:
-    """The images that a run was trained and measured on, as `train` and `val`."""
-    return kind_of(card).open(card.data_folder("give a folder of pictures with --images DIR"), card.settings)
+def open_images(card: Card) -> DataSet:
+    """The images that a run was trained and measured on."""
+    data, s = card.data_folder("give a folder of pictures with --images DIR"), card.settings
+    return open_data(data, card.task, s["val_share"], s["seed"], Reading.of(s))
 
 
 def some_images(card: Card, folder: Path | None, count: int, split: str = "val") -> list[Image.Image]:

@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from featherbone.data.classification import hold_out, open_split, open_splits
+from featherbone.data.dataset import open_data
+from featherbone.data.formats import open_split
+from featherbone.data.split import hold_out
 from featherbone.errors import BadData, BadImage
 
 CLASSES = ("ash", "birch", "cedar")
@@ -55,17 +57,28 @@ def write_parquet(root, files=("train.parquet", "val.parquet"), first=0, metadat
 def contents(images) -> list[tuple[int, str]]:
     """Grey value and class name of every image."""
     pairs = zip(range(len(images)), images.labels.tolist(), strict=True)
-    return [(images.read(i).getpixel((0, 0))[0], images.classes[label]) for i, label in pairs]
+    return [(images.image(i).getpixel((0, 0))[0], images.classes[label]) for i, label in pairs]
+
+
+def opened(data, split="train"):
+    """The images of a split."""
+    return open_split(data, "classification", split).images
+
+
+def sizes(data):
+    """Numbers of training and validation images."""
+    splits = open_data(data, "classification")
+    return [len(splits.train), len(splits.val)]
 
 
 def test_folder_and_parquet_give_the_same_images(tmp_path):
     folder, parquet = tmp_path / "folder", tmp_path / "parquet"
     parquet.mkdir()
     (parquet / "classes.txt").write_text("\n".join(CLASSES))
-    opened = [open_splits(write_folder(folder)), open_splits(write_parquet(parquet))]
+    both = [open_data(write_folder(folder), "classification"), open_data(write_parquet(parquet), "classification")]
     for split, size in SIZES.items():
         expected = [(value(split, k, i), CLASSES[k]) for k in range(len(CLASSES)) for i in range(size)]
-        for splits in opened:
+        for splits in both:
             images = getattr(splits, split)
             assert contents(images) == expected
             assert contents(images.take([3, 0])) == [expected[3], expected[0]]
@@ -73,9 +86,9 @@ def test_folder_and_parquet_give_the_same_images(tmp_path):
             assert [Image.open(io.BytesIO(images.encoded(i))).getpixel((0, 0))[0] for i in (0, 1)] == [
                 grey for grey, _ in expected[:2]
             ]
-    assert opened[0].classes == opened[1].classes == CLASSES
-    assert opened[0].notices == opened[1].notices == ()
-    assert opened[0].warnings == opened[1].warnings == (FEW,)
+    assert both[0].classes == both[1].classes == CLASSES
+    assert both[0].notices == both[1].notices == ()
+    assert both[0].warnings == both[1].warnings == (FEW,)
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
@@ -84,8 +97,8 @@ def test_names_of_the_validation_split(tmp_path, name):
     (folder / "val").rename(folder / name)
     parquet.mkdir()
     write_parquet(parquet, ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet", f"{name}-00000.parquet"))
-    assert [len(open_splits(folder).train), len(open_splits(folder).val)] == [12, 6]
-    assert [len(open_splits(parquet).train), len(open_splits(parquet).val)] == [24, 6]  # each file once
+    assert sizes(folder) == [12, 6]
+    assert sizes(parquet) == [24, 6]  # each file once
 
 
 @pytest.mark.parametrize(
@@ -96,30 +109,35 @@ def test_splits_by_other_names_are_not_classes_and_test_is_neither_trained_on_no
     write_folder(tmp_path)
     (tmp_path / "train").rename(tmp_path / train)
     (tmp_path / "val").rename(tmp_path / test)
-    splits = open_splits(tmp_path)
+    splits = open_data(tmp_path, "classification")
     assert splits.classes == CLASSES and (len(splits.train), len(splits.val)) == (9, 3)
     assert {name.split("/")[0] for name in (*splits.train.paths, *splits.val.paths)} == {train}
-    assert {name.split("/")[0] for name in open_split(tmp_path, "test", CLASSES)[0].paths} == {test}
+    assert {name.split("/")[0] for name in opened(tmp_path, "test").paths} == {test}
 
 
 def test_parquet_classes_come_from_hugging_face_metadata_or_are_numbers(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     features = {"info": {"features": {"label": {"names": list(CLASSES)}}}}
-    assert open_splits(write_parquet(tmp_path / "a", metadata={"huggingface": json.dumps(features)})).classes == CLASSES
-    assert open_splits(write_parquet(tmp_path / "b")).classes == ("0", "1", "2")
+    assert (
+        open_data(
+            write_parquet(tmp_path / "a", metadata={"huggingface": json.dumps(features)}), "classification"
+        ).classes
+        == CLASSES
+    )
+    assert open_data(write_parquet(tmp_path / "b"), "classification").classes == ("0", "1", "2")
 
 
 def test_without_validation_some_of_each_class_is_held_out(tmp_path):
     write_folder(tmp_path, ["train"])
-    everything = sorted(contents(open_split(tmp_path, "train")[0]))
+    everything = sorted(contents(opened(tmp_path)))
     held_out = []
     for splits_folder in (True, False):
         if not splits_folder:  # the classes alone
             for name in CLASSES:
                 shutil.move(tmp_path / "train" / name, tmp_path / name)
             (tmp_path / "train").rmdir()
-        splits = open_splits(tmp_path, val_share=0.25)
+        splits = open_data(tmp_path, "classification", val_share=0.25)
         assert np.bincount(splits.train.labels).tolist() == [3, 3, 3]
         assert np.bincount(splits.val.labels).tolist() == [1, 1, 1]
         assert splits.notices[-1] == "no validation split: held out 3 of 12 images"
@@ -130,7 +148,7 @@ def test_without_validation_some_of_each_class_is_held_out(tmp_path):
 
 @pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.9])
 def test_holding_out_divides_every_class_and_leaves_some_of_each(tmp_path, share):
-    images, _ = open_split(write_folder(tmp_path), "train")
+    images = opened(write_folder(tmp_path))
     images = images.take([0, 1, 2, 3, 4, 5, 8])  # 4, 2 and 1
     train, val = hold_out(images, share, seed=3)
     assert sorted(train.paths + val.paths) == sorted(images.paths)
@@ -141,15 +159,18 @@ def test_holding_out_divides_every_class_and_leaves_some_of_each(tmp_path, share
 
 
 def test_fingerprint_follows_names_labels_and_splits_not_the_place(tmp_path):
-    first = open_splits(write_folder(tmp_path / "here")).fingerprint()
+    first = open_data(write_folder(tmp_path / "here"), "classification").fingerprint()
     copied = tmp_path / "elsewhere"
     shutil.copytree(tmp_path / "here", copied)
-    assert open_splits(copied).fingerprint() == first
+    assert open_data(copied, "classification").fingerprint() == first
     seen = {first}
     for source, target in (("train/ash/0.png", "train/ash/zero.png"), ("train/birch/0.png", "train/cedar/b.png")):
         (copied / source).rename(copied / target)
-        seen.add(open_splits(copied).fingerprint())
-    seen |= {open_splits(write_folder(tmp_path / "flat", ["train"]), seed=seed).fingerprint() for seed in (0, 1)}
+        seen.add(open_data(copied, "classification").fingerprint())
+    seen |= {
+        open_data(write_folder(tmp_path / "flat", ["train"]), "classification", seed=seed).fingerprint()
+        for seed in (0, 1)
+    }
     assert len(seen) == 5
 
 
@@ -162,10 +183,10 @@ def test_what_was_left_out_is_named(tmp_path):
         (tmp_path / hidden).parent.mkdir(exist_ok=True)
         (tmp_path / hidden).write_bytes(png(9))
     shutil.rmtree(tmp_path / "val/cedar")
-    splits = open_splits(tmp_path)
+    splits = open_data(tmp_path, "classification")
     assert (len(splits.train), len(splits.val)) == (12, 5)
     assert splits.notices == (
-        "1 file in class folders not named like pictures, left out; remove or convert: train/ash/notes.txt",
+        "1 file in class folders not named like pictures, skipped; remove or convert them: train/ash/notes.txt",
     )
     assert splits.warnings == (
         "1 class without a validation image: nothing will be known of them; add some: cedar (4 images)",
@@ -176,7 +197,7 @@ def test_what_was_left_out_is_named(tmp_path):
 def test_what_spoils_training_is_refused_with_a_remedy(tmp_path):
     def refused(remedy):
         with pytest.raises(BadData, match=remedy):
-            open_splits(tmp_path)
+            open_data(tmp_path, "classification")
 
     (tmp_path / "train").mkdir()
     refused("no training images; the layouts are\n  classification   train/CLASS")
@@ -186,8 +207,8 @@ def test_what_spoils_training_is_refused_with_a_remedy(tmp_path):
     (tmp_path / "train/elm").rmdir()
     (tmp_path / "val/birch").rename(tmp_path / "val/Birch")
     refused("1 class in validation only; add training images or remove them: Birch")
-    with pytest.raises(BadData, match="class 'Birch' is none of the 3 training classes; did you mean birch"):
-        open_split(tmp_path, "val", CLASSES)
+    with pytest.raises(BadData, match=r"class 'Birch' is none of the run's classes .*; did you mean birch"):
+        opened(tmp_path, "val").named(CLASSES)
     (tmp_path / "val/Birch").rename(tmp_path / "val/birch")
     for name in CLASSES[1:]:
         shutil.rmtree(tmp_path / "train" / name)
@@ -202,18 +223,18 @@ def test_masks_beside_images_are_not_images_of_the_class(tmp_path):
     with pytest.raises(
         BadData, match=r"12 of 24 files in class folders are masks of the others, as train/ash/.*_mask;"
     ):
-        open_splits(tmp_path)
+        open_data(tmp_path, "classification")
     for image in (tmp_path / "train").glob("*/*_mask.png"):
         image.unlink()
-    assert len(open_splits(tmp_path).train)
+    assert len(open_data(tmp_path, "classification").train)
 
 
 def test_parquet_labels_are_checked(tmp_path):
     (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
     write_parquet(tmp_path, first=1)
     with pytest.raises(BadData, match="labels run from 1 to 3; they start at 0, so subtract 1"):
-        open_splits(tmp_path)
-    assert open_split(tmp_path, "train", check=False)[0].labels.tolist() == [1] * 4 + [2] * 4 + [3] * 4
+        open_data(tmp_path, "classification")
+    assert opened(tmp_path).labels.tolist() == [1] * 4 + [2] * 4 + [3] * 4
     image = pa.array([{"bytes": png(0), "path": ""}] * 2)
     for labels, reason in (
         ([0, None], "1 rows without a label; add the labels"),
@@ -225,11 +246,11 @@ def test_parquet_labels_are_checked(tmp_path):
     ):
         pq.write_table(pa.table({"image": image, "label": labels}), tmp_path / "train.parquet")
         with pytest.raises(BadData, match=reason):
-            open_splits(tmp_path)
+            open_data(tmp_path, "classification")
     for content in (b"", b"PAR1 but no more"):
         (tmp_path / "train.parquet").write_bytes(content)
         with pytest.raises(BadData, match=r"train\.parquet: not Parquet with columns"):
-            open_splits(tmp_path)
+            open_data(tmp_path, "classification")
 
 
 def test_a_huge_label_makes_no_names(tmp_path):
@@ -237,7 +258,7 @@ def test_a_huge_label_makes_no_names(tmp_path):
     for label in (2**40, 8):
         pq.write_table(pa.table({"image": image, "label": [label] + [0] * 7}), tmp_path / "train.parquet")
         with pytest.raises(BadData, match=f"a label of {label:,} on one of 8 images; number the classes from 0"):
-            open_splits(tmp_path)
+            open_data(tmp_path, "classification")
 
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -265,7 +286,7 @@ def column(**columns):
 def test_columns_that_may_mean_anything_are_refused(tmp_path, table, reason):
     pq.write_table(table, tmp_path / "train.parquet")
     with pytest.raises(BadData, match=reason):
-        open_splits(tmp_path)
+        open_data(tmp_path, "classification")
 
 
 def test_labels_may_be_text_and_files_as_hugging_face_names_them(tmp_path):
@@ -279,21 +300,21 @@ def test_labels_may_be_text_and_files_as_hugging_face_names_them(tmp_path):
         root = tmp_path / file
         (root / folder).mkdir(parents=True)
         pq.write_table(table, root / folder / file)
-        images, _ = open_split(root, "train")
+        images = opened(root)
         assert images.classes == ("oak", "pine") and images.labels.tolist() == [0, 1] * 4
         pq.write_table(column(label=["elm"] * 8), root / folder / file)
-        with pytest.raises(BadData, match="label 'elm' is none of the 2 training classes"):
-            open_split(root, "train", ("oak", "pine"))
+        with pytest.raises(BadData, match="class 'elm' is none of the run's classes oak, pine"):
+            opened(root).named(("oak", "pine"))
     for folder in ("a", "b"):
         (tmp_path / "two" / folder).mkdir(parents=True)
         pq.write_table(column(label=names), tmp_path / "two" / folder / "train.parquet")
     with pytest.raises(BadData, match="Parquet files for train in a and b; give the folder of one set"):
-        open_splits(tmp_path / "two")
+        open_data(tmp_path / "two", "classification")
 
 
 def test_names_of_windows_have_no_mark_and_no_carriage_return(tmp_path):
     (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(CLASSES).encode() + b"\r\n")
-    assert open_splits(write_parquet(tmp_path)).classes == CLASSES
+    assert open_data(write_parquet(tmp_path), "classification").classes == CLASSES
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
@@ -309,7 +330,7 @@ def test_metadata_names_the_classes(tmp_path, kind, place):
         else:
             text = "".join(json.dumps({"file_name": path, "label": label}) + "\n" for path, label in rows)
         (top / f"metadata.{kind}").write_bytes(text.encode())
-    splits = open_splits(tmp_path)
+    splits = open_data(tmp_path, "classification")
     assert splits.classes == ("ASH", "BIRCH", "CEDAR") and (len(splits.train), len(splits.val)) == (12, 6)
     assert [name.lower() for _, name in contents(splits.val)] == [p.parent.name for p in paths[12:]]
 
@@ -337,7 +358,7 @@ def test_metadata_is_refused_by_line(tmp_path, text, reason):
     (tmp_path / "train/a.png").write_bytes(png(0))
     (tmp_path / "train/metadata.jsonl").write_text(text)
     with pytest.raises(BadData, match=f"train/metadata.jsonl.*{reason}"):
-        open_splits(tmp_path)
+        open_data(tmp_path, "classification")
 
 
 def test_nothing_to_hold_out_is_refused(tmp_path):
@@ -345,17 +366,17 @@ def test_nothing_to_hold_out_is_refused(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").write_bytes(png(0))
     with pytest.raises(BadData, match=r"none of 2 training images can be held out.*add images, or a val split"):
-        open_splits(tmp_path)
+        open_data(tmp_path, "classification")
 
 
 def test_an_unreadable_image_is_called_by_its_place(tmp_path):
-    splits = open_splits(write_folder(tmp_path / "folder"))
+    splits = open_data(write_folder(tmp_path / "folder"), "classification")
     (tmp_path / "folder/train/birch/1.png").write_bytes(b"")
     with pytest.raises(BadImage, match=r"^train/birch/1\.png: an empty file"):
-        splits.train.read(5)
+        splits.train.image(5)
     pq.write_table(
         pa.table({"image": [{"bytes": png(0)}, {"bytes": None}], "label": [0, 1]}), tmp_path / "train.parquet"
     )
-    images, _ = open_split(tmp_path, "train")
+    images = opened(tmp_path)
     with pytest.raises(BadImage, match=r"^train\.parquet row 1: an empty file"):
-        images.read(1)
+        images.image(1)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from examined import picture
-from featherbone.data.detection import open_detection, open_detection_split
+from featherbone.data.dataset import open_data
 from featherbone.data.doctor_objects import examine_objects
-from featherbone.data.layouts import find_tasks
+from featherbone.data.formats import find_tasks, open_split
+from featherbone.data.formats.format import Reading
 from featherbone.errors import BadData, BadImage
 from featherbone.ops import rle
 
@@ -65,7 +66,7 @@ def data(tmp_path):
 def refused(root, task="detection"):
     """The message of training, and that the doctor has errors, too."""
     with pytest.raises(BadData) as refusal:
-        open_detection(root, masks=task == "instance")
+        open_data(root, task)
     examination = examine_objects(root, task, 64)
     assert examination.spoiled, examination
     return str(refusal.value)
@@ -73,7 +74,7 @@ def refused(root, task="detection"):
 
 def accepted(root, task="detection", **options):
     """What training opens, and that the doctor finds no error beside those of small numbers."""
-    opened = open_detection(root, masks=task == "instance", **options)
+    opened = open_data(root, task, **options)
     errors = [one for one in examine_objects(root, task, 64).findings if one.severity == "error"]
     assert not errors, errors
     return opened
@@ -117,8 +118,8 @@ def test_layouts(tmp_path, name):
 def test_a_test_file_is_a_split_of_its_own(data):
     write(data.root, "annotations/instances_test.json", content(1, 900), "test")
     write(data.root, "annotations/captions_train.json", b'{"images": [], "annotations": []}', "train")
-    assert len(open_detection(data.root).train) == 3
-    assert [entry.image_id for entry in open_detection_split(data.root, "test").images.entries] == [900]
+    assert len(open_data(data.root, "detection").train) == 3
+    assert [entry.image_id for entry in open_split(data.root, "detection", "test").images.entries] == [900]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ def test_no_file_outside_the_folder_is_read(data):
     picture(9, (WIDTH, HEIGHT)).save(data.root.parent / "secret.png")
     for name in ("../../secret.png", "..\\..\\secret.png", str(data.root.parent / "secret.png")):
         data.change(lambda value, name=name: value["images"][0].update(file_name=name))
-        opened = open_detection_split(data.root, "train")
+        opened = open_split(data.root, "detection", "train")
         assert opened.missing == (name,) and len(opened.images) == 2
 
 
@@ -237,8 +238,9 @@ def test_what_tools_write_in_another_way_is_the_same(data, change, expected):
     data.change(change)
     entry = accepted(data.root, "instance").train.entries[0]
     assert (entry.height, entry.width) == (HEIGHT, WIDTH)
-    row = {key: value for key, value in entry.annotations[0].items() if key in EXPECTED | expected}
-    assert row == EXPECTED | expected
+    found = {"bbox": entry.boxes_xywh[0].tolist(), "area": entry.stated_areas[0], "iscrowd": bool(entry.crowd[0])}
+    found |= {"segmentation": entry.segmentations[0], "label": entry.labels[0], "id": entry.ids[0]}
+    assert {key: value for key, value in found.items() if key in EXPECTED | expected} == EXPECTED | expected
 
 
 @pytest.mark.parametrize("area", [None, float("nan"), float("inf"), 0, -5, "NaN"])
@@ -252,8 +254,8 @@ def test_an_area_that_is_none_is_that_of_the_mask_or_the_box(data, area):
     data.change(change)
     train = accepted(data.root).train
     mask = rle.decode(rle.from_coco([triangle], HEIGHT, WIDTH))
-    assert train.objects(0).areas.tolist() == [mask.sum()] and 550 < mask.sum() < 650
-    assert train.objects(1).areas.tolist() == [1200] and train.objects(2).areas.tolist() == [1200]
+    assert train.truth(0).areas.tolist() == [mask.sum()] and 550 < mask.sum() < 650
+    assert train.truth(1).areas.tolist() == [1200] and train.truth(2).areas.tolist() == [1200]
 
 
 @pytest.mark.parametrize("form", ["polygon", "runs", "text"])
@@ -266,7 +268,7 @@ def test_a_box_that_is_missing_is_that_of_the_mask(data, form):
     for box in ("null", "absent"):
         data.change(set_first("segmentation", shape))
         data.change(set_first("bbox", None) if box == "null" else lambda v: v["annotations"][0].pop("bbox"))
-        assert accepted(data.root, "instance").train.objects(0).boxes.tolist() == [[10, 20, 40, 60]]
+        assert accepted(data.root, "instance").train.truth(0).boxes.tolist() == [[10, 20, 40, 60]]
         data.change(set_first("bbox", BOX))
 
 
@@ -312,7 +314,7 @@ def test_a_box_that_is_missing_is_that_of_the_mask(data, form):
         (lambda v: v["images"][0].update(width="wide"), 'images[0].width is "wide"; write whole pixels'),
         (lambda v: v["images"][0].update(width=95.5), "images[0].width is 95.5; write whole pixels"),
         (lambda v: v["images"][2].update(id=1), "images[0] and images[2] have the id 1, an id given to two images"),
-        (lambda v: v["categories"][1].update(id=1), "an id given to two categories; number them anew"),
+        (lambda v: v["categories"][1].update(id=1), "an id given to two categories; renumber them"),
         (lambda v: v["categories"][1].pop("name"), "categories[1] has no name; write the name of the class as text"),
         (lambda v: v["categories"][1].update(name=" "), "categories[1].name is empty; write the name"),
         (lambda v: v["categories"][1].update(name=None), "categories[1].name is null; write the name"),
@@ -328,7 +330,7 @@ def test_all_else_is_refused_with_place_value_and_remedy(data, change, message):
 
 def test_a_file_is_text_of_any_system(data):
     plain = data.path.read_bytes()
-    expected = open_detection(data.root).fingerprint()
+    expected = open_data(data.root, "detection").fingerprint()
     crlf = json.dumps(json.loads(plain), indent=1).replace("\n", "\r\n")
     for text in (codecs.BOM_UTF8 + plain, crlf.encode(), codecs.BOM_UTF8 + crlf.encode(), crlf.encode("utf-16")):
         data.path.write_bytes(text)
@@ -388,7 +390,7 @@ def test_a_class_without_a_group_is_no_root(data):
 
 
 def test_classes_of_validation_are_found_by_name(data):
-    before = open_detection(data.root)
+    before = open_data(data.root, "detection")
 
     def change(value):
         value["categories"] = [{"id": 0, "name": "pine"}, {"id": 9, "name": "oak"}, {"id": 1, "name": "unused"}]
@@ -398,12 +400,12 @@ def test_classes_of_validation_are_found_by_name(data):
     data.change(change, "val")
     after = accepted(data.root)
     assert after.train.classes == after.val.classes == ("oak", "pine") and after.val.category_ids == (9, 0)
-    assert [e.annotations[0]["label"] for e in after.val.entries] == [
-        e.annotations[0]["label"] for e in before.val.entries
-    ]
-    assert any("matched by their names" in notice for notice in after.notices)
+    assert [entry.labels[0] for entry in after.val.entries] == [entry.labels[0] for entry in before.val.entries]
+    assert any("matched by name" in notice for notice in after.notices)
     data.change(lambda v: v.update(categories=[{"id": 0, "name": "pine"}, {"id": 9, "name": "Oak"}]), "val")
-    assert "objects of classes that the training images do not list: Oak; theirs are oak, pine" in refused(data.root)
+    assert "objects of classes that training does not list: Oak; the training classes are oak, pine" in refused(
+        data.root
+    )
     data.change(lambda v: v.update(categories=[{"id": 0, "name": "pine"}], annotations=v["annotations"][:1]), "val")
     data.change(set_first("category_id", 0), "val")
     assert accepted(data.root).val.category_ids == (1, 0)
@@ -420,15 +422,15 @@ def test_masks_of_crowds_can_be_objects(data):
     assert "no object on any of 3 images of train, but 3 crowds" in message and "give --crowds objects" in message
     findings = {one.code: one for one in examine_objects(data.root, "instance", 64).findings}
     assert findings["no-objects-in-train"].severity == "error" and asking in findings["read-in-train"].message
-    taken = open_detection(data.root, masks=True, crowds="objects")
-    assert taken.notices == () and taken.train.has_masks and taken.train.objects(0, True).crowd.tolist() == [False]
+    taken = open_data(data.root, "instance", reading=Reading(crowds="objects"))
+    assert taken.notices == () and taken.train.has_masks and taken.train.truth(0).crowd.tolist() == [False]
     assert not examine_objects(data.root, "instance", 64, crowds="objects").spoiled
 
 
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ([[1, 2, 3, 4]], "a polygon of 2 points; at least 3 are needed"),
+        ([[1, 2, 3, 4]], "a polygon of 2 points; the minimum is 3"),
         ([[1, 2, 3, 4, 5, 6, 7]], "a polygon with an odd number of coordinates"),
         ([[[1, 2], [3, 4], [5, 6]]], "a polygon with coordinates that are not numbers"),
         ([1, 2, 3, 4, 5, 6], "neither polygons [[x, y, x, y, ...], ...] nor run lengths"),
@@ -466,11 +468,11 @@ def test_a_stated_size_is_not_believed(data):
         value["annotations"][0]["segmentation"] = [[1, 1, 9 * 10**8, 1, 9 * 10**8, 9 * 10**8]]
 
     data.change(change)
-    assert "a mask of 1000000000 x 1000000000 pixels; at most" in refused(data.root, "instance")
+    assert "a mask of 1000000000 x 1000000000 pixels; the maximum" in refused(data.root, "instance")
     data.change(lambda v: v["images"][0].update(width=30_000, height=30_000))
     data.change(set_first("segmentation", [POLYGON]))
-    train = open_detection(data.root, masks=True).train
-    for read in (train.read, lambda index: train.objects(index, masks=True)):
+    train = open_data(data.root, "instance").train
+    for read in (train.image, train.check_size):
         with pytest.raises(BadImage, match=r"train/1\.png: 96x80 pixels, but annotated as 30000x30000; annotate"):
             read(0)
     assert "size-mismatch" in {one.code for one in examine_objects(data.root, "instance", 64).findings}

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featherbone.data.detection import open_detection, open_detection_split
-from featherbone.data.layouts import find_tasks
+from featherbone.data.dataset import open_data
+from featherbone.data.formats import find_tasks, open_split
+from featherbone.data.formats.format import Reading
 from featherbone.errors import BadData
 from featherbone.ops import rle
 from scenes import write_coco, write_panoptic, write_yolo
@@ -47,14 +48,14 @@ def edit(data, change, split="train"):
 
 
 def test_formats_hold_the_same(drawn):
-    one, other = open_detection(drawn / "coco"), open_detection(drawn / "yolo")
+    one, other = open_data(drawn / "coco", "detection"), open_data(drawn / "yolo", "detection")
     assert one.classes == other.classes and one.notices == other.notices == ()
     for mine, theirs in ((one.train, other.train), (one.val, other.val)):
         assert len(mine) == len(theirs) > 0
         negatives = 0
         for i in range(len(mine)):
-            assert np.array_equal(np.asarray(mine.read(i)), np.asarray(theirs.read(i)))
-            a, b = mine.objects(i), theirs.objects(i)
+            assert np.array_equal(np.asarray(mine.image(i)), np.asarray(theirs.image(i)))
+            a, b = mine.truth(i), theirs.truth(i)
             np.testing.assert_allclose(a.boxes, b.boxes, atol=1e-4)
             assert a.labels.tolist() == b.labels.tolist() and not a.crowd.any() and not b.crowd.any()
             negatives += not len(a.labels)
@@ -71,15 +72,15 @@ def test_ids_are_mapped_once_and_kept(coco):
         for a in content["annotations"]:
             a["category_id"] = numbers[a["category_id"]]
 
-    before = open_detection(coco)
+    before = open_data(coco, "detection")
     for split in ("train", "val"):
         edit(coco, change, split)
-    after = open_detection(coco)
+    after = open_data(coco, "detection")
     assert after.train.category_ids == tuple(sorted(after.train.category_ids))
     for old, new in zip(before.train.entries, after.train.entries, strict=True):
-        names = [[x.classes[a["label"]] for a in y.annotations] for x, y in ((before.train, old), (after.train, new))]
+        names = [[x.classes[label] for label in y.labels] for x, y in ((before.train, old), (after.train, new))]
         assert names[0] == names[1]
-        assert all(after.train.category_ids[a["label"]] == a["category_id"] for a in new.annotations)
+        assert tuple(after.train.category_ids[label] for label in new.labels) == new.category_ids
 
 
 def test_segmentations_of_every_form_and_crowds(coco):
@@ -97,8 +98,8 @@ def test_segmentations_of_every_form_and_crowds(coco):
         content["annotations"].append({**content["annotations"][0], "iscrowd": 1, "id": 9, "area": 50})
 
     edit(coco, change)
-    images = open_detection(coco, masks=True).train
-    objects = images.objects(0, masks=True)
+    images = open_data(coco, "instance").train
+    objects = images.truth(0)
     assert objects.boxes.tolist() == [[30, 10, 50, 20]] * 4 and objects.crowd.tolist() == [False] * 3 + [True]
     assert objects.areas.tolist() == [200, 200, 200, 50]
     assert all((rle.decode(shape) == mask).all() for shape in objects.masks)
@@ -113,7 +114,7 @@ def test_boxes_are_cut_at_the_image_and_empty_ones_left_out(coco):
         ]
 
     edit(coco, change)
-    assert open_detection_split(coco, "train").images.objects(0).boxes.tolist() == [[0, 0, 15, 15], [60, 40, 64, 48]]
+    assert open_split(coco, "detection", "train").images.truth(0).boxes.tolist() == [[0, 0, 15, 15], [60, 40, 64, 48]]
 
 
 @pytest.mark.parametrize("layout", ["coco", "yolo"])
@@ -121,42 +122,52 @@ def test_images_that_nobody_labelled(layout, request):
     data = request.getfixturevalue(layout)
     folder = data / ("train" if layout == "coco" else "images/train")
     Image.new("RGB", (30, 20)).save(folder / "new one.png")
-    left_out = open_detection(data)
+    left_out = open_data(data, "detection")
     assert len(left_out.train) == 8 and "new one.png" in left_out.notices[0] and "--unlabelled" in left_out.notices[0]
-    taken = open_detection(data, unlabelled="negative")
+    taken = open_data(data, "detection", reading=Reading(unlabelled="negative"))
     assert len(taken.train) == 9 and taken.notices == ()
     (entry,) = (e for e in taken.train.entries if e.path.endswith("new one.png"))
-    assert (entry.height, entry.width, entry.annotations) == (20, 30, ())
+    assert (entry.height, entry.width, len(entry)) == (20, 30, 0)
     assert len({e.image_id for e in taken.train.entries}) == 9
 
 
 def test_listed_images_may_lack_a_size_or_be_gone(coco):
     (coco / "train/00001.jpg").unlink()
     edit(coco, lambda content: [image.pop("width") for image in content["images"]])
-    opened = open_detection(coco)
+    opened = open_data(coco, "detection")
     assert len(opened.train) == 7 and "not there" in opened.notices[0] and "00001.jpg" in opened.notices[0]
     assert {(e.height, e.width) for e in opened.train.entries} == {(48, 64)}
 
 
 def test_names_of_2017_and_of_roboflow(coco, tmp_path):
-    expected = open_detection(coco)
+    expected = open_data(coco, "detection")
     for split in ("train", "val"):
         (coco / split).rename(coco / f"{split}2017")
         (coco / f"annotations/instances_{split}.json").rename(coco / f"annotations/instances_{split}2017.json")
-    original = open_detection(coco)
+    original = open_data(coco, "detection")
     for split, name in (("train", "train"), ("val", "valid")):
         (coco / f"{split}2017").rename(coco / name)
         shutil.move(coco / f"annotations/instances_{split}2017.json", coco / name / "_annotations.coco.json")
     assert "detection" in find_tasks(coco) and "instance" in find_tasks(coco)
-    export = open_detection(coco)
+    export = open_data(coco, "detection")
     for opened in (original, export):
         for mine, theirs in ((opened.train, expected.train), (opened.val, expected.val)):
-            assert [e.annotations for e in mine.entries] == [e.annotations for e in theirs.entries]
+            for one, other in zip(mine.entries, theirs.entries, strict=True):
+                assert (one.segmentations, one.ids, one.category_ids) == (
+                    other.segmentations,
+                    other.ids,
+                    other.category_ids,
+                )
+                np.testing.assert_array_equal(one.boxes_xywh, other.boxes_xywh)
 
 
 def test_a_split_is_held_out_where_there_is_none(coco):
     (coco / "annotations/instances_val.json").unlink()
-    one, same, other = open_detection(coco, 0.25, 1), open_detection(coco, 0.25, 1), open_detection(coco, 0.25, 2)
+    one, same, other = (
+        open_data(coco, "detection", 0.25, 1),
+        open_data(coco, "detection", 0.25, 1),
+        open_data(coco, "detection", 0.25, 2),
+    )
     paths = [{e.path for e in images.entries} for images in (one.train, one.val)]
     assert len(paths[1]) == 2 and not paths[0] & paths[1] and len(paths[0] | paths[1]) == 8
     assert "held out 2 of 8" in one.notices[0]
@@ -164,14 +175,14 @@ def test_a_split_is_held_out_where_there_is_none(coco):
 
 
 def test_the_fingerprint_knows_contents_not_places(drawn, coco):
-    before = open_detection(coco).fingerprint()
-    assert before == open_detection(drawn / "coco").fingerprint()
+    before = open_data(coco, "detection").fingerprint()
+    assert before == open_data(drawn / "coco", "detection").fingerprint()
 
     def change(content):
         content["annotations"][0]["bbox"][0] += 1
 
     edit(coco, change)
-    assert open_detection(coco).fingerprint() != before
+    assert open_data(coco, "detection").fingerprint() != before
 
 
 def first(key, value):
@@ -203,16 +214,16 @@ def first(key, value):
 def test_coco_is_refused_with_a_reason(coco, change, message):
     edit(coco, change)
     with pytest.raises(BadData, match=message):
-        open_detection(coco, masks=True)
+        open_data(coco, "instance")
 
 
 def test_panoptic_files_give_the_objects_that_instance_files_give(tmp_path):
     write_panoptic(tmp_path / "panoptic", 6, 2, (48, 64))
     write_coco(tmp_path / "coco", 6, 2, (48, 64))
-    parted, marked = (open_detection(tmp_path / name, masks=True).train for name in ("panoptic", "coco"))
+    parted, marked = (open_data(tmp_path / name, "instance").train for name in ("panoptic", "coco"))
     assert parted.classes == marked.classes
     for i in range(len(marked)):
-        one, other = parted.objects(i, masks=True), marked.objects(i, masks=True)
+        one, other = parted.truth(i), marked.truth(i)
         rows = [
             sorted(zip(o.labels.tolist(), o.boxes.tolist(), (m["counts"] for m in o.masks), strict=True))
             for o in (one, other)
@@ -223,24 +234,24 @@ def test_panoptic_files_give_the_objects_that_instance_files_give(tmp_path):
 def test_a_file_that_is_no_json_is_named(coco):
     (coco / "annotations/instances_train.json").write_text("{")
     with pytest.raises(BadData, match=r"instances_train\.json: not JSON"):
-        open_detection(coco)
+        open_data(coco, "detection")
 
 
 def test_a_mask_that_cannot_be_read_is_named(coco):
     edit(coco, first("segmentation", {"size": [1, 1], "counts": "0"}))
     with pytest.raises(BadData, match=r"1 mask of 35 cannot be read; .* \(annotation 1, .* run lengths"):
-        open_detection(coco, masks=True)
+        open_data(coco, "instance")
     with pytest.raises(BadData, match=r"train/00000\.jpg: the mask of annotation 1: run lengths .*; correct or rem"):
-        open_detection(coco).train.objects(0, masks=True)
+        assert open_data(coco, "detection").train.truth(0).masks
 
 
 def test_without_checks_all_that_is_wrong_is_kept(coco):
     edit(coco, first("category_id", 99))
     edit(coco, lambda content: content["annotations"][1].update(image_id=10_000))
     edit(coco, lambda content: content["annotations"][2].update(bbox="none"))
-    opened = open_detection_split(coco, "train", check=False)
-    marked = [a for entry in opened.images.entries for a in entry.annotations]
-    assert opened.orphans == 1 and marked[0]["label"] == -1 and [0, 0, 0, 0] in [a["bbox"] for a in marked]
+    opened = open_split(coco, "detection", "train")
+    assert opened.orphans == 1 and opened.images.entries[0].labels[0] == -1
+    assert [error for entry in opened.images.entries for error in entry.errors if 'bbox is "none"' in error]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared photos")
@@ -249,9 +260,9 @@ def test_without_checks_all_that_is_wrong_is_kept(coco):
     [("nuts", 14, 4, 3, 0), ("pennfudan", 120, 50, 1, 0), ("coco_cc", 26, 27, 80, 3)],
 )
 def test_photographs(name, train, val, classes, crowds):
-    opened = open_detection(SHARED / name, masks=True)
+    opened = open_data(SHARED / name, "instance")
     assert (len(opened.train), len(opened.val), len(opened.classes), opened.notices) == (train, val, classes, ())
-    parts = [images.objects(i, masks=True) for images in (opened.train, opened.val) for i in range(len(images))]
+    parts = [images.truth(i) for images in (opened.train, opened.val) for i in range(len(images))]
     assert sum(part.crowd.sum() for part in parts) == crowds
     gaps = []
     for part in parts:

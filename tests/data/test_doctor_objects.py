@@ -15,7 +15,7 @@ from featherbone.data.doctor_boxes import box_iou
 from featherbone.data.doctor_marks import draw_marks
 from featherbone.data.doctor_objects import examine_marked
 from featherbone.data.findings import Examination, Finding
-from featherbone.data.objects import Marked, MarkedImages
+from featherbone.data.objects import Annotation, Objects, ObjectSplit
 from featherbone.ops import rle
 from featherbone.report.doctor import write_doctor_page
 
@@ -23,6 +23,23 @@ SHARED = (Path(__file__).parents[2] / "../shared/data").resolve()
 WIDTH, HEIGHT = 96, 80
 PLACES = [(10, 10, 20, 30), (50, 10, 24, 16), (10, 50, 30, 20), (50, 40, 20, 20)]
 """Boxes x y width height of the four objects in each image, two of a class."""
+
+
+def record(path: str, number: int, marks: list[dict]) -> Objects:
+    """The objects of an image, from annotations in COCO's form."""
+    rows = [
+        Annotation(
+            label=mark["label"],
+            box=mark["bbox"],
+            segmentation=mark.get("segmentation"),
+            crowd=bool(mark.get("iscrowd")),
+            area=mark.get("area", np.nan),
+            category_id=mark["category_id"],
+            id=mark.get("id"),
+        )
+        for mark in marks
+    ]
+    return Objects.parsed(path, number, HEIGHT, WIDTH, rows)
 
 
 @dataclass
@@ -64,8 +81,8 @@ class Data:
         for split, images in self.splits.items():
             for mark in (mark for marks in images for mark in marks):
                 mark["label"] = self.ids.index(mark["category_id"]) if mark["category_id"] in self.ids else -1
-            entries = [Marked(f"{split}/{i}.png", HEIGHT, WIDTH, i, tuple(marks)) for i, marks in enumerate(images)]
-            opened[split] = MarkedImages(self.root, tuple(entries), self.classes, self.ids, True)
+            entries = [record(f"{split}/{i}.png", i, marks) for i, marks in enumerate(images)]
+            opened[split] = ObjectSplit(self.root, tuple(entries), self.classes, self.ids)
         return examine_marked("trees", opened, task, input_size)
 
     def found(self, **options) -> dict[str, Finding]:
@@ -248,9 +265,9 @@ def test_ids_shifted_by_one(data, ids, step, remedy):
 
 
 def test_classes_named_differently_in_the_splits(data):
-    marks = {s: [Marked(f"{s}/0.png", HEIGHT, WIDTH, 0, tuple(i[0]))] for s, i in data.splits.items()}
+    marks = {s: [record(f"{s}/0.png", 0, i[0])] for s, i in data.splits.items()}
     names = {"train": ("oak", "pine"), "val": ("pine", "oak")}
-    opened = {s: MarkedImages(data.root, tuple(marks[s]), names[s], (1, 2), True) for s in names}
+    opened = {s: ObjectSplit(data.root, tuple(marks[s]), names[s], (1, 2)) for s in names}
     findings = {f.code: f for f in examine_marked("trees", opened, "detection", 96).findings}
     assert findings["ids-differ"].examples[0].note == "oak in training, pine in validation"
 

@@ -226,9 +226,9 @@ def test_other_arrays_are_refused_by_name_and_remedy(source, remedy):
 def test_files_that_are_no_pictures_are_refused_by_name_and_remedy(tmp_path):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
     bad = {
-        "cut.jpg": (encode(noise, "JPEG")[:900], "damaged .*replace the file or leave it out"),
-        "cut.png": (encode(noise)[:900], "damaged .*replace the file or leave it out"),
-        "empty.jpg": (b"", "an empty file; replace it or leave it out"),
+        "cut.jpg": (encode(noise, "JPEG")[:900], "damaged .*replace or remove it"),
+        "cut.png": (encode(noise)[:900], "damaged .*replace or remove it"),
+        "empty.jpg": (b"", "an empty file; replace or remove it"),
         "letter.jpg": (b"Dear reader, " * 20, "not a picture that can be read; use JPEG, PNG"),
         "bomb.png": (encode(Image.new("1", (20_000, 20_000))), "larger than 178 megapixels; scale it down or cut it"),
     }

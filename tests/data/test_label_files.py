@@ -101,11 +101,11 @@ def test_a_line_may_end_in_a_colour(tmp_path):
     [
         ("", "no classes"),
         ("void\n", "no classes"),
-        ("a\na\n", "a named more than once"),
+        ("a\na\n", "a listed more than once"),
         ("a #ff0000\nb #ff0000\n", "the colour of b"),
         ("a 0 0 300\n", "above 255"),
         ("a #zzz\n", "write a name"),
-        ("\n".join(map(str, range(300))), "at most 254"),
+        ("\n".join(map(str, range(300))), "the maximum is 254"),
     ],
 )
 def test_a_list_without_sense_is_refused(tmp_path, text, message):

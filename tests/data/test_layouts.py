@@ -2,7 +2,8 @@
 
 import pytest
 
-from featherbone.data.layouts import LAYOUTS, find_task, find_tasks, names_of, split_folders, split_of
+from featherbone.data.formats import find_task, find_tasks
+from featherbone.data.layouts import LAYOUTS, names_of, split_folders, split_of
 from featherbone.errors import BadData, BadOption
 
 SERVED = {
@@ -83,12 +84,17 @@ REFUSED = {
     ("train.npz",): "arrays in one file; write them as PNG",
     ("set.parquet",): "name the files train\\*.parquet",
     ("labels.json", "1.jpg"): "JSON; for COCO's name it annotations/instances_train.json",
-    ("wrap/train/cat/1.jpg", "wrap/train/dog/1.jpg"): "the data set is in its folder wrap; give .*wrap",
+    ("wrap/train/cat/1.jpg", "wrap/train/dog/1.jpg"): "the data set is in its folder wrap; pass .*wrap",
     ("train/1.jpg",): "pictures in train have no class; move each into .* or write a metadata.csv",
-    ("first/a/1.jpg", "first/b/1.jpg", "second/a/1.jpg", "second/b/1.jpg"): "same folders, a, b, .*; rename those that",
+    (
+        "first/a/1.jpg",
+        "first/b/1.jpg",
+        "second/a/1.jpg",
+        "second/b/1.jpg",
+    ): "same subfolders, a, b, .*; rename",
     ("cat/train/1.jpg", "cat/val/1.jpg", "dog/train/1.jpg", "dog/val/1.jpg"): "put the splits on top, as train/cat",
     ("train/images/1.jpg", "train/truth/1.png", "train/labels/1.csv"): "images and labels .* not classes",
-    ("images/1.jpg", "labels/1.txt"): "images and labels are pictures and labels, not classes",
+    ("images/1.jpg", "labels/1.txt"): "images and labels hold images and labels, not classes",
 }
 
 

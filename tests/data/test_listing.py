@@ -5,11 +5,9 @@ import os
 import pytest
 from PIL import Image
 
-from featherbone.data.classification import open_split
-from featherbone.data.coco import open_coco
-from featherbone.data.detection import open_detection
+from featherbone.data.dataset import open_data
+from featherbone.data.formats import open_split
 from featherbone.data.listing import is_junk, list_files, list_folders, list_images
-from featherbone.data.semantic import open_maps
 from featherbone.errors import BadData
 from featherbone.files import write_json
 from featherbone.predictor import find_images
@@ -39,8 +37,9 @@ def test_junk_is_known_by_its_name():
 def test_class_folders(tmp_path):
     draw(*(tmp_path / "train" / name / f"{i}.JPG" for name in ("a", "b") for i in range(2)))
     litter(tmp_path, tmp_path / "train", tmp_path / "train" / "a")
-    images, skipped = open_split(tmp_path, "train")
-    assert images.classes == ("a", "b") and skipped == []
+    opened = open_split(tmp_path, "classification", "train")
+    images = opened.images
+    assert images.classes == ("a", "b") and opened.findings == ()
     assert images.paths == ("train/a/0.JPG", "train/a/1.JPG", "train/b/0.JPG", "train/b/1.JPG")
 
 
@@ -51,7 +50,7 @@ def test_yolo(tmp_path):
         (tmp_path / "labels" / split / "0.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [red]\n")
     litter(tmp_path, *(tmp_path / kind / split for kind in ("images", "labels") for split in ("train", "val")))
-    splits = open_detection(tmp_path)
+    splits = open_data(tmp_path, "detection")
     assert [splits.train.name(0), splits.val.name(0)] == ["images/train/0.jpg", "images/val/0.jpg"]
     assert len(splits.train) == len(splits.val) == 1
 
@@ -62,16 +61,16 @@ def test_pictures_that_coco_does_not_list(tmp_path):
     images = [{"id": 1, "file_name": "0.jpg", "height": 8, "width": 8}]
     content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "red"}]}
     write_json(tmp_path / "annotations" / "instances_train.json", content)
-    assert open_coco(tmp_path, "train", "leave-out", True).unlisted == ("train/1.jpg",)
+    assert open_split(tmp_path, "detection", "train").unlisted == ("train/1.jpg",)
 
 
 def test_masks(tmp_path):
     draw(tmp_path / "images" / "train" / "0.jpg", tmp_path / "masks" / "train" / "0.png")
     litter(tmp_path / "images" / "train", tmp_path / "masks" / "train")
     (tmp_path / "classes.txt").write_text("a\nb\n")
-    opened = open_maps(tmp_path, "train")
+    opened = open_split(tmp_path, "semantic", "train")
     assert opened.images.pairs == (("images/train/0.jpg", "masks/train/0.png"),)
-    assert opened.unmapped == opened.orphans == ()
+    assert opened.findings == ()
 
 
 def test_pictures_to_predict(tmp_path):
@@ -102,5 +101,5 @@ def test_lists_are_sorted_and_end_as_asked(tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="the administrator may read everything")
 def test_a_folder_that_may_not_be_read_is_named(tmp_path):
     (tmp_path / "a").mkdir(mode=0)
-    with pytest.raises(BadData, match=r"a: cannot be listed .* give a folder that may be read"):
+    with pytest.raises(BadData, match=r"a: cannot be listed .* pass a readable folder"):
         list_files(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from featherbone.data.classification import open_split
+from featherbone.data.formats import open_split
 from featherbone.data.loading import Batches, Samples, eval_loader, seeded, train_loader
 
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ def images(tmp_path_factory):
         (root / "train" / name).mkdir(parents=True)
         for i in range(7):
             Image.new("RGB", (4, 4), (100 * label + i, 0, 0)).save(root / "train" / name / f"{i}.png")
-    return open_split(root, "train")[0]
+    return open_split(root, "classification", "train").images
 
 
 def draw() -> tuple[float, float, float]:

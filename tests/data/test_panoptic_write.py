@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from featherbone.data.dataset import open_data
 from featherbone.data.doctor_panoptic import examine_panoptic
 from featherbone.data.panoptic_write import make_panoptic_set
-from featherbone.data.segmentation import open_segmentation
 from featherbone.errors import BadData, BadOption
 from featherbone.ops import rle
 from scenes import write_coco, write_masks, write_panoptic
@@ -21,14 +21,14 @@ def test_drawn_sets_become_what_was_drawn(tmp_path):
     settled = make_panoptic_set(tmp_path / "coco", tmp_path / "masks", tmp_path / "made")
     assert settled.images == 9 and not settled.vanished and not settled.unmapped
     for split in ("train", "val"):
-        made = getattr(open_segmentation(tmp_path / "made", "panoptic"), split)
-        drawn = getattr(open_segmentation(tmp_path / "panoptic", "panoptic"), split)
+        made = getattr(open_data(tmp_path / "made", "panoptic"), split)
+        drawn = getattr(open_data(tmp_path / "panoptic", "panoptic"), split)
         names = {name: drawn.classes.index(name) for name in made.classes}
         table = np.array([names[name] for name in made.classes] + [255] * (256 - len(names)), np.uint8)
         assert {made.classes[i] for i in made.things} == {drawn.classes[i] for i in drawn.things}
         for i in range(len(made)):
-            np.testing.assert_array_equal(table[made.labels(i)], drawn.labels(i))
-            assert len(made.objects(i).boxes) == len(drawn.objects(i).boxes)
+            np.testing.assert_array_equal(table[made.truth(i).labels()], drawn.truth(i).labels())
+            assert len(made.objects(made.truth(i))) == len(drawn.objects(drawn.truth(i)))
     kinds = {f.code for f in examine_panoptic(tmp_path / "made").findings if f.severity == "error"}
     assert not kinds
     told = json.loads((tmp_path / "made/overlaps.json").read_text())
@@ -70,16 +70,16 @@ def one(tmp_path):
 
 def test_overlaps_are_settled_and_told(one):
     settled = make_panoptic_set(one / "coco", one / "maps", one / "made")
-    images = open_segmentation(one / "made", "panoptic").train
+    images = open_data(one / "made", "panoptic").train
     assert images.classes == ("cat", "dog", "grass", "sky") and images.category_ids == (3, 7, 8, 9)
     cat, dog, grass, sky, void = 0, 1, 2, 3, 255
-    assert images.labels(0).tolist() == [
+    assert images.truth(0).labels().tolist() == [
         [dog, dog, cat, dog, grass, sky],
         [dog, dog, dog, dog, grass, sky],
         [grass, grass, grass, grass, grass, sky],
         [cat, cat, grass, void, void, void],
     ]
-    objects = images.objects(0)
+    objects = images.objects(images.truth(0))
     assert objects.crowd.sum() == 1 and len(objects.boxes) == 4
     assert settled.pairs == {("dog", "cat"): 2 + 2, ("cat", "dog"): 4}
     assert (settled.no_thing, settled.void, settled.things, settled.stuff) == (2, 6, 8, 4)
@@ -103,7 +103,7 @@ def test_an_image_without_a_map_has_no_stuff(one):
     (one / "maps/masks/train/a.png").unlink()
     settled = make_panoptic_set(one / "coco", one / "maps", one / "made")
     assert settled.unmapped == ["train/a.jpg"]
-    assert open_segmentation(one / "made", "panoptic").train.labels(0)[2].tolist() == [255] * 6
+    assert open_data(one / "made", "panoptic").train.truth(0).labels()[2].tolist() == [255] * 6
 
 
 def test_refusals_leave_nothing_behind(one):

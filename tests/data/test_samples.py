@@ -9,10 +9,9 @@ import torch
 from PIL import Image, ImageDraw
 from torch.nn.functional import max_pool2d, pad
 
-from featherbone.data.augment import VISIBLE, Augmentation, Marking, stitch
-from featherbone.data.detection import open_detection
+from featherbone.data.augment import VISIBLE, Augmentation, Sample, stitch
+from featherbone.data.dataset import open_data
 from featherbone.data.samples import DetectionSamples, PanopticSamples, SemanticSamples, collate, to_device
-from featherbone.data.segmentation import open_segmentation
 from featherbone.data.transforms import Preprocessing
 from featherbone.ops import rle
 from scenes import write_panoptic
@@ -50,7 +49,7 @@ def images(tmp_path_factory):
             picture.save(data / split / f"{number}.png")
     for split in ("train", "val"):
         (data / f"annotations/instances_{split}.json").write_text(json.dumps(marked))
-    return open_detection(data, masks=True).train
+    return open_data(data, "instance").train
 
 
 def samples(images, augmentation, height=128, width=96, masks=True, seed=0):
@@ -81,7 +80,7 @@ ALONE = {
 def test_pixels_boxes_and_masks_stay_together(images, name):
     found = 0
     with_masks, with_boxes = samples(images, ALONE[name]), samples(images, ALONE[name], masks=False)
-    for epoch in range(6):
+    for epoch in range(2):
         for index in range(len(images)):
             image, target = with_masks[epoch, index]
             assert image.shape == (3, 128, 96) and target.masks.shape == (len(target.labels), 128, 96)
@@ -107,7 +106,7 @@ def test_pixels_boxes_and_masks_stay_together(images, name):
                 x1, y1, x2, y2 = box.round().int().tolist()
                 if label != 1 and min(x2 - x1, y2 - y1) > 4:  # a disc's corner may be empty
                     assert seen(image, int(label))[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].all()
-    assert found > 40
+    assert found > 12
 
 
 def test_nothing_at_random_is_what_evaluation_sees(images):
@@ -115,11 +114,11 @@ def test_nothing_at_random_is_what_evaluation_sees(images):
     for index in range(len(images)):
         (one, target), (other, same) = plain[0, index], still[3, index]
         assert torch.equal(one, other)
-        assert torch.equal(one, plain.preprocessing.transform()(images.read(index)))
+        assert torch.equal(one, plain.preprocessing.transform()(images.image(index)))
         assert torch.equal(target.labels, same.labels) and torch.equal(target.masks, same.masks)
         entry = images.entries[index]
         frame = plain.preprocessing.frame(entry.height, entry.width)
-        objects = images.objects(index)
+        objects = images.truth(index)
         np.testing.assert_allclose(frame.to_image(target.boxes), objects.boxes[~objects.crowd], atol=1e-3)
 
 
@@ -128,7 +127,7 @@ def test_flipping_twice_changes_nothing():
     masks = torch.zeros(1, 10, 12, dtype=torch.uint8)
     masks[0, 3:5, 2:9] = 1
     image = torch.randint(256, (3, 10, 12), dtype=torch.uint8)
-    one = Marking(image, torch.tensor([[2.0, 3, 9, 5]]), torch.tensor([1]), masks)
+    one = Sample(image, torch.tensor([[2.0, 3, 9, 5]]), torch.tensor([1]), masks)
     flip = Augmentation(flip=1)
     once = flip._flipped(one)
     assert torch.equal(once.image, image.flip(2)) and once.boxes.tolist() == [[3, 3, 10, 5]]
@@ -153,7 +152,7 @@ def test_a_sample_follows_from_its_key(images):
 
 def test_what_a_cut_leaves_too_little_of_is_dropped():
     boxes = torch.tensor([[0.0, 0, 10, 10], [18, 0, 38, 10], [28, 0, 48, 10], [18.5, 0, 58, 10]])
-    one = Marking(torch.zeros(3, 20, 60, dtype=torch.uint8), boxes, torch.arange(4))
+    one = Sample(torch.zeros(3, 20, 60, dtype=torch.uint8), boxes, torch.arange(4))
     left = one.window(0, 0, 20, 20).kept_of(one)
     assert left.labels.tolist() == [0, 1] and left.boxes.tolist() == [[0, 0, 10, 10], [18, 0, 20, 10]]
     assert 1.5 / 39.5 < VISIBLE <= 2 / 20
@@ -163,7 +162,7 @@ def test_a_mosaic_shows_four_images_that_meet_in_a_point():
     parts = []
     for place in range(4):
         image = torch.full((3, 60, 60), 10 * (place + 1), dtype=torch.uint8)
-        parts.append(Marking(image, torch.tensor([[20.0, 20, 40, 40]]), torch.tensor([place])))
+        parts.append(Sample(image, torch.tensor([[20.0, 20, 40, 40]]), torch.tensor([place])))
     for seed in range(10):
         torch.manual_seed(seed)
         made = stitch(parts, 80, 100, [1, 2, 3])
@@ -209,22 +208,28 @@ def parted(tmp_path_factory):
     """Drawn scenes with segments."""
     data = tmp_path_factory.mktemp("parted") / "data"
     write_panoptic(data, 8, 2, (60, 80), seed=4)
-    return open_segmentation(data, "panoptic").train
+    return open_data(data, "panoptic").train
 
 
 MAPPED = Augmentation(flip=0.5, scale=(0.5, 2.0), photometric=0.5, expand=1.5, iou_crop=0.5, class_share=0.75)
+
+
+@pytest.fixture(scope="module")
+def label_maps(parted):
+    """The classes of the same scenes."""
+    return open_data(parted.root, "semantic").train
 
 
 def of_maps(images, augmentation, kind=SemanticSamples, height=64, width=96):
     return kind(images, Preprocessing(height, width, interpolation="bilinear", rule="fit"), augmentation, 0)
 
 
-def test_maps_are_seen_whole_without_augmentation(parted):
+def test_maps_are_seen_whole_without_augmentation(label_maps):
     """60 x 80 fits 64 x 96 as 64 x 85; nearest neighbours, what is beyond is not known."""
-    for i in range(len(parted)):
-        image, labels = of_maps(parted, None)[0, i]
+    for i in range(len(label_maps)):
+        image, labels = of_maps(label_maps, None)[0, i]
         assert image.shape == (3, 64, 96) and labels.dtype == torch.int64 and (labels[:, 85:] == 255).all()
-        truth = torch.from_numpy(parted.labels(i))
+        truth = torch.from_numpy(label_maps.truth(i))
         rows, columns = (torch.arange(64) + 0.5) * 60 / 64, (torch.arange(85) + 0.5) * 80 / 85
         assert (labels[:, :85] == truth[rows.long()][:, columns.long()]).all()
 
@@ -242,24 +247,24 @@ def test_maps_and_masks_stay_together(parted):
     assert shown > 5000
 
 
-def test_a_map_follows_its_image(parted):
+def test_a_map_follows_its_image(label_maps):
     """Colours of drawn stuff: where the map says one class, pixels of the image hardly differ from it."""
     flipped, plain = Augmentation(flip=1.0), Augmentation(flip=0.0)
-    for i in range(len(parted)):
-        (image, labels), (other, others) = (of_maps(parted, a)[0, i] for a in (flipped, plain))
+    for i in range(len(label_maps)):
+        (image, labels), (other, others) = (of_maps(label_maps, a)[0, i] for a in (flipped, plain))
         inner = labels[:, :85]
         assert (inner.flip(1) == others[:, :85]).float().mean() > 0.97
         assert (image[:, :, :85].flip(2) - other[:, :, :85]).abs().mean() < 0.2
 
 
-def test_no_class_fills_a_window(parted):
+def test_no_class_fills_a_window(label_maps):
     """Of ten windows one is kept in which no class has more than its share, if there is one."""
 
     def largest(share):
         worst = []
-        for i in range(len(parted)):
+        for i in range(len(label_maps)):
             for epoch in range(5):
-                labels = of_maps(parted, Augmentation(scale=(3.0, 3.0), class_share=share))[epoch, i][1]
+                labels = of_maps(label_maps, Augmentation(scale=(3.0, 3.0), class_share=share))[epoch, i][1]
                 counts = labels[labels != 255].bincount()
                 worst.append(float(counts.max() / counts.sum()))
         return np.mean([value > 0.75 for value in worst])
@@ -267,10 +272,10 @@ def test_no_class_fills_a_window(parted):
     assert largest(0.75) < 0.6 * largest(1.0)
 
 
-def test_maps_follow_from_seed_epoch_and_index(parted):
-    one, same = of_maps(parted, MAPPED)[3, 1], of_maps(parted, MAPPED)[3, 1]
+def test_maps_follow_from_seed_epoch_and_index(label_maps):
+    one, same = of_maps(label_maps, MAPPED)[3, 1], of_maps(label_maps, MAPPED)[3, 1]
     assert torch.equal(one[0], same[0]) and torch.equal(one[1], same[1])
-    assert not torch.equal(one[1], of_maps(parted, MAPPED)[4, 1][1])
+    assert not torch.equal(one[1], of_maps(label_maps, MAPPED)[4, 1][1])
 
 
 def test_a_batch_of_maps_moves_to_a_device(parted):

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from featherbone.data.classification import open_split
+from featherbone.data.formats import open_split
 from featherbone.data.scan import find_unreadable, leave_out, look_at_each
 
 
@@ -14,7 +14,7 @@ def test_unreadable_images_are_named_and_left_out(tmp_path):
             Image.new("RGB", (4, 4), (i, i, i)).save(tmp_path / "train" / name / f"{i}.png")
     (tmp_path / "train/a/1.png").write_bytes(b"")
     (tmp_path / "train/b/2.png").write_text("no picture")
-    images, _ = open_split(tmp_path, "train")
+    images = open_split(tmp_path, "classification", "train").images
     bad = find_unreadable(images)
     assert {index: reason.split(":")[0] for index, reason in bad.items()} == {1: "train/a/1.png", 5: "train/b/2.png"}
     rest = leave_out(images, bad)

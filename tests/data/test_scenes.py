@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featherbone.data.layouts import find_tasks
+from featherbone.data.formats import find_tasks
 from featherbone.data.scenes import THINGS, _inside, write_classification
 from featherbone.errors import BadOption
 from scenes import draw_portrait, draw_scene

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featherbone.data.detection import open_detection, open_detection_split
+from featherbone.data.dataset import open_data
 from featherbone.data.doctor_objects import examine_objects
-from featherbone.data.layouts import find_tasks
-from featherbone.data.yolo import labels_folders
-from featherbone.data.yolo_lines import may_be_keypoints, parse_row
+from featherbone.data.formats import find_tasks, open_split
+from featherbone.data.formats.format import Reading
+from featherbone.data.formats.yolo import labels_folders
+from featherbone.data.formats.yolo_lines import may_be_keypoints, parse_row
 from featherbone.errors import BadData
 from featherbone.ops import rle
 from scenes import write_yolo
@@ -55,11 +56,11 @@ def pets(tmp_path):
 
 def objects(data):
     """Boxes and class names of every image of both splits."""
-    splits = open_detection(data)
+    splits = open_data(data, "detection")
     return [
         [(images.classes[label], *box) for label, box in zip(of.labels.tolist(), of.boxes.tolist(), strict=True)]
         for images in (splits.train, splits.val)
-        for of in map(images.objects, range(len(images)))
+        for of in map(images.truth, range(len(images)))
     ]
 
 
@@ -80,9 +81,9 @@ def test_a_list_of_any_name(pets, name):
 def test_a_list_given_directly_and_several(pets):
     (pets / "more.yaml").write_text(f"train: images/val\nval: images/train\n{NAMES}")
     with pytest.raises(BadData, match=r"data\.yaml and more\.yaml both .* pass one of them, as --data .*data\.yaml"):
-        open_detection(pets)
+        open_data(pets, "detection")
     assert find_tasks(pets / "data.yaml") == ("detection",) and objects(pets / "data.yaml") == PETS
-    assert len(open_detection(pets / "more.yaml").train) == 1
+    assert len(open_data(pets / "more.yaml", "detection").train) == 1
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_roboflow(pets):
     (pets / "data.yaml").write_text(
         f"train: ../train/images\nval: ../valid/images\ntest: ../test/images\n\nnc: 2\n{NAMES}\nroboflow:\n  url: x\n"
     )
-    assert objects(pets) == PETS and open_detection(pets).notices == ()
+    assert objects(pets) == PETS and open_data(pets, "detection").notices == ()
 
 
 def test_nothing_outside_the_folder_is_read(pets, tmp_path):
@@ -128,14 +129,14 @@ def test_nothing_outside_the_folder_is_read(pets, tmp_path):
     for source in (tmp_path / "secret", "../secret", "../pets/../secret", "/etc"):
         (pets / "data.yaml").write_text(f"train: {source}\nval: images/val\n{NAMES}")
         with pytest.raises(BadData, match=rf"there is no {source} in .* put data\.yaml into the folder that holds"):
-            open_detection(pets)
+            open_data(pets, "detection")
     (pets / "data.yaml").write_text(f"train: list.txt\nval: images/val\n{NAMES}")
     (pets / "list.txt").write_text(f"{tmp_path}/secret/0.jpg\n../secret/1.jpg\n/etc/hosts\nimages/train/0.jpg\n")
     (pets / "images/train/1.jpg").rename(pets / "images/train/2.jpg")
     for file in (pets / "images/val").iterdir():
         file.rename(file.with_name("v.jpg"))
     (pets / "labels/val/0.txt").rename(pets / "labels/val/v.txt")
-    opened = open_detection_split(pets, "train")
+    opened = open_split(pets, "detection", "train")
     assert [entry.path for entry in opened.images.entries] == ["images/train/0.jpg"]
     assert set(opened.missing) == {"../secret/1.jpg", "/etc/hosts"}
 
@@ -150,9 +151,9 @@ def test_two_splits_in_one_folder_are_refused_unless_the_list_says_so(pets):
     for train, val in (("images", "images/val"), ("images/train", "../elsewhere/images/train")):
         (pets / "data.yaml").write_text(f"train: {train}\nval: {val}\n{NAMES}")
         with pytest.raises(BadData, match="write separate folders, relative to the data folder"):
-            open_detection(pets)
+            open_data(pets, "detection")
     (pets / "data.yaml").write_text(f"train: images/train\nval: images/train\n{NAMES}")  # as coco128
-    assert len(open_detection(pets).val) == 2
+    assert len(open_data(pets, "detection").val) == 2
 
 
 def test_lists_of_images(pets):
@@ -166,7 +167,7 @@ def test_lists_of_images(pets):
     (pets / "val.txt").write_text("data/pets/images/val/0.jpg\n")
     (pets / "data.yaml").write_text(f"path: ./\ntrain: train.txt\nval: val.txt\n{NAMES}")
     assert objects(pets) == PETS
-    assert open_detection_split(pets, "train").missing == ("/gone/images/train/9.jpg",)
+    assert open_split(pets, "detection", "train").missing == ("/gone/images/train/9.jpg",)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +185,7 @@ def test_lists_of_images(pets):
 def test_names(pets, names, expected):
     text = f"train: images/train\r\nval: images/val\r\n{names}\r\n"
     (pets / "data.yaml").write_bytes(b"\xef\xbb\xbf" + text.encode())
-    opened = open_detection(pets)
+    opened = open_data(pets, "detection")
     assert opened.classes == expected
     assert any("names no classes" in notice for notice in opened.notices) == ("names" not in names)
 
@@ -213,7 +214,7 @@ def test_names(pets, names, expected):
 def test_lists_are_refused(pets, text, message):
     (pets / "data.yaml").write_text(text)
     with pytest.raises(BadData, match=message):
-        open_detection(pets)
+        open_data(pets, "detection")
     assert examine_objects(pets, "detection", 64).spoiled
 
 
@@ -222,7 +223,7 @@ def test_aliases_that_multiply_are_refused(pets):
     rows += [f"{c}: &{c} [{','.join(['*' + p] * 9)}]" for p, c in zip("abcdefgh", "bcdefghi", strict=True)]
     (pets / "data.yaml").write_text("train: images/train\nval: images/val\n" + "\n".join(rows) + "\nnames: *i\n")
     with pytest.raises(BadData, match=r"data\.yaml: not YAML \(aliases make it larger"):
-        open_detection(pets)
+        open_data(pets, "detection")
 
 
 def test_darknet_as_cvat_exports_it(tmp_path):
@@ -235,7 +236,7 @@ def test_darknet_as_cvat_exports_it(tmp_path):
     (root / "obj.data").write_text("classes = 2\nnames = data/obj.names\ntrain = data/train.txt\nbackup = backup/\n")
     (root / "train.txt").write_text("".join(f"data/obj_train_data/{number}.png\n" for number in range(3)))
     assert find_tasks(root) == ("detection",) and objects(root) == PETS
-    assert "held out 1 of 3" in open_detection(root).notices[0]
+    assert "held out 1 of 3" in open_data(root, "detection").notices[0]
 
 
 def test_names_beside_labels_as_label_studio_and_labelimg_write_them(pets):
@@ -275,9 +276,9 @@ def test_labels_beside_images_in_upper_case(pets):
 def test_images_without_label_file_and_label_files_without_image(pets):
     (pets / "labels/train/1.txt").unlink()
     (pets / "labels/train/7.txt").write_text("1 0.5 0.5 0.5 0.5\n")
-    opened = open_detection_split(pets, "train")
+    opened = open_split(pets, "detection", "train")
     assert opened.unlisted == ("images/train/1.jpg",) and opened.missing == ("labels/train/7.txt",)
-    assert len(open_detection_split(pets, "train", "negative").images) == 2
+    assert len(open_split(pets, "detection", "train", Reading(unlabelled="negative")).images) == 2
 
 
 def test_files_of_macos_and_windows_are_ignored(pets):
@@ -286,7 +287,7 @@ def test_files_of_macos_and_windows_are_ignored(pets):
         (pets / name).write_bytes(junk)
     (pets / "__MACOSX/images").mkdir(parents=True)
     assert find_tasks(pets) == ("detection",) and objects(pets) == PETS
-    assert open_detection(pets).notices == () and not examine_objects(pets, "detection", 64).spoiled
+    assert open_data(pets, "detection").notices == () and not examine_objects(pets, "detection", 64).spoiled
 
 
 @pytest.mark.parametrize(
@@ -318,14 +319,14 @@ def test_lines_as_tools_write_them(pets, content):
         ("0 nan 0.5 0.1 0.1", "'nan' is not a number"),
         ("0 inf 0.5 0.1 0.1", "'inf' is not a number"),
         ("0 1_0 0.5 0.1 0.1", "'1_0' is not a number"),
-        ("0 1e999 0.5 0.1 0.1", "inf is no share of the image"),
+        ("0 1e999 0.5 0.1 0.1", "inf is not a share of the image"),
         ("1e999 0.5 0.5 0.1 0.1", "class 1e999 is too large"),
         ("0,0.5,0.5,0.2,0.2", "has commas; separate values by spaces"),
         ("0 0,5 0,5 0,2 0,2", "write decimals with a point"),
         ("0 0.5 0.5 0.2 0.2 0.98", "remove the last, or correct them first: they are not ground truth"),
         ("10 20 30 20 30 40 10 40 helmet 0", "export as YOLO OBB"),
         ("0.5 0.5 0.5 0.1 0.1", "class 0.5 is not a whole number; write one from 0 to 1"),
-        ("0 30 20 10 10", "30 is no share of the image; write shares from 0 to 1, not pixels"),
+        ("0 30 20 10 10", "30 is not a share of the image; write shares from 0 to 1, not pixels"),
         ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.35", "has 8 values"),
     ],
 )
@@ -333,7 +334,7 @@ def test_a_line_that_cannot_be_read_is_a_finding_and_a_refusal_of_the_same_text(
     file = pets / "labels/train/1.txt"
     file.write_text(f"\n1 0.5 0.5 0.5 0.5\n{line}\n")
     with pytest.raises(BadData, match=rf"labels/train/1\.txt, line 3: .*{message}") as refused:
-        open_detection(pets)
+        open_data(pets, "detection")
     found = codes(pets)
     (example,) = found["unreadable-annotation"].examples
     assert example.note in str(refused.value) and example.names == ("images/train/1.jpg",)
@@ -344,7 +345,7 @@ def test_a_line_that_cannot_be_read_is_a_finding_and_a_refusal_of_the_same_text(
 def test_a_class_that_is_not_listed(pets, label):
     (pets / "labels/train/0.txt").write_text(f"{label} 0.5 0.5 0.5 0.5\n1 0.5 0.5 0.5 0.5")
     with pytest.raises(BadData, match=r"class ids that are not listed: -1|not listed: 99|class ids run from 1 to 2"):
-        open_detection(pets)
+        open_data(pets, "detection")
     assert {"unknown-class-in-train", "ids-shifted-in-train"} & codes(pets).keys()
 
 
@@ -355,12 +356,12 @@ def test_keypoints_stated_by_the_list_are_not_read(pets, shape, points):
     for file in (pets / "labels").rglob("*.txt"):
         file.write_text(f"1 0.5 0.5 0.5 0.5 {points}\n")
     assert find_tasks(pets) == ("detection",) and objects(pets) == PETS
-    assert "keypoints of 2 objects are not read" in open_detection(pets).notices[0]
+    assert "keypoints of 2 objects are not read" in open_data(pets, "detection").notices[0]
     found = codes(pets)
     assert "keypoints of 2 objects" in found["read-in-train"].message and "unknown-class-in-train" not in found
     (pets / "labels/train/1.txt").write_text("1 0.5 0.5 0.5 0.5 0.5\n")
-    with pytest.raises(BadData, match=r"1\.txt, line 1: .* has 6 values, but kpt_shape asks for"):
-        open_detection(pets)
+    with pytest.raises(BadData, match=r"1\.txt, line 1: .* has 6 values, but kpt_shape means"):
+        open_data(pets, "detection")
 
 
 def test_keypoints_with_visibility_are_recognised_without_the_list(pets):
@@ -401,20 +402,20 @@ def test_what_may_be_keypoints_or_polygons_is_refused_with_what_to_write(pets):
     (pets / "labels/train/0.txt").write_text("\n".join(poses(20, 5)))
     (pets / "labels/train/1.txt").write_text("")
     with pytest.raises(BadData, match=r"write kpt_shape: \[5, 2\] for keypoints, or kpt_shape: \[\] for polygons"):
-        open_detection_split(pets, "train")
+        open_split(pets, "detection", "train")
     text = (pets / "data.yaml").read_text()
     (pets / "data.yaml").write_text(text + "kpt_shape: [5, 2]\n")
-    assert not open_detection_split(pets, "train").images.has_masks
+    assert not open_split(pets, "detection", "train").images.has_masks
     (pets / "data.yaml").write_text(text + "kpt_shape: []\n")
-    assert open_detection_split(pets, "train").images.has_masks
+    assert open_split(pets, "detection", "train").images.has_masks
 
 
 def test_rotated_boxes_are_polygons_with_a_note(pets):
     for file in (pets / "labels").rglob("*.txt"):
         file.write_text("1 0.25 0.5 0.5 0.25 0.75 0.5 0.5 0.75\n")
     assert objects(pets) == PETS
-    assert "four corners, as rotated boxes have, are read as polygons" in open_detection(pets).notices[0]
-    assert open_detection(pets, masks=True).train.objects(0, masks=True).masks
+    assert "four corners, as rotated boxes have, are read as polygons" in open_data(pets, "detection").notices[0]
+    assert open_data(pets, "instance").train.truth(0).masks
 
 
 def test_polygons_are_masks(yolo):
@@ -427,9 +428,9 @@ def test_polygons_are_masks(yolo):
             lines.append(" ".join([label, *(f"{c:.6f}" for c in corners)]))
         file.write_text("\n".join(lines))
     assert find_tasks(yolo) == ("detection", "instance")
-    images = open_detection(yolo, masks=True).train
+    images = open_data(yolo, "instance").train
     for i in range(len(images)):
-        of = images.objects(i, masks=True)
+        of = images.truth(i)
         for box, shape in zip(of.boxes, of.masks, strict=True):
             x1, y1, x2, y2 = box.round().astype(int)
             expected = np.zeros((48, 64), bool)
@@ -441,12 +442,12 @@ def test_a_message_names_a_file_that_may_not_be_read(pets):
     (pets / "labels/train/0.txt").unlink()
     (pets / "labels/train/0.txt").mkdir()
     with pytest.raises(BadData, match=r"labels/train/0\.txt: cannot be read"):
-        open_detection(pets)
+        open_data(pets, "detection")
     assert "unreadable-annotation" in codes(pets)
 
 
 def test_json_is_yaml(yolo):
-    names = open_detection(yolo).classes
+    names = open_data(yolo, "detection").classes
     content = {"train": "images/train", "val": "images/val", "names": dict(enumerate(names))}
     (yolo / "data.yaml").write_text(json.dumps(content))
-    assert open_detection(yolo).classes == names and re.search('"0":', (yolo / "data.yaml").read_text())
+    assert open_data(yolo, "detection").classes == names and re.search('"0":', (yolo / "data.yaml").read_text())

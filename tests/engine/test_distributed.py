@@ -143,7 +143,7 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"), [("error", "the second process failed"), ("damage", "an empty file; replace it")]
+    ("fault", "message"), [("error", "the second process failed"), ("damage", "an empty file; replace or remove it")]
 )
 def test_a_failing_process_ends_the_others_with_one_message(launch, short, tmp_path, monkeypatch, fault, message):
     write_classification(tmp_path / "data", 24, 12, (32, 32))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from featherbone.cli import main
-from featherbone.data.classification import FolderImages
+from featherbone.data.formats.class_folders import FolderSplit
 from featherbone.data.layouts import has_splits
 from featherbone.data.map_files import write_labels
 from featherbone.engine.results import evaluate_results
@@ -38,13 +38,13 @@ def world(drawn, tmp_path_factory):
 @pytest.fixture
 def read(monkeypatch):
     """Names of the images that are read."""
-    names, original = set(), FolderImages.image
+    names, original = set(), FolderSplit.image
 
     def note(self, index):
         names.add(self.name(index))
         return original(self, index)
 
-    monkeypatch.setattr(FolderImages, "image", note)
+    monkeypatch.setattr(FolderSplit, "image", note)
     return names
 
 
@@ -100,7 +100,7 @@ def test_what_was_held_out_in_training_is_measured_again(world, read, tmp_path, 
 def test_all_images_of_other_data_without_splits_are_measured_and_it_says_so(world, capsys):
     metrics = evaluate_run(world / "three-run", world / "one", None, "cpu", 0)[0]
     assert (metrics["split"], metrics["images"]) == ("all", 24)
-    assert "no splits: all 24 images are measured" in " ".join(capsys.readouterr().err.split())
+    assert "no splits: evaluated on all 24 images" in " ".join(capsys.readouterr().err.split())
     assert main(["evaluate", str(world / "three-run"), "--data", str(world / "one"), "--workers", "0"]) == 0
     assert "on 24 images, all that there are" in capsys.readouterr().out
 

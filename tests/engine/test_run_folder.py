@@ -251,9 +251,9 @@ def test_an_image_damaged_during_a_run_is_one_message(quick, own, tmp_path, monk
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_worker_is_named(drawn, how):
-    from featherbone.data.classification import open_splits
+    from featherbone.data.dataset import open_data
 
-    samples = Samples(open_splits(drawn).train, lambda image: os.kill(os.getpid(), how))
+    samples = Samples(open_data(drawn, "classification").train, lambda image: os.kill(os.getpid(), how))
     loader = train_loader(samples, Batches(24, 8, 1, 0, 1, 0), 1, torch.device("cpu"))
     with pytest.raises(FeatherboneError, match=r"out of memory.*--workers.*--batch-size"), explained_workers():
         list(loader)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from examined import picture
 from featherbone.commands import doctor
-from featherbone.data.layouts import find_task
+from featherbone.data.formats import find_task
 from featherbone.engine.job import Job
 from featherbone.engine.settings import complete
 from featherbone.errors import BadData, FeatherboneError
@@ -106,7 +106,7 @@ CLASSES = [
     (remove("val/pine"), ""),
     (move(("val/pine", "val/Pine")), "1 class in validation only.*: Pine"),
     (move(("train", "Training"), ("val", "Testing")), ""),
-    (move(("train", "first"), ("val", "second")), "hold the same folders"),
+    (move(("train", "first"), ("val", "second")), "have the same subfolders"),
     (move(("train/oak", "train/images"), ("train/pine", "train/masks")), "serves semantic, not classification"),
     (remove("train"), "no training images"),
     (empty("train/pine/*"), "one class only, oak"),

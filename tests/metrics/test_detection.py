@@ -36,7 +36,7 @@ def marked(boxes, labels, crowd=None):
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     masks = fill(boxes)
     crowd = np.zeros(len(boxes), bool) if crowd is None else np.array(crowd, bool)
-    return Objects(HEIGHT, WIDTH, boxes, np.array(labels, np.int64), crowd, rle.areas(masks), masks)
+    return Objects.of_boxes((HEIGHT, WIDTH), boxes, np.array(labels, np.int64), crowd, rle.areas(masks), masks)
 
 
 def found(boxes, labels, scores):
@@ -131,7 +131,7 @@ BOX, FAR = [10, 10, 60, 60], [100, 100, 180, 160]
 
 def test_known_answers():
     truth = marked([BOX, FAR], [0, 0])
-    perfect = measure({1: (truth, truth.record(CLASSES))}).compute()
+    perfect = measure({1: (truth, truth.record(CLASSES, masks=True))}).compute()
     assert perfect["AP"] == perfect["mask_AP"] == perfect["AR100"] == 1 and perfect["AR1"] == 0.5
     assert perfect["per_class"] == [1, None, None, None] and perfect["APs"] is None
     half = measure({1: (truth, found([BOX], [0], [0.9]))}).compute()
@@ -200,7 +200,7 @@ def test_many_objects_on_an_image_take_little_memory():
     count = 20_000
     corners = np.random.default_rng(0).random((count, 2)).astype(np.float32) * 150
     boxes, labels = np.concatenate((corners, corners + 20), 1), np.zeros(count, np.int64)
-    truth = Objects(HEIGHT, WIDTH, boxes, labels, np.zeros(count, bool), np.full(count, 400.0))
+    truth = Objects.of_boxes((HEIGHT, WIDTH), boxes, labels, areas=np.full(count, 400.0))
     names, scores = ("cat",) * 300, tuple(np.linspace(1, 0.1, 300).tolist())
     record = Detections(HEIGHT, WIDTH, tuple(map(tuple, boxes[:300].tolist())), (0,) * 300, names, scores)
     tracemalloc.start()

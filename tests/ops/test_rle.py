@@ -129,5 +129,5 @@ def test_a_polygon_too_few_beside_others_covers_nothing():
     square = [2, 1, 6, 1, 6, 5, 2, 5]
     assert rle.from_coco([square, [0, 0, 9, 7]], 8, 10) == rle.from_coco([square], 8, 10)
     assert rle.outline([square, [0, 0, 9, 7]], 8, 10) == [2, 1, 4, 4]
-    with pytest.raises(ValueError, match="a polygon of 2 points; at least 3"):
+    with pytest.raises(ValueError, match="a polygon of 2 points; the minimum is 3"):
         rle.from_coco([[0, 0, 9, 7]], 8, 10)

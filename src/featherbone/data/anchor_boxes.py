@@ -1,22 +1,23 @@
-"""Anchors that fit the objects of a data set: k-means of their sizes, 1 - IoU for the distance (arXiv 1612.08242)."""
+"""Anchors fitted to the objects of a data set: k-means of their sizes with the distance 1 - IoU (arXiv 1612.08242)."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featherbone.data.objects import MarkedImages
+from featherbone.data.objects import ObjectSplit
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadData
 
 RESTARTS, ROUNDS = 30, 100
 MOST = 5_000
-"""Sizes that are clustered; of more, a sample."""
+"""Maximum number of sizes that are clustered; of more, a random sample is used."""
 
 
-def input_sizes(images: MarkedImages, preprocessing: Preprocessing) -> NDArray[np.float64]:
-    """Width and height of all objects but crowds in pixels of the network's input (n, 2)."""
+def input_sizes(images: ObjectSplit, preprocessing: Preprocessing) -> NDArray[np.float64]:
+    """Width and height (n, 2) of all objects except crowds, in pixels of the network's input."""
     sizes = [np.empty((0, 2))]
-    for index, entry in enumerate(images.entries):
-        frame, objects = preprocessing.frame(entry.height, entry.width), images.objects(index)
+    for index in range(len(images)):
+        objects = images.truth(index)
+        frame = preprocessing.frame(objects.height, objects.width)
         boxes = objects.boxes[~objects.crowd].astype(np.float64)
         scale = frame.inner_width / frame.width, frame.inner_height / frame.height
         sizes.append((boxes[:, 2:] - boxes[:, :2]) * scale)
@@ -24,10 +25,10 @@ def input_sizes(images: MarkedImages, preprocessing: Preprocessing) -> NDArray[n
 
 
 def fit_anchors(sizes: ArrayLike, count: int = 9, seed: int = 0) -> list[tuple[float, float]]:
-    """`count` pairs of width and height near all of `sizes` (n, 2), smallest area first; the best of `RESTARTS`.
+    """`count` anchors (width, height) for `sizes` (n, 2), by increasing area; the best of `RESTARTS` clusterings.
 
-    Where there are no more different sizes than that, these, some of them repeatedly. Raises `BadData` for no sizes, or
-    one that is not above 0.
+    With no more than `count` different sizes, these are returned, some of them repeatedly. Raises `BadData` without
+    sizes, or for one that is not above 0.
     """
     sizes = np.asarray(sizes, np.float64).reshape(-1, 2)
     if not len(sizes) or not (np.isfinite(sizes) & (sizes > 0)).all():
@@ -45,14 +46,14 @@ def fit_anchors(sizes: ArrayLike, count: int = 9, seed: int = 0) -> list[tuple[f
 
 
 def mean_best_iou(sizes: ArrayLike, anchors: ArrayLike) -> float:
-    """IoU of each of `sizes` (n, 2) with the most similar anchor (m, 2) laid on it, on average: from 0 to 1."""
+    """Mean over `sizes` (n, 2) of the IoU with the best anchor (m, 2), both with the same centre."""
     return float(_iou(np.asarray(sizes, np.float64), np.asarray(anchors, np.float64)).max(1).mean())
 
 
 def _cluster(sizes: NDArray[np.float64], count: int, generator: np.random.Generator) -> NDArray[np.float64]:
-    """Anchors (count, 2): Lloyd's algorithm from sizes drawn the likelier the further they are from those before.
+    """Anchors (count, 2) by Lloyd's algorithm, initialised as in k-means++.
 
-    An anchor moves to the median of its sizes: few large ones pull a mean so far that the IoU of most falls.
+    An anchor moves to the median of its sizes: a few large ones would pull the mean so far that most IoUs fall.
     """
     anchors = sizes[generator.integers(len(sizes), size=1)]
     while len(anchors) < count:
@@ -70,6 +71,6 @@ def _cluster(sizes: NDArray[np.float64], count: int, generator: np.random.Genera
 
 
 def _iou(sizes: NDArray[np.float64], anchors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of all pairs (n, m), centre on centre."""
+    """IoU of all pairs (n, m) with the same centre."""
     common = np.minimum(sizes[:, :1], anchors[:, 0]) * np.minimum(sizes[:, 1:], anchors[:, 1])
     return common / (sizes.prod(1, keepdims=True) + anchors.prod(1) - common)

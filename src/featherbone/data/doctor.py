@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from featherbone.data.classification import LabelledImages, check_class_counts, inspect_classification
+from featherbone.data.classification import LabelSplit, check_class_counts
+from featherbone.data.dataset import inspect_data
 from featherbone.data.findings import (
     Examination,
     Example,
@@ -42,7 +43,8 @@ def examine(data: Path, input_size: int = 224, val_share: float = 0.2, seed: int
 
     Images are split as training splits them with `val_share` and `seed`. A problem never ends the examination.
     """
-    splits, findings = inspect_classification(data, val_share, seed)
+    opened, findings = inspect_data(data, "classification", val_share, seed)
+    splits = {split: images for split, images in opened.items() if isinstance(images, LabelSplit)}
     pictures = _look(splits)
     counts = pictures.counts()
     if len(splits) == len(TRAINING_SPLITS):
@@ -80,7 +82,7 @@ class _Pictures:
         yield from ((index, look) for index, look in enumerate(self.looks) if isinstance(look, Picture))
 
 
-def _look(splits: dict[str, LabelledImages]) -> _Pictures:
+def _look(splits: dict[str, LabelSplit]) -> _Pictures:
     indices: dict[str, int] = {name: i for i, name in enumerate(dict.fromkeys(_class_names(splits.values())))}
     found = _Pictures((), [], [], [], [])
     for split, images in splits.items():
@@ -91,11 +93,11 @@ def _look(splits: dict[str, LabelledImages]) -> _Pictures:
     return _Pictures(tuple(indices), found.names, found.splits, found.labels, found.looks)
 
 
-def _class_name(images: LabelledImages, label: int) -> str:
+def _class_name(images: LabelSplit, label: int) -> str:
     return images.classes[label] if 0 <= label < len(images.classes) else f"label {label}"
 
 
-def _class_names(splits: Iterable[LabelledImages]) -> Iterator[str]:
+def _class_names(splits: Iterable[LabelSplit]) -> Iterator[str]:
     for images in splits:
         yield from images.classes
     for images in splits:
@@ -147,13 +149,13 @@ def _check_copies(pictures: _Pictures) -> Iterator[Finding]:
     yield from check_leaks(names, splits, leaks, spare, "class and split")
 
 
-def _draw(places: dict[str, int], splits: dict[str, LabelledImages], name: str) -> bytes:
+def _draw(places: dict[str, int], splits: dict[str, LabelSplit], name: str) -> bytes:
     """A small picture of the image called so, empty where there is none; its place is counted over all splits."""
     index = places.get(name, -1)
     for images in splits.values() if index >= 0 else ():
         if index < len(images):
             try:
-                image = images.read(index)
+                image = images.image(index)
             except BadImage:
                 break
             image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from featherbone.data.dataset import inspect_data
 from featherbone.data.findings import (
     MAX_EXAMPLES,
     Examination,
@@ -31,12 +32,12 @@ from featherbone.data.findings import (
     to_jpeg,
     worst_first,
 )
+from featherbone.data.formats.format import Reading
+from featherbone.data.formats.masks import MaskSplit, binary_message
 from featherbone.data.label_files import Code, Values
 from featherbone.data.layouts import TRAINING_SPLITS
 from featherbone.data.map_files import palette
 from featherbone.data.scan import look_at_each
-from featherbone.data.segmentation import inspect_segmentation
-from featherbone.data.semantic import MappedImages, binary_message
 from featherbone.errors import BadData, BadImage
 from featherbone.ops.label_maps import IGNORE
 
@@ -87,12 +88,13 @@ class Mapped:
         return [i for i, (look, fact) in enumerate(pairs) if isinstance(look, Picture) and not fact.fault]
 
 
-def examine_semantic(data: Path, **reading: Any) -> Examination:
+def examine_semantic(data: Path, val_share: float = 0.2, seed: int = 0, **reading: Any) -> Examination:
     """Read every image and mask of `data` once and report all that is wrong; a problem never ends the examination.
 
-    `reading` are keywords of `inspect_segmentation`, by which images are split and masks read as in training.
+    `reading` are fields of `Reading`, by which masks are read; images are split by `val_share` and `seed`.
     """
-    splits, findings = inspect_segmentation(data, "semantic", **reading)
+    opened, findings = inspect_data(data, "semantic", val_share, seed, Reading(**reading))
+    splits = {split: images for split, images in opened.items() if isinstance(images, MaskSplit)}
     code = next((images.code for images in splits.values()), Code((), {}))
     mapped = gather_maps(splits, _facts, _draw)
     findings += check_maps(mapped)
@@ -248,7 +250,7 @@ def blur_of(values: Values) -> float:
     return float(between.sum() / changes) if changes else 0.0
 
 
-def _facts(images: MappedImages, index: int) -> MapFacts:
+def _facts(images: MaskSplit, index: int) -> MapFacts:
     path = images.pairs[index][1]
     try:
         values, coloured = images.code.read(images.root / path, path)
@@ -260,12 +262,12 @@ def _facts(images: MappedImages, index: int) -> MapFacts:
     return MapFacts("", (values.shape[0], values.shape[1]), *facts, coloured, blur_of(values))
 
 
-def _draw(images: MappedImages, index: int, mask: NDArray[np.bool_] | None) -> Image.Image:
+def _draw(images: MaskSplit, index: int, mask: NDArray[np.bool_] | None) -> Image.Image:
     path = images.pairs[index][1]
-    return tint(images.read(index), images.code.classes(*images.code.read(images.root / path, path)), mask)
+    return tint(images.image(index), images.code.classes(*images.code.read(images.root / path, path)), mask)
 
 
-def _check_values(mapped: Mapped, splits: Mapping[str, MappedImages], code: Code) -> Iterator[Finding]:
+def _check_values(mapped: Mapped, splits: Mapping[str, MaskSplit], code: Code) -> Iterator[Finding]:
     """What the values of the masks mean, or do not."""
     readable = mapped.readable()
     coloured = [i for i in readable if mapped.facts[i].coloured]

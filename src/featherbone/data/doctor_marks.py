@@ -1,7 +1,7 @@
 """Every object marked in a data set, one a row, and pictures of those that a finding concerns."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from featherbone.data.findings import MAX_EXAMPLES, Example, Finding, Picture, Severity, look_at, to_jpeg
 from featherbone.data.images import read_image
 from featherbone.data.layouts import TRAINING_SPLITS
-from featherbone.data.objects import Marked, MarkedImages
+from featherbone.data.objects import Objects, ObjectSplit
 from featherbone.data.scan import look_at_each
 from featherbone.errors import BadImage
 from featherbone.ops import rle
@@ -46,7 +46,7 @@ class Marks:
 
     root: Path
     classes: tuple[str, ...]
-    entries: tuple[Marked, ...]
+    entries: tuple[Objects, ...]
     splits: NDArray[np.str_]
     """Of each image."""
     looks: tuple[Picture | str, ...]
@@ -93,14 +93,24 @@ class Marks:
         usable = [isinstance(look, Picture) and (look.height, look.width) == (e.height, e.width) for e, look in pairs]
         return np.array(usable, bool)
 
-    def annotation(self, row: int) -> Mapping[str, Any]:
-        """The annotation as its file states it."""
-        return self.entries[self.image[row]].annotations[self.place[row]]
+    def entry(self, row: int) -> tuple[Objects, int]:
+        """The objects of the image, and the object's place among them."""
+        return self.entries[self.image[row]], int(self.place[row])
+
+    def number(self, row: int) -> Any:
+        """Its number in the file; None where it has none."""
+        entry, place = self.entry(row)
+        return entry.ids[place] if entry.ids else None
+
+    def segmentation(self, row: int) -> Any:
+        """Its mask in COCO's form, not decoded; None where it has none."""
+        entry, place = self.entry(row)
+        return entry.segmentations[place]
 
     def called(self, row: int) -> str:
         """The object in a note."""
-        annotation, label = self.annotation(row), int(self.labels[row])
-        number = f"annotation {annotation['id']}" if "id" in annotation else f"object {self.place[row] + 1}"
+        found, label = self.number(row), int(self.labels[row])
+        number = f"object {self.place[row] + 1}" if found is None else f"annotation {found}"
         return f"{number}, {self.classes[label] if label >= 0 else 'class unknown'}"
 
     def measured(self, row: int) -> str:
@@ -151,18 +161,11 @@ class Marks:
             return None
         if isinstance(look, str) or (look.height, look.width) != (entry.height, entry.width):
             return None  # the stated size may be of any number of pixels
-        return rle.decode(rle.from_coco(self.annotation(row)["segmentation"], entry.height, entry.width))
+        return rle.decode(rle.from_coco(self.segmentation(row), entry.height, entry.width))
 
 
-def gather(splits: Mapping[str, MarkedImages], masks: bool = False, pictures: bool = True) -> Marks:
+def gather(splits: Mapping[str, ObjectSplit], masks: bool = False, pictures: bool = True) -> Marks:
     """All objects of the splits; classes are joined by name. Images are read unless told not to, and masks if so."""
-    errors = tuple(
-        tuple(a["error"] for a in entry.annotations if "error" in a)
-        for images in splits.values()
-        for entry in images.entries
-    )
-    if any(errors):
-        splits = {split: _readable(images) for split, images in splits.items()}
     classes = tuple(dict.fromkeys(name for images in splits.values() for name in images.classes))
     entries = tuple(entry for images in splits.values() for entry in images.entries)
     looks: list[Picture | str] = []
@@ -170,18 +173,17 @@ def gather(splits: Mapping[str, MarkedImages], masks: bool = False, pictures: bo
     labels: list[int] = []
     for split, images in splits.items():
 
-        def look(index: int, images: MarkedImages = images) -> tuple[Picture | str, MaskFacts]:
+        def look(index: int, images: ObjectSplit = images) -> tuple[Picture | str, MaskFacts]:
             return look_at(images, index), _mask_facts(images.entries[index], masks)
 
         for picture, fact in look_at_each(images, look, f"examining {split}") if pictures else ():
             looks.append(picture)
             facts.append(fact)
         places = [classes.index(name) for name in images.classes] + [-1]
-        labels += [places[a["label"]] for entry in images.entries for a in entry.annotations]
-    annotations = [a for entry in entries for a in entry.annotations]
-    counts = np.array([len(entry.annotations) for entry in entries], np.int64)
+        labels += [places[label] for entry in images.entries for label in entry.labels.tolist()]
+    counts = np.array([len(entry) for entry in entries], np.int64)
     image = np.repeat(np.arange(len(entries)), counts)
-    given = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
+    given = np.concatenate([np.empty((0, 4)), *(entry.boxes_xywh for entry in entries)])
     sizes = np.array([(entry.width, entry.height) for entry in entries], np.float64).reshape(-1, 2)
     return Marks(
         root=next((images.root for images in splits.values()), Path()),
@@ -196,29 +198,20 @@ def gather(splits: Mapping[str, MarkedImages], masks: bool = False, pictures: bo
         labels=np.array(labels, np.int64),
         boxes=np.column_stack([given[:, :2], given[:, :2] + given[:, 2:]]),
         limits=sizes[image],
-        crowd=np.array([bool(a.get("iscrowd", 0)) for a in annotations], bool),
-        areas=np.array([a.get("area", np.nan) for a in annotations], np.float64),
+        crowd=np.concatenate([np.zeros(0, bool), *(entry.crowd for entry in entries)]),
+        areas=np.concatenate([np.zeros(0), *(entry.stated_areas for entry in entries)]),
         masks=MaskFacts(*map(np.concatenate, zip(*facts, strict=True))) if facts else _mask_facts(None, False),
-        errors=errors,
+        errors=tuple(entry.errors for entry in entries),
     )
 
 
-def _readable(images: MarkedImages) -> MarkedImages:
-    """The images without annotations that cannot be read."""
-    kept = [tuple(a for a in entry.annotations if "error" not in a) for entry in images.entries]
-    entries = tuple(replace(entry, annotations=of) for entry, of in zip(images.entries, kept, strict=True))
-    return replace(images, entries=entries)
-
-
-def _mask_facts(entry: Marked | None, masks: bool) -> MaskFacts:
-    annotations = entry.annotations if entry else ()
-    count = len(annotations)
+def _mask_facts(entry: Objects | None, masks: bool) -> MaskFacts:
+    count = len(entry) if entry else 0
     facts = MaskFacts(
         np.full((count, 4), np.nan), np.full(count, np.nan), np.zeros(count), np.full(count, "", dtype=object)
     )
-    for i, annotation in enumerate(annotations if masks else ()):
-        segmentation = annotation.get("segmentation")
-        if entry is None or not segmentation:
+    for i, segmentation in enumerate(entry.segmentations if entry and masks else ()):
+        if entry is None or segmentation is None:
             continue
         facts.faults[i] = rle.fault(segmentation, entry.height, entry.width)
         if facts.faults[i]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from featherbone.data.detection import inspect_detection
+from featherbone.data.dataset import inspect_data
 from featherbone.data.doctor_boxes import box_iou, check_masks, check_sizes, facts_at
 from featherbone.data.doctor_marks import Marks, gather
 from featherbone.data.findings import (
@@ -26,29 +26,33 @@ from featherbone.data.findings import (
     sort_copies,
     worst_first,
 )
+from featherbone.data.formats.format import Reading
+from featherbone.data.formats.panoptic import ThingSplit
 from featherbone.data.object_checks import check_objects, count_objects
-from featherbone.data.objects import MarkedImages
-from featherbone.data.panoptic import MarkedThings
+from featherbone.data.objects import ObjectSplit
 
 COMPARED = 1000
 """Objects in an image up to which each is compared with each of a copy."""
 
 
-def examine_objects(data: Path, task: str, input_size: int, **reading: Any) -> Examination:
+def examine_objects(
+    data: Path, task: str, input_size: int, val_share: float = 0.2, seed: int = 0, **reading: Any
+) -> Examination:
     """Read every image of `data` once and report all that is wrong for `task`, detection or instance.
 
-    `input_size` is the height and width of the network's input in pixels; `reading` are keywords of
-    `inspect_detection`, by which images are split as in training. A problem never ends the examination.
+    `input_size` is the height and width of the network's input in pixels; `reading` are fields of
+    `Reading`, and images are split as in training by `val_share` and `seed`. A problem never ends the examination.
     """
-    splits, findings = inspect_detection(data, **reading)
-    return examine_marked(str(data), splits, task, input_size, findings)
+    splits, findings = inspect_data(data, task, val_share, seed, Reading(**reading))
+    objects = {split: images for split, images in splits.items() if isinstance(images, ObjectSplit)}
+    return examine_marked(str(data), objects, task, input_size, findings)
 
 
 def examine_marked(
-    data: str, splits: Mapping[str, MarkedImages], task: str, input_size: int, found: Sequence[Finding] = ()
+    data: str, splits: Mapping[str, ObjectSplit], task: str, input_size: int, found: Sequence[Finding] = ()
 ) -> Examination:
     """The same of splits that are open already; `found` are findings of opening them."""
-    splits = {s: images.drawn() if isinstance(images, MarkedThings) else images for s, images in splits.items()}
+    splits = {s: images.drawn() if isinstance(images, ThingSplit) else images for s, images in splits.items()}
     marks = gather(splits, masks=task == "instance")
     train, val = count_objects(marks)
     findings = list(found)

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from featherbone.data.dataset import inspect_data
 from featherbone.data.doctor_maps import (
     MapFacts,
     Mapped,
@@ -18,8 +19,7 @@ from featherbone.data.doctor_maps import (
     tint,
 )
 from featherbone.data.findings import MAX_EXAMPLES, Examination, Example, Finding, finding, grade, many
-from featherbone.data.panoptic import PanopticImages, Part
-from featherbone.data.segmentation import inspect_segmentation
+from featherbone.data.formats.panoptic import PanopticSplit, Part
 from featherbone.errors import BadImage
 from featherbone.ops.label_maps import IGNORE
 from featherbone.ops.rle import box_of
@@ -41,12 +41,14 @@ class PartFacts(NamedTuple):
     """x y width height."""
 
 
-def examine_panoptic(data: Path, task: str = "panoptic", **reading: Any) -> Examination:
+def examine_panoptic(data: Path, task: str = "panoptic", val_share: float = 0.2, seed: int = 0) -> Examination:
     """Read every image and map of `data` once and report all that is wrong; a problem never ends the examination.
 
-    `reading` are keywords of `inspect_segmentation`, by which images are split as in training for `task`.
+    Images are split as in training for `task` by `val_share` and `seed`.
     """
-    splits, findings = inspect_segmentation(data, task, **reading)
+    opened, findings = inspect_data(data, task, val_share, seed)
+    sources = {split: getattr(images, "source", images) for split, images in opened.items()}
+    splits = {split: images for split, images in sources.items() if isinstance(images, PanopticSplit)}
     first = next(iter(splits.values()), None)
     classes = first.classes if first else ()
     mapped = gather_maps(splits, _facts, _draw)
@@ -59,7 +61,7 @@ def examine_panoptic(data: Path, task: str = "panoptic", **reading: Any) -> Exam
     return conclude(str(data), task, classes, mapped, findings)
 
 
-def _facts(images: PanopticImages, index: int) -> MapFacts:
+def _facts(images: PanopticSplit, index: int) -> MapFacts:
     try:
         ids = images.ids(index)
     except BadImage as error:
@@ -71,14 +73,14 @@ def _facts(images: PanopticImages, index: int) -> MapFacts:
     return MapFacts("", (ids.shape[0], ids.shape[1]), *facts)
 
 
-def _draw(images: PanopticImages, index: int, mask: NDArray[np.bool_] | None) -> Image.Image:
+def _draw(images: PanopticSplit, index: int, mask: NDArray[np.bool_] | None) -> Image.Image:
     ids = images.ids(index)
     known, places = np.unique(ids, return_inverse=True)
     numbers = np.where(known == 0, 255, np.arange(len(known)) % 255)
-    return tint(images.read(index), numbers[places.reshape(ids.shape)], mask)
+    return tint(images.image(index), numbers[places.reshape(ids.shape)], mask)
 
 
-def _segments(splits: Mapping[str, PanopticImages], mapped: Mapped) -> list[PartFacts]:
+def _segments(splits: Mapping[str, PanopticSplit], mapped: Mapped) -> list[PartFacts]:
     """Every segment of the images that can be read."""
     readable = set(mapped.readable())
     found: list[PartFacts] = []
@@ -97,7 +99,7 @@ def _measure(mask: NDArray[np.bool_]) -> tuple[int, tuple[int, int, int, int]]:
     return int(mask.sum()), (x1, y1, x2 - x1, y2 - y1)
 
 
-def _check_ids(splits: Mapping[str, PanopticImages], mapped: Mapped, segments: list[PartFacts]) -> Iterator[Finding]:
+def _check_ids(splits: Mapping[str, PanopticSplit], mapped: Mapped, segments: list[PartFacts]) -> Iterator[Finding]:
     """Ids of map and json against each other."""
     readable = mapped.readable()
     entries = [(images, i) for images in splits.values() for i in range(len(images))]
@@ -149,7 +151,7 @@ def _check_statements(mapped: Mapped, segments: list[PartFacts]) -> Iterator[Fin
         yield finding("warning", "box-mismatch", message, notes)
 
 
-def _check_kinds(images: PanopticImages, mapped: Mapped, segments: list[PartFacts]) -> Iterator[Finding]:
+def _check_kinds(images: PanopticSplit, mapped: Mapped, segments: list[PartFacts]) -> Iterator[Finding]:
     """Things and stuff."""
     per: dict[tuple[int, int], int] = {}
     for s in segments:

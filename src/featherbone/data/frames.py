@@ -12,15 +12,15 @@ IN_IMAGE = {
     "y": "clip(y * image_height / inner_height, 0, image_height)",
     "dropped": "x2 <= x1 or y2 <= y1",
 }
-"""From boxes on the input to boxes in the image, as `Frame.to_image`, in the words of `featherbone.json`."""
+"""`Frame.to_image` in the terms of `featherbone.json`: from boxes on the input to boxes in the image."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """How one image of `height` x `width` lies on the network's input: scaled, in the upper left corner.
+    """The place of an image of `height` x `width` on the network's input: scaled, in the upper left corner.
 
-    The scaled image is `inner_height` x `inner_width`; what is right of it and below, up to `canvas_height` x
-    `canvas_width`, is padding.
+    The scaled image is `inner_height` x `inner_width`; the rest of `canvas_height` x `canvas_width`, right of it
+    and below, is padding.
     """
 
     height: int
@@ -46,7 +46,7 @@ class Frame:
         return self.canvas_height, self.canvas_width
 
     def to_image(self, boxes: Tensor) -> Tensor:
-        """Boxes (n, 4) in pixels of the input, in pixels of the image, cut at its borders."""
+        """Boxes (n, 4) in pixels of the input, in pixels of the image, clipped to it."""
         scale = boxes.new_tensor([self.width / self.inner_width, self.height / self.inner_height] * 2)
         limit = boxes.new_tensor([self.width, self.height] * 2)
         return (boxes * scale).clamp(min=0).minimum(limit)
@@ -59,8 +59,8 @@ def fit(height: int, width: int, canvas_height: int, canvas_width: int) -> Frame
     return Frame(height, width, *inner, canvas_height, canvas_width)
 
 
-def lay(image: Image.Image, frame: Frame, resample: Image.Resampling = Image.Resampling.BILINEAR) -> Tensor:
-    """The image as the frame shows it, without padding: (3, h, w), uint8."""
+def scale_image(image: Image.Image, frame: Frame, resample: Image.Resampling = Image.Resampling.BILINEAR) -> Tensor:
+    """The image at the scale of the frame, without padding: (3, h, w), uint8."""
     size = (frame.inner_width, frame.inner_height)
     scaled = image if image.size == size else image.resize(size, resample)
     return torch.from_numpy(np.array(scaled)).permute(2, 0, 1)

@@ -1,4 +1,4 @@
-"""Any picture a user has, as upright 8-bit RGB."""
+"""Any image a user has, as upright 8-bit RGB."""
 
 import io
 import os
@@ -37,7 +37,7 @@ FOREIGN = {
     rb"version https://git-lfs": "a pointer of Git LFS; fetch the picture itself with: git lfs pull",
     rb"(\xef\xbb\xbf)?\s*<": "text (HTML, XML or SVG); replace it by the picture",
 }
-"""What files start with that are called pictures and cannot be read, and what to do with them."""
+"""First bytes of files that cannot be read, what they are, and what to do with them."""
 MAX_BYTES = 2**31
 """Size of the largest file that is read."""
 
@@ -68,7 +68,7 @@ def open_image(source: str | Path | bytes, name: str) -> Iterator[ImageFile.Imag
         if limit is not None and pixels > 2 * limit:
             raise Image.DecompressionBombError
         if not pixels:
-            raise BadImage(f"{name}: {image.width}x{image.height} pixels; replace the file or leave it out")
+            raise BadImage(f"{name}: {image.width}x{image.height} pixels; replace or remove it")
         bomb = Image.DecompressionBombWarning
         large = limit is not None and pixels > limit
         with warnings.catch_warnings(action="ignore", category=bomb) if large else nullcontext():
@@ -152,7 +152,7 @@ def _reasons(name: str) -> Iterator[None]:
     except IsADirectoryError:
         raise BadImage(f"{name}: a folder, where a picture was expected") from None
     except PermissionError:
-        raise BadImage(f"{name}: may not be read; change its permissions") from None
+        raise BadImage(f"{name}: permission denied; change its permissions") from None
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise BadImage(f"{name}: larger than {limit} megapixels; scale it down or cut it into tiles") from None
@@ -160,7 +160,7 @@ def _reasons(name: str) -> Iterator[None]:
         raise BadImage(f"{name}: too large for the memory; scale it down or cut it into tiles") from None
     except (OSError, RuntimeError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error) as error:
         reason = str(error) or type(error).__name__
-        raise BadImage(f"{name}: damaged ({reason}); replace the file or leave it out") from None
+        raise BadImage(f"{name}: damaged ({reason}); replace or remove it") from None
 
 
 def _open_file(path: Path, name: str) -> IO[bytes]:
@@ -171,7 +171,7 @@ def _open_file(path: Path, name: str) -> IO[bytes]:
     if not stat.S_ISREG(status.st_mode):
         raise BadImage(f"{name}: a pipe, socket or device, where a picture was expected; remove it")
     if status.st_size > MAX_BYTES:
-        raise BadImage(f"{name}: a file of {status.st_size:,} bytes; at most {MAX_BYTES:,} are read; cut it into tiles")
+        raise BadImage(f"{name}: a file of {status.st_size:,} bytes; the maximum is {MAX_BYTES:,}; cut it into tiles")
     return path.open("rb")
 
 
@@ -181,12 +181,12 @@ def _identify(file: IO[bytes], name: str) -> ImageFile.ImageFile:
     for kind in FORMATS:
         factory, accepts = Image.OPEN[kind]
         accepted = accepts is None or accepts(head[:16])
-        if accepted and not isinstance(accepted, str):  # a text says that this Pillow lacks the format
+        if accepted and not isinstance(accepted, str):  # a string means that this Pillow lacks the format
             file.seek(0)
             with suppress(SyntaxError, IndexError, TypeError, struct.error):
                 return factory(file, "")
     if not head:
-        raise BadImage(f"{name}: an empty file; replace it or leave it out")
+        raise BadImage(f"{name}: an empty file; replace or remove it")
     found = next((text for start, text in FOREIGN.items() if re.match(start, head, re.DOTALL)), None)
     raise BadImage(f"{name}: {found or f'not a picture that can be read; {_formats()}'}")
 

@@ -1,4 +1,4 @@
-"""Files whose pixels name a class: indices, palettes, colours, and the codes of the public data sets."""
+"""Masks: class values as indices, palettes or colours, and the codes of public data sets."""
 
 import csv
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -19,7 +19,7 @@ from featherbone.ops.label_maps import IGNORE
 
 CLASSES = "classes.txt"
 VOID = ("void", "ignore", "unlabelled", "unlabeled", "__ignore__")
-"""Names of what is no class."""
+"""Names that stand for unlabelled pixels."""
 LOSSY = ("JPEG", "MPO", "AVIF")
 """Formats whose pixels are not what was saved. MPO is JPEG of several pictures."""
 CITYSCAPES = {
@@ -41,25 +41,25 @@ Values = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Code:
-    """What the values of a file mean."""
+    """The classes of mask values."""
 
     names: tuple[str, ...]
-    """Of the classes."""
+    """Class names by index."""
     values: Mapping[int, int]
-    """Class by value of a grey or palette file; `IGNORE` for none."""
+    """Class index by value of a grey or palette mask; `IGNORE` for unlabelled."""
     colours: Mapping[int, int] | None = None
-    """Class by colour, 65536 R + 256 G + B, of a coloured file."""
+    """Class index by colour, 65536 R + 256 G + B, of an RGB mask."""
 
     def table(self, coloured: bool) -> Mapping[int, int]:
-        """Class by value, or by colour."""
+        """Class index by value, or by colour."""
         return (self.colours or {}) if coloured else self.values
 
     def read(self, path: Path, name: str) -> tuple[Values, bool]:
-        """Values (H, W) of a file, as `read_values`; a palette image by its colours where all are classes'."""
+        """Values (H, W) of a mask, as `read_values`; a palette image by its colours where all of them are classes."""
         return read_values(path, name, self.colours or ())
 
     def classes(self, values: Values, coloured: bool) -> NDArray[np.int16]:
-        """Classes (H, W) of values (H, W); -1 for a value without a meaning."""
+        """Class indices (H, W) of values (H, W); -1 for a value that is not in the code."""
         table = self.table(coloured)
         known = np.array(sorted(table), np.int64)
         meaning = np.array([table[int(value)] for value in known], np.int16)
@@ -102,7 +102,7 @@ def _colours(channels: NDArray[np.uint8]) -> Values:
 
 
 class Row(NamedTuple):
-    """A class as its list states it."""
+    """One class of a class list."""
 
     name: str
     colour: int | None = None
@@ -115,8 +115,8 @@ def read_code(data: Path, ignore_index: int | None = None, zero_ignored: bool = 
     """The code of a folder's masks, from the first of `CLASS_FILES` in it or in a folder of a split.
 
     `classes.txt` has a name a line, by index; a line may end in a colour, as `#ff8800` or `255 136 0`. Where every
-    class has a grey colour, these are the values of grey masks. Classes called void and the like are none, nor is
-    `ignore_index`, nor with `zero_ignored` index 0, for which a list of names has no line. Raises `BadData`.
+    class has a grey colour, these are the values of grey masks. Classes called void or the like are unlabelled, as are
+    `ignore_index` and, with `zero_ignored`, index 0, for which a list of names has no line. Raises `BadData`.
     """
     path = _find_list(data)
     if path is None:
@@ -153,10 +153,10 @@ def code_of(rows: Sequence[Row], file: str, ignore_index: int | None = None, zer
         label = len(names) if counts else IGNORE
         if row.colour is not None:
             if row.colour in colours and colours[row.colour] != label:
-                raise BadData(f"{file}: the colour of {row.name} is another class's, too; give each its own")
+                raise BadData(f"{file}: the colour of {row.name} is also another class's; give each a different one")
             colours[row.colour] = label
         if place in values and place != IGNORE:
-            raise BadData(f"{file}: the value {place} of {row.name} is another class's, too; give each its own")
+            raise BadData(f"{file}: the value {place} of {row.name} is also another class's; give each a different one")
         values[place] = label
         names += [row.name] if counts else []
     if zero_ignored:
@@ -164,11 +164,11 @@ def code_of(rows: Sequence[Row], file: str, ignore_index: int | None = None, zer
     if ignore_index is not None:
         values[ignore_index] = IGNORE
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise BadData(f"{file}: {listed(twice)} named more than once; give each class its own name")
+        raise BadData(f"{file}: {listed(twice)} listed more than once; give each class a different name")
     if not names:
         raise BadData(f"{file}: no classes; write the name of a class a line")
     if len(names) >= IGNORE:
-        raise BadData(f"{file}: {len(names)} classes; at most {IGNORE - 1} can be told apart")
+        raise BadData(f"{file}: {len(names)} classes; the maximum is {IGNORE - 1}")
     return Code(tuple(names), values, colours or None)
 
 

@@ -1,16 +1,15 @@
-"""Which tasks a data folder can serve, told from what lies in it."""
+"""The names of splits, in folders and files, and the layouts that are read."""
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from featherbone.data.listing import list_folders
-from featherbone.errors import BadData, BadOption
 
 SPLITS = ("train", "val", "test")
 """Splits of a data set. Where there are only `train` and `test`, validation images are held out of `train`."""
 ALL = "all"
-"""What the images of a folder without splits are called where they are measured."""
+"""Name of the images of a folder without splits in evaluation."""
 TRAINING_SPLITS = ("train", "val")
 """Splits that training reads."""
 
@@ -20,7 +19,7 @@ _SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _SIDE_WORDS = frozenset(("set", "seg", "data", "dataset", "split", "subset", "images", "image", "imgs", "img", "of"))
-"""Words that may accompany a split's in a name."""
+"""Words that may accompany the name of a split."""
 
 
 def split_of(name: str) -> str | None:
@@ -38,14 +37,14 @@ def split_of(name: str) -> str | None:
 
 
 def names_of(split: str, names: Iterable[str]) -> list[str]:
-    """Those of `names` that mean the split, the plainest first."""
+    """Those of `names` that mean the split, the shortest first."""
     return sorted(
         (name for name in names if split_of(name) == split), key=lambda name: (name != split, len(name), name)
     )
 
 
 def split_folders(parent: Path, split: str) -> list[Path]:
-    """Folders in `parent` that hold the split, the plainest name first; none where `parent` is no folder."""
+    """Folders in `parent` that hold the split, the shortest name first; none where `parent` is not a folder."""
     folders = [path.name for path in list_folders(parent)] if parent.is_dir() else []
     return [parent / name for name in names_of(split, folders)]
 
@@ -59,7 +58,7 @@ def has_splits(data: Path) -> bool:
 
 
 ROBOFLOW = "_annotations.coco.json"
-"""What Roboflow calls COCO's annotations, which it puts beside the images of each split."""
+"""Roboflow's name of COCO's annotations, beside the images of each split."""
 
 LAYOUTS = """\
   classification   train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg, or train*.parquet and val*.parquet,
@@ -69,54 +68,3 @@ LAYOUTS = """\
   semantic         images/{train,val}, masks/{train,val}/*.png and classes.txt, or {train,val}/images and .../masks,
                    or without splits, or 0.jpg beside 0_mask.png; Pascal VOC's or CamVid's folders; or as for panoptic
   panoptic         annotations/panoptic_{train,val}.json and panoptic_{train,val}/*.png; or Cityscapes' own folders"""
-
-
-def find_tasks(data: Path) -> tuple[str, ...]:
-    """Tasks that the layout of `data` serves, in the order of `LAYOUTS`. Raises `BadData` where it is no layout."""
-    from featherbone.data.foreign import describe, only_folder  # both read names of splits from this file
-
-    if tasks := _tasks(data):
-        return tasks
-    inner = only_folder(data)
-    if inner is not None and _tasks(inner):
-        raise BadData(f"{data}: the data set is in its folder {inner.name}; give {inner}")
-    raise BadData(describe(data))
-
-
-def _tasks(data: Path) -> tuple[str, ...]:
-    """Tasks that a layout serves; none where it is no layout."""
-    from featherbone.data.class_folders import find_source  # these read names of splits from this file
-    from featherbone.data.coco import has_coco
-    from featherbone.data.formats import find_format
-    from featherbone.data.formats.unread import name_unread
-    from featherbone.data.mask_folders import has_masks
-    from featherbone.data.parquet import find_parquet
-
-    coco = has_coco(data)
-    panoptic = any(data.glob("annotations/panoptic_*.json"))
-    cityscapes = (data / "leftImg8bit").is_dir() and (data / "gtFine").is_dir()
-    known = find_format(data)
-    marked = known.tasks(data) if known else frozenset()
-    found = {
-        "detection": coco or panoptic or "detection" in marked,
-        "instance": coco or panoptic or "instance" in marked,
-        "semantic": panoptic or (data.is_dir() and has_masks(data)),
-        "panoptic": panoptic or (cityscapes and any(data.glob("gtFine/*/**/*_instanceIds.png"))),
-    }
-    if tasks := tuple(task for task, fits in found.items() if fits):
-        return tasks
-    if data.is_dir() and (foreign := name_unread(data)):
-        raise BadData(f"{data}: {foreign}")
-    if data.is_dir() and any(find_parquet(data, split) or find_source(data, split) for split in SPLITS):
-        return ("classification",)
-    return ()
-
-
-def find_task(data: Path, task: str | None) -> str:
-    """The task to do on `data`: `task` if the layout serves it, or the only one it serves."""
-    tasks = find_tasks(data)
-    if task is None and len(tasks) > 1:
-        raise BadOption(f"{data} serves {', '.join(tasks)}: choose one with --task")
-    if task is not None and task not in tasks:
-        raise BadOption(f"{data} serves {', '.join(tasks)}, not {task}; layouts:\n{LAYOUTS}")
-    return task or tasks[0]

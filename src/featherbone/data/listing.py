@@ -9,18 +9,18 @@ from featherbone.errors import BadData
 JUNK = frozenset(
     ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin", "lost+found")
 )
-"""Names, in lower case, of files and folders that macOS, Windows and file servers put beside a user's."""
+"""Names, in lower case, of files and folders that macOS, Windows and file servers add."""
 SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"),
         *(".ppm", ".pgm", ".pbm", ".pnm"),
     )
 )
-"""Ends, in lower case, of the names of image files."""
+"""Suffixes, in lower case, of image files."""
 
 
 def is_junk(name: str) -> bool:
-    """Whether a file or folder of this name is hidden (`.git`, `.DS_Store`, `._a.jpg`) or is of an operating system."""
+    """Whether a file or folder of this name is hidden (`.git`, `.DS_Store`, `._a.jpg`) or added by a system."""
     return name.startswith(".") or name.lower() in JUNK
 
 
@@ -35,10 +35,10 @@ def list_folders(folder: Path) -> list[Path]:
 
 
 def list_files(folder: Path, suffixes: Collection[str] = ()) -> list[Path]:
-    """All files below a folder, or those that end in one of `suffixes` in any case; sorted, without junk.
+    """All files below a folder, or those with one of the `suffixes`, in any case; sorted, without junk.
 
-    Links are followed, and each real folder is read once. What is no folder counts as a file, a pipe or a broken link
-    as well, so that reading it reports it. Raises `BadData` where a folder cannot be read.
+    Links are followed, and each real folder is read once. Whatever is not a folder counts as a file, also a pipe or a
+    broken link, so that reading it reports it. Raises `BadData` where a folder cannot be read.
     """
     return sorted(path for path in _walk(folder, set()) if not suffixes or path.suffix.lower() in suffixes)
 
@@ -48,12 +48,17 @@ def list_images(folder: Path) -> list[Path]:
     return list_files(folder, SUFFIXES)
 
 
+def has_images(folder: Path) -> bool:
+    """Whether there is an image by its name below a folder; reads no more listings than it needs."""
+    return any(path.suffix.lower() in SUFFIXES for path in _walk(folder, set()))
+
+
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not is_junk(entry.name)]
     except OSError as error:
-        raise BadData(f"{folder}: cannot be listed ({error.strerror}); give a folder that may be read") from None
+        raise BadData(f"{folder}: cannot be listed ({error.strerror}); pass a readable folder") from None
 
 
 def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:

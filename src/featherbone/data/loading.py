@@ -1,7 +1,7 @@
-"""From labelled images to batches that depend on the seed alone.
+"""From a split to batches that depend only on the seed.
 
-Whatever is random about an image follows from (seed, epoch, index), and the order of an epoch from (seed, epoch): no
-state to save, the same for any number of worker processes, and the same global batches for any number of ranks.
+All randomness of an image follows from (seed, epoch, index), and the order of an epoch from (seed, epoch): there is no
+state to save, and global batches are the same for any number of worker processes and ranks.
 """
 
 import random
@@ -16,16 +16,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from featherbone.data.classification import LabelledImages
+from featherbone.data.split import Split
 from featherbone.errors import FeatherboneError
 
 _SPARE: list[np.random.MT19937] = []
-"""NumPy's state is slow to read and to set: `seeded` lends it another generator instead."""
+"""Spare generators for `seeded`: NumPy's state is slow to read and to set."""
 
 
 @contextmanager
 def seeded(*keys: int) -> Iterator[None]:
-    """Run with Python's, NumPy's and torch's CPU generators seeded by `keys`, then give them their states back."""
+    """Seed Python's, NumPy's and torch's CPU generators by `keys`, and restore their states afterwards."""
     states = random.getstate(), torch.default_generator.get_state()
     own = _SPARE.pop() if _SPARE else np.random.MT19937()
     usual = np.random.get_bit_generator()  # type: ignore[attr-defined]  # NumPy's types lack both
@@ -46,19 +46,19 @@ def seeded(*keys: int) -> Iterator[None]:
 class Samples(Dataset[tuple[Tensor, int]]):
     """Transformed image (3, H, W) and label of `(epoch, index)`."""
 
-    def __init__(self, images: LabelledImages, transform: Callable[[Image.Image], Tensor], seed: int = 0) -> None:
+    def __init__(self, images: Split[int], transform: Callable[[Image.Image], Tensor], seed: int = 0) -> None:
         self.images, self.transform, self.seed = images, transform, seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, index = key
         with seeded(self.seed, epoch, index):
-            return self.transform(self.images.read(index)), int(self.images.labels[index])
+            return self.transform(self.images.image(index)), self.images.truth(index)
 
 
 class Batches(Sampler[list[tuple[int, int]]]):
-    """Batches of one epoch after another, this rank's share, from any step on.
+    """Batches of this rank, epoch by epoch, from any step on.
 
-    An epoch is a permutation cut into global batches of `batch_size`, what remains dropped; a global batch is cut into
+    An epoch is a permutation cut into global batches of `batch_size`, without the remainder; a global batch is cut into
     `parts` micro-batches, and `rank` of `world` takes every world-th of those, in order.
     """
 
@@ -90,12 +90,12 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
 
 Collate = Callable[[list[Any]], Any] | None
-"""How samples become a batch; None for torch's own way."""
+"""Joins samples to a batch; None for torch's default."""
 
 
 @contextmanager
 def explained_workers() -> Iterator[None]:
-    """Raise what goes wrong in a process that reads images as this process would, and name one that was killed."""
+    """Raise errors of worker processes as if they came from this process, and explain a killed one."""
     try:
         yield
     except FeatherboneError as error:
@@ -108,7 +108,7 @@ def explained_workers() -> Iterator[None]:
         if how is None:
             raise
         raise FeatherboneError(
-            f"a process that reads images {how[1].strip()}: out of memory? Lower --workers (0 reads in "
+            f"a process that reads images {how[1].strip()}: possibly out of memory; lower --workers (0 reads in "
             "this process) or --batch-size; a training run continues with: featherbone train --resume RUN"
         ) from None
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from featherbone.data.formats.panoptic import read_ids
 from featherbone.data.images import open_image
-from featherbone.data.panoptic import read_ids
 from featherbone.files import write_bytes
 from featherbone.results import Classification, Detections, PanopticMap, Record, Segment, SemanticMap
 
@@ -21,7 +21,7 @@ GOLDEN = 0.618034
 
 
 def write_labels(path: Path, labels: NDArray[np.uint8], colours: Sequence[tuple[int, int, int]] = ()) -> None:
-    """Classes (H, W) as an index PNG, shown in `colours` by programs that know palettes."""
+    """Write class indices (H, W) as a PNG with a palette of `colours`."""
     image = Image.fromarray(labels)
     if colours:
         image.putpalette([channel for colour in colours for channel in colour])
@@ -29,7 +29,7 @@ def write_labels(path: Path, labels: NDArray[np.uint8], colours: Sequence[tuple[
 
 
 def write_panoptic(path: Path, ids: NDArray[np.int32]) -> None:
-    """Segment ids (H, W), up to 2^24 - 1, as COCO's PNG: R + 256 G + 65536 B."""
+    """Write segment ids (H, W), up to 2^24 - 1, as COCO's PNG: R + 256 G + 65536 B."""
     channels = np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], -1)
     _write_png(path, Image.fromarray(channels.astype(np.uint8)))
 
@@ -85,7 +85,7 @@ def panoptic_image(record: PanopticMap, image_id: int, file_name: str) -> dict[s
 
 
 def panoptic_annotation(record: PanopticMap, image_id: int, file_name: str, category_ids: Sequence[int]) -> Any:
-    """What COCO's panoptic json says of one image."""
+    """The annotation of one image in COCO's panoptic json."""
     rows = []
     for segment in record.segments:
         x1, y1, x2, y2 = (int(side) for side in segment.box)

@@ -1,7 +1,7 @@
 """Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899) between neighbours of a batch.
 
-Images 2i and 2i + 1 are each other's partners and a whole step shares one draw, so that the result is the same however
-a global batch is cut into parts of even size.
+Images 2i and 2i + 1 are mixed with each other and a step has one draw, so that the result does not depend on how a
+global batch is cut into parts of even size.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 def mix(images: Tensor, targets: Tensor, mixup: float, cutmix: float, seed: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Images (B, C, H, W) and soft targets (B, K), mixed by lam ~ Beta(alpha, alpha).
 
-    `mixup` and `cutmix` are the alphas, 0 turns one off; with both on, each step takes either with equal chance.
+    `mixup` and `cutmix` are the alphas, 0 for off; with both on, each step uses one of them, with equal probability.
     """
     alphas = [alpha for alpha in (mixup, cutmix) if alpha > 0]
     if not alphas:
@@ -21,7 +21,7 @@ def mix(images: Tensor, targets: Tensor, mixup: float, cutmix: float, seed: tupl
     choice = int(generator.integers(len(alphas)))
     lam = float(generator.beta(alphas[choice], alphas[choice]))
     pairs = torch.arange(len(images), device=images.device) ^ 1
-    partner = torch.where(pairs < len(images), pairs, pairs - 1)  # an odd last image has itself
+    partner = torch.where(pairs < len(images), pairs, pairs - 1)  # an odd last image is mixed with itself
     if mixup > 0 and choice == 0:
         mixed = lam * images + (1 - lam) * images[partner]
     else:

@@ -5,35 +5,36 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from featherbone.data.findings import many
 from featherbone.data.layouts import split_of
 from featherbone.data.listing import list_files
 from featherbone.errors import BadData
 
 _HASH = re.compile(r"[0-9a-f]{8}-(?=.)")
-"""What Label Studio puts before the name of an uploaded file."""
+"""Prefix of uploaded files in Label Studio."""
 
 
 _MASKS = re.compile(
     r"masks?\b|(mask|panoptic|stuff|ann|gt)_|segmentation|gtFine|labels\b|annotations?\b", re.IGNORECASE
 )
-"""What the names of folders begin with that hold masks and labels under the names of the images."""
+"""First letters of the names of folders that hold masks and labels under the names of the images."""
 
 
 class NamedFiles:
-    """Files below `root` by the names that lists of any tool give them.
+    """Files below `root` by the names that annotation files give them.
 
-    A name is first taken as it is written, in each of `folders` (below `root`, most likely first). Names that are
+    A name is first looked up as it is written, in each of `folders` (below `root`, most likely first). Names that are
     absolute on any system, lead out of the folder, hold backslashes or URL escapes, or name folders that do not exist
-    are found by their plain name: a single file of that name is taken, and of several the one whose folders agree with
-    the name, or the only one in the most likely folder. Folders of masks and of other splits than `split` are not
-    searched: an image that is missing often has a namesake there.
+    are found by their plain name: the only file of that name, or of several the one whose folders agree with the name,
+    or the only one in the most likely folder. Folders of masks and of other splits than `split` are not searched: a
+    missing image often has a namesake there.
     """
 
     def __init__(self, root: Path, folders: Sequence[Path] = (), source: str = "", split: str | None = None) -> None:
-        """`source` is what messages call the list."""
+        """`source` is the name of the annotation file in messages."""
         self.root, self.source, self.split = root, source, split
         self.folders = tuple(folders) or (root,)
         self.guesses: dict[str, Path] = {}
@@ -55,8 +56,16 @@ class NamedFiles:
             self.guesses[name] = found[0]
         return self.guesses.get(name)
 
+    def notes(self) -> list[str]:
+        """A note on the files that were found by their plain names only."""
+        if not self.guesses:
+            return []
+        name, path = next(iter(self.guesses.items()))
+        where = path.relative_to(self.root).as_posix()
+        return [f"{many(len(self.guesses), 'image')} found by the plain name only, as {where} for {name!r}"]
+
     def _guess(self, parts: Sequence[str]) -> list[Path]:
-        """The files that a name of these parts means best."""
+        """The files that match the parts of a name best."""
         if not parts:
             return []
         found = self._by_name.get(_key(parts[-1])) or self._by_name.get(_key(_HASH.sub("", parts[-1], count=1)), [])
@@ -77,6 +86,13 @@ class NamedFiles:
             if not other and not any(_MASKS.match(folder) for folder in folders):
                 found.setdefault(_key(path.name), []).append(path)
         return found
+
+
+def find_below(folders: Sequence[Path], name: str, source: str) -> Path | None:
+    """The file called `name` below one of `folders`. Raises `BadData`, which names `source`, for one outside."""
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise BadData(f"{source}: file_name {name!r} leads out of the data folder; write paths below it")
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
 def written_parts(name: str) -> tuple[str, ...]:

@@ -8,15 +8,16 @@ import numpy as np
 from featherbone.data.doctor_boxes import check_boxes
 from featherbone.data.doctor_marks import Ints, Marks
 from featherbone.data.findings import MOST, Example, Finding, check_balance, finding, grade, listed, many
+from featherbone.data.formats.format import Opened
 from featherbone.data.layouts import TRAINING_SPLITS
-from featherbone.data.objects import MarkedImages, Opened
+from featherbone.data.objects import ObjectSplit
 from featherbone.ops import rle
 
 IMBALANCE = 50
 """A largest class more than so many times the smallest is a warning."""
 
 
-def check_objects(splits: Mapping[str, MarkedImages], marks: Marks, task: str) -> Iterator[Finding]:
+def check_objects(splits: Mapping[str, ObjectSplit], marks: Marks, task: str) -> Iterator[Finding]:
     """What the files say of the objects of `splits`, which are `marks`, for `task` detection or instance."""
     yield from _check_readable(marks)
     yield from _check_splits(marks)
@@ -48,7 +49,8 @@ def check_listing(split: str, opened: Opened) -> Iterator[Finding]:
             f"{many(opened.orphans, 'annotation')} for {split} of an image that is not listed, left out; list the "
             "image or remove them"
         )
-        count = opened.orphans + sum(len(entry.annotations) for entry in opened.images.entries)
+        entries = opened.images.entries if isinstance(opened.images, ObjectSplit) else ()
+        count = opened.orphans + sum(len(entry) for entry in entries)
         yield Finding(grade(opened.orphans, count), f"orphans-in-{split}", message, opened.orphans)
     for note in opened.notes:
         yield Finding("note", f"read-in-{split}", f"{split}: {note}", 1)
@@ -108,10 +110,10 @@ def check_mask_forms(marks: Marks) -> Iterator[Finding]:
     faults: dict[int, str] = {}
     none: list[int] = []
     for row in range(total):
-        entry, segmentation = marks.entries[marks.image[row]], marks.annotation(row).get("segmentation")
-        if segmentation and (fault := rle.fault(segmentation, entry.height, entry.width)):
+        entry, segmentation = marks.entries[marks.image[row]], marks.segmentation(row)
+        if segmentation is not None and (fault := rle.fault(segmentation, entry.height, entry.width)):
             faults[row] = fault
-        elif not segmentation and not marks.crowd[row]:
+        elif segmentation is None and not marks.crowd[row]:
             none.append(row)
     if faults:
         message = f"{many(len(faults), 'mask')} of {total:,} cannot be read; write polygons or run lengths as COCO does"
@@ -125,7 +127,7 @@ def check_mask_forms(marks: Marks) -> Iterator[Finding]:
         yield marks.point("error", "no-mask", message, np.array(none, np.int64))
 
 
-def _check_ids(splits: Mapping[str, MarkedImages], marks: Marks) -> Iterator[Finding]:
+def _check_ids(splits: Mapping[str, ObjectSplit], marks: Marks) -> Iterator[Finding]:
     """Ids of classes and annotations."""
     known = {split: dict(zip(images.category_ids, images.classes, strict=True)) for split, images in splits.items()}
     first, *others = known.values() or [{}]
@@ -141,7 +143,7 @@ def _check_ids(splits: Mapping[str, MarkedImages], marks: Marks) -> Iterator[Fin
     of = marks.splits[marks.image]
     for split, names in known.items():
         rows = np.flatnonzero(of == split)
-        used = Counter(int(marks.annotation(row)["category_id"]) for row in rows.tolist())
+        used = Counter(marks.entries[marks.image[row]].category_ids[marks.place[row]] for row in rows.tolist())
         unknown = sorted(used.keys() - names.keys())
         step = next((s for s in (1, -1) if unknown and all(i + s in names for i in used)), 0)
         wrong = rows[marks.labels[rows] < 0]
@@ -159,7 +161,7 @@ def _check_ids(splits: Mapping[str, MarkedImages], marks: Marks) -> Iterator[Fin
                 "list the classes, or remove the objects"
             )
             yield marks.point("error", f"unknown-class-in-{split}", message, wrong)
-        ids_of = Counter(i for row in rows.tolist() if (i := marks.annotation(row).get("id")) is not None)
+        ids_of = Counter(i for row in rows.tolist() if (i := marks.number(row)) is not None)
         if twice := [Example((f"annotation {i}",), many(n, "time")) for i, n in ids_of.items() if n > 1]:
             message = (
                 f"{split}: {many(twice, 'annotation id')} given more than once, of which other tools keep one; "

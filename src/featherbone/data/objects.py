@@ -1,82 +1,206 @@
-"""Images with objects marked on them: what COCO and YOLO files come to."""
+"""The annotated objects of an image: one record from every format's files to the training target."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featherbone.data.findings import listed
+from featherbone.data.findings import Finding, listed
 from featherbone.data.images import upright_size
-from featherbone.data.split import FileSplit
+from featherbone.data.split import FileSplit, Split
 from featherbone.errors import BadData, BadImage
 from featherbone.ops import rle
 from featherbone.results import Box, Detections, Instances, Rle
 from featherbone.text import to_bytes
 
 
+class Annotation(NamedTuple):
+    """One object while its file is parsed."""
+
+    label: int = -1
+    """Class index; -1 for a class that is not listed."""
+    box: Sequence[float] = (0.0, 0.0, 0.0, 0.0)
+    """x y width height in pixels."""
+    segmentation: Any = None
+    """The mask in COCO's form, polygons or run lengths, or as an array (height, width); None where there is none."""
+    crowd: bool = False
+    area: float = math.nan
+    category_id: int = -1
+    id: Any = None
+    error: str = ""
+    """Place, reason and remedy where the annotation cannot be read."""
+
+
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """What is marked in one image of `height` and `width`, n objects."""
+    """The n annotated objects of one image of `height` x `width`, as its files state them."""
 
     height: int
     width: int
-    boxes: NDArray[np.float32]
-    """x1 y1 x2 y2 in pixels of the upright image (n, 4), cut at its borders."""
+    boxes_xywh: NDArray[np.float64]
+    """Boxes (n, 4), x y width height in pixels of the upright image, not cut at its borders."""
     labels: NDArray[np.int64]
-    """Class indices (n,)."""
+    """Class indices (n,); -1 for a class that is not listed."""
     crowd: NDArray[np.bool_]
-    """Whether it is a group that was not taken apart (n,): nothing to learn, and no mistake to find."""
-    areas: NDArray[np.float64]
-    """Pixels covered (n,), by which COCO tells small, medium and large."""
-    masks: tuple[Rle, ...] | None = None
-    """None where the data has boxes only."""
+    """Groups that were not separated (n,): not trained on, and detections there are not counted as false."""
+    stated_areas: NDArray[np.float64]
+    """Areas in pixels (n,), NaN where the file states none."""
+    segmentations: tuple[Any, ...]
+    """Masks (n,) in COCO's form, not decoded, or as arrays (height, width); None where there is none."""
+    path: str = ""
+    """The image file below the data folder."""
+    image_id: int = 0
+    """Number of the image in its file; its place, from 1, in formats without numbers."""
+    ids: tuple[Any, ...] = ()
+    """Numbers of the annotations (n,), None where the file has none."""
+    category_ids: tuple[int, ...] = ()
+    """Numbers of the classes (n,) in the file."""
+    errors: tuple[str, ...] = ()
+    """Annotations that cannot be read and are not among the n: place, reason and remedy of each."""
 
-    def record(self, classes: Sequence[str]) -> Detections:
-        """What a perfect detector would say, each object with score 1."""
+    @classmethod
+    def parsed(cls, path: str, image_id: int, height: int, width: int, rows: Iterable[Annotation]) -> Self:
+        """The record of an image from its annotations."""
+        rows = list(rows)
+        errors = tuple(row.error for row in rows if row.error)
+        rows = [row for row in rows if not row.error] if errors else rows
+        return cls(
+            height=height,
+            width=width,
+            boxes_xywh=np.array([row.box for row in rows], np.float64).reshape(-1, 4),
+            labels=np.array([row.label for row in rows], np.int64),
+            crowd=np.array([row.crowd for row in rows], bool),
+            stated_areas=np.array([row.area for row in rows], np.float64),
+            segmentations=tuple(row.segmentation for row in rows),
+            path=path,
+            image_id=image_id,
+            ids=tuple(row.id for row in rows),
+            category_ids=tuple(row.category_id for row in rows),
+            errors=errors,
+        )
+
+    @classmethod
+    def of_boxes(
+        cls,
+        size: tuple[int, int],
+        boxes: NDArray[np.floating],
+        labels: NDArray[np.int64],
+        crowd: NDArray[np.bool_] | None = None,
+        areas: NDArray[np.float64] | None = None,
+        masks: Sequence[Any] | None = None,
+    ) -> Self:
+        """The record of an image of `size`, height and width, with boxes (n, 4), x1 y1 x2 y2."""
+        boxes = boxes.astype(np.float64).reshape(-1, 4)
+        return cls(
+            *size,
+            boxes_xywh=np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]),
+            labels=labels,
+            crowd=np.zeros(len(labels), bool) if crowd is None else crowd,
+            stated_areas=np.full(len(labels), np.nan) if areas is None else areas,
+            segmentations=(None,) * len(labels) if masks is None else tuple(masks),
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def boxes(self) -> NDArray[np.float32]:
+        """Boxes x1 y1 x2 y2 in pixels (n, 4), cut at the borders of the image."""
+        corners = np.column_stack([self.boxes_xywh[:, :2], self.boxes_xywh[:, :2] + self.boxes_xywh[:, 2:]])
+        return corners.clip(0, (self.width, self.height) * 2).astype(np.float32)
+
+    @cached_property
+    def areas(self) -> NDArray[np.float64]:
+        """Pixels (n,): as stated, else those of the mask, else those of the box."""
+        areas = self.stated_areas.copy()
+        sides = self.boxes[:, 2:].astype(np.float64) - self.boxes[:, :2]
+        for i in np.flatnonzero(np.isnan(areas)).tolist():
+            shape = self.segmentations[i]
+            if shape is not None and not rle.fault(shape, self.height, self.width):
+                areas[i] = rle.areas([rle.from_coco(shape, self.height, self.width)])[0]
+            else:
+                areas[i] = sides[i].prod()
+        return areas
+
+    @cached_property
+    def masks(self) -> tuple[Rle, ...]:
+        """Masks (n,), empty for objects without one. Raises `BadData` for a mask that cannot be read."""
+        return tuple(map(self._mask, range(len(self))))
+
+    def mask(self, index: int) -> rle.Bools:
+        """The mask of an object (height, width). Raises `BadData` for a mask that cannot be read."""
+        shape = self.segmentations[index]
+        return shape if isinstance(shape, np.ndarray) else rle.decode(self._mask(index))
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether every object that is not a crowd has a mask."""
+        return all(
+            shape is not None or crowd for shape, crowd in zip(self.segmentations, self.crowd.tolist(), strict=True)
+        )
+
+    def take(self, kept: NDArray[np.int64]) -> Self:
+        """Only the objects of these indices."""
+        shapes, ids, numbers = (
+            tuple(values[i] for i in kept.tolist()) if values else ()
+            for values in (self.segmentations, self.ids, self.category_ids)
+        )
+        return replace(
+            self,
+            boxes_xywh=self.boxes_xywh[kept],
+            labels=self.labels[kept],
+            crowd=self.crowd[kept],
+            stated_areas=self.stated_areas[kept],
+            segmentations=shapes,
+            ids=ids,
+            category_ids=numbers,
+        )
+
+    def visible(self) -> Self:
+        """Without the objects whose boxes are empty within the image."""
+        kept = (self.boxes[:, 2:] > self.boxes[:, :2]).all(1)
+        return self if kept.all() else self.take(np.flatnonzero(kept))
+
+    def record(self, classes: Sequence[str], masks: bool = False) -> Detections:
+        """The objects as detections with score 1; `Instances` with `masks`."""
         boxes: list[Box] = [(x1, y1, x2, y2) for x1, y1, x2, y2 in self.boxes.tolist()]
         labels = tuple(self.labels.tolist())
         names, scores = tuple(classes[label] for label in labels), (1.0,) * len(labels)
-        about = (self.height, self.width, tuple(boxes), labels, names, scores)
-        return Detections(*about) if self.masks is None else Instances(*about, self.masks)
+        plain = Detections(self.height, self.width, tuple(boxes), labels, names, scores)
+        return Instances(**plain.__dict__, masks=self.masks) if masks else plain
 
+    def called(self, index: int) -> str:
+        """Name of an object in messages."""
+        if self.ids and self.ids[index] is not None:
+            return f"annotation {self.ids[index]}"
+        return f"the object at {self.boxes_xywh[index, :2].tolist()}"
 
-@dataclass(frozen=True)
-class Marked:
-    """One image and its annotations, as the files state them."""
-
-    path: str
-    """Below the data folder."""
-    height: int
-    width: int
-    image_id: int
-    """Of the file it is listed in; for YOLO its place in the sorted list, from 1."""
-    annotations: tuple[Mapping[str, Any], ...]
-    """COCO's form: `bbox` x y width height in pixels, `segmentation` if there is one, `iscrowd`, `area`, `id`; and
-    `label`, the class index; -1 for a class that is not known. Where it cannot be read, `error` states place, reason
-    and remedy, the box is empty and `label` is -1."""
-
-
-def unreadable(error: str) -> dict[str, Any]:
-    """An annotation that cannot be read: `error` states place, reason and remedy."""
-    return {"bbox": [0.0] * 4, "label": -1, "category_id": -1, "iscrowd": False, "error": error}
+    def _mask(self, index: int) -> Rle:
+        shape = self.segmentations[index]
+        if isinstance(shape, np.ndarray):
+            return rle.encode(shape)
+        try:
+            return rle.from_coco([] if shape is None else shape, self.height, self.width)
+        except ValueError as error:
+            raise BadData(f"{self.path}: the mask of {self.called(index)}: {error}; correct or remove it") from None
 
 
 @dataclass(frozen=True, eq=False)
-class MarkedImages(FileSplit[Objects]):
-    """Images of one split, with objects marked on them or known to have none."""
+class ObjectSplit(FileSplit[Objects]):
+    """Images of one split with annotated objects, or known to have none."""
 
     root: Path
-    entries: tuple[Marked, ...]
+    entries: tuple[Objects, ...]
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
-    """The number that each class has in the files."""
-    has_masks: bool
-    """Whether every object has a mask."""
+    """The number of each class in the files."""
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -85,11 +209,8 @@ class MarkedImages(FileSplit[Objects]):
         return self.entries[index].path
 
     def image_id(self, index: int) -> int:
-        """The image's number in the file that lists it; for formats without numbers its place, from 1."""
+        """The image's number in the file that lists it; in formats without numbers its place, from 1."""
         return self.entries[index].image_id
-
-    def truth(self, index: int) -> Objects:
-        return self.objects(index, self.has_masks)
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width as annotated."""
@@ -98,124 +219,83 @@ class MarkedImages(FileSplit[Objects]):
     def image(self, index: int) -> Image.Image:
         """The upright image in RGB. Raises `BadImage`, also where its size is not the annotated one."""
         image = super().image(index)
-        _check_size(self.entries[index], image.height, image.width)
+        self._check_size(index, image.height, image.width)
         return image
 
-    def take(self, indices: Sequence[int]) -> "MarkedImages":
-        """Only the images of `indices`, in that order."""
-        entries = tuple(self.entries[i] for i in indices)
-        return MarkedImages(self.root, entries, self.classes, self.category_ids, self.has_masks)
+    def truth(self, index: int) -> Objects:
+        return self.entries[index].visible()
 
-    def with_crowds_as_objects(self) -> "MarkedImages":
-        """The same images with every crowd taken for a single object."""
-        entries = tuple(
-            replace(entry, annotations=tuple({**a, "iscrowd": False} for a in entry.annotations))
-            for entry in self.entries
-        )
-        masks = all(a.get("segmentation") for entry in entries for a in entry.annotations)
-        return MarkedImages(self.root, entries, self.classes, self.category_ids, masks)
+    @property
+    def has_masks(self) -> bool:
+        """Whether every object that is not a crowd has a mask."""
+        return all(entry.has_masks for entry in self.entries)
 
-    def with_classes(self, classes: Sequence[str], category_ids: Sequence[int]) -> "MarkedImages":
-        """The same images with the classes of another split, found by their names.
+    def check_size(self, index: int) -> None:
+        """Raise `BadImage` where the image's size is not the annotated one, from the head of its file."""
+        self._check_size(index, *upright_size(self.root / self.name(index)))
 
-        The numbers in the files stay; a class that these files do not list has that of the other split if it is free.
-        Raises `BadData` where an object's class is not among `classes`.
+    def take(self, indices: Sequence[int]) -> Self:
+        return replace(self, entries=tuple(self.entries[i] for i in indices))
+
+    def matched(self, train: Split[Any]) -> "tuple[Split[Any], ObjectSplit, list[Finding]]":
+        if self.classes == train.classes:
+            return train, self, []
+        assert isinstance(train, ObjectSplit), "both splits are read by one format"
+        try:
+            images = self.named(train.classes, train.category_ids)
+        except BadData as error:
+            return train, self, [Finding("error", "classes-differ", str(error).removeprefix(f"{self.root}: "), 1)]
+        message = "training and validation list other classes, or in another order: matched by name"
+        return train, images, [Finding("note", "classes-matched", message, 1)]
+
+    def with_crowds_as_objects(self) -> "ObjectSplit":
+        """The same images with every crowd as a single object."""
+        return replace(self, entries=tuple(replace(e, crowd=np.zeros(len(e), bool)) for e in self.entries))
+
+    def named(self, classes: tuple[str, ...], category_ids: Sequence[int] = ()) -> "ObjectSplit":
+        """As `Split.named`.
+
+        The numbers in the files stay; a class that these files do not list has that of `category_ids` if it is free.
         """
+        if self.classes == classes:
+            return self
         places = {name: label for label, name in enumerate(classes)}
-        used = {a["label"] for entry in self.entries for a in entry.annotations if a["label"] >= 0}
+        used = {label for entry in self.entries for label in entry.labels.tolist() if label >= 0}
         if odd := [self.classes[label] for label in sorted(used) if self.classes[label] not in places]:
             raise BadData(
-                f"{self.root}: objects of classes that the training images do not list: {listed(odd)}; theirs are "
+                f"{self.root}: objects of classes that training does not list: {listed(odd)}; the training classes are "
                 f"{listed(classes)}; list the same in both"
             )
         numbers = dict(zip(self.classes, self.category_ids, strict=True))
-        for name, number in zip(classes, category_ids, strict=True):
+        for name, number in zip(classes, category_ids or range(len(classes)), strict=True):
             taken = set(numbers.values())
             numbers.setdefault(name, number if number not in taken else max(taken) + 1)
-        table = [places.get(name, -1) for name in self.classes] + [-1]
-        entries = tuple(
-            replace(entry, annotations=tuple({**a, "label": table[a["label"]]} for a in entry.annotations))
-            for entry in self.entries
-        )
-        ids = tuple(numbers[name] for name in classes)
-        return MarkedImages(self.root, entries, tuple(classes), ids, self.has_masks)
-
-    def objects(self, index: int, masks: bool = False) -> Objects:
-        """The objects of an image, with their masks on request; boxes that are empty within the image are left out.
-
-        Raises `BadImage` where masks are to be drawn and the image has not the annotated size.
-        """
-        entry = self.entries[index]
-        if masks and entry.annotations:
-            _check_size(entry, *upright_size(self.root / entry.path))
-        limit = np.array([entry.width, entry.height] * 2, np.float64)
-        given = np.array([a["bbox"] for a in entry.annotations], np.float64).reshape(-1, 4)
-        given[:, 2:] += given[:, :2]
-        boxes = given.clip(0, limit)
-        fit = np.flatnonzero(((boxes[:, 2:] - boxes[:, :2]) > 0).all(1))
-        kept = [entry.annotations[i] for i in fit]
-        sides = boxes[fit, 2:] - boxes[fit, :2]
-        areas = [a["area"] if "area" in a else _area(a, entry, side) for a, side in zip(kept, sides, strict=True)]
-        return Objects(
-            entry.height,
-            entry.width,
-            boxes[fit].astype(np.float32),
-            np.array([a["label"] for a in kept], np.int64),
-            np.array([bool(a.get("iscrowd", 0)) for a in kept], bool),
-            np.array(areas, np.float64),
-            tuple(_mask(a, entry) for a in kept) if masks else None,
-        )
+        table = np.array([*(places.get(name, -1) for name in self.classes), -1], np.int64)
+        entries = tuple(replace(entry, labels=table[entry.labels]) for entry in self.entries)
+        return replace(self, entries=entries, classes=classes, category_ids=tuple(numbers[name] for name in classes))
 
     def fingerprint(self) -> str:
-        """A hash of every image's name and objects; the same set has the same one, wherever it lies."""
         digest = sha256(to_bytes(f"{len(self)} images of {self.classes}\n"))
         for entry in self.entries:
             digest.update(to_bytes(f"{entry.path} {entry.width}x{entry.height}\n"))
-            for a in entry.annotations:
-                digest.update(to_bytes(f"{a['label']} {a['bbox']} {a.get('iscrowd', 0)} {a.get('segmentation')}\n"))
+            rows = (entry.labels.tolist(), entry.boxes_xywh.tolist(), entry.crowd.tolist(), entry.segmentations)
+            for label, box, crowd, shape in zip(*rows, strict=True):
+                digest.update(to_bytes(f"{label} {box} {crowd} {shape}\n"))
         return digest.hexdigest()[:16]
 
-
-@dataclass(frozen=True)
-class Opened:
-    """One split as its files give it."""
-
-    images: MarkedImages
-    missing: tuple[str, ...]
-    """Images that are listed, but not there."""
-    unlisted: tuple[str, ...]
-    """Images that are there, but not listed, and were left out."""
-    orphans: int
-    """Annotations of images that are not listed."""
-    notes: tuple[str, ...] = ()
-    """What else was noticed: what of the files is read in which way, and what is not read."""
+    def _check_size(self, index: int, height: int, width: int) -> None:
+        entry = self.entries[index]
+        if (height, width) != (entry.height, entry.width):
+            turned = ", turned by its EXIF orientation" if (width, height) == (entry.height, entry.width) else ""
+            raise BadImage(
+                f"{entry.path}: {width}x{height} pixels{turned}, but annotated as {entry.width}x{entry.height}; "
+                "annotate the upright image, or correct the size"
+            )
 
 
-def _check_size(entry: Marked, height: int, width: int) -> None:
-    if (height, width) != (entry.height, entry.width):
-        turned = ", turned by its EXIF orientation" if (width, height) == (entry.height, entry.width) else ""
-        raise BadImage(
-            f"{entry.path}: {width}x{height} pixels{turned}, but annotated as {entry.width}x{entry.height}; annotate "
-            "the upright image, or correct the size"
-        )
-
-
-def _area(annotation: Mapping[str, Any], entry: Marked, side: NDArray[np.float64]) -> float:
-    """Pixels of the mask, or of the box of that width and height where there is no mask that can be read."""
-    segmentation = annotation.get("segmentation")
-    if not segmentation or rle.fault(segmentation, entry.height, entry.width):
-        return float(side.prod())
-    return float(rle.areas([rle.from_coco(segmentation, entry.height, entry.width)])[0])
-
-
-def _mask(annotation: Mapping[str, Any], entry: Marked) -> Rle:
+def size_of(path: Path) -> tuple[int, int]:
+    """Height and width of an image file; 1, 1 for one that cannot be read, which is left out when it is read."""
     try:
-        return rle.from_coco(annotation.get("segmentation") or [], entry.height, entry.width)
-    except ValueError as error:
-        raise BadData(f"{mask_place(annotation, entry)}: {error}; correct or remove it") from None
-
-
-def mask_place(annotation: Mapping[str, Any], entry: Marked) -> str:
-    """What messages call the mask of an annotation."""
-    number = f"annotation {annotation['id']}" if "id" in annotation else f"the object at {annotation['bbox'][:2]}"
-    return f"{entry.path}: the mask of {number}"
+        return upright_size(path)
+    except BadImage:
+        return 1, 1

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featherbone.data.coco import open_coco
+from featherbone.data.dataset import open_checked
 from featherbone.data.findings import listed
+from featherbone.data.formats.coco import find_coco
 from featherbone.data.label_files import Code, read_code
 from featherbone.data.layouts import TRAINING_SPLITS, split_folders
 from featherbone.data.map_files import panoptic_categories, write_panoptic
-from featherbone.data.objects import MarkedImages, Objects
+from featherbone.data.objects import Objects, ObjectSplit
 from featherbone.errors import BadData
 from featherbone.files import atomic_folder, check_new_folder, write_bytes, write_json
 from featherbone.ops import rle
@@ -23,8 +24,8 @@ from featherbone.progress import track
 
 
 @dataclass
-class Settled:
-    """How overlaps were settled; counts are of pixels unless said otherwise."""
+class OverlapCounts:
+    """Counts of how overlaps were resolved, in pixels unless stated otherwise."""
 
     images: int = 0
     """Images written."""
@@ -35,15 +36,15 @@ class Settled:
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Pixels of two things at once, by the name of the upper, smaller one and that of the lower one."""
     vanished: list[str] = field(default_factory=list)
-    """Things of which nothing was left, by image and annotation."""
+    """Things that are wholly covered, by image and annotation."""
     under_things: int = 0
-    """Known as stuff, but covered by a thing."""
+    """Pixels of stuff that are covered by a thing."""
     no_thing: int = 0
-    """Known as a class of things, but covered by none: void."""
+    """Pixels of a class of things that no thing covers: void."""
     void: int = 0
-    """Without a segment."""
+    """Pixels without a segment."""
     pixels: int = 0
-    """Of all images."""
+    """Pixels of all images."""
     unmapped: list[str] = field(default_factory=list)
     """Images without a map of classes: their stuff is void."""
 
@@ -56,13 +57,13 @@ class Settled:
         overlaps = sum(self.pairs.values())
         lines = [
             f"{self.images:,} images, {self.things:,} things, {self.stuff:,} segments of stuff",
-            f"{_share(self.void, self.pixels)} void; {_share(self.under_things, self.pixels)} stuff that lay under "
-            f"things; {_share(self.no_thing, self.pixels)} of a thing's class where no object is marked, made void",
-            f"{_share(overlaps, self.pixels)} of two things at once, given to the smaller one",
+            f"{_share(self.void, self.pixels)} void; {_share(self.under_things, self.pixels)} stuff under things; "
+            f"{_share(self.no_thing, self.pixels)} of a thing's class without an annotated object, made void",
+            f"{_share(overlaps, self.pixels)} of two things at once, assigned to the smaller one",
         ]
         lines += [f"  {over} over {under}: {count:,} pixels" for (over, under), count in self.pairs.most_common(5)]
         if self.vanished:
-            lines.append(f"{len(self.vanished)} things of which nothing was left: {listed(self.vanished)}")
+            lines.append(f"{len(self.vanished)} things that are wholly covered: {listed(self.vanished)}")
         if self.unmapped:
             lines.append(f"{len(self.unmapped)} images without a map of classes: {listed(self.unmapped)}")
         return "\n".join(lines)
@@ -70,16 +71,17 @@ class Settled:
 
 def make_panoptic_set(
     instances: Path, semantic: Path, out: Path, ignore_index: int | None = None, zero_ignored: bool = False
-) -> Settled:
-    """Write a COCO panoptic set into `out`, a new or empty folder, and tell how overlaps were settled.
+) -> OverlapCounts:
+    """Write a COCO panoptic set into `out`, a new or empty folder, and return how overlaps were resolved.
 
     `instances` is a folder in COCO's layout, every object with a mask; `semantic` has `masks/{train,val}/*.png`, or
-    `{train,val}/*.png`, named as the images, and `classes.txt`. Its classes that no object has are stuff. Things lie on
-    stuff, smaller things on larger ones, and crowds below. What has a thing's class but is no object is void.
+    `{train,val}/*.png`, named as the images, and `classes.txt`. Its classes without objects are stuff. Things are
+    placed on stuff, smaller things on larger ones, and crowds below. A pixel of a thing's class without an object is
+    void.
     """
     check_new_folder(out)
     code = read_code(semantic, ignore_index, zero_ignored)
-    settled = Settled()
+    settled = OverlapCounts()
     with atomic_folder(out) as new:
         done = [split for split in TRAINING_SPLITS if _write_split(split, instances, semantic, new, code, settled)]
         if not done:
@@ -88,13 +90,16 @@ def make_panoptic_set(
     return settled
 
 
-def _write_split(split: str, instances: Path, semantic: Path, out: Path, code: Code, settled: Settled) -> bool:
-    opened = open_coco(instances, split, "leave-out", check=True)
+def _write_split(split: str, instances: Path, semantic: Path, out: Path, code: Code, settled: OverlapCounts) -> bool:
+    opened = open_checked(instances, "instance", split, {}) if find_coco(instances, split) else None
     if opened is None:
         return False
     marked = opened.images
+    assert isinstance(marked, ObjectSplit), "objects are read"
     if not marked.has_masks:
-        raise BadData(f"{instances}: not every object of {split} has a mask; mark them as polygons or run lengths")
+        raise BadData(
+            f"{instances}: not every object of {split} has a mask; annotate them with polygons or run lengths"
+        )
     folder = next(iter(split_folders(semantic / "masks", split) + split_folders(semantic, split)), None)
     if folder is None:
         raise BadData(f"{semantic}: neither masks/{split} nor {split} there; put the index PNGs of {split} into one")
@@ -102,19 +107,20 @@ def _write_split(split: str, instances: Path, semantic: Path, out: Path, code: C
     numbers = _number(marked, len(names))
     images, annotations = [], []
     for index in track(range(len(marked)), f"writing {split}", len(marked)):
-        entry = marked.entries[index]
+        marked.check_size(index)
+        entry = marked.truth(index)
         path = folder / Path(entry.path).with_suffix(".png").name
         labels = _labels(path, code, names, entry.height, entry.width)
         if labels is None:
             settled.unmapped.append(entry.path)
-        ids, segments = _settle(marked.objects(index, masks=True), labels, marked.classes, names, entry.path, settled)
+        ids, segments = _settle(entry, labels, marked.classes, names, entry.path, settled)
         file = f"{entry.image_id:012}.png"
         write_panoptic(out / f"panoptic_{split}" / file, ids)
         rows = [_row(ids, number, numbers[label], crowd) for number, label, crowd in segments]
         annotations.append({"image_id": entry.image_id, "file_name": file, "segments_info": rows})
         target = out / split / Path(entry.path).name
         if target.exists():
-            raise BadData(f"{entry.path}: another image of {split} has the same name; give each its own")
+            raise BadData(f"{entry.path}: another image of {split} has the same name; give each a different one")
         write_bytes(target, marked.encoded(index))
         size = {"height": entry.height, "width": entry.width}
         images.append({"id": entry.image_id, "file_name": target.name, **size})
@@ -124,7 +130,7 @@ def _write_split(split: str, instances: Path, semantic: Path, out: Path, code: C
     return True
 
 
-def _number(marked: MarkedImages, count: int) -> list[int]:
+def _number(marked: ObjectSplit, count: int) -> list[int]:
     """The things' own ids, and for stuff those that follow the largest."""
     last = max(marked.category_ids)
     return [*marked.category_ids, *range(last + 1, last + 1 + count - len(marked.classes))]
@@ -150,14 +156,13 @@ def _settle(
     things: Sequence[str],
     names: Sequence[str],
     path: str,
-    settled: Settled,
+    settled: OverlapCounts,
 ) -> tuple[NDArray[np.int32], list[tuple[int, int, bool]]]:
     """Segment ids (H, W), and number, class and crowd of each segment."""
-    assert objects.masks is not None, "read with masks"
     ids = np.zeros((objects.height, objects.width), np.int32)
-    masks = [rle.decode(mask) for mask in objects.masks]
+    masks = [objects.mask(i) for i in range(len(objects))]
     order = sorted(range(len(masks)), key=lambda i: (not objects.crowd[i], -int(masks[i].sum())))
-    for i in order:  # what comes later lies above
+    for i in order:  # later masks are placed on top
         for under, count in zip(*np.unique(ids[masks[i]], return_counts=True), strict=True):
             if under:
                 pair = things[objects.labels[i]], things[objects.labels[under - 1]]

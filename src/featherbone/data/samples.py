@@ -1,4 +1,4 @@
-"""Images and what is marked on them, as a network learns it: on one canvas, changed by (seed, epoch, index)."""
+"""Images and annotations as training samples: on one canvas, augmented by (seed, epoch, index)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,20 +13,23 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from featherbone.data.augment import Augmentation, Marking
-from featherbone.data.frames import Frame, fit, lay
+from featherbone.data.augment import Augmentation, Sample
+from featherbone.data.formats.panoptic import PanopticSplit
+from featherbone.data.frames import Frame, fit, scale_image
 from featherbone.data.loading import seeded
-from featherbone.data.objects import MarkedImages, Objects
+from featherbone.data.objects import Objects, ObjectSplit
+from featherbone.data.split import Split
 from featherbone.data.transforms import Preprocessing
-from featherbone.ops import rle
 from featherbone.ops.boxes import Target
 from featherbone.ops.label_maps import PanopticTarget
 
 
 class DenseSamples(Dataset[tuple[Tensor, Any]], ABC):
-    """Normalised image (3, H, W) and what it should give, by (epoch, index)."""
+    """Normalised image (3, H, W) and target by (epoch, index)."""
 
-    def __init__(self, images: Any, preprocessing: Preprocessing, augmentation: Augmentation | None, seed: int) -> None:
+    def __init__(
+        self, images: Split[Any], preprocessing: Preprocessing, augmentation: Augmentation | None, seed: int
+    ) -> None:
         self.images, self.preprocessing, self.augmentation, self.seed = images, preprocessing, augmentation, seed
         self.resample = str_to_pil_interp(preprocessing.interpolation)
 
@@ -34,37 +37,37 @@ class DenseSamples(Dataset[tuple[Tensor, Any]], ABC):
         epoch, index = key
         p = self.preprocessing
         if self.augmentation is None:
-            seen = self.read(index)
+            sample = self.read(index)
         else:
             with seeded(self.seed, epoch, index):
                 fill = [round(255 * value) for value in p.mean]
-                seen = self.augmentation(self.read, index, len(self.images), p.height, p.width, fill)
-        h, w = seen.size
+                sample = self.augmentation(self.read, index, len(self.images), p.height, p.width, fill)
+        h, w = sample.size
         edges = (0, p.width - w, 0, p.height - h)
-        return F.pad(p.normalise(seen.image), edges), self.target(seen, edges)
+        return F.pad(p.normalise(sample.image), edges), self.target(sample, edges)
 
-    def read(self, index: int, factor: float = 1.0) -> Marking:
-        """An image that fits a canvas `factor` times as large as the input, and what is marked on it."""
+    def read(self, index: int, factor: float = 1.0) -> Sample:
+        """An image and its annotations, scaled to a canvas `factor` times as large as the input."""
         p = self.preprocessing
-        image = self.images.read(index)
+        image = self.images.image(index)
         frame = fit(image.height, image.width, round(p.height * factor), round(p.width * factor))
-        return self.mark(index, lay(image, frame, self.resample), frame)
+        return self.annotate(index, scale_image(image, frame, self.resample), frame)
 
     @abstractmethod
-    def mark(self, index: int, pixels: Tensor, frame: Frame) -> Marking:
-        """What is marked on an image, of which `pixels` (3, h, w) are what the frame shows."""
+    def annotate(self, index: int, pixels: Tensor, frame: Frame) -> Sample:
+        """The sample of an image; `pixels` (3, h, w) are the image at the scale of `frame`."""
 
     @abstractmethod
-    def target(self, seen: Marking, edges: tuple[int, int, int, int]) -> Any:
-        """What the head should give; `edges` are the pixels that are added left, right, above and below."""
+    def target(self, sample: Sample, edges: tuple[int, int, int, int]) -> Any:
+        """The target on the canvas; `edges` are the pixels to pad left, right, above and below."""
 
 
 class DetectionSamples(DenseSamples):
-    """Targets are objects, with their masks on request; crowds are left out."""
+    """Targets are objects, with their masks if `masks`; crowds are left out."""
 
     def __init__(
         self,
-        images: MarkedImages,
+        images: ObjectSplit,
         preprocessing: Preprocessing,
         augmentation: Augmentation | None,
         seed: int,
@@ -73,64 +76,66 @@ class DetectionSamples(DenseSamples):
         super().__init__(images, preprocessing, augmentation, seed)
         self.masks = masks
 
-    def mark(self, index: int, pixels: Tensor, frame: Frame) -> Marking:
-        return mark_objects(self.images.objects(index, self.masks), pixels, frame)
+    def annotate(self, index: int, pixels: Tensor, frame: Frame) -> Sample:
+        return object_sample(self.images.truth(index), pixels, frame, self.masks)
 
-    def target(self, seen: Marking, edges: tuple[int, int, int, int]) -> Target:
-        masks = None if seen.masks is None else F.pad(seen.masks, edges).bool()
-        return Target(seen.boxes, seen.labels, masks)
+    def target(self, sample: Sample, edges: tuple[int, int, int, int]) -> Target:
+        masks = None if sample.masks is None else F.pad(sample.masks, edges).bool()
+        return Target(sample.boxes, sample.labels, masks)
 
 
 class SemanticSamples(DenseSamples):
-    """Targets are classes (H, W), int64, 255 where none is known."""
+    """Targets are class indices (H, W), int64, 255 where unlabelled."""
 
-    def mark(self, index: int, pixels: Tensor, frame: Frame) -> Marking:
-        classes = mark_classes(self.images.labels(index), frame)
-        return Marking(pixels, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), None, classes)
+    def annotate(self, index: int, pixels: Tensor, frame: Frame) -> Sample:
+        classes = scale_classes(self.images.truth(index), frame)
+        return Sample(pixels, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), None, classes)
 
-    def target(self, seen: Marking, edges: tuple[int, int, int, int]) -> Tensor:
-        assert seen.classes is not None, "marked above"
-        return (F.pad(seen.classes, edges) - 1).long()  # bytes: what is not known, 0, becomes 255
+    def target(self, sample: Sample, edges: tuple[int, int, int, int]) -> Tensor:
+        assert sample.classes is not None, "set above"
+        return (F.pad(sample.classes, edges) - 1).long()  # in uint8, 0 (unlabelled) becomes 255
 
 
 class PanopticSamples(DenseSamples):
-    """Targets are things with their masks, crowds left out, and a map of stuff and any thing."""
+    """Targets are things with their masks, without crowds, and a map of stuff."""
 
-    def mark(self, index: int, pixels: Tensor, frame: Frame) -> Marking:
-        classes = mark_classes(self.images.stuff_labels(index), frame)
-        return replace(mark_objects(self.images.objects(index), pixels, frame), classes=classes)
+    images: PanopticSplit
 
-    def target(self, seen: Marking, edges: tuple[int, int, int, int]) -> PanopticTarget:
-        assert seen.classes is not None and seen.masks is not None, "marked above"
-        things = Target(seen.boxes, seen.labels, F.pad(seen.masks, edges).bool())
-        return PanopticTarget(things, (F.pad(seen.classes, edges) - 1).long())
+    def annotate(self, index: int, pixels: Tensor, frame: Frame) -> Sample:
+        truth = self.images.truth(index)
+        sample = object_sample(self.images.objects(truth), pixels, frame, masks=True)
+        return replace(sample, classes=scale_classes(self.images.stuff_labels(truth), frame))
+
+    def target(self, sample: Sample, edges: tuple[int, int, int, int]) -> PanopticTarget:
+        assert sample.classes is not None and sample.masks is not None, "set above"
+        things = Target(sample.boxes, sample.labels, F.pad(sample.masks, edges).bool())
+        return PanopticTarget(things, (F.pad(sample.classes, edges) - 1).long())
 
 
-def mark_objects(objects: Objects, pixels: Tensor, frame: Frame) -> Marking:
-    """Objects of an image, without crowds, on what the frame shows of it."""
+def object_sample(objects: Objects, pixels: Tensor, frame: Frame, masks: bool) -> Sample:
+    """Objects of an image, without crowds, at the scale of the frame."""
     scale = torch.tensor([frame.inner_width / frame.width, frame.inner_height / frame.height] * 2)
-    asked = ~objects.crowd
-    masks = None
-    if objects.masks is not None:
-        kept = [mask for mask, one in zip(objects.masks, asked, strict=True) if one]
-        shapes = [_resize(rle.decode(mask).astype(np.uint8), frame)[None] for mask in kept]
-        masks = torch.cat([*shapes, torch.zeros(0, *frame.inner, dtype=torch.uint8)])
-    boxes, labels = torch.from_numpy(objects.boxes[asked]) * scale, torch.from_numpy(objects.labels[asked])
-    return Marking(pixels, boxes.float(), labels, masks)
+    kept = np.flatnonzero(~objects.crowd)
+    shapes = None
+    if masks:
+        rows = [_resize(objects.mask(i).astype(np.uint8), frame)[None] for i in kept.tolist()]
+        shapes = torch.cat([*rows, torch.zeros(0, *frame.inner, dtype=torch.uint8)])
+    boxes, labels = torch.from_numpy(objects.boxes[kept]) * scale, torch.from_numpy(objects.labels[kept])
+    return Sample(pixels, boxes.float(), labels, shapes)
 
 
-def mark_classes(labels: NDArray[np.uint8], frame: Frame) -> Tensor:
-    """1 + class (h, w), uint8, of what the frame shows of an image; 0 where none is known."""
-    return _resize(labels, frame) + 1  # bytes: 255 becomes 0
+def scale_classes(labels: NDArray[np.uint8], frame: Frame) -> Tensor:
+    """1 + class (h, w), uint8, at the scale of the frame; 0 where unlabelled."""
+    return _resize(labels, frame) + 1  # in uint8, 255 becomes 0
 
 
 def _resize(values: NDArray[np.uint8], frame: Frame) -> Tensor:
-    """Values (H, W) of an image's pixels at those the frame shows, by the nearest centre."""
+    """Values (H, W) at the scale of the frame, by nearest centres."""
     return F.interpolate(torch.from_numpy(values)[None, None], size=frame.inner, mode="nearest-exact")[0, 0]
 
 
 def collate(samples: Sequence[tuple[Tensor, Any]]) -> tuple[Tensor, list[Any]]:
-    """Samples as a batch of images (B, 3, H, W) and a list."""
+    """Samples as a batch of images (B, 3, H, W) and a list of targets."""
     images, targets = zip(*samples, strict=True)
     return torch.stack(images), list(targets)
 

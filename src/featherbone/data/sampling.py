@@ -1,4 +1,4 @@
-"""Which of many images are looked at where all would be too many."""
+"""Choosing a few of many images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,9 +7,9 @@ import numpy as np
 
 
 def spread(count: int, most: int) -> list[int]:
-    """`most` distinct indices spread evenly over range(count), first and last included; all of them if there are fewer.
+    """`most` distinct indices spread evenly over range(count), including first and last; all of fewer.
 
-    One index is the middle one.
+    A single index is the middle one.
     """
     if count <= most:
         return list(range(count))
@@ -17,9 +17,9 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def spread_classes(labels: Sequence[int] | np.ndarray[Any, Any], most: int) -> list[int]:
-    """As `spread`, with as many indices of each class as there are and room allows; `labels` are class indices (N,).
+    """As `spread`, with the same number of indices per class as far as possible; `labels` are class indices (N,).
 
-    With fewer indices than classes, the classes are spread, too.
+    With fewer indices than classes, the classes are spread as well.
     """
     members = [np.flatnonzero(np.asarray(labels) == label) for label in np.unique(labels)]
     members = [members[i] for i in spread(len(members), most)]

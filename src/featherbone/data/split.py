@@ -4,13 +4,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, NamedTuple, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from featherbone.data.findings import Finding, listed
 from featherbone.data.images import read_file, read_image, upright_size
+from featherbone.errors import BadData
 from featherbone.ops.label_maps import IGNORE
 
 T = TypeVar("T")
@@ -85,9 +87,30 @@ class Split(ABC, Generic[T]):
         """Raise `BadImage` or `BadData` where the image cannot be used."""
         self.image(index)
 
-    def read(self, index: int) -> Image.Image:
-        """The same as `image`."""
-        return self.image(index)
+    def groups(self) -> Sequence[NDArray[np.int64]]:
+        """Groups of indices, of each of which a share is held out for validation."""
+        return [np.arange(len(self))]
+
+    def named(self, classes: tuple[str, ...], category_ids: Sequence[int] = ()) -> "Split[T]":
+        """The same images with the class indices of other `classes`, by name; `category_ids` are their file numbers.
+
+        Raises `BadData` for a class that these lack, or where annotations cannot be renumbered.
+        """
+        if self.classes == classes:
+            return self
+        raise BadData(
+            f"classes {listed(self.classes)}, but the run has {listed(classes)}; pass data with the run's classes in "
+            "the same order"
+        )
+
+    def matched(self, train: "Split[Any]") -> "tuple[Split[Any], Split[Any], list[Finding]]":
+        """The training split and this validation split with the same classes, and what was noticed about them."""
+        if self.classes == train.classes:
+            return train, self, []
+        message = (
+            f"training has classes {listed(train.classes)}, validation {listed(self.classes)}; list the same in both"
+        )
+        return train, self, [Finding("error", "classes-differ", message, 1)]
 
 
 class FileSplit(Split[T]):
@@ -103,3 +126,17 @@ class FileSplit(Split[T]):
 
     def size(self, index: int) -> tuple[int, int]:
         return upright_size(self.root / self.name(index), self.name(index))
+
+
+def hold_out(images: Split[T], share: float, seed: int) -> tuple[Split[T], Split[T]]:
+    """The images to train on, and the `share` of each of the `groups` that is held out by `seed` for validation.
+
+    At least one image is held out of a group of two or more, and never all.
+    """
+    generator = np.random.default_rng(seed)
+    held: list[int] = []
+    for group in images.groups():
+        members = generator.permutation(group)
+        held += members[: min(max(round(share * len(members)), 1), max(len(members) - 1, 0))].tolist()
+    rest = np.setdiff1d(np.arange(len(images)), held)
+    return images.take(rest.tolist()), images.take(sorted(held))

@@ -1,4 +1,4 @@
-"""What happens to an image before the network sees it."""
+"""Preprocessing and augmentation of images."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import Compose
 
-from featherbone.data.frames import Frame, fit, lay
+from featherbone.data.frames import Frame, fit, scale_image
 from featherbone.errors import BadOption
 
 WHITE = (255, 255, 255)
@@ -27,10 +27,11 @@ Transform = Callable[[Image.Image], Tensor]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From any RGB image to the network's input; it travels with the weights.
+    """From any RGB image to the network's input; stored with the weights.
 
-    By the rule "crop" the shorter side is resized to the input's over `crop` and the centre cut out; by "fit" the whole
-    image is scaled to touch two borders, and what is right of it or below is 0. Channels of 0 to 1 are normalised.
+    By the rule "crop" the shorter side is resized to the input's divided by `crop` and the centre is cropped; by "fit"
+    the whole image is scaled to touch two borders and padded with 0 on the right and below. Channels of 0 to 1 are
+    normalised.
     """
 
     height: int
@@ -65,7 +66,7 @@ class Preprocessing:
         return Compose([*cut.transforms, self.normalise])
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, and in plain values every rule by which another program makes the same input."""
+        """The fields, and every rule by which another program computes the same input, as plain values."""
         fit = self.rule == "fit"
         height, width = (int(side / (1 if fit else self.crop)) for side in (self.height, self.width))
         if fit:
@@ -94,22 +95,24 @@ class Preprocessing:
         }
 
     def frame(self, height: int, width: int) -> Frame:
-        """How an image of that size lies on the input, by the rule "fit"."""
+        """The frame of an image of that size, by the rule "fit"."""
         return fit(height, width, self.height, self.width)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Bytes (3, h, w) to the values that the network sees."""
+        """Bytes (3, h, w) to values of the network's input."""
         mean, std = (pixels.new_tensor(values, dtype=torch.float32)[:, None, None] for values in (self.mean, self.std))
         return pixels.contiguous().div(255).sub_(mean).div_(std)
 
     def picture(self, values: Tensor) -> Image.Image:
-        """What the network sees (3, h, w) as a picture: the inverse of `normalise`."""
+        """Values of the network's input (3, h, w) as an image: the inverse of `normalise`."""
         mean, std = (values.new_tensor(numbers)[:, None, None] for numbers in (self.mean, self.std))
         pixels = ((values * std + mean).clamp(0, 1) * 255).round().byte()
         return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
     def _fit(self, image: Image.Image) -> Tensor:
-        shown = self.normalise(lay(image, self.frame(image.height, image.width), str_to_pil_interp(self.interpolation)))
+        shown = self.normalise(
+            scale_image(image, self.frame(image.height, image.width), str_to_pil_interp(self.interpolation))
+        )
         return F.pad(shown, (0, self.width - shown.shape[2], 0, self.height - shown.shape[1]))
 
 
@@ -123,7 +126,7 @@ def training_transform(
 ) -> Transform:
     """RGB image to tensor (3, H, W): a random crop of at least `min_area`, flip, RandAugment, jitter and erasing.
 
-    `auto_augment` is timm's name of a policy, empty for none; `erasing` and `flip` are chances.
+    `auto_augment` is timm's name of a policy, empty for none; `erasing` and `flip` are probabilities.
     """
     try:
         augment = create_transform(
@@ -138,6 +141,6 @@ def training_transform(
         )
     except (AssertionError, KeyError, ValueError) as error:  # timm's ways to refuse the name of a policy
         raise BadOption(
-            f"auto_augment {auto_augment!r} is no policy of timm's ({error}); try rand-m9-mstd0.5"
+            f"auto_augment {auto_augment!r} is not a policy of timm's ({error}); try rand-m9-mstd0.5"
         ) from None
     return Compose([augment, preprocessing.normalise, RandomErasing(erasing, mode="pixel", device="cpu")])

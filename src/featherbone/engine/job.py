@@ -10,12 +10,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from featherbone.data.anchor_boxes import fit_anchors, input_sizes, mean_best_iou
+from featherbone.data.dataset import DataSet, EvaluationSplit, open_data
+from featherbone.data.formats.format import Reading
 from featherbone.data.loading import eval_loader
-from featherbone.data.measured import Measured as EvaluationSplit
 from featherbone.data.mixing import mix
 from featherbone.data.scan import find_unreadable, leave_out
 from featherbone.data.split import Split
-from featherbone.data.splits import Splits
 from featherbone.draw import contact_sheet, draw_record, save_picture
 from featherbone.engine.accelerator import count_workers
 from featherbone.engine.evaluate import evaluate
@@ -50,7 +50,7 @@ class Job:
         self.inference = Inference()
         opened: dict[str, Split[Any]]
         if evaluated is None:
-            found = self.kind.open(data, settings.to_dict())
+            found = open_data(data, task, settings.val_share, settings.seed, Reading.of(settings.to_dict()))
             opened, notices = {"train": found.train, "val": found.val}, (*found.notices, *found.warnings)
         else:
             opened, notices = {evaluated.split: evaluated.images}, evaluated.notices
@@ -90,7 +90,7 @@ class Job:
 
     def fingerprint(self) -> str:
         """A hash of all names and annotations."""
-        return Splits(self.train, self.val, ()).fingerprint()
+        return DataSet(self.train, self.val).fingerprint()
 
     def card(self, model: str) -> Card:
         """The card that a run starts with."""

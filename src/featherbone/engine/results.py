@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from featherbone.data.coco import find_image
+from featherbone.data.dataset import open_evaluation
+from featherbone.data.formats import find_task, find_tasks
 from featherbone.data.formats.coco_json import read_bytes, read_panoptic_results
+from featherbone.data.formats.panoptic import PanopticSplit, read_ids
 from featherbone.data.label_files import read_values
-from featherbone.data.layouts import find_task, find_tasks
-from featherbone.data.measured import open_measured
-from featherbone.data.objects import MarkedImages
-from featherbone.data.panoptic import PanopticImages, read_ids
+from featherbone.data.named_files import find_below
+from featherbone.data.objects import ObjectSplit
 from featherbone.errors import BadData, BadImage, BadOption
 from featherbone.metrics.detection import read_coco_results
 from featherbone.ops.label_maps import IGNORE
@@ -32,12 +32,12 @@ def evaluate_results(
 ) -> tuple[dict[str, Any], tuple[str, ...], Kind]:
     """Metrics of another tool's results on a split of a data folder, the class names, and the task.
 
-    A folder holds index PNGs, a file COCO's results or panoptic json. `split` is that of `open_measured`; `crowds` and
-    `reading` are settings of training.
+    A folder holds index PNGs, a file COCO's results or panoptic json. `split` is that of `open_evaluation`; `crowds`
+    and `reading` are settings of training.
     """
     kind, reader = find_reader(results, data, masks, reading)
     find_task(data, kind.name)
-    opened = open_measured(data, kind.name, split, {**reading, "crowds": crowds})
+    opened = open_evaluation(data, kind.name, split, {**reading, "crowds": crowds})
     for notice in opened.notices:
         say(notice, "note")
     images: Any = opened.images
@@ -60,14 +60,14 @@ def find_reader(
     return (InstanceKind(), read_masks) if masks else (DetectionKind(), read_detections)
 
 
-def read_detections(results: Path, images: MarkedImages) -> Read:
+def read_detections(results: Path, images: ObjectSplit) -> Read:
     """Detections in COCO's results format."""
     sizes = {images.image_id(index): images.size(index) for index in range(len(images))}
     found = read_coco_results(results, sizes, images.category_ids, images.classes)
     return lambda index: found[images.image_id(index)]
 
 
-def read_masks(results: Path, images: MarkedImages) -> Read:
+def read_masks(results: Path, images: ObjectSplit) -> Read:
     """Detections with masks in COCO's results format."""
     read = read_detections(results, images)
     records = [read(index) for index in range(len(images))]
@@ -94,7 +94,7 @@ def read_label_maps(folder: Path, images: Any) -> Read:
     return read
 
 
-def read_panoptic_maps(results: Path, images: PanopticImages) -> Read:
+def read_panoptic_maps(results: Path, images: PanopticSplit) -> Read:
     """COCO's panoptic json, with PNGs beside it, in a folder of its name, or under `maps`."""
     rows = read_panoptic_results(results, str(results))
     labels = {number: label for label, number in enumerate(images.category_ids)}
@@ -105,7 +105,7 @@ def read_panoptic_maps(results: Path, images: PanopticImages) -> Read:
         row = rows.get(image_id)
         if row is None:
             raise BadData(f"{results}: no entry for image {image_id}, {images.name(index)}; add one for every image")
-        path = find_image(folders, row.file_name, str(results)) or folders[0] / row.file_name
+        path = find_below(folders, row.file_name, str(results)) or folders[0] / row.file_name
         ids = read_ids(path, str(path))
         _check_size(ids, images.size(index), path)
         segments: list[tuple[int, float | None]] = []

@@ -14,10 +14,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from featherbone.data.findings import listed
-from featherbone.data.layouts import find_task
+from featherbone.data.dataset import open_evaluation
+from featherbone.data.formats import find_task
 from featherbone.data.loading import Batches, train_loader
-from featherbone.data.measured import open_measured
 from featherbone.data.scan import find_unreadable, leave_out
 from featherbone.engine.accelerator import accelerate, count_workers
 from featherbone.engine.batch_norm import synchronise
@@ -27,7 +26,7 @@ from featherbone.engine.optimiser import build_optimiser, build_schedule, freeze
 from featherbone.engine.run import METRICS, STATE, load_state
 from featherbone.engine.settings import Settings, from_card
 from featherbone.engine.tensorboard import curves
-from featherbone.errors import BadData, BadOption, BadRun
+from featherbone.errors import BadOption, BadRun
 from featherbone.files import check_new_folder, check_writable, locked, writing
 from featherbone.progress import say
 from featherbone.tasks.card import CARD, Card
@@ -175,7 +174,7 @@ def evaluate_run(
 ) -> tuple[dict[str, Any], Card]:
     """Metrics of a run, or of an exported file, on a split of its data folder or another one, and its card.
 
-    `split` is that of `open_measured`; `trust` allows a file that holds machine code.
+    `split` is that of `open_evaluation`; `trust` allows a file that holds machine code.
     """
     card, task = open_task(run, trust)
     inference = inference or Inference()
@@ -204,13 +203,8 @@ def open_measuring(card: Card, folder: Path, device: str, workers: int | None, s
     def is_held_out(images: Any) -> bool:
         return is_of(card, folder, leave_out(images, find_unreadable(images)))
 
-    evaluated = open_measured(folder, task, split, settings.to_dict(), is_held_out)
-    images = kind_of(card).with_classes(evaluated.images, card)
-    if images.classes != card.classes:
-        raise BadData(
-            f"{folder}: classes {listed(images.classes)}, but the run has {listed(card.classes)}; "
-            f"give data with the run's classes, in the same order"
-        )
+    evaluated = open_evaluation(folder, task, split, settings.to_dict(), is_held_out)
+    images = evaluated.images.named(card.classes, card.category_ids)
     return Job(task, folder, settings, replace(evaluated, images=images))
 
 

@@ -9,14 +9,14 @@ from torchvision.ops import nms
 
 
 class Target(NamedTuple):
-    """The objects of one image that a head should find, in pixels of the network's input."""
+    """The annotated objects of one image, in pixels of the network's input."""
 
     boxes: Tensor
     """(n, 4)"""
     labels: Tensor
     """Classes (n,), int64."""
     masks: Tensor | None = None
-    """(n, H, W), bool, of the network's input; only for heads that learn masks."""
+    """(n, H, W), bool, of the network's input; only for heads that predict masks."""
 
 
 class Found(NamedTuple):

@@ -13,7 +13,7 @@ from featherbone.results import Rle
 Bools = NDArray[np.bool_]
 
 MAX_PIXELS = 2**31 - 1
-"""Largest mask; C counts in 32 bits."""
+"""Maximum number of pixels of a mask: the C code counts in 32 bits."""
 MAX_COORDINATE = 1e8
 """Largest distance of a polygon's point from the origin, in pixels."""
 MAX_PERIMETER = 2_000_000
@@ -31,7 +31,7 @@ def decode(rle: Rle) -> Bools:
 
 
 def from_runs(runs: Sequence[int], height: int, width: int) -> Rle:
-    """Lengths of the runs of pixels column by column, outside and inside by turns, which are not checked."""
+    """Lengths of the runs of pixels column by column, outside and inside in turn; they are not checked."""
     return _as_text(coco.frPyObjects({"size": [height, width], "counts": list(runs)}, height, width))
 
 
@@ -56,14 +56,14 @@ def fault(segmentation: Any, height: int, width: int) -> str:
     covers nothing, and is a fault where there is no other.
     """
     if height * width > MAX_PIXELS:
-        return f"a mask of {height} x {width} pixels; at most {MAX_PIXELS} are read"
+        return f"a mask of {height} x {width} pixels; the maximum is {MAX_PIXELS}"
     if isinstance(segmentation, dict):
         return _fault_of_runs(segmentation.get("size"), segmentation.get("counts"), height, width)
     if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
         return "neither polygons [[x, y, x, y, ...], ...] nor run lengths with size and counts"
     reasons = [reason for polygon in segmentation if (reason := _fault_of_polygon(polygon))]
     if not reasons and segmentation and max(map(len, segmentation)) < 6:
-        return f"a polygon of {len(segmentation[0]) // 2} points; at least 3 are needed"
+        return f"a polygon of {len(segmentation[0]) // 2} points; the minimum is 3"
     return reasons[0] if reasons else ""
 
 
@@ -98,7 +98,7 @@ def _fault_of_polygon(polygon: list[Any]) -> str:
         points = np.array(polygon, np.float64).reshape(-1, 2)
         steps = np.abs(points - np.roll(points, 1, 0)).max(1)
         if steps.sum() > MAX_PERIMETER:
-            return f"a polygon with a perimeter of {steps.sum():.0f} pixels; at most {MAX_PERIMETER} are drawn"
+            return f"a polygon with a perimeter of {steps.sum():.0f} pixels; the maximum is {MAX_PERIMETER}"
     return ""
 
 
@@ -149,7 +149,7 @@ def areas(masks: Sequence[Rle]) -> NDArray[np.float64]:
 
 
 def iou(masks: Sequence[Rle], others: Sequence[Rle], crowd: Sequence[bool] | None = None) -> NDArray[np.float64]:
-    """Intersection over union (N, M); over the area of `masks` alone where the other one is a `crowd`."""
+    """Intersection over union (N, M); over the area of `masks` only where the other is a `crowd`."""
     if not masks or not others:
         return np.zeros((len(masks), len(others)))
     return np.asarray(coco.iou(list(masks), list(others), [int(c) for c in crowd or [False] * len(others)]))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featherbone.data.classification import check_class_counts, count_images, open_splits
+from featherbone.data.classification import check_class_counts, count_images
 from featherbone.data.findings import refuse
 from featherbone.data.frames import Frame
 from featherbone.data.loading import Samples
@@ -184,9 +184,6 @@ class ClassificationKind(Kind):
     def class_notes(self, metrics: Mapping[str, Any], split: Split[Any]) -> list[str]:
         return [f"{sum(row)} images" for row in metrics["confusion"]]
 
-    def open(self, data: Path, settings: Mapping[str, Any]) -> Any:
-        return open_splits(data, settings["val_share"], settings["seed"])
-
     def samples(self, split: Any, preprocessing: Preprocessing, settings: Any, training: bool) -> Samples:
         names = ("auto_augment", "color_jitter", "erasing", "flip", "min_area")
         chosen = {name: getattr(settings, name) for name in names}
@@ -200,9 +197,6 @@ class ClassificationKind(Kind):
 
     def choose(self, split: Any, count: int) -> list[int]:
         return spread_classes(split.labels, count)
-
-    def with_classes(self, split: Any, card: Card) -> Any:
-        return split.named(card.classes)
 
     def set_loss(self, task: Any, settings: Any, train: Split[Any]) -> None:
         for name in ("smoothing", "distillation", "distillation_weight", "temperature"):

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from featherbone.data.detection import open_detection
 from featherbone.data.frames import IN_IMAGE, Frame
 from featherbone.data.objects import Objects
 from featherbone.data.samples import DetectionSamples
@@ -21,7 +19,6 @@ from featherbone.heads.mask_rcnn import MaskRCNN
 from featherbone.heads.retinanet import RetinaNet
 from featherbone.heads.yolov3 import YOLOv3
 from featherbone.metrics.detection import DetectionMetrics
-from featherbone.ops import rle
 from featherbone.ops.boxes import Found, Picked, Target
 from featherbone.ops.paste import paste_masks
 from featherbone.results import Box, Detections, Instances, Record
@@ -130,29 +127,24 @@ class DetectionKind(Kind):
         return compare_objects(mine, theirs, score, limit)
 
     def truth_record(self, truth: Any, split: Split[Any]) -> Detections:
-        return truth.record(split.classes)
+        return truth.record(split.classes, self.masks)
 
     def target_record(self, target: Target, image: Tensor, split: Split[Any]) -> Detections:
-        return target_objects(target, *image.shape[1:]).record(split.classes)
+        height, width = image.shape[1:]
+        masks = None if target.masks is None else tuple(target.masks.numpy())
+        objects = Objects.of_boxes((height, width), target.boxes.numpy(), target.labels.numpy(), masks=masks)
+        return objects.record(split.classes, masks is not None)
 
     def class_notes(self, metrics: Mapping[str, Any], split: Split[Any]) -> list[str]:
         return [f"{count} objects" for count in metrics["objects_per_class"]]
-
-    def open(self, data: Path, settings: Mapping[str, Any]) -> Any:
-        s = settings
-        crowds = s.get("crowds", "ignore")
-        return open_detection(data, s["val_share"], s["seed"], s["unlabelled"], self.masks, crowds)
 
     def samples(self, split: Any, preprocessing: Preprocessing, settings: Any, training: bool) -> DetectionSamples:
         augmentation = augmentation_of(settings) if training else None
         return DetectionSamples(split, preprocessing, augmentation, settings.seed, self.masks and training)
 
-    def with_classes(self, split: Any, card: Card) -> Any:
-        return split if split.classes == card.classes else split.with_classes(card.classes, card.category_ids)
-
     def check(self, data: Path, splits: Mapping[str, Any], training: bool) -> None:
         for split, images in splits.items():
-            if not any(any(not a.get("iscrowd", 0) for a in entry.annotations) for entry in images.entries):
+            if all(entry.crowd.all() for entry in images.entries):
                 raise BadData(f"{data}: no object in the readable {split} images; annotate some")
 
     def draw_targets(self, decoder: Any, size: tuple[int, int, int], draw: torch.Generator) -> list[Target]:
@@ -180,21 +172,6 @@ class InstanceKind(DetectionKind):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small-data": SMALL_DATA}
     has_validation_loss = False
     masks = True
-
-
-def target_objects(target: Target, height: int, width: int) -> Objects:
-    """A training target as annotations of an image of that size."""
-    count = len(target.labels)
-    masks = None if target.masks is None else tuple(rle.encode(mask) for mask in target.masks.numpy())
-    return Objects(
-        height=height,
-        width=width,
-        boxes=target.boxes.numpy(),
-        labels=target.labels.numpy(),
-        crowd=np.zeros(count, bool),
-        areas=np.zeros(count),
-        masks=masks,
-    )
 
 
 def draw_objects(num_classes: int, size: tuple[int, int, int], draw: torch.Generator) -> list[Target]:

@@ -10,7 +10,7 @@ from timm.data import str_to_pil_interp
 from torch import Tensor
 from torch.nn import functional as F
 
-from featherbone.data.frames import Frame, lay
+from featherbone.data.frames import Frame, scale_image
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption
 from featherbone.ops.label_maps import label_map, upsample
@@ -93,7 +93,7 @@ def average_views(
     for scale in views.scales:
         height, width = (max(round(side * size * scale), 1) for side in (image.height, image.width))
         frame = Frame(image.height, image.width, height, width, height, width)
-        pixels = p.normalise(lay(image, frame, str_to_pil_interp(p.interpolation))).to(device)
+        pixels = p.normalise(scale_image(image, frame, str_to_pil_interp(p.interpolation))).to(device)
         for view in (pixels, pixels.flip(-1)) if views.mirror else (pixels,):
             shares = _slide(task, view, p) if views.slide else _whole(task, view, p, scale)
             shares = shares.flip(-1) if view is not pixels else shares

@@ -150,10 +150,6 @@ class Kind(ABC):
         """For each class how much of it was measured."""
 
     @abstractmethod
-    def open(self, data: Path, settings: Mapping[str, Any]) -> Any:
-        """Both splits of a data folder, as the settings of a run state. Raises `BadData`."""
-
-    @abstractmethod
     def samples(self, split: Split[Any], preprocessing: Preprocessing, settings: Any, training: bool) -> Any:
         """Samples by (epoch, index): augmented as the settings state for training, else the whole images."""
 
@@ -164,10 +160,6 @@ class Kind(ABC):
     def choose(self, split: Any, count: int) -> list[int]:
         """Indices of at most `count` images that represent a split."""
         return spread(len(split), count)
-
-    def with_classes(self, split: Any, card: Card) -> Any:
-        """A split with the classes of a card, where they can be matched by name. Raises `BadData`."""
-        return split
 
     def check(self, data: Path, splits: Mapping[str, Split[Any]], training: bool) -> None:  # noqa: B027  # optional
         """Raise `BadData` where the readable images of the splits cannot be trained on or measured."""

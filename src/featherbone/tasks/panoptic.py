@@ -12,7 +12,6 @@ from torchvision.ops import nms
 
 from featherbone.data.frames import IN_IMAGE, Frame
 from featherbone.data.samples import PanopticSamples
-from featherbone.data.segmentation import open_segmentation
 from featherbone.data.split import PanopticTruth, Split
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadData
@@ -161,10 +160,6 @@ class PanopticKind(Kind):
 
     def class_notes(self, metrics: Mapping[str, Any], split: Split[Any]) -> list[str]:
         return [f"{count} segments" for count in metrics["segments"]]
-
-    def open(self, data: Path, settings: Mapping[str, Any]) -> Any:
-        s = settings
-        return open_segmentation(data, self.name, s["val_share"], s["seed"], s["ignore_index"], s["zero_ignored"])
 
     def samples(self, split: Any, preprocessing: Preprocessing, settings: Any, training: bool) -> PanopticSamples:
         return PanopticSamples(split, preprocessing, augmentation_of(settings) if training else None, settings.seed)

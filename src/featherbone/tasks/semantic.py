@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featherbone.data.formats.masks import check_two_classes, count_pixels
 from featherbone.data.frames import Frame
 from featherbone.data.samples import SemanticSamples
-from featherbone.data.segmentation import open_segmentation
-from featherbone.data.semantic import check_two_classes, count_pixels
 from featherbone.data.split import Split
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadData, BadOption
@@ -115,16 +114,12 @@ class SemanticKind(Kind):
         pixels = np.array(metrics["pixels"], float)
         return [f"{share:.2%} of the pixels" for share in pixels / max(pixels.sum(), 1)]
 
-    def open(self, data: Path, settings: Mapping[str, Any]) -> Any:
-        s = settings
-        return open_segmentation(data, self.name, s["val_share"], s["seed"], s["ignore_index"], s["zero_ignored"])
-
     def samples(self, split: Any, preprocessing: Preprocessing, settings: Any, training: bool) -> SemanticSamples:
         return SemanticSamples(split, preprocessing, augmentation_of(settings) if training else None, settings.seed)
 
     def check(self, data: Path, splits: Mapping[str, Any], training: bool) -> None:
         if training:
-            check_two_classes(splits["train"])
+            check_two_classes(splits["train"], data)
         name, images = list(splits.items())[-1]
         if not any((images.truth(i) != IGNORE).any() for i in range(len(images))):
             raise BadData(f"{data}: no pixel of the {name} images has a class; annotate some")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featherbone.data.detection import open_detection, open_detection_split
+from featherbone.data.dataset import open_data
 from featherbone.data.doctor_objects import examine_objects
-from featherbone.data.layouts import find_tasks
+from featherbone.data.formats import find_tasks, open_split
 from featherbone.errors import BadData
 from featherbone.ops import rle
 from label_files import cvat_mask, cvat_xml
@@ -32,8 +32,8 @@ def write(folder, rows, labels=("cat",), images="images"):
 
 
 def sound(folder, train=3, val=2, masks=False):
-    splits = open_detection(folder, masks=masks)
-    every = [images.objects(index) for images in (splits.train, splits.val) for index in range(len(images))]
+    splits = open_data(folder, "instance" if masks else "detection")
+    every = [images.truth(index) for images in (splits.train, splits.val) for index in range(len(images))]
     assert (len(splits.train), len(splits.val)) == (train, val)
     assert all(of.boxes.tolist() == [[10, 5, 60, 35]] for of in every)
     assert find_tasks(folder) == (("detection", "instance") if masks else ("detection",))
@@ -43,7 +43,7 @@ def sound(folder, train=3, val=2, masks=False):
 
 def one(folder, inside, labels=("cat",)):
     write(folder, [row("a.png", inside), row("b.png")], labels)
-    return open_detection_split(folder, "train")
+    return open_split(folder, "detection", "train")
 
 
 @pytest.mark.parametrize("images", ["images", "."])
@@ -77,7 +77,7 @@ def test_folders_in_names_and_of_files_are_splits(tmp_path):
 
 def test_images_outside_of_the_subsets_are_named(tmp_path):
     write(tmp_path, [row("a.png", subset="train"), row("b.png", subset="val"), row("c.png", subset="backlog")])
-    splits = open_detection(tmp_path)
+    splits = open_data(tmp_path, "detection")
     assert len(splits.train) == len(splits.val) == 1
     assert splits.notices == ("train: 1 images outside of the splits are not read",)
 
@@ -93,17 +93,17 @@ def test_every_shape(tmp_path):
         + cvat_mask("cat", mask)
         + '<points label="cat" points="1,1"/><polyline label="cat" points="1,1;2,2"/><tag label="cat"/>',
     )
-    of = opened.images.objects(0, masks=True)
+    of = opened.images.truth(0)
     np.testing.assert_allclose(of.boxes[0], [25, 0, 35, 40], atol=1e-4)
     np.testing.assert_allclose(of.boxes[1], [30, 15, 50, 25], atol=1e-4)
     assert of.boxes[2].tolist() == [30, 8, 41, 20]
     assert np.array_equal(rle.decode(of.masks[2]), mask) and rle.decode(of.masks[0]).sum() == 400
-    assert opened.notes == ("3 points, polylines, cuboids, skeletons and tags are no objects, and are not read",)
+    assert opened.notes == ("3 points, lines and other shapes that are not objects are not read",)
 
 
 def test_a_box_turns_clockwise(tmp_path):
     opened = one(tmp_path, '<box label="cat" xtl="20" ytl="18" xbr="60" ybr="22" rotation="30"/>')
-    (polygon,) = opened.images.entries[0].annotations[0]["segmentation"]
+    (polygon,) = opened.images.entries[0].segmentations[0]
     corners = np.reshape(polygon, (4, 2)) - (40, 20)
     end = corners[1:3].mean(0)  # the middle of the right side, now lower
     np.testing.assert_allclose(end, [20 * np.cos(np.pi / 6), 20 * np.sin(np.pi / 6)], atol=1e-9)
@@ -116,7 +116,7 @@ def test_one_group_is_one_object_of_polygons_and_masks_only(tmp_path):
     box = '<box label="cat" xtl="1" ytl="1" xbr="9" ybr="9" group_id="1"/>'
     inside = left.format("cat", 1) + right.format("cat", 1) + right.format("dog", 1) + box * 2
     inside += left.format("cat", 0) + right.format("cat", 0)
-    of = one(tmp_path, inside, ("cat", "dog")).images.objects(0)
+    of = one(tmp_path, inside, ("cat", "dog")).images.truth(0)
     a, b, whole, small = [0, 0, 10, 10], [50, 0, 60, 10], [0, 0, 60, 10], [1, 1, 9, 9]
     assert of.boxes.tolist() == [whole, b, small, small, a, b] and of.labels.tolist() == [0, 1, 0, 0, 0, 0]
 
@@ -140,20 +140,20 @@ def test_classes_are_the_labels_in_their_order(tmp_path):
         assert old in text
         text = text.replace(old, new)
     (tmp_path / "annotations.xml").write_text(text)
-    assert open_detection(tmp_path).classes == ("zebra", "cat", "ant")
+    assert open_data(tmp_path, "detection").classes == ("zebra", "cat", "ant")
     (tmp_path / "annotations.xml").write_text(text.replace(meta, ""))
-    assert open_detection(tmp_path).classes == ("cat",)
+    assert open_data(tmp_path, "detection").classes == ("cat",)
 
 
 def test_missing_images_and_those_not_listed(tmp_path):
     opened = one(tmp_path, BOX)
     image(tmp_path / "images/new.png", 9)
     (tmp_path / "images/b.png").unlink()
-    opened = open_detection_split(tmp_path, "train")
+    opened = open_split(tmp_path, "detection", "train")
     assert opened.missing == ("b.png",) and opened.unlisted == ("images/new.png",)
     (tmp_path / "images/a.png").unlink()
     with pytest.raises(BadData, match=r"2 images of 2 listed for train but not there.*: a\.png, b\.png"):
-        open_detection(tmp_path)
+        open_data(tmp_path, "detection")
 
 
 def test_tracks_of_a_video_are_named_with_what_to_export(tmp_path):
@@ -161,7 +161,7 @@ def test_tracks_of_a_video_are_named_with_what_to_export(tmp_path):
     text = cvat_xml(["cat"], []).replace("</annotations>", f"{track}</annotations>")
     (tmp_path / "annotations.xml").write_text(text)
     with pytest.raises(BadData, match=r"annotations\.xml: CVAT for video.* export the task as CVAT for images 1\.1"):
-        open_detection(tmp_path)
+        open_data(tmp_path, "detection")
     assert examine_objects(tmp_path, "detection", 64).spoiled
 
 
@@ -177,12 +177,12 @@ def test_tracks_of_a_video_are_named_with_what_to_export(tmp_path):
         (POLYGON.replace("10.0,5.0", "10.0"), "polygon: points .*; write three or more as x,y;x,y;x,y"),
         (POLYGON.replace("10.0,5.0", "nan,5.0"), "write three or more"),
         (POLYGON.replace("points=", "other="), "polygon: points ''"),
-        ('<mask label="cat" rle="1,2,x" left="0" top="0" width="2" height="2"/>', "mask: rle that is not a list"),
+        ('<mask label="cat" rle="1,2,x" left="0" top="0" width="2" height="2"/>', "mask: rle is not a list"),
         (
             '<mask label="cat" rle="1,9" left="0" top="0" width="2" height="2"/>',
             "mask: runs of 10 pixels in a part of 4",
         ),
-        ('<mask label="cat" rle="-1,5" left="0" top="0" width="2" height="2"/>', "mask: rle that is not a list"),
+        ('<mask label="cat" rle="-1,5" left="0" top="0" width="2" height="2"/>', "mask: rle is not a list"),
         ('<mask label="cat" rle="0,4" left="79" top="0" width="2" height="2"/>', "not inside the image of 80x40"),
         ('<mask label="cat" rle="0,4" left="0" top="0" width="0" height="2"/>', "not inside the image"),
         ('<ellipse label="cat" cx="1" cy="2" rx="3"/>', "ellipse: ry None is not a number"),
@@ -191,6 +191,7 @@ def test_tracks_of_a_video_are_named_with_what_to_export(tmp_path):
 def test_what_cannot_be_read_is_a_finding_and_a_refusal_of_the_same_text(tmp_path, inside, message):
     with pytest.raises(BadData, match=rf"annotations\.xml, a\.png, object 1: .*{message}") as refused:
         one(tmp_path, inside)
+        open_data(tmp_path, "detection")
     found = {finding.code: finding for finding in examine_objects(tmp_path, "detection", 64).findings}
     (example,) = found["unreadable-annotation"].examples
     assert example.note in str(refused.value)
@@ -203,4 +204,4 @@ def test_a_mask_in_an_image_of_huge_stated_size_is_refused(tmp_path):
     )
     (tmp_path / "annotations.xml").write_text(text)
     with pytest.raises(BadData, match=r"mask: an image of 99999999x99999 pixels, .* correct its size"):
-        open_detection(tmp_path)
+        open_data(tmp_path, "detection")

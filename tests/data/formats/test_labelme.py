@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featherbone.data.detection import open_detection, open_detection_split
+from featherbone.data.dataset import open_data
 from featherbone.data.doctor_objects import examine_objects
-from featherbone.data.layouts import find_tasks
+from featherbone.data.formats import find_tasks, open_split
 from featherbone.errors import BadData
 from featherbone.ops import rle
 from label_files import labelme_json, labelme_shape, png
@@ -44,8 +44,8 @@ def shapes(data, *given, file="train/train0.json", **more):
 
 
 def sound(folder, train=3, val=2):
-    splits = open_detection(folder, masks=True)
-    every = [images.objects(index) for images in (splits.train, splits.val) for index in range(len(images))]
+    splits = open_data(folder, "instance")
+    every = [images.truth(index) for images in (splits.train, splits.val) for index in range(len(images))]
     assert (len(splits.train), len(splits.val), splits.classes) == (train, val, ("cat",))
     assert all(of.boxes.tolist() == [[10, 5, 60, 35]] for of in every)
     assert find_tasks(folder) == ("detection", "instance") and not examine_objects(folder, "instance", 64).spoiled
@@ -87,16 +87,16 @@ def test_every_shape(data):
         labelme_shape("edge", [[0, 0], [9, 9]], "line"),
         labelme_shape("spot", [[3, 3]], "point"),
     )
-    splits = open_detection(data)
-    of = splits.train.objects(0, masks=True)
+    splits = open_data(data, "detection")
+    of = splits.train.truth(0)
     assert splits.classes == ("blob", "box", "cat", "disc")
     assert of.boxes.tolist() == [[10, 5, 60, 35], [10, 5, 60, 35], [25, 15, 35, 25], [40, 20, 49, 32]]
     assert of.labels.tolist() == [1, 1, 3, 0]
     assert np.array_equal(rle.decode(of.masks[3])[20:32, 40:49], mask) and rle.decode(of.masks[3]).sum() == mask.sum()
     assert abs(rle.decode(of.masks[2]).sum() - np.pi * 25) < 4
-    assert splits.notices == ("train: 2 lines and points are no objects, and are not read",)
+    assert splits.notices == ("train: 2 points, lines and other shapes that are not objects are not read",)
     with pytest.raises(BadData, match="2 objects of 8 without a mask"):
-        open_detection(data, masks=True)
+        open_data(data, "instance")
 
 
 def test_one_group_is_one_object(data):
@@ -111,7 +111,7 @@ def test_one_group_is_one_object(data):
         labelme_shape("cat", [[50, 20], [59, 29]], "mask", group_id=2, mask=full),
         labelme_shape("cat", left),
     )
-    of = open_detection(data).train.objects(0, masks=True)
+    of = open_data(data, "instance").train.truth(0)
     whole = [0, 0, 60, 30]
     assert of.boxes.tolist() == [whole, [50, 20, 60, 30], whole, [0, 0, 10, 10]]
     assert [rle.decode(mask).sum() for mask in of.masks] == [200, 100, 200, 100]
@@ -133,8 +133,8 @@ def test_old_files_and_images_without_objects(data):
     shapes(data, file="train/train1.json")
     image(data / "train/new.jpg", 5)
     (data / "train/train2.jpg").unlink()
-    opened = open_detection_split(data, "train")
-    assert [len(entry.annotations) for entry in opened.images.entries] == [1, 0]
+    opened = open_split(data, "detection", "train")
+    assert [len(entry) for entry in opened.images.entries] == [1, 0]
     assert opened.unlisted == ("train/new.jpg",) and opened.missing == ("train2.jpg",)
 
 
@@ -143,7 +143,7 @@ def test_other_json_files_are_no_labels(data):
     (data / "info.json").write_text("[1, 2]")
     assert sound(data).notices == ()
     (data / "old.json").write_text(labelme_json("train0.jpg", (40, 80), []))
-    assert open_detection(data).notices == ("train: 1 JSON files outside of the splits are not read",)
+    assert open_data(data, "detection").notices == ("train: 1 JSON files outside of the splits are not read",)
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,11 @@ def test_other_json_files_are_no_labels(data):
         (labelme_shape("cat", [[1, 1], [5, 5]], "mask", mask="?"), "not Base64; save the file"),
         (labelme_shape("cat", [[1, 1], [5, 5]], "mask", mask="AAAA"), "shape 1: "),
         (labelme_shape("cat", [[1, 1], [5, 5]], "mask", mask=png(np.ones((4, 5)))), "a mask of 5x4 pixels in a box"),
-        (labelme_shape("cat", [[78, 1], [82, 5]], "mask", mask=png(np.ones((5, 5)))), "leaves the image of 80x40"),
-        (labelme_shape("cat", [[1e12, 1], [5, 5], [3, 3]]), "no places in an image; draw the shape anew"),
+        (
+            labelme_shape("cat", [[78, 1], [82, 5]], "mask", mask=png(np.ones((5, 5)))),
+            "not inside the image of 80x40",
+        ),
+        (labelme_shape("cat", [[1e12, 1], [5, 5], [3, 3]]), "no places in an image; draw the shape again"),
         (labelme_shape("cat", [["a", 1], [5, 5], [3, 3]]), "save it with labelme again"),
         (labelme_shape("cat", [[1], [5, 5], [3, 3]]), "save it with labelme again"),
         (labelme_shape(None, SQUARE), "save it with labelme again"),
@@ -168,7 +171,7 @@ def test_other_json_files_are_no_labels(data):
 def test_what_cannot_be_read_is_a_finding_and_a_refusal_of_the_same_text(data, shape, message):
     shapes(data, shape)
     with pytest.raises(BadData, match=rf"train/train0\.json.*{message}") as refused:
-        open_detection(data)
+        open_data(data, "detection")
     found = {one.code: one for one in examine_objects(data, "instance", 64).findings}
     (example,) = found["unreadable-annotation"].examples
     assert example.note in str(refused.value)
@@ -178,7 +181,7 @@ def test_a_file_that_is_cut_off_is_named(data):
     file = data / "train/train1.json"
     file.write_text(file.read_text()[:-40])
     with pytest.raises(BadData, match=r"train/train1\.json: not JSON"):
-        open_detection(data)
+        open_data(data, "detection")
     (example,) = {one.code: one for one in examine_objects(data, "instance", 64).findings}[
         "unreadable-annotation"
     ].examples

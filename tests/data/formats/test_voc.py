@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featherbone.data.detection import open_detection, open_detection_split
+from featherbone.data.dataset import open_data
 from featherbone.data.doctor_objects import examine_objects
-from featherbone.data.layouts import find_tasks
+from featherbone.data.formats import find_tasks, open_split
+from featherbone.data.formats.format import Reading
 from featherbone.errors import BadData
 from label_files import voc_xml
 
@@ -29,8 +30,8 @@ def write(folder, xml="{split}/{number}.xml", picture="{split}/{number}.jpg", co
 
 
 def sound(folder, train=3, val=2):
-    splits = open_detection(folder)
-    every = [images.objects(index) for images in (splits.train, splits.val) for index in range(len(images))]
+    splits = open_data(folder, "detection")
+    every = [images.truth(index) for images in (splits.train, splits.val) for index in range(len(images))]
     assert (len(splits.train), len(splits.val)) == (train, val)
     assert splits.classes == ("cat",) and not splits.train.has_masks
     assert all(of.boxes.tolist() == [[10, 5, 60, 35]] and not of.crowd.any() for of in every)
@@ -87,22 +88,22 @@ def test_lists_of_voc(tmp_path):
     (tmp_path / "ImageSets/Main/cat_train.txt").write_text("train0 -1\n")
     (tmp_path / "ImageSets/Main/test.txt").write_text("extra\ngone\n")
     assert sound(tmp_path).notices == ()
-    test = open_detection_split(tmp_path, "test")
+    test = open_split(tmp_path, "detection", "test")
     assert test.unlisted == ("JPEGImages/extra.jpg",) and test.missing == ("gone",)
     image(tmp_path / "SegmentationClass/train0.png", 5)  # is not the image
-    assert len(open_detection_split(tmp_path, "train").images) == 3
+    assert len(open_split(tmp_path, "detection", "train").images) == 3
     (tmp_path / "ImageSets/Main/train.txt").unlink()
-    assert len(open_detection_split(tmp_path, "train").images) == 3
+    assert len(open_split(tmp_path, "detection", "train").images) == 3
 
 
 def test_pixels_are_counted_from_one_unless_a_coordinate_is_below(voc):
     edit(voc, "<xmin>11</xmin>", "<xmin>1</xmin>")
     edit(voc, "<xmax>60</xmax>", "<xmax>80</xmax>")
-    assert open_detection(voc).train.objects(0).boxes.tolist() == [[0, 5, 80, 35]]
+    assert open_data(voc, "detection").train.truth(0).boxes.tolist() == [[0, 5, 80, 35]]
     edit(voc, "<xmin>1</xmin>", "<xmin>0</xmin>")
-    splits = open_detection(voc)
-    assert splits.train.objects(0).boxes.tolist() == [[0, 6, 80, 35]]
-    assert splits.val.objects(0).boxes.tolist() == [[11, 6, 60, 35]]
+    splits = open_data(voc, "detection")
+    assert splits.train.truth(0).boxes.tolist() == [[0, 6, 80, 35]]
+    assert splits.val.truth(0).boxes.tolist() == [[11, 6, 60, 35]]
     assert any("coordinates start at 0" in notice for notice in splits.notices)
 
 
@@ -110,15 +111,15 @@ def test_coordinates_may_be_floats_and_sizes_missing_or_zero(voc):
     edit(voc, "<xmin>11</xmin>", "<xmin> 10.5 </xmin>")
     edit(voc, "<width>80</width><height>40</height>", "<width>0</width><height>0</height>")
     edit(voc, "<size><width>80</width><height>40</height><depth>3</depth></size>", "", "train/train1.xml")
-    images = open_detection(voc).train
-    assert images.objects(0).boxes.tolist() == [[9.5, 5, 60, 35]]
+    images = open_data(voc, "detection").train
+    assert images.truth(0).boxes.tolist() == [[9.5, 5, 60, 35]]
     assert {(entry.height, entry.width) for entry in images.entries} == {(40, 80)}
 
 
 def test_difficult_objects_are_ignored_with_a_note(voc):
     edit(voc, "<difficult>0", "<difficult>1")
-    splits = open_detection(voc)
-    assert splits.train.objects(0).crowd.tolist() == [True]
+    splits = open_data(voc, "detection")
+    assert splits.train.truth(0).crowd.tolist() == [True]
     assert "1 objects marked as difficult are ignored" in splits.notices[0]
 
 
@@ -130,19 +131,19 @@ def test_parts_are_not_objects(voc):
 
 def test_classes_are_those_used_in_any_split_or_listed(voc):
     edit(voc, "<name>cat", "<name>ant", "val/val0.xml")
-    splits = open_detection(voc)
-    assert splits.classes == ("ant", "cat") and splits.train.objects(0).labels.tolist() == [1]
+    splits = open_data(voc, "detection")
+    assert splits.classes == ("ant", "cat") and splits.train.truth(0).labels.tolist() == [1]
     (voc / "labels.txt").write_text("dog\r\ncat\r\nant\r\n")
-    assert open_detection(voc).classes == ("dog", "cat", "ant")
+    assert open_data(voc, "detection").classes == ("dog", "cat", "ant")
     (voc / "labels.txt").unlink()
     (voc / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\nant:1,2,3::\ncat:4,5,6::\n")
-    assert open_detection(voc).classes == ("ant", "cat")
+    assert open_data(voc, "detection").classes == ("ant", "cat")
     (voc / "labelmap.txt").write_text("ant\n")
     with pytest.raises(BadData, match=r"train/train0\.xml, object 1: class 'cat' is not listed in labelmap\.txt"):
-        open_detection(voc)
+        open_data(voc, "detection")
     (voc / "labelmap.txt").write_text("ant\ncat\nant\n")
     with pytest.raises(BadData, match="'ant' is listed twice"):
-        open_detection(voc)
+        open_data(voc, "detection")
 
 
 def test_an_image_goes_by_the_name_of_its_file_else_by_what_it_names(voc):
@@ -150,7 +151,7 @@ def test_an_image_goes_by_the_name_of_its_file_else_by_what_it_names(voc):
     (voc / "train/train2.jpg").rename(voc / "train/photo.jpg")
     edit(voc, "train2.jpg", "C:\\me\\photo.jpg", "train/train2.xml")
     sound(voc)
-    assert [entry.path for entry in open_detection(voc).train.entries] == [
+    assert [entry.path for entry in open_data(voc, "detection").train.entries] == [
         *(f"train/{name}.jpg" for name in ("train0", "train1", "photo"))
     ]
 
@@ -161,19 +162,19 @@ def test_two_images_of_one_name_are_refused(tmp_path):
     sound(tmp_path, 4, 1)  # the file names one of them
     image(tmp_path / "other/train0.jpg", 0)
     with pytest.raises(BadData, match=r"train0\.xml: its image may be .* keep one of them"):
-        open_detection(tmp_path)
+        open_data(tmp_path, "detection")
 
 
 def test_images_without_file_and_files_without_image(voc):
     image(voc / "train/new.jpg", 7)
     (voc / "train/train1.jpg").unlink()
-    opened = open_detection_split(voc, "train")
+    opened = open_split(voc, "detection", "train")
     assert opened.unlisted == ("train/new.jpg",) and opened.missing == ("train1.jpg",) and len(opened.images) == 2
-    assert len(open_detection_split(voc, "train", "negative").images) == 3
+    assert len(open_split(voc, "detection", "train", Reading(unlabelled="negative")).images) == 3
     for file in voc.rglob("*.jpg"):
         file.unlink()
     with pytest.raises(BadData, match="3 images of 3 listed for train but not there"):
-        open_detection(voc)
+        open_data(voc, "detection")
 
 
 def test_junk_is_ignored(voc):
@@ -197,7 +198,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY a "ha">' + "".join(
         ("<xmin>11</xmin>", "<xmin>left</xmin>", "xmin 'left' is not a number"),
         ("<xmin>11</xmin>", "<xmin>nan</xmin>", "xmin 'nan' is not a number"),
         ("<xmin>11</xmin>", "<xmin>1e300</xmin>", "xmin '1e300' is not a number"),
-        ("<xmin>11</xmin>", "<xmin>71</xmin>", "xmin 71 is beyond xmax 60; exchange or correct"),
+        ("<xmin>11</xmin>", "<xmin>71</xmin>", "xmin 71 is beyond xmax 60; swap or correct"),
         ("<ymax>35</ymax>", "<ymax>3</ymax>", "ymin 6 is beyond ymax 3"),
         ("<bndbox>", "<robndbox>", "not XML"),
         ("<bndbox><xmin>11</xmin><ymin>6</ymin><xmax>60</xmax><ymax>35</ymax></bndbox>", "", "no bndbox; write xmin"),
@@ -211,7 +212,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY a "ha">' + "".join(
 def test_what_cannot_be_read_is_a_finding_and_a_refusal_of_the_same_text(voc, old, new, message):
     edit(voc, old, new)
     with pytest.raises(BadData, match=rf"train/train0\.xml.*{message}") as refused:
-        open_detection(voc)
+        open_data(voc, "detection")
     found = {one.code: one for one in examine_objects(voc, "detection", 64).findings}
     (example,) = found["unreadable-annotation"].examples
     assert example.note in str(refused.value)

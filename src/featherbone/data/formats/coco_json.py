@@ -1,4 +1,4 @@
-"""COCO's JSON files as typed values: read once, leniently where tools differ, and refused with one message."""
+"""COCO's JSON files as typed values, lenient where tools differ."""
 
 import codecs
 import gc
@@ -23,7 +23,7 @@ MAX_PIXELS = 1e9
 GZIP = b"\x1f\x8b"
 ALLOWED: dict[Any, str] = {
     **dict.fromkeys(("id", "image_id", "category_id"), "a whole number from 0 to 2^63 - 1"),
-    **dict.fromkeys(("width", "height"), "whole pixels, or nothing where the image's file is to be asked"),
+    **dict.fromkeys(("width", "height"), "whole pixels, or nothing to use the size of the image file"),
     "file_name": "the path of the image as text",
     "name": "the name of the class as text",
     "bbox": "x, y, width and height in pixels: four finite numbers",
@@ -34,7 +34,7 @@ ALLOWED: dict[Any, str] = {
     "segments_info": "a list of segments with id and category_id",
     **dict.fromkeys(("images", "annotations", "categories"), "a list of values with names"),
 }
-"""Values of COCO's fields, in words."""
+"""Allowed values of COCO's fields, for messages."""
 LISTS = ("images", "annotations", "categories", "segments_info")
 
 
@@ -136,7 +136,7 @@ class CocoFile(msgspec.Struct):
 
 
 class _Listing(msgspec.Struct):
-    """The same, but for annotations, which are read one by one."""
+    """The same, with annotations still to be converted one by one."""
 
     images: list[CocoImage]
     categories: list[CocoCategory]
@@ -145,7 +145,7 @@ class _Listing(msgspec.Struct):
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Pause the collection of cycles, which visits the values of a large file again and again and finds none."""
+    """Pause the collection of cycles, which would visit the values of a large file repeatedly."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -156,7 +156,7 @@ def without_collector() -> Iterator[None]:
 
 
 def read_objects(path: Path, name: str) -> tuple[CocoFile, dict[int, str]]:
-    """An annotation file of objects, and for the places of annotations that cannot be read, why and what to do.
+    """An annotation file of objects, and reason and remedy by the place of an annotation that cannot be read.
 
     Such an annotation has an empty box. Raises `BadData` for a file that is not COCO's, for an annotation that names no
     image, for ids given twice, and where there are no categories.
@@ -213,7 +213,7 @@ def _typed(value: Any, kind: Any) -> Any:
 
 
 def read_bytes(path: Path, name: str) -> bytes:
-    """The bytes of a JSON file, without the mark that Windows puts before UTF-8. Raises `BadData`."""
+    """The bytes of a JSON file, without the byte order mark of Windows. Raises `BadData`."""
     content = files.read_bytes(path, name)
     if content.startswith(GZIP):
         raise BadData(f"{name}: compressed with gzip; unpack it with: gunzip")
@@ -227,7 +227,7 @@ def check_ids(rows: list[Any], kind: str, name: str) -> None:
         if row.id in seen:
             raise BadData(
                 f"{name}: {kind}[{seen[row.id]}] and {kind}[{place}] have the id {row.id}, an id given to two {kind}; "
-                "number them anew"
+                "renumber them"
             )
         seen[row.id] = place
 
@@ -278,7 +278,7 @@ def _check_segments(rows: list[PanopticAnnotation], name: str) -> None:
 
 
 def explain(fault: msgspec.ValidationError, value: Any, name: str, place: str = "") -> str:
-    """What msgspec refused in `value`, which is at `place` of the file: place, what was given, what is allowed."""
+    """Message for an error of msgspec in `value` at `place` of the file: place, given and allowed values."""
     text, _, path = str(fault).partition(" - at `$")
     steps = [field or int(index) for field, index in re.findall(r"\.(\w+)|\[(\d+)\]", path)]
     fields = [at for at, step in enumerate(steps) if step in ALLOWED and step not in LISTS]
@@ -300,13 +300,13 @@ def _parse(content: bytes, name: str) -> Any:
     try:
         return json.loads(content)
     except RecursionError:
-        raise BadData(f"{name}: nested too deeply; COCO's files have few levels: write it anew") from None
+        raise BadData(f"{name}: nested too deeply; COCO's files have few levels: write it again") from None
     except ValueError as error:
-        raise BadData(f"{name}: not JSON ({error}); write it anew") from None
+        raise BadData(f"{name}: not JSON ({error}); write it again") from None
 
 
 def _fault(row: CocoAnnotation) -> str:
-    """What of an annotation of the right types cannot be meant."""
+    """The invalid value of an annotation of the right types, and what to write."""
     box, crowd = row.bbox, row.iscrowd
     if crowd not in (0, 1, None):
         return f"iscrowd is {crowd:g}; write {ALLOWED['iscrowd']}"

@@ -7,108 +7,76 @@ split; without subsets it is the folder in its name, or that of the XML file.
 
 import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
 import numpy as np
 
+from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.named_objects import (
-    MAX_PIXELS,
     NamedImage,
     NamedObject,
+    Shape,
     assemble,
     box_shape,
-    fill_splits,
+    check_part,
+    ellipse_shape,
     first_files,
-    images_without,
-    join_shapes,
+    join_object,
     mask_shape,
     polygon_shape,
     split_of_path,
+    turned_shape,
 )
 from featherbone.data.formats.xml_files import number_of, read_xml, root_of, text_of
 from featherbone.data.layouts import split_of
 from featherbone.data.listing import list_files
 from featherbone.data.named_files import NamedFiles, written_parts
-from featherbone.data.objects import Opened
 from featherbone.errors import BadData
 
 OBJECTS = frozenset(("box", "polygon", "mask", "ellipse"))
 OTHERS = frozenset(("points", "polyline", "cuboid", "skeleton", "tag"))
-NUM_CORNERS = 64
-"""Corners of the polygon that stands for an ellipse."""
 
 
-@dataclass(frozen=True)
-class _Listed:
-    """An image that a file lists."""
-
-    name: str
-    path: Path | None
-    size: tuple[int, int] | None
-    split: str | None
-    objects: tuple[NamedObject, ...]
-    num_ignored: int
-    """Shapes that are no objects."""
-
-
-class Cvat:
-    """CVAT's format in the registry of formats."""
+class Cvat(Format):
+    """CVAT's XML files."""
 
     name = "CVAT"
 
-    def matches(self, folder: Path) -> bool:
-        """Whether there is an XML file whose root is `annotations` in one of the usual places."""
-        return any(root_of(path) == "annotations" for path in first_files(folder, ".xml"))
-
     def tasks(self, folder: Path) -> frozenset[str]:
         """Detection, and instance where the first bytes of a file hold a shape with a mask."""
-        for path in first_files(folder, ".xml"):
+        files = [path for path in first_files(folder, ".xml") if root_of(path) == "annotations"]
+        for path in files:
             with open(path, "rb") as file:
                 if re.search(rb"<(polygon|mask|ellipse)\b", file.read(1 << 22)):
                     return frozenset(("detection", "instance"))
-        return frozenset(("detection",))
+        return frozenset(("detection",) if files else ())
 
-    def open(self, folder: Path, split: str, unlabelled: str, check: bool) -> Opened | None:
-        """As `Format.open`."""
-        files = [path for path in list_files(folder, (".xml",)) if root_of(path) == "annotations"]
+    def open(self, folder: Path, task: str, split: str, reading: Reading) -> Opened | None:
         classes: dict[str, None] = {}
-        listed: list[_Listed] = []
-        for path in files:
-            name = path.relative_to(folder).as_posix()
-            content = read_xml(path, name)
-            classes |= dict.fromkeys(_labels(content, name))
-            finder = NamedFiles(folder, (path.parent / "images", path.parent), name)
-            listed += [_read_image(folder, path, element, finder) for element in content.findall("image")]
-        splits, notes = fill_splits([one.split for one in listed], "images")
-        chosen = [one for one, of in zip(listed, splits, strict=True) if of == split]
-        if not chosen:
-            return None
-        names = tuple(classes) or tuple(sorted({of.name for one in listed for of in one.objects if of.name}))
-        images = [NamedImage(one.path, one.objects, one.size) for one in chosen if one.path]
-        missing = [one.name for one in chosen if not one.path]
-        unlisted = images_without(folder, images, [one.path for one in listed if one.path])
-        notes = notes if split == "train" else []
-        if count := sum(one.num_ignored for one in chosen):
-            notes.append(f"{count:,} points, polylines, cuboids, skeletons and tags are no objects, and are not read")
-        return assemble(
-            folder, images, names, "the labels of the XML file", check, missing, unlisted, unlabelled, notes
-        )
+        images: list[NamedImage] = []
+        for path in list_files(folder, (".xml",)):
+            if root_of(path) == "annotations":
+                name = path.relative_to(folder).as_posix()
+                content = read_xml(path, name)
+                classes |= dict.fromkeys(_labels(content, name))
+                finder = NamedFiles(folder, (path.parent / "images", path.parent), name)
+                images += [_read_image(folder, path, element, finder) for element in content.findall("image")]
+        return assemble(folder, split, images, reading, "images", classes=tuple(classes))
 
 
-def _read_image(root: Path, path: Path, element: Element, finder: NamedFiles) -> _Listed:
+def _read_image(root: Path, path: Path, element: Element, finder: NamedFiles) -> NamedImage:
     """An image of a file."""
     name = element.get("name", "")
     split = split_of(element.get("subset", "")) or split_of_path(root, root.joinpath(*written_parts(name)))
     height, width = (int(number_of(element.get(side)) or 0) for side in ("height", "width"))
-    return _Listed(
-        name=name,
+    return NamedImage(
         path=finder.find(name) if name else None,
+        name=name,
+        objects=_objects(element, (height, width), f"{path.relative_to(root).as_posix()}, {name}"),
         size=(height, width) if min(height, width) > 0 else None,
         split=split or split_of_path(root, path) or split_of(path.stem),
-        objects=_objects(element, (height, width), f"{path.relative_to(root).as_posix()}, {name}"),
         num_ignored=sum(one.tag in OTHERS for one in element),
     )
 
@@ -129,32 +97,25 @@ def _labels(content: Element, name: str) -> list[str]:
 
 def _objects(element: Element, size: tuple[int, int], where: str) -> tuple[NamedObject, ...]:
     """The objects of an image; parts of one object are joined."""
-    groups: dict[Any, list[tuple[Element, str]]] = {}
+    groups: dict[Any, list[tuple[str, Element]]] = {}
     for number, one in enumerate((one for one in element if one.tag in OBJECTS), 1):
         group = one.get("group_id") if one.tag in ("polygon", "mask") else None
         key = (one.get("label"), group) if group and group != "0" else number
-        groups.setdefault(key, []).append((one, f"{where}, object {number}"))
-    return tuple(_object(parts, size) for parts in groups.values())
+        groups.setdefault(key, []).append((f"{where}, object {number}", one))
 
-
-def _object(parts: list[tuple[Element, str]], size: tuple[int, int]) -> NamedObject:
-    element, where = parts[0]
-    label = (element.get("label") or "").strip()
-    if not label:
-        return NamedObject(where, error="no label; write the class of the object")
-    shapes = []
-    for part, place in parts:
+    def read(part: Element, place: str) -> Shape:
         try:
-            shapes.append(_shape(part, size))
+            return _shape(part, size)
         except ValueError as error:
-            return NamedObject(place, error=f"{part.tag}: {error}")
-    return NamedObject(where, label, join_shapes(shapes))
+            raise ValueError(f"{part.tag}: {error}") from None
+
+    return tuple(join_object(of[0][0], (of[0][1].get("label") or "").strip(), of, read) for of in groups.values())
 
 
-def _shape(element: Element, size: tuple[int, int]) -> dict[str, Any]:
-    """A shape in COCO's form. Raises `ValueError` with reason and remedy."""
+def _shape(element: Element, size: tuple[int, int]) -> Shape:
+    """Where a shape is. Raises `ValueError` with reason and remedy."""
     if element.tag == "mask":
-        return mask_shape(_mask(element, size))
+        return _mask(element, size)
     if element.tag == "polygon":
         text = element.get("points", "")
         points = [number_of(word) for word in re.split("[,;]", text)] if text else []
@@ -164,42 +125,28 @@ def _shape(element: Element, size: tuple[int, int]) -> dict[str, Any]:
     turn = math.radians(_value(element, "rotation") if element.get("rotation") else 0.0)
     if element.tag == "ellipse":
         x, y, rx, ry = (_value(element, name) for name in ("cx", "cy", "rx", "ry"))
-        turns = np.arange(NUM_CORNERS) * (2 * np.pi / NUM_CORNERS)
-        return polygon_shape([_turned(x, y, np.column_stack([rx * np.cos(turns), ry * np.sin(turns)]), turn)])
+        return ellipse_shape((x, y), (rx, ry), turn)
     x1, y1, x2, y2 = (_value(element, name) for name in ("xtl", "ytl", "xbr", "ybr"))
     if x2 < x1 or y2 < y1:
         raise ValueError(f"from {x1:g}, {y1:g} to {x2:g}, {y2:g}; write the upper left corner first")
     if not turn:
         return box_shape(x1, y1, x2, y2)
     half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * ((x2 - x1) / 2, (y2 - y1) / 2)
-    return polygon_shape([_turned((x1 + x2) / 2, (y1 + y2) / 2, half, turn)])
+    return turned_shape(((x1 + x2) / 2, (y1 + y2) / 2), half, turn)
 
 
-def _turned(x: float, y: float, points: Any, angle: float) -> list[float]:
-    """Points (N, 2) around the origin, turned clockwise in the image and moved to x, y: x y x y ..."""
-    cos, sin = math.cos(angle), math.sin(angle)
-    turned = points @ np.array([[cos, sin], [-sin, cos]]) + (x, y)
-    return turned.ravel().tolist()
-
-
-def _mask(element: Element, size: tuple[int, int]) -> Any:
-    """The mask (H, W), from runs along the rows of a part of the image, outside and inside by turns."""
-    height, width = size
-    if not 0 < height * width <= MAX_PIXELS:
-        raise ValueError(f"an image of {width}x{height} pixels, of 1 to {MAX_PIXELS:,} in all; correct its size")
-    left, top, w, h = (int(_value(element, name)) for name in ("left", "top", "width", "height"))
-    if min(left, top) < 0 or min(w, h) < 1 or left + w > width or top + h > height:
-        raise ValueError(f"{w}x{h} pixels at {left}, {top} are not inside the image of {width}x{height}; draw it anew")
+def _mask(element: Element, size: tuple[int, int]) -> Shape:
+    """A mask, stored as runs along the rows of a part of the image, outside and inside in turn."""
+    left, top, width, height = (int(_value(element, name)) for name in ("left", "top", "width", "height"))
+    check_part(left, top, width, height, size)
     words = element.get("rle", "").split(",")
     if not all(re.fullmatch(r"\s*\d{1,9}\s*", word, re.ASCII) for word in words):
-        raise ValueError("rle that is not a list of whole numbers; export it anew")
+        raise ValueError("rle is not a list of whole numbers; export it again")
     runs = np.array(words, np.int64)
-    if runs.sum() != w * h:
-        raise ValueError(f"runs of {int(runs.sum()):,} pixels in a part of {w * h:,}; export it anew")
-    part = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(h, w)
-    mask = np.zeros((height, width), bool)
-    mask[top : top + h, left : left + w] = part
-    return mask
+    if runs.sum() != width * height:
+        raise ValueError(f"runs of {int(runs.sum()):,} pixels in a part of {width * height:,}; export it again")
+    part = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+    return mask_shape(part, left, top, size)
 
 
 def _value(element: Element, name: str) -> float:

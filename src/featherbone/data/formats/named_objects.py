@@ -1,17 +1,17 @@
-"""Objects by the names of their classes, as formats without class numbers state them, and what they come to."""
+"""Objects with class names instead of class numbers, as VOC, labelme and CVAT store them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from featherbone.data.images import upright_size
+from featherbone.data.formats.format import Opened, Reading
 from featherbone.data.layouts import split_of
 from featherbone.data.listing import list_folder, list_folders, list_images
-from featherbone.data.objects import Marked, MarkedImages, Opened, unreadable
+from featherbone.data.objects import Annotation, Objects, ObjectSplit, size_of
 from featherbone.errors import BadData, BadImage
 from featherbone.files import read_text
 from featherbone.ops import rle
@@ -22,9 +22,22 @@ NO_CLASS = frozenset(("background", "__background__", "_background_", "__ignore_
 _PLACES = frozenset(
     ("annotations", "annotation", "xmls", "xml", "jsons", "json", "labels", "ann", "images", "img", "data")
 )
+_MASKS = frozenset(("segmentationclass", "segmentationobject", "segmentationclassaug", "masks"))
+"""Folders whose pictures are masks."""
 _MAX_FOLDERS = 20
 MAX_PIXELS = 1 << 28
 """Pixels of the largest image whose masks are read."""
+NUM_CORNERS = 64
+"""Corners of the polygon that replaces an ellipse."""
+
+
+class Shape(NamedTuple):
+    """Where an object is."""
+
+    box: tuple[float, float, float, float]
+    """x y width height in pixels."""
+    segmentation: Any = None
+    """The mask in COCO's form."""
 
 
 @dataclass(frozen=True)
@@ -35,62 +48,116 @@ class NamedObject:
     """File and place in it, for messages."""
     name: str = ""
     """Its class."""
-    shape: Mapping[str, Any] = field(default_factory=dict)
-    """COCO's form without a class: `bbox`, `segmentation` if there is one, `iscrowd`."""
+    shape: Shape | None = None
+    ignored: bool = False
+    """Whether it is not trained on, and detections there are not counted as false."""
     error: str = ""
     """Why it cannot be read, and what to do."""
+
+    def annotation(self, numbers: dict[str, int], class_list: str) -> Annotation:
+        """The object with the number of its class; `class_list` is the file of class names."""
+        if self.error:
+            return Annotation(error=f"{self.where}: {self.error}")
+        if self.name not in numbers:
+            reason = f"class {self.name!r} is not listed in {class_list}; list it, or correct the name"
+            return Annotation(error=f"{self.where}: {reason}")
+        number = numbers[self.name]
+        assert self.shape is not None, "an object without an error has a shape"
+        return Annotation(number, *self.shape, crowd=self.ignored, category_id=number)
 
 
 @dataclass(frozen=True)
 class NamedImage:
-    """One image and its objects."""
+    """One annotated image."""
 
-    path: Path
+    path: Path | None
+    """None where the image does not exist."""
+    name: str
+    """What its annotation file calls it."""
     objects: tuple[NamedObject, ...]
     size: tuple[int, int] | None = None
-    """Height and width as stated; None where the image's file is to be asked."""
+    """Height and width as stated; None where the image file is measured."""
+    split: str | None = None
+    """The split that its place or file states; empty for an image outside of all splits."""
+    num_ignored: int = 0
+    """Shapes that are not objects."""
 
 
-def box_shape(x1: float, y1: float, x2: float, y2: float, ignored: bool = False) -> dict[str, Any]:
-    """A box, x1 y1 x2 y2 in pixels; `ignored` where it is nothing to learn, and no mistake to find."""
-    return {"bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": ignored}
+def box_shape(x1: float, y1: float, x2: float, y2: float) -> Shape:
+    """A box, x1 y1 x2 y2 in pixels."""
+    return Shape((x1, y1, x2 - x1, y2 - y1))
 
 
-def polygon_shape(polygons: Sequence[Sequence[float]]) -> dict[str, Any]:
+def polygon_shape(polygons: Sequence[Sequence[float]]) -> Shape:
     """The polygons x y x y ... of one object, in pixels."""
     points = np.concatenate([np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in polygons])
-    (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
-    return box_shape(x1, y1, x2, y2) | {"segmentation": [list(polygon) for polygon in polygons]}
+    box = box_shape(*points.min(0).tolist(), *points.max(0).tolist()).box
+    return Shape(box, [list(polygon) for polygon in polygons])
 
 
-def mask_shape(mask: rle.Bools) -> dict[str, Any]:
-    """The mask (H, W) of one object."""
-    x1, y1, x2, y2 = rle.box_of(mask)
-    return box_shape(x1, y1, x2, y2) | {"segmentation": rle.encode(mask)}
+def ellipse_shape(centre: Sequence[float], radii: Sequence[float], angle: float = 0.0) -> Shape:
+    """An ellipse as a polygon, turned clockwise in the image by `angle` in radians."""
+    turns = np.arange(NUM_CORNERS) * (2 * np.pi / NUM_CORNERS)
+    return turned_shape(centre, np.column_stack([radii[0] * np.cos(turns), radii[1] * np.sin(turns)]), angle)
 
 
-def join_shapes(shapes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The parts of one object as a whole: their pixels together, or where none has pixels the box around all."""
+def turned_shape(centre: Sequence[float], points: Any, angle: float) -> Shape:
+    """A polygon of points (N, 2) around the origin, turned clockwise in the image and moved to `centre`."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    return polygon_shape([(points @ np.array([[cos, sin], [-sin, cos]]) + centre).ravel().tolist()])
+
+
+def check_part(left: int, top: int, width: int, height: int, size: tuple[int, int]) -> None:
+    """Raise `ValueError` where a part of an image of `size`, height and width, is not inside it."""
+    if not 0 < size[0] * size[1] <= MAX_PIXELS:
+        raise ValueError(f"an image of {size[1]}x{size[0]} pixels, of 1 to {MAX_PIXELS:,} in all; correct its size")
+    if min(left, top) < 0 or min(width, height) < 1 or left + width > size[1] or top + height > size[0]:
+        raise ValueError(
+            f"a mask of {width}x{height} pixels at {left}, {top} is not inside the image of {size[1]}x{size[0]}; draw "
+            "it again"
+        )
+
+
+def mask_shape(part: rle.Bools, left: int, top: int, size: tuple[int, int]) -> Shape:
+    """The mask of one object in an image of `size`, of which `part` is a part that passed `check_part`."""
+    mask = np.zeros(size, bool)
+    mask[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return Shape(box_shape(*rle.box_of(mask)).box, rle.encode(mask))
+
+
+def join_shapes(shapes: Sequence[Shape]) -> Shape:
+    """The parts of one object as a whole: the union of their pixels, or where none has pixels the box around all."""
     if len(shapes) == 1:
-        return dict(shapes[0])
-    corners = np.array([one["bbox"] for one in shapes], np.float64)
+        return shapes[0]
+    corners = np.array([shape.box for shape in shapes], np.float64)
     corners[:, 2:] += corners[:, :2]
-    whole = box_shape(*corners[:, :2].min(0).tolist(), *corners[:, 2:].max(0).tolist())
-    parts = [one.get("segmentation") for one in shapes]
-    if not any(parts):
-        return whole
-    given = [part or [_corners(one["bbox"])] for part, one in zip(parts, shapes, strict=True)]
+    box = box_shape(*corners[:, :2].min(0).tolist(), *corners[:, 2:].max(0).tolist()).box
+    if not any(shape.segmentation for shape in shapes):
+        return Shape(box)
+    given = [shape.segmentation or [_corners(shape.box)] for shape in shapes]
     size = next((part["size"] for part in given if isinstance(part, dict)), None)
     if size is None:
-        return whole | {"segmentation": [polygon for polygons in given for polygon in polygons]}
-    height, width = size
-    masks = [rle.decode(rle.from_coco(part, height, width)) for part in given]
-    return whole | {"segmentation": rle.encode(np.any(masks, axis=0))}
+        return Shape(box, [polygon for polygons in given for polygon in polygons])
+    masks = [rle.decode(rle.from_coco(part, *size)) for part in given]
+    return Shape(box, rle.encode(np.any(masks, axis=0)))
 
 
 def _corners(box: Sequence[float]) -> list[float]:
     x, y, width, height = box
     return [x, y, x + width, y, x + width, y + height, x, y + height]
+
+
+def join_object(where: str, label: str, parts: Iterable[tuple[str, Any]], read: Callable[..., Shape]) -> NamedObject:
+    """The object of class `label` whose parts, places and shapes in the file, `read(part, place)` turns into shapes."""
+    if not label:
+        return NamedObject(where, error="no label; write the class of the object")
+    shapes = []
+    for place, part in parts:
+        try:
+            shapes.append(read(part, place))
+        except (ValueError, BadImage) as error:
+            return NamedObject(place, error=str(error).removeprefix(f"{place}: "))
+    return NamedObject(where, label, join_shapes(shapes))
 
 
 def find_classes(root: Path, used: Iterable[str]) -> tuple[tuple[str, ...], str]:
@@ -112,56 +179,64 @@ def find_classes(root: Path, used: Iterable[str]) -> tuple[tuple[str, ...], str]
 
 def assemble(
     root: Path,
+    split: str,
     images: Sequence[NamedImage],
-    classes: Sequence[str],
-    class_list: str,
-    check: bool,
+    reading: Reading,
+    things: str,
+    classes: Sequence[str] = (),
     missing: Sequence[str] = (),
-    unlisted: Sequence[Path] = (),
-    unlabelled: str = "leave-out",
+    unlisted: Sequence[Path] | None = None,
     notes: Sequence[str] = (),
-) -> Opened:
-    """What the images of a split come to; `unlisted` are those without annotations, which may count as negatives.
+) -> Opened | None:
+    """The images of a split; None where there are none.
 
-    With `check`, `BadData` is raised for the first object that cannot be read or whose class is not listed.
+    `images` are those of all splits, from `things`, and `classes` the names that a file declares; without them the
+    class list, or the names in use. `missing` and `unlisted` images are listed, but have no annotation file; without a
+    list, `unlisted` are the images without annotations beside the others.
     """
-    if unlabelled == "negative":
-        images, unlisted = [*images, *(NamedImage(path, ()) for path in unlisted)], ()
+    splits, rest = _fill_splits([image.split for image in images], things)
+    chosen = [image for image, of in zip(images, splits, strict=True) if of == split]
+    if not chosen and not missing and not unlisted:
+        return None
+    class_list = "the labels of the XML file"
+    if not classes:
+        used = (one.name for image in images for one in image.objects if not one.error)
+        classes, class_list = find_classes(root, used)
     numbers = {name: number for number, name in enumerate(classes)}
-    entries: list[Marked] = []
-    for image in images:
-        kept = [one for one in image.objects if one.error or one.name not in NO_CLASS]
-        annotations = tuple(_annotation(one, numbers, class_list) for one in kept)
-        if check and (error := next((a["error"] for a in annotations if "error" in a), "")):
-            raise BadData(error)
-        height, width = image.size or _size(image.path)
-        name = image.path.relative_to(root).as_posix()
-        entries.append(Marked(name, height, width, len(entries) + 1, annotations))
-    if check and missing and not (entries or unlisted):
-        raise BadData(
-            f"{root}: none of {len(missing)} annotated images is there, as {missing[0]}; put them below {root}"
+    found = [(image.path, image.size, image.objects) for image in chosen if image.path]
+    annotated = {image.path for image in images if image.path}
+    folders = {path.parent for path, _, _ in found}
+    spare = {path for folder in folders for path in list_images(folder) if path.parent in folders} - annotated
+    if unlisted is None:
+        unlisted = sorted(path for path in spare if not is_mask(root, path))
+    if reading.unlabelled == "negative":
+        found += [(path, None, ()) for path in unlisted]
+        unlisted = ()
+    entries = [
+        Objects.parsed(
+            path.relative_to(root).as_posix(),
+            number,
+            *(size or size_of(path)),
+            [one.annotation(numbers, class_list) for one in objects if one.error or one.name not in NO_CLASS],
         )
-    masks = all(a.get("segmentation") or a["iscrowd"] for entry in entries for a in entry.annotations)
-    marked = MarkedImages(root, tuple(entries), tuple(classes), tuple(range(len(classes))), masks)
-    names = tuple(path.relative_to(root).as_posix() for path in unlisted)
-    return Opened(marked, tuple(missing), names, 0, tuple(notes))
+        for number, (path, size, objects) in enumerate(found, 1)
+    ]
+    notes = [*(rest if split == "train" else ()), *notes]
+    if count := sum(image.num_ignored for image in chosen):
+        notes.append(f"{count:,} points, lines and other shapes that are not objects are not read")
+    if count := sum(one.ignored for image in chosen if image.path for one in image.objects):
+        notes.append(f"{count:,} objects marked as difficult are ignored: not trained on, and not counted")
+    return Opened(
+        images=ObjectSplit(root, tuple(entries), tuple(classes), tuple(range(len(classes)))),
+        missing=(*missing, *(image.name for image in chosen if not image.path)),
+        unlisted=tuple(path.relative_to(root).as_posix() for path in unlisted),
+        notes=tuple(notes),
+    )
 
 
-def _annotation(one: NamedObject, numbers: Mapping[str, int], class_list: str) -> dict[str, Any]:
-    if one.error:
-        return unreadable(f"{one.where}: {one.error}")
-    if one.name not in numbers:
-        return unreadable(
-            f"{one.where}: class {one.name!r} is not listed in {class_list}; list it, or correct the name"
-        )
-    return {**one.shape, "label": numbers[one.name], "category_id": numbers[one.name]}
-
-
-def _size(path: Path) -> tuple[int, int]:
-    try:
-        return upright_size(path)
-    except BadImage:
-        return 1, 1  # it is left out as unreadable before anything is made of it
+def is_mask(root: Path, path: Path) -> bool:
+    """Whether a picture is a mask and not an image, by its folders."""
+    return not _MASKS.isdisjoint(part.lower() for part in path.relative_to(root).parts[:-1])
 
 
 def places(root: Path) -> Iterator[Path]:
@@ -185,10 +260,10 @@ def _is_place(folder: Path) -> bool:
     return folder.name.lower() in _PLACES or split_of(folder.name) is not None
 
 
-def fill_splits(splits: Sequence[str | None], things: str) -> tuple[list[str | None], list[str]]:
+def _fill_splits(splits: Sequence[str | None], things: str) -> tuple[list[str | None], list[str]]:
     """The splits of things, where those that name none are for training if no other is; and a note on the rest."""
     if "train" not in splits:
-        return [split or "train" for split in splits], []
+        return ["train" if split is None else split for split in splits], []
     rest = splits.count(None)
     return list(splits), [f"{rest:,} {things} outside of the splits are not read"] if rest else []
 
@@ -197,10 +272,3 @@ def split_of_path(root: Path, path: Path) -> str | None:
     """The split that one of the folders between `root` and a file names."""
     parents = path.relative_to(root).parts[:-1]
     return next((split for part in parents if (split := split_of(part))), None)
-
-
-def images_without(root: Path, images: Sequence[NamedImage], annotated: Iterable[Path]) -> list[Path]:
-    """Images in the folders of `images` that are not among those `annotated` in any split."""
-    folders = {image.path.parent for image in images}
-    found = {path for folder in folders for path in list_images(folder) if path.parent in folders}
-    return sorted(found - set(annotated))

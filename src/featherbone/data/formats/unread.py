@@ -1,9 +1,15 @@
-"""Formats of marked images that are not read but recognised, each with the way to convert it."""
+"""Formats that are recognised but not read, and paths in no known layout, with the way to convert them."""
 
 import re
+from collections import Counter
+from itertools import islice
 from pathlib import Path
 
+from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.named_objects import first_files
+from featherbone.data.layouts import LAYOUTS
+from featherbone.data.listing import SUFFIXES, list_files
+from featherbone.errors import BadData
 
 _DATUMARO = "convert it, as with Datumaro: datum convert -i {data} -if %s -f coco -o OUT -- --save-media"
 _EXPORT = "export it as COCO or YOLO instead"
@@ -46,6 +52,56 @@ BY_CONTENT: dict[tuple[str, bytes], tuple[str, str]] = {
 """The same, by the suffix and the first bytes of one of the first files in the usual places."""
 
 
+_ARCHIVE = "an archive", "unpack it and give the folder with its content"
+_KINDS = {
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".zst"), _ARCHIVE),
+    **dict.fromkeys(
+        (".tfrecord", ".tfrecords", ".record", ".rec"),
+        ("TFRecord or RecordIO", "write its images as files into train/CLASS and val/CLASS, or as Parquet"),
+    ),
+    **dict.fromkeys((".mdb", ".lmdb"), ("LMDB", "write its images as files into train/CLASS and val/CLASS")),
+    **dict.fromkeys(
+        (".h5", ".hdf5", ".npz", ".npy", ".mat", ".pkl", ".pt", ".pth"),
+        ("arrays in one file", "write them as PNG files into train/CLASS and val/CLASS"),
+    ),
+    ".parquet": ("Parquet", "name the files train*.parquet and val*.parquet, and give their folder"),
+    ".arrow": ("an Arrow file of Hugging Face datasets", "save the dataset with to_parquet('train.parquet')"),
+    ".json": ("JSON", "for COCO's name it annotations/instances_train.json, and give the folder that also has images"),
+    ".jsonl": ("JSON lines", "name the file metadata.jsonl, with file_name and label, beside the pictures"),
+    **dict.fromkeys(
+        (".csv", ".tsv", ".xlsx", ".xls"),
+        (
+            "a table",
+            "move each picture into train/CLASS, or name it metadata.csv, with the columns file_name and label",
+        ),
+    ),
+    **dict.fromkeys((".yaml", ".yml"), ("YAML", "for YOLO's name it data.yaml, and give the folder it is in")),
+    ".xml": ("XML", "put Pascal VOC's files into Annotations beside JPEGImages, and give the folder of both"),
+    ".txt": ("text", "for YOLO's write a data.yaml that names classes and images, and give its folder"),
+    **dict.fromkeys(SUFFIXES, ("pictures without classes", "move each to a folder of its class, as train/CLASS/NAME")),
+}
+"""Description and remedy by suffix; the first suffix that a folder has is reported."""
+_MAX_FILES = 2000
+"""Number of files of a folder that are examined."""
+
+
+class Unread(Format):
+    """Folders that are refused with the way to convert them."""
+
+    name = "formats that are not read"
+    fallback = True
+
+    def tasks(self, folder: Path) -> frozenset[str]:
+        """None; raises `BadData` for a folder in such a format."""
+        if folder.is_dir() and (reason := name_unread(folder)):
+            raise BadData(f"{folder}: {reason}")
+        return frozenset()
+
+    def open(self, folder: Path, task: str, split: str, reading: Reading) -> Opened | None:
+        """None: there are no tasks."""
+        return None
+
+
 def name_unread(data: Path) -> str:
     """What format a folder is in that is not read, and how to convert it; empty where none is recognised."""
     for pattern, (name, remedy) in BY_PATH.items():
@@ -64,3 +120,22 @@ def name_unread(data: Path) -> str:
 def _text(data: Path, path: Path, name: str, remedy: str) -> str:
     where = path.relative_to(data).as_posix()
     return f"{where} is of {name}, which is not read; {remedy.replace('{data}', str(data))}"
+
+
+def describe(path: Path) -> str:
+    """Message for a path in no known layout: what it is, and what to do."""
+    if not path.exists():
+        return f"{path}: nothing there; give a folder of one of these layouts:\n{LAYOUTS}"
+    if not path.is_dir():
+        what, remedy = _KINDS.get(path.suffix.lower(), ("a file", "give a folder"))
+        return f"{path}: a file there, {what}; {remedy}. Layouts:\n{LAYOUTS}"
+    files = list(islice(list_files(path), _MAX_FILES))
+    if not files:
+        return f"{path}: no files in the folder; give a folder of one of these layouts:\n{LAYOUTS}"
+    counts = Counter(file.suffix.lower() for file in files)
+    known = [suffix for suffix in _KINDS if counts[suffix] > (suffix == ".txt")]  # a single text file is a note
+    if not known:
+        return f"{path}: no data layout known; give a folder of one of these:\n{LAYOUTS}"
+    example = next(file for file in files if file.suffix.lower() == known[0]).relative_to(path).as_posix()
+    what, remedy = _KINDS[known[0]]
+    return f"{path}: no data layout known; {example} is {what}; {remedy}. Layouts:\n{LAYOUTS}"

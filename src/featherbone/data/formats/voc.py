@@ -5,108 +5,90 @@ kinds of files; or no splits. VOC counts pixels from 1 and includes the last: `x
 a coordinate is below 1 in some file, the tool counted from 0, and they are taken as they are.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
+from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.named_objects import (
     NamedImage,
     NamedObject,
     assemble,
     box_shape,
-    fill_splits,
-    find_classes,
     first_files,
-    images_without,
+    is_mask,
     split_of_path,
 )
 from featherbone.data.formats.xml_files import number_of, read_xml, root_of, text_of
 from featherbone.data.layouts import SPLITS, names_of
 from featherbone.data.listing import list_files, list_folder, list_images
 from featherbone.data.named_files import NamedFiles, written_parts
-from featherbone.data.objects import Opened
 from featherbone.errors import BadData
 from featherbone.files import read_text
 
 SETS = Path("ImageSets", "Main")
-MASKS = frozenset(("segmentationclass", "segmentationobject", "segmentationclassaug", "masks"))
-"""Folders whose pictures are no images."""
 
 
-@dataclass(frozen=True)
-class _File:
-    """One XML file."""
-
-    path: Path
-    filename: str
-    """What it names its image."""
-    size: tuple[int, int] | None
-    objects: tuple[NamedObject, ...]
-
-
-class Voc:
-    """Pascal VOC's format in the registry of formats."""
+class Voc(Format):
+    """Pascal VOC's XML files. Objects marked as difficult are ignored, as in VOC's own evaluation."""
 
     name = "Pascal VOC"
 
-    def matches(self, folder: Path) -> bool:
-        """Whether there is an XML file whose root is `annotation` in one of the usual places."""
-        return any(root_of(path) == "annotation" for path in first_files(folder, ".xml"))
-
     def tasks(self, folder: Path) -> frozenset[str]:
-        """Detection: there are boxes only."""
-        return frozenset(("detection",))
+        """Detection where there is an XML file whose root is `annotation` in one of the usual places."""
+        found = any(root_of(path) == "annotation" for path in first_files(folder, ".xml"))
+        return frozenset(("detection",) if found else ())
 
-    def open(self, folder: Path, split: str, unlabelled: str, check: bool) -> Opened | None:
-        """As `Format.open`. Objects marked as difficult are ignored, as VOC's own evaluation does."""
-        files = [_read(folder, path) for path in list_files(folder, (".xml",)) if root_of(path) == "annotation"]
-        listed = _read_lists(folder)
-        splits, notes = fill_splits([split_of_path(folder, file.path) for file in files], "XML files")
-        if listed:
+    def open(self, folder: Path, task: str, split: str, reading: Reading) -> Opened | None:
+        contents: dict[Path, Element | str] = {}
+        for path in list_files(folder, (".xml",)):
+            if root_of(path) == "annotation":
+                name = path.relative_to(folder).as_posix()
+                try:
+                    contents[path] = read_xml(path, name)
+                except BadData as error:
+                    contents[path] = str(error).removeprefix(f"{name}: ")
+        first = 0 if any(_has_low_corner(content) for content in contents.values()) else 1
+        images = _Images(folder)
+        files = [_read(images, path, content, first) for path, content in contents.items()]
+        missing, unlisted = [], None
+        if listed := _read_lists(folder):
             stems = dict.fromkeys(listed.get(split, ()))
-            chosen = [file for file in files if file.path.stem in stems]
-            rest = [stem for stem in stems if stem not in {file.path.stem for file in files}]
-        else:
-            chosen, rest = [file for file, of in zip(files, splits, strict=True) if of == split], []
-        if not chosen and not rest:
-            return None
-        every = [one for file in files for one in file.objects]
-        classes, class_list = find_classes(folder, (one.name for one in every if not one.error))
-        from_zero = any(min(one.shape["bbox"][:2]) < 0 for one in every if not one.error)
-        finder = _Images(folder)
-        images, missing = [], [stem for stem in rest if stem not in finder.by_stem]
-        for file in chosen:
-            if path := finder.find(file):
-                objects = tuple(map(_counted_from_zero, file.objects)) if from_zero else file.objects
-                images.append(NamedImage(path, objects, file.size))
-            else:
-                missing.append(file.filename or file.path.relative_to(folder).as_posix())
-        unlisted = [finder.by_stem[stem][0] for stem in rest if stem in finder.by_stem]
-        if not listed:
-            annotated = [path for file in files if (path := finder.find(file))]
-            unlisted = [path for path in images_without(folder, images, annotated) if finder.is_image(path)]
-        notes = [] if listed or split != "train" else notes
-        if ignored := sum(bool(one.shape.get("iscrowd")) for image in images for one in image.objects):
-            notes.append(f"{ignored:,} objects marked as difficult are ignored: nothing is learned or counted there")
-        if from_zero:
-            notes.append("coordinates start at 0, not at VOC's 1, and are taken as they are")
-        return assemble(folder, images, classes, class_list, check, missing, unlisted, unlabelled, notes)
+            annotated = {path.stem for path in contents}
+            files = [
+                replace(file, split=split if path.stem in stems else "")
+                for path, file in zip(contents, files, strict=True)
+            ]
+            rest = [stem for stem in stems if stem not in annotated]
+            missing = [stem for stem in rest if stem not in images.by_stem]
+            unlisted = [images.by_stem[stem][0] for stem in rest if stem in images.by_stem]
+        notes = [] if first else ["coordinates start at 0, not at VOC's 1, and are used as they are"]
+        return assemble(folder, split, files, reading, "XML files", missing=missing, unlisted=unlisted, notes=notes)
 
 
-def _read(root: Path, path: Path) -> _File:
+def _has_low_corner(content: Element | str) -> bool:
+    """Whether a readable box of a file has a coordinate below 1."""
+    if isinstance(content, str):
+        return False
+    boxes = [_object(one, "", 1) for one in content.findall("object")]
+    return any(min(one.shape.box[:2]) < 0 for one in boxes if one.shape)
+
+
+def _read(images: "_Images", path: Path, content: Element | str, first: int) -> NamedImage:
     """What a file states; one that cannot be read has one object with `error`."""
-    name = path.relative_to(root).as_posix()
-    try:
-        content = read_xml(path, name)
-    except BadData as error:
-        return _File(path, "", None, (NamedObject(name, error=str(error).removeprefix(f"{name}: ")),))
+    name, split = path.relative_to(images.root).as_posix(), split_of_path(images.root, path)
+    if isinstance(content, str):
+        return NamedImage(images.find(path, ""), name, (NamedObject(name, error=content),), None, split)
     sides = [number_of(text_of(content, f"size/{side}")) for side in ("height", "width")]
     size = (int(sides[0]), int(sides[1])) if sides[0] and sides[1] and min(sides[0], sides[1]) > 0 else None
-    objects = tuple(_object(one, f"{name}, object {number}") for number, one in enumerate(content.findall("object"), 1))
-    return _File(path, text_of(content, "filename"), size, objects)
+    rows = enumerate(content.findall("object"), 1)
+    objects = tuple(_object(one, f"{name}, object {number}", first) for number, one in rows)
+    filename = text_of(content, "filename")
+    return NamedImage(images.find(path, filename), filename or name, objects, size, split)
 
 
-def _object(element: Element, where: str) -> NamedObject:
+def _object(element: Element, where: str, first: int) -> NamedObject:
+    """An object; `first` is the number of the first pixel."""
     label = text_of(element, "name")
     if not label:
         return NamedObject(where, error="no name; write the class of the object")
@@ -121,17 +103,9 @@ def _object(element: Element, where: str) -> NamedObject:
     x1, y1, x2, y2 = (value for value in box.values() if value is not None)
     if x2 < x1 or y2 < y1:
         low, high = ("xmin", "xmax") if x2 < x1 else ("ymin", "ymax")
-        return NamedObject(where, error=f"{low} {texts[low]} is beyond {high} {texts[high]}; exchange or correct them")
+        return NamedObject(where, error=f"{low} {texts[low]} is beyond {high} {texts[high]}; swap or correct them")
     ignored = text_of(element, "difficult").lower() in ("1", "true")
-    return NamedObject(where, label, box_shape(x1 - 1, y1 - 1, x2, y2, ignored))
-
-
-def _counted_from_zero(one: NamedObject) -> NamedObject:
-    """An object whose pixels were taken to be counted from 1."""
-    if one.error:
-        return one
-    x, y, width, height = one.shape["bbox"]
-    return replace(one, shape={**one.shape, "bbox": [x + 1, y + 1, width - 1, height - 1]})
+    return NamedObject(where, label, box_shape(x1 - first, y1 - first, x2, y2), ignored)
 
 
 def _read_lists(root: Path) -> dict[str, list[str]]:
@@ -153,36 +127,29 @@ def _stem(name: str) -> str:
 
 
 class _Images:
-    """Images of XML files: that of the same plain name, as VOC pairs them, else the one that the file names."""
+    """Images of XML files: the one of the same plain name, as VOC pairs them, else the one that the file names."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.named = NamedFiles(root, (root,), "the XML files")
         self.by_stem: dict[str, list[Path]] = {}
         for path in list_images(root):
-            if self.is_image(path):
+            if not is_mask(root, path):
                 self.by_stem.setdefault(path.stem, []).append(path)
 
-    def is_image(self, path: Path) -> bool:
-        """Whether a picture is not a mask, by its folders."""
-        return not MASKS & {part.lower() for part in path.relative_to(self.root).parts[:-1]}
-
-    def find(self, file: _File) -> Path | None:
-        """The image, None where there is none. Raises `BadData` where it may be one of several."""
-        found = self.by_stem.get(file.path.stem, [])
+    def find(self, file: Path, filename: str) -> Path | None:
+        """The image of a file that names `filename`; None where there is none. Raises `BadData` where it is unclear."""
+        found = self.by_stem.get(file.stem, [])
         if len(found) > 1:
-            folders = file.path.relative_to(self.root).parts[:-1]
-            shared = [
-                (path.parent == file.path.parent, len(set(folders) & set(path.relative_to(self.root).parts)))
-                for path in found
+            folders = {*file.relative_to(self.root).parts[:-1]}
+            ranks = [
+                (path.parent == file.parent, len(folders & {*path.relative_to(self.root).parts})) for path in found
             ]
-            found = [path for path, rank in zip(found, shared, strict=True) if rank == max(shared)]
-        if len(found) > 1 and file.filename:
-            found = [path for path in found if path.name == file.filename] or found
+            found = [path for path, rank in zip(found, ranks, strict=True) if rank == max(ranks)]
+        if len(found) > 1 and filename:
+            found = [path for path in found if path.name == filename] or found
         if len(found) > 1:
             names = " or ".join(path.relative_to(self.root).as_posix() for path in found[:2])
-            name = file.path.relative_to(self.root).as_posix()
+            name = file.relative_to(self.root).as_posix()
             raise BadData(f"{name}: its image may be {names}; keep one of them, or put the file beside its image")
-        if found:
-            return found[0]
-        return self.named.find(file.filename) if file.filename else None
+        return found[0] if found else self.named.find(filename) if filename else None

@@ -1,4 +1,4 @@
-"""XML files of annotation tools, read without what makes XML dangerous: entities, files elsewhere, endless nesting."""
+"""XML files of annotation tools, read without entities, external files and deep nesting."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ def read_xml(path: Path, name: str) -> Element:
         nonlocal depth
         depth += 1
         if depth > MAX_DEPTH:
-            raise BadData(f"{name}: nested deeper than {MAX_DEPTH} levels; export it anew")
+            raise BadData(f"{name}: nested deeper than {MAX_DEPTH} levels; export it again")
         builder.start(tag, attributes)
 
     def end(tag: str) -> None:
@@ -38,7 +38,7 @@ def read_xml(path: Path, name: str) -> Element:
     parser.buffer_text = True
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
-            raise BadData(f"{name}: {size:,} bytes, of at most {MAX_BYTES:,} that are read; split it")
+            raise BadData(f"{name}: {size:,} bytes; the maximum is {MAX_BYTES:,}; split it")
         parser.Parse(path.read_bytes(), True)
         return builder.close()
     except BadData:
@@ -46,7 +46,7 @@ def read_xml(path: Path, name: str) -> Element:
     except OSError as error:
         raise BadData(f"{name}: cannot be read ({error.strerror}); give a file that exists") from None
     except (expat.ExpatError, ValueError, LookupError) as error:
-        raise BadData(f"{name}: not XML ({error}); export it anew") from None
+        raise BadData(f"{name}: not XML ({error}); export it again") from None
 
 
 def root_of(path: Path) -> str:

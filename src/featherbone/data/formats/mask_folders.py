@@ -1,13 +1,13 @@
-"""Where data sets keep images and the masks of their pixels: folders, ends of names, and lists of splits."""
+"""Where data sets keep images and masks: folders, suffixes of names, and lists of splits."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 from featherbone.data.label_files import Code, cityscapes_code, cityscapes_train_code, has_code, voc_code
 from featherbone.data.layouts import SPLITS, names_of, split_folders
-from featherbone.data.listing import list_folder, list_folders, list_images
+from featherbone.data.listing import has_images, list_folder, list_folders, list_images
 from featherbone.files import read_text
 
 IMAGES = ("images", "image", "imgs", "img", "img_dir", "jpegimages")
@@ -22,12 +22,12 @@ ENDS = tuple(
     for join in ("_", "-")
     for word in ("mask", "masks", "seg", "segmentation", "label", "labels", "gt", "annot", "l")
 )
-"""Ends, in lower case, of the names of masks, and of folders of masks beside `train`; `_L` is CamVid's."""
+"""Suffixes, in lower case, of the names of masks, and of mask folders beside `train`; `_L` is CamVid's."""
 IMAGE_ENDS = ("_image", "_img", "-image", "-img", "_sat")
-"""Ends, in lower case, of the names of images whose masks have another end."""
+"""Suffixes, in lower case, of the names of images whose masks have another suffix."""
 CITY_IMAGE = "_leftImg8bit"
 CITY_MASKS = {"_gtFine_labelIds": cityscapes_code, "_gtFine_labelTrainIds": cityscapes_train_code}
-"""Ends of Cityscapes' names, and the code of the masks."""
+"""Suffixes of Cityscapes' names, and the code of the masks."""
 VOC_LISTS = "ImageSets/Segmentation"
 
 
@@ -42,32 +42,33 @@ class MaskFiles:
     orphans: tuple[str, ...]
     """Masks without an image."""
     code: Code | None
-    """What the masks' values mean, where the layout defines it."""
+    """The classes of the mask values, where the layout defines them."""
 
 
 def find_masks(data: Path, split: str) -> MaskFiles | None:
-    """Images and masks of a split; None where `data` has none of that name.
+    """Images and masks of a split; None where `data` has no such split.
 
-    Without folders or lists of splits, all are of `train`. Where images and masks are in their folders, but none have
-    the same name, there are no pairs.
+    Without folders or lists of splits, all are `train`. There are no pairs where no image has the name of a mask.
     """
     found = _best(_pair(data, images, masks) for images, masks in _places(data, split))
     if found:
         return found
     if lists := _voc_lists(data):
-        return _best(_only(files, lists[split]) for files in _whole(data)) if split in lists else None
+        whole = (_pair(data, *folders) for folders in _whole(data))
+        return _best(_only(files, lists[split]) for files in whole) if split in lists else None
     if split == "train" and not any(_pair(data, *folders) for other in SPLITS for folders in _places(data, other)):
-        return _best(_whole(data))
+        return _best(_pair(data, *folders) for folders in _whole(data))
     return None
 
 
 def has_masks(data: Path) -> bool:
-    """Whether a folder is one of images and masks, whose pixels have classes."""
-    return any(find_masks(data, split) for split in SPLITS)
+    """Whether a folder holds images and masks."""
+    in_splits = (folders for split in SPLITS for folders in _places(data, split))
+    return any(_has_pair(data, *folders) for folders in chain(in_splits, _whole(data)))
 
 
 def _best(found: Iterable[MaskFiles | None]) -> MaskFiles | None:
-    """The first with pairs, else the first."""
+    """The first with pairs; without pairs the first."""
     there = [files for files in found if files]
     return next((files for files in there if files.pairs), there[0] if there else None)
 
@@ -96,12 +97,18 @@ def _folders(parent: Path) -> Iterator[tuple[Path, Path]]:
             yield inside[images], inside[masks]
 
 
-def _whole(data: Path) -> Iterator[MaskFiles | None]:
-    """Images and masks that are in no split."""
-    for images, masks in _folders(data):
-        yield _pair(data, images, masks)
+def _whole(data: Path) -> Iterator[tuple[Path, Path]]:
+    """Folders of images and of masks that are in no split."""
+    yield from _folders(data)
     if not list_folders(data):
-        yield _pair(data, data, data)
+        yield data, data
+
+
+def _has_pair(data: Path, images: Path, masks: Path) -> bool:
+    """Whether two folders hold images, or one folder images and their masks."""
+    if images == masks:
+        return _pair(data, images, masks) is not None
+    return all(folder.is_dir() and has_images(folder) for folder in (images, masks))
 
 
 def _pair(data: Path, images: Path, masks: Path) -> MaskFiles | None:
@@ -164,7 +171,7 @@ def _voc_lists(data: Path) -> dict[str, set[str]]:
 
 
 def _only(files: MaskFiles | None, names: set[str]) -> MaskFiles | None:
-    """Those of `names`."""
+    """Only the files of `names`."""
     if files is None:
         return None
     pairs = tuple(pair for pair in files.pairs if Path(pair[0]).stem in names)

@@ -2,17 +2,21 @@
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from featherbone.data.class_folders import label_column
-from featherbone.data.layouts import split_of
+from featherbone.data.classification import LabelSplit
+from featherbone.data.findings import MAX_EXAMPLES, Example, Finding
+from featherbone.data.formats.class_folders import label_column
+from featherbone.data.formats.format import Format, Opened, Reading
+from featherbone.data.layouts import SPLITS, split_of
 from featherbone.data.listing import list_files
 from featherbone.errors import BadData
 from featherbone.files import read_text
@@ -20,17 +24,61 @@ from featherbone.files import read_text
 CLASSES = "classes.txt"
 
 
-@dataclass(frozen=True)
-class ParquetRows:
-    """Images of one split, mapped into memory."""
+@dataclass(frozen=True, eq=False)
+class ParquetSplit(LabelSplit):
+    """Encoded images in the rows of Parquet files, mapped into memory."""
 
     stem: str
-    """What messages call the files."""
+    """Name of the files in messages."""
     column: pa.ChunkedArray
     """Encoded images."""
+    rows: NDArray[np.int64]
     labels: NDArray[np.int64]
-    """Indices of `classes`; outside of them where the file says so."""
     classes: tuple[str, ...]
+
+    def name(self, index: int) -> str:
+        return f"{self.stem} row {self.rows[index]}"
+
+    def encoded(self, index: int) -> bytes:
+        return self.column[int(self.rows[index])].as_py() or b""
+
+    def take(self, indices: Sequence[int]) -> Self:
+        return replace(self, rows=self.rows[list(indices)], labels=self.labels[list(indices)])
+
+
+class Parquet(Format):
+    """Parquet files."""
+
+    name = "Parquet"
+    fallback = True
+
+    def tasks(self, folder: Path) -> frozenset[str]:
+        """Classification."""
+        found = folder.is_dir() and any(find_parquet(folder, split) for split in SPLITS)
+        return frozenset(("classification",) if found else ())
+
+    def open(self, folder: Path, task: str, split: str, reading: Reading) -> Opened | None:
+        files = find_parquet(folder, split)
+        if not files:
+            return None
+        images = read_parquet(folder, files)
+        return Opened(images, findings=tuple(_check_labels(images)))
+
+
+def _check_labels(images: ParquetSplit) -> Iterator[Finding]:
+    """Labels against the class names."""
+    high, known = int(images.labels.max(initial=0)), len(images.classes)
+    if len(images) and int(images.labels.min()) == 1:
+        message = f"{images.stem}: labels run from 1 to {high}; they start at 0, so subtract 1, or name the class 0"
+        yield Finding("error", "labels-shifted", message, len(images))
+    outside = np.flatnonzero((images.labels < 0) | (images.labels >= known))
+    if len(outside):
+        message = (
+            f"{images.stem}: labels run from {int(images.labels.min())} to {high}, but {known} class names allow 0 to "
+            f"{known - 1}; remove the rows, or name the classes"
+        )
+        examples = [Example((images.name(i),), f"label {images.labels[i]}") for i in outside[:MAX_EXAMPLES].tolist()]
+        yield Finding("error", "labels-out-of-range", message, len(outside), tuple(examples))
 
 
 def find_parquet(data: Path, split: str) -> list[Path]:
@@ -46,10 +94,10 @@ def _split(file: Path) -> str | None:
     return split_of(word[0] if word else "") or split_of(file.parent.name)
 
 
-def read_parquet(data: Path, files: list[Path], classes: tuple[str, ...] | None) -> ParquetRows:
+def read_parquet(data: Path, files: list[Path]) -> ParquetSplit:
     """Images and labels of files in order. Raises `BadData` where columns, types or labels are not those of images.
 
-    Labels are numbers, named by `classes`, by classes.txt, or by the metadata of Hugging Face datasets; or text.
+    Labels are numbers, named by classes.txt or by the metadata of Hugging Face datasets, or they are text.
     """
     stem = files[0].name if len(files) == 1 else f"{files[0].name} to {files[-1].name}"
     try:
@@ -69,7 +117,10 @@ def read_parquet(data: Path, files: list[Path], classes: tuple[str, ...] | None)
         if pa.types.is_dictionary(kind):
             kind = kind.value_type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            return _read_text_labels(stem, column, table[label].to_pylist(), classes)
+            names = table[label].to_pylist()
+            classes = tuple(sorted(set(names)))
+            labels = np.searchsorted(np.array(classes, object), np.array(names, object)).astype(np.int64)
+            return ParquetSplit(stem, column, np.arange(len(labels)), labels, classes)
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
             raise BadData(f"{stem}: labels of type {kind}; write whole numbers or names of classes")
         labels = table[label].cast(pa.int64()).to_numpy()
@@ -78,7 +129,8 @@ def read_parquet(data: Path, files: list[Path], classes: tuple[str, ...] | None)
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise BadData(f"{stem}: not Parquet with columns image {{bytes, path}} and label ({reason})") from None
-    return ParquetRows(stem, column, labels, classes or _names(data, stem, schema, label, labels))
+    classes = _names(data, stem, schema, label, labels)
+    return ParquetSplit(stem, column, np.arange(len(labels)), labels, classes)
 
 
 def _image_column(schema: pa.Schema, stem: str) -> str:
@@ -92,16 +144,6 @@ def _image_column(schema: pa.Schema, stem: str) -> str:
         raise BadData(f"{stem}: {' and '.join(found)} hold pictures; rename the one to classify to image")
     columns = ", ".join(f"{field.name} {field.type}" for field in schema)[:200]
     raise BadData(f"{stem}: not Parquet with columns image {{bytes, path}} and label (it has {columns})")
-
-
-def _read_text_labels(
-    stem: str, column: pa.ChunkedArray, names: list[str], classes: tuple[str, ...] | None
-) -> ParquetRows:
-    known = classes or tuple(sorted(set(names)))
-    if odd := sorted(set(names) - set(known)):
-        raise BadData(f"{stem}: label {odd[0]!r} is none of the {len(known)} training classes; use the same names")
-    index = {name: i for i, name in enumerate(known)}
-    return ParquetRows(stem, column, np.array([index[name] for name in names], np.int64), known)
 
 
 def _names(data: Path, stem: str, schema: pa.Schema, label: str, labels: NDArray[np.int64]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Lines of YOLO's label files: a class and a box, a polygon, or a box with what only other tasks read.
+"""Lines of YOLO's label files: a class and a box, a polygon, or a box with values for other tasks.
 
 | values | meaning |
 |---|---|
@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from featherbone.data.objects import unreadable
+from featherbone.data.objects import Annotation
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MAX_SHARE = 2
-"""Larger coordinates are no shares of the image, not even of an object that leaves it."""
+"""Largest coordinate, as a share of the image; an object may leave the image."""
 _WRITE = "write class, centre x and y, width and height, or class and a polygon"
 
 
@@ -38,16 +38,16 @@ class Row:
     shape: tuple[float, ...] = ()
     """Centre x and y, width and height, or at least three corners x y, in shares of the image; empty after an error."""
     ignored: str = ""
-    """What stands behind it and is not read: `keypoints` or `tracks`."""
+    """Further values that are not read: `keypoints` or `tracks`."""
     error: str = ""
     """Why it cannot be read, and what to write."""
 
 
 def read_rows(path: Path, name: str, num_keypoint_values: int | None) -> list[Row]:
-    """The lines of a label file, which messages call `name`.
+    """The lines of a label file called `name` in messages.
 
-    `num_keypoint_values` is how many values of keypoints follow a box, as `kpt_shape` in the list states: 0 for none,
-    None where it is not stated.
+    `num_keypoint_values` is the number of keypoint values after a box by `kpt_shape` in the list: 0 for none, None
+    where it is not stated.
     """
     try:
         content = path.read_bytes()
@@ -63,7 +63,7 @@ def read_rows(path: Path, name: str, num_keypoint_values: int | None) -> list[Ro
 
 
 def parse_row(line: str, where: str, num_keypoint_values: int | None) -> Row:
-    """The row that a line means."""
+    """Parse a line."""
     words = line.split()
     shown = repr(line.strip()[:80])
     if "," in line or ";" in line:
@@ -71,7 +71,7 @@ def parse_row(line: str, where: str, num_keypoint_values: int | None) -> Row:
     wrong = next((word for word in words if not _NUMBER.fullmatch(word)), None)
     if wrong is not None:
         if len(words) >= 9 and all(map(_NUMBER.fullmatch, words[:8])):
-            return Row(where, error=f"{shown} is DOTA's form, corners first; export as YOLO OBB, class number first")
+            return Row(where, error=f"{shown} is in DOTA's form, corners first; export as YOLO OBB, class number first")
         return Row(where, error=f"{shown}: {wrong[:20]!r} is not a number; {_WRITE}")
     label, *shape = map(float, words)
     if not math.isfinite(label):
@@ -84,7 +84,7 @@ def parse_row(line: str, where: str, num_keypoint_values: int | None) -> Row:
         shape, ignored = shape[:-1], "tracks"
     if num_keypoint_values and len(shape) != 4:
         total = 5 + num_keypoint_values
-        return Row(where, error=f"{shown} has {len(words)} values, but kpt_shape asks for {total}; correct one of them")
+        return Row(where, error=f"{shown} has {len(words)} values, but kpt_shape means {total}; correct one of them")
     if len(shape) == 5:
         reason = "six values, as predictions saved with their confidence have; remove the last"
         return Row(where, error=f"{shown} has {reason}, or correct them first: they are not ground truth")
@@ -92,13 +92,13 @@ def parse_row(line: str, where: str, num_keypoint_values: int | None) -> Row:
         return Row(where, error=f"{shown} has {len(words)} values; {_WRITE}")
     if max(map(abs, shape)) > _MAX_SHARE:
         largest = max(shape, key=abs)
-        reason = f"{largest:g} is no share of the image; write shares from 0 to 1, not pixels"
+        reason = f"{largest:g} is not a share of the image; write shares from 0 to 1, not pixels"
         return Row(where, error=f"{shown}: {reason}")
     return Row(where, label, tuple(shape), ignored)
 
 
 def _keypoint_values(shape: Sequence[float], stated: int | None) -> int:
-    """How many of the values behind a class are of keypoints."""
+    """Number of keypoint values after the box."""
     rest = len(shape) - 4
     if stated:
         return stated if rest == stated else 0
@@ -108,7 +108,7 @@ def _keypoint_values(shape: Sequence[float], stated: int | None) -> int:
 
 
 def may_be_keypoints(rows: Sequence[Row]) -> bool:
-    """Whether polygons are rather boxes with keypoints x y, as a list without `kpt_shape` leaves open.
+    """Whether polygons may be boxes with keypoints x y, which a list without `kpt_shape` leaves open.
 
     All have the same number of values, all points from the third on are inside the box that the first four values
     would be, and a tenth or more of the polygons cross themselves, which drawn ones do not.
@@ -139,24 +139,24 @@ def _sides(a: Any, b: Any, points: Any) -> Any:
     return np.sign((bx - ax) * (y - ay) - (by - ay) * (x - ax))
 
 
-def to_annotation(row: Row, height: int, width: int, num_classes: int) -> dict[str, Any]:
-    """A row in COCO's form, in pixels; with `error` where it cannot be trained on."""
+def to_annotation(row: Row, height: int, width: int, num_classes: int) -> Annotation:
+    """A row in pixels of an image of that size."""
     if row.error:
-        return unreadable(f"{row.where}: {row.error}")
+        return Annotation(error=f"{row.where}: {row.error}")
     if row.label != int(row.label):
         allowed = f"write one from 0 to {num_classes - 1}"
-        return unreadable(f"{row.where}: class {row.label:g} is not a whole number; {allowed}")
-    known = row.label in range(num_classes)
-    sides = (width, height)
+        return Annotation(error=f"{row.where}: class {row.label:g} is not a whole number; {allowed}")
+    number, sides = int(row.label), (width, height)
     if len(row.shape) == 4:
         x, y, w, h = row.shape
         corners = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
     else:
         corners = [min(row.shape[::2]), min(row.shape[1::2]), max(row.shape[::2]), max(row.shape[1::2])]
     x1, y1, x2, y2 = (corner * side for corner, side in zip(corners, sides * 2, strict=True))
-    annotation: dict[str, Any] = {"bbox": [x1, y1, x2 - x1, y2 - y1], "label": int(row.label) if known else -1}
-    annotation |= {"category_id": int(row.label), "iscrowd": False}
-    if len(row.shape) > 4:
-        places = zip(row.shape, sides * (len(row.shape) // 2), strict=True)
-        annotation["segmentation"] = [[share * side for share, side in places]]
-    return annotation
+    polygon = [share * sides[at % 2] for at, share in enumerate(row.shape)]
+    return Annotation(
+        label=number if number in range(num_classes) else -1,
+        box=(x1, y1, x2 - x1, y2 - y1),
+        segmentation=[polygon] if len(row.shape) > 4 else None,
+        category_id=number,
+    )

@@ -4,30 +4,28 @@ import codecs
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
-from featherbone.data.findings import listed, many
 from featherbone.data.formats.coco_json import CocoAnnotation, CocoCategory, CocoFile, read_objects, without_collector
-from featherbone.data.images import upright_size
+from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.layouts import ROBOFLOW, SPLITS, names_of, split_folders, split_of
 from featherbone.data.listing import list_images
 from featherbone.data.named_files import NamedFiles
-from featherbone.data.objects import Marked, MarkedImages, Opened
-from featherbone.errors import BadData, BadImage
+from featherbone.data.objects import Annotation, Objects, ObjectSplit, size_of
+from featherbone.errors import BadData
 from featherbone.ops import rle
 
 HEAD = 1 << 16
-"""Bytes at both ends of a JSON file that are searched for COCO's keys."""
+"""Number of bytes at both ends of a JSON file that are searched for COCO's keys."""
 OTHER_FORMS = ("panoptic_", "captions_", "stuff_", "person_keypoints_", "image_info_")
-"""What names of files begin with that COCO gives beside those of objects."""
+"""Prefixes of COCO's files that do not hold objects."""
 
 
 @dataclass(frozen=True)
 class CocoSplit:
-    """Where a split is stored."""
+    """Files of a split."""
 
     file: Path
     folders: tuple[Path, ...]
@@ -55,13 +53,8 @@ def find_coco(data: Path, split: str) -> CocoSplit | None:
     return None
 
 
-def has_coco(data: Path) -> bool:
-    """Whether there is an annotation file of any split; also where there are too many."""
-    return any(candidates for split in SPLITS for candidates in _candidates(data, split))
-
-
 def _candidates(data: Path, split: str) -> Iterator[list[Path]]:
-    """Annotation files of a split, in lists from the surest form to the least sure."""
+    """Annotation files of a split, in lists, the most specific names first."""
     beside = split_folders(data, split)
     official = {file.stem.removeprefix("instances_"): file for file in data.glob("annotations/instances_*.json")}
     yield [
@@ -121,64 +114,59 @@ def _with_folders(data: Path, split: str, file: Path) -> CocoSplit:
     return CocoSplit(file, (*own, *shared, data), bool(own) or whole)
 
 
-@without_collector()
-def open_coco(data: Path, split: str, unlabelled: str, check: bool) -> Opened | None:
-    """Images of a split with their objects; None where there is no annotation file for it.
+class Coco(Format):
+    """COCO's annotation files of objects."""
 
-    With `check`, `BadData` is raised for annotations that cannot be trained on. Without it a class that is not listed
-    is -1, and an annotation that cannot be read has `error` and an empty box.
-    """
-    found = find_coco(data, split)
-    if found is None:
-        return None
-    name = found.file.relative_to(data).as_posix()
-    file, errors = read_objects(found.file, name)
-    categories, notes = _classes(file, name)
-    images = {image.id: image for image in file.images}
-    rows: dict[int, list[int]] = defaultdict(list)
-    for place, row in enumerate(file.annotations):
-        rows[row.image_id].append(place)
-    orphans = [number for number in rows if number not in images]
-    if orphans and check:
-        count = sum(len(rows[number]) for number in orphans)
-        raise BadData(
-            f"{name}: {count} annotations of images that it does not list, as {orphans[0]}; list or remove them"
+    name = "COCO"
+
+    def tasks(self, folder: Path) -> frozenset[str]:
+        """Detection and instance, also where a split has too many annotation files."""
+        found = folder.is_dir() and any(candidates for split in SPLITS for candidates in _candidates(folder, split))
+        return frozenset(("detection", "instance") if found else ())
+
+    @without_collector()
+    def open(self, folder: Path, task: str, split: str, reading: Reading) -> Opened | None:
+        found = find_coco(folder, split)
+        if found is None:
+            return None
+        name = found.file.relative_to(folder).as_posix()
+        file, errors = read_objects(found.file, name)
+        categories, notes = _classes(file, name)
+        labels = {category.id: label for label, category in enumerate(categories)}
+        places: dict[int, list[int]] = defaultdict(list)
+        for place, row in enumerate(file.annotations):
+            places[row.image_id].append(place)
+        files = NamedFiles(folder, found.folders, name, split)
+        entries: list[Objects] = []
+        missing: list[str] = []
+        for image in file.images:
+            rows = places.pop(image.id, ())
+            path = files.find(image.file_name)
+            if path is None:
+                missing.append(image.file_name)
+                continue
+            height, width = image.size or size_of(path)
+            annotations = [
+                _annotation(file.annotations[at], labels, (height, width), errors.get(at), f"{name}: annotations[{at}]")
+                for at in rows
+            ]
+            below = path.relative_to(folder).as_posix()
+            entries.append(Objects.parsed(below, image.id, height, width, annotations))
+        notes += files.notes()
+        unlisted = _unlisted(folder, found.folders[0], {one.path for one in entries}) if found.exclusive else []
+        if reading.unlabelled == "negative":
+            first = max((image.id for image in file.images), default=0) + 1
+            entries += [
+                Objects.parsed(path, at, *size_of(folder / path), ()) for at, path in enumerate(unlisted, first)
+            ]
+            unlisted = []
+        return Opened(
+            images=ObjectSplit(folder, tuple(entries), tuple(c.label for c in categories), tuple(labels)),
+            missing=tuple(missing),
+            unlisted=tuple(unlisted),
+            orphans=sum(map(len, places.values())),
+            notes=tuple(notes),
         )
-    labels = {category.id: label for label, category in enumerate(categories)}
-    files = NamedFiles(data, found.folders, name, split)
-    entries: list[Marked] = []
-    missing: list[str] = []
-    for image in file.images:
-        path = files.find(image.file_name)
-        if path is None:
-            missing.append(image.file_name)
-            continue
-        height, width = image.size or _size(path)
-        annotations = [
-            _annotation(
-                file.annotations[place], labels, height, width, errors.get(place), f"{name}: annotations[{place}]"
-            )
-            for place in rows.get(image.id, ())
-        ]
-        entries.append(Marked(path.relative_to(data).as_posix(), height, width, image.id, tuple(annotations)))
-    if missing and not entries and check:
-        looked = ", ".join(folder.relative_to(data).as_posix() for folder in found.folders)
-        raise BadData(
-            f"{name}: none of its {len(missing)} images exists, as {missing[0]}; looked in {looked}, and for the plain "
-            "name anywhere below; copy the images there"
-        )
-    notes += _note_guesses(files)
-    unlisted = _unlisted(data, found.folders[0], {entry.path for entry in entries}) if found.exclusive else []
-    if unlabelled == "negative":
-        for number, spare in enumerate(unlisted, max(images, default=0) + 1):
-            entries.append(Marked(spare, *_size(data / spare), number, ()))
-        unlisted = []
-    if check:
-        _refuse(entries, labels, name)
-    masks = all(a.get("segmentation") or a["iscrowd"] for entry in entries for a in entry.annotations)
-    classes, ids = tuple(c.label for c in categories), tuple(labels)
-    opened = MarkedImages(data, tuple(entries), classes, ids, masks)
-    return Opened(opened, tuple(missing), tuple(unlisted), sum(len(rows[i]) for i in orphans), tuple(notes))
 
 
 def _classes(file: CocoFile, name: str) -> tuple[list[CocoCategory], list[str]]:
@@ -202,64 +190,26 @@ def _classes(file: CocoFile, name: str) -> tuple[list[CocoCategory], list[str]]:
 
 
 def _annotation(
-    row: CocoAnnotation, labels: dict[int, int], height: int, width: int, error: str | None, place: str
-) -> dict[str, Any]:
-    """An annotation of an image of that size, in the form of `Marked`."""
+    row: CocoAnnotation, labels: dict[int, int], size: tuple[int, int], error: str | None, place: str
+) -> Annotation:
+    """An annotation of an image of that size."""
     box = row.bbox
     if box is None and error is None:
-        if reason := rle.fault(row.segmentation, height, width):
+        if reason := rle.fault(row.segmentation, *size):
             error = f"{place} has no bbox, and its mask cannot be read: {reason}; write one of the two"
         else:
-            box = rle.outline(row.segmentation, height, width)
-    number = {} if row.id is None else {"id": row.id}
-    if error is not None:
-        return {
-            **number,
-            "category_id": row.category_id,
-            "bbox": [0, 0, 0, 0],
-            "label": -1,
-            "iscrowd": False,
-            "error": error,
-        }
-    annotation = {**number, "category_id": row.category_id, "bbox": box, "label": labels.get(row.category_id, -1)}
-    annotation["iscrowd"] = bool(row.iscrowd)
-    if row.segmentation:
-        annotation["segmentation"] = row.segmentation
-    if row.area is not None and 0 < row.area < math.inf:
-        annotation["area"] = row.area
-    return annotation
-
-
-def _refuse(entries: Sequence[Marked], labels: dict[int, int], name: str) -> None:
-    """Raise `BadData` for the first annotation that cannot be trained on."""
-    for a in (a for entry in entries for a in entry.annotations if a["label"] < 0):
-        raise BadData(
-            a.get("error")
-            or f"{name}: annotation {a.get('id')} is of category {a['category_id']}; listed are "
-            f"{listed([str(number) for number in labels])}; list it, or remove the annotation"
-        )
-
-
-def _note_guesses(files: NamedFiles) -> list[str]:
-    if not files.guesses:
-        return []
-    name, path = next(iter(files.guesses.items()))
-    where = path.relative_to(files.root).as_posix()
-    return [f"{many(len(files.guesses), 'image')} found by the plain name only, as {where} for {name!r}"]
-
-
-def _size(path: Path) -> tuple[int, int]:
-    try:
-        return upright_size(path)
-    except BadImage:
-        return 1, 1  # it is left out as unreadable before anything is made of it
-
-
-def find_image(folders: Sequence[Path], name: str, file: str) -> Path | None:
-    """Where an image is stored."""
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise BadData(f"{file}: file_name {name!r} leads out of the data folder; give paths below it")
-    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+            box = rle.outline(row.segmentation, *size)
+    if error is not None or box is None:
+        return Annotation(error=error or "", category_id=row.category_id, id=row.id)
+    return Annotation(
+        label=labels.get(row.category_id, -1),
+        box=box,
+        segmentation=row.segmentation or None,
+        crowd=bool(row.iscrowd),
+        area=row.area if row.area is not None and 0 < row.area < math.inf else math.nan,
+        category_id=row.category_id,
+        id=row.id,
+    )
 
 
 def _unlisted(data: Path, folder: Path, listed: set[str]) -> list[str]:

@@ -8,35 +8,35 @@ from itertools import islice, permutations
 from pathlib import Path
 from typing import Any
 
+from featherbone.data.formats.yolo_lines import read_rows
 from featherbone.data.layouts import SPLITS, names_of, split_folders, split_of
 from featherbone.data.listing import is_junk, list_folder
 from featherbone.data.named_files import written_parts
-from featherbone.data.yolo_lines import read_rows
 from featherbone.errors import BadData
 from featherbone.files import read_text, read_yaml
 
 LIST = "data.yaml"
 YAML = (".yaml", ".yml")
 NAMES = ("classes.txt", "labels/classes.txt", "images/classes.txt", "obj.names", "classes.names")
-"""Where tools put the names of classes, a name a line, if they write no list: Label Studio, labelImg, Darknet."""
+"""Files of class names, one per line, of tools that write no list: Label Studio, labelImg, Darknet."""
 MAX_CLASSES = 100_000
 _PLAIN = ("images", "image", "imgs", "img", "data")
-"""Names of folders that do not state which split they hold."""
+"""Folder names that say nothing about the split."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a list states."""
+    """Content of a list."""
 
     root: Path
-    """The data folder. Everything is found below it, links included, and nothing outside is read."""
+    """The data folder. Only files below it are read, links included."""
     name: str
-    """What messages call the list."""
+    """Name of the list in messages."""
     classes: tuple[str, ...]
     places: Mapping[str, tuple[Path, ...]]
-    """Of each split folders of images and files that list images; none of a split that cannot be found."""
+    """Folders of images and files that list images, by split; a split that is not found is absent."""
     sources: Mapping[str, str]
-    """Of each split what the list names."""
+    """The entries of the list, by split."""
     num_keypoint_values: int | None
     """Values of keypoints behind a box, 0 for none; None where it is not stated."""
     notes: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ def find_lists(data: Path) -> list[Path]:
 
 
 def read_list(data: Path) -> Listing:
-    """What the list of a folder states. Raises `BadData` for one that is wrong, and where there are several."""
+    """Read the list of a folder. Raises `BadData` for an invalid one, and where there are several."""
     lists = find_lists(data)
     if len(lists) > 1:
         names = " and ".join(path.name for path in lists[:3])
@@ -212,8 +212,8 @@ def _keypoint_values(name: str, content: Mapping[Any, Any]) -> int | None:
 def _find(root: Path, base: str, text: str) -> Path | None:
     r"""The folder or file below `root` that a list names by `text`, itself below `base` if that is given.
 
-    Names that lead out of the folder, or are of another machine or system, count by their ends: of
-    `C:\pets\images\val` the longest end that exists below `root`, but never `images` only.
+    Names that lead out of the folder, or come from another machine or system, are matched by their last parts: of
+    `C:\pets\images\val` the longest tail that exists below `root`, but never `images` only.
     """
     for written in ((base, text), ("", text)):
         parts = [*written_parts(written[0]), *written_parts(written[1])]
@@ -230,6 +230,6 @@ def _check_apart(name: str, sources: Mapping[str, Sequence[str]], places: Mappin
     for (one, text, place), (other, other_text, other_place) in permutations(found, 2):
         if one != other and text != other_text and other_place.is_relative_to(place):
             raise BadData(
-                f"{name}: {one} {text!r} and {other} {other_text!r} mean one folder below the data folder, or one "
-                "inside the other; write separate folders, relative to the data folder"
+                f"{name}: {one} {text!r} and {other} {other_text!r} are one folder below the data folder, or one "
+                "is inside the other; write separate folders, relative to the data folder"
             )

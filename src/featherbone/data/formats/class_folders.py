@@ -1,23 +1,30 @@
-"""Pictures whose class is their folder, or is named by a metadata file beside them (Hugging Face imagefolder)."""
+"""Images in class folders, or with a metadata file of their classes (Hugging Face imagefolder)."""
 
 import csv
 import io
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
-from featherbone.data.layouts import split_folders, split_of
+import numpy as np
+from numpy.typing import NDArray
+
+from featherbone.data.classification import LabelSplit
+from featherbone.data.findings import Example, Finding, finding, many
+from featherbone.data.formats.format import Format, Opened, Reading
+from featherbone.data.formats.mask_folders import ENDS
+from featherbone.data.layouts import SPLITS, TRAINING_SPLITS, split_folders, split_of
 from featherbone.data.listing import SUFFIXES, list_files, list_folder, list_folders
-from featherbone.data.mask_folders import ENDS
+from featherbone.data.split import FileSplit
 from featherbone.errors import BadData
 from featherbone.files import read_text
 from featherbone.text import printable
 
 METADATA = ("metadata.jsonl", "metadata.csv")
-"""Files that name pictures beside them and their labels."""
+"""Files that list images and their labels."""
 LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "coarse_label")
 """Names of the column of labels in metadata and Parquet files."""
 
@@ -30,44 +37,77 @@ _LABEL_FOLDERS = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Listing:
-    """Images of one split with their classes."""
+@dataclass(frozen=True, eq=False)
+class FolderSplit(LabelSplit, FileSplit[int]):
+    """Image files of one class each."""
 
+    root: Path
     paths: tuple[str, ...]
-    """Below the data folder."""
-    names: tuple[str, ...]
-    """Class of each image."""
+    labels: NDArray[np.int64]
     classes: tuple[str, ...]
-    """All classes, those without an image included, sorted."""
-    skipped: tuple[str, ...] = ()
-    """Files that are no pictures by their names."""
+
+    def name(self, index: int) -> str:
+        return self.paths[index]
+
+    def take(self, indices: Sequence[int]) -> Self:
+        return replace(self, paths=tuple(self.paths[i] for i in indices), labels=self.labels[list(indices)])
 
 
-def list_split(data: Path, split: str) -> Listing | None:
-    """Images of a split; None where `data` has no such split. Raises `BadData` where folders are no classes."""
-    source = find_source(data, split)
-    if source is None:
-        return None
-    if source.is_file():
-        return _read_metadata(data, source, split)
-    paths: list[str] = []
-    names: list[str] = []
-    skipped: list[str] = []
-    folders = _class_folders(data, source)
-    for folder in folders:
-        for file in list_files(folder):
-            relative = file.relative_to(data).as_posix()
-            if file.suffix.lower() in SUFFIXES:
-                paths.append(relative)
-                names.append(printable(folder.name))
-            else:
-                skipped.append(relative)
-    _refuse_masks(data, paths)
-    classes = tuple(printable(folder.name) for folder in folders)
-    if twice := sorted({name for name in classes if classes.count(name) > 1}):
-        raise BadData(f"{data}: two class folders are called {twice[0]}, as far as UTF-8 goes; rename one")
-    return Listing(tuple(paths), tuple(names), classes, tuple(skipped))
+class ClassFolders(Format):
+    """Class folders and metadata files."""
+
+    name = "class folders"
+    fallback = True
+
+    def tasks(self, folder: Path) -> frozenset[str]:
+        """Classification. Raises `BadData` where folders look like classes but are not."""
+        found = folder.is_dir() and any(find_source(folder, split) for split in SPLITS)
+        return frozenset(("classification",) if found else ())
+
+    def open(self, folder: Path, task: str, split: str, reading: Reading) -> Opened | None:
+        source = find_source(folder, split)
+        if source is None:
+            return None
+        if source.is_file():
+            rows = _read_metadata(folder, source, split)
+            return Opened(_split(folder, rows, sorted({label for _, label in rows}))) if rows else None
+        folders, skipped, rows = _class_folders(folder, source), [], []
+        for one in folders:
+            for file in list_files(one):
+                relative = file.relative_to(folder).as_posix()
+                if file.suffix.lower() in SUFFIXES:
+                    rows.append((relative, printable(one.name)))
+                else:
+                    skipped.append(Example((relative,)))
+        _refuse_masks(folder, [path for path, _ in rows])
+        classes = [printable(one.name) for one in folders]
+        if twice := sorted({name for name in classes if classes.count(name) > 1}):
+            raise BadData(f"{folder}: two class folders are called {twice[0]} in UTF-8; rename one")
+        findings = []
+        if skipped:
+            message = (
+                f"{many(skipped, 'file')} in class folders not named like pictures, skipped; remove or convert them"
+            )
+            findings = [finding("warning", "not-pictures", message, skipped)]
+        return Opened(_split(folder, rows, classes), findings=(*findings, *_check_places(folder, split, source)))
+
+
+def _split(root: Path, rows: Sequence[tuple[str, str | int]], classes: Sequence[str | int]) -> FolderSplit:
+    """Images of paths and classes."""
+    numbers = {name: label for label, name in enumerate(classes)}
+    labels = np.array([numbers[name] for _, name in rows], np.int64)
+    return FolderSplit(root, tuple(path for path, _ in rows), labels, tuple(map(str, classes)))
+
+
+def _check_places(data: Path, split: str, source: Path) -> Iterator[Finding]:
+    """Folders and pictures beside the class folders of a split."""
+    first, *others = split_folders(data, split) or [source]
+    for folder in others if split in TRAINING_SPLITS else ():
+        message = f"{folder.name} is not used, because {first.name} is the {split} split; join the two or remove one"
+        yield Finding("warning", "unused-folder", message, 1, (Example((folder.name,)),))
+    if loose := [file for file in list_folder(source) if file.suffix.lower() in SUFFIXES]:
+        message = f"{many(loose, 'picture')} outside the class folders, skipped; move each into that of its class"
+        yield finding("warning", "no-class", message, [Example((str(file.relative_to(data)),)) for file in loose])
 
 
 def _refuse_masks(data: Path, paths: Sequence[str]) -> None:
@@ -84,7 +124,7 @@ def _refuse_masks(data: Path, paths: Sequence[str]) -> None:
 def find_source(data: Path, split: str) -> Path | None:
     """The folder that holds a folder for each class of a split, or the metadata file; None where there is none.
 
-    Raises `BadData` where the folders are not classes by what they are called and hold, or pictures have no class.
+    Raises `BadData` where folders are not classes by their names and contents, or images have no class.
     """
     tops = [_enter(folder, split) for folder in split_folders(data, split)]
     for top in tops:
@@ -108,7 +148,7 @@ def find_source(data: Path, split: str) -> Path | None:
 
 
 def _is_flat(data: Path) -> bool:
-    """Whether the classes are folders of the data folder itself."""
+    """Whether the class folders are directly in the data folder."""
     train = split_folders(data, "train")
     if train and (list_folders(train[0]) or not _has_images(train[0])):
         return False
@@ -122,7 +162,7 @@ def _is_flat(data: Path) -> bool:
 
 
 def _class_folders(data: Path, top: Path) -> list[Path]:
-    """Folders of `top` that are classes. Raises `BadData` where they are something else."""
+    """The class folders of `top`. Raises `BadData` where the folders are something else."""
     folders = [folder for folder in list_folders(top) if top != data or _is_class(folder)]
     names = [folder.name for folder in folders]
     where = top.relative_to(data).as_posix()
@@ -132,7 +172,7 @@ def _class_folders(data: Path, top: Path) -> list[Path]:
     if (images and labels) or (plain and plain.keys() <= _IMAGE_FOLDERS | _LABEL_FOLDERS):
         shown = " and ".join(plain[name] for name in sorted(images | labels))
         raise BadData(
-            f"{data}: {shown}{place} are pictures and labels, not classes; for semantic segmentation arrange "
+            f"{data}: {shown}{place} hold images and labels, not classes; for semantic segmentation arrange "
             "images/train, masks/train and classes.txt, for objects write COCO's or YOLO's files, and for "
             "classification train/CLASS/*.jpg"
         )
@@ -143,19 +183,19 @@ def _class_folders(data: Path, top: Path) -> list[Path]:
         if all(split_of(name) for name in common):
             remedy = f"put the splits on top, as {sorted(common)[0]}/{names[0]}"
         else:
-            remedy = f"rename those that are splits to train, val and test, or take the level of {below} away"
-        raise BadData(f"{data}: {shown}{place} hold the same folders, {below}, so they are not classes; {remedy}")
+            remedy = f"rename those that are splits to train, val and test, or remove the level of {below}"
+        raise BadData(f"{data}: {shown}{place} have the same subfolders, {below}, so they are not classes; {remedy}")
     return folders
 
 
 def _is_class(folder: Path) -> bool:
-    """Whether a folder beside class folders is one: splits are not, but a class `train` holds pictures itself."""
+    """Whether a folder is a class and not a split: a class `train` holds images itself."""
     split = split_of(folder.name)
     return split is None or (split == "train" and not list_folders(folder))
 
 
 def _enter(folder: Path, split: str) -> Path:
-    """The folder itself, or the only one in it where that is the split again or its images, as seg_train/seg_train."""
+    """The folder, or its only subfolder where that repeats the split or holds its images, as seg_train/seg_train."""
     inner = list_folders(folder)
     if len(inner) == 1 and not _has_images(folder):
         again = split_of(inner[0].name) == split or inner[0].name.casefold() in ("images", "data")
@@ -172,30 +212,24 @@ def _metadata(folder: Path) -> Path | None:
     return next((folder / name for name in METADATA if (folder / name).is_file()), None)
 
 
-def _read_metadata(data: Path, file: Path, split: str) -> Listing | None:
-    """Images of a split that a metadata file names. In the data folder itself, their folders name the splits."""
+def _read_metadata(data: Path, file: Path, split: str) -> list[tuple[str, str | int]]:
+    """Paths and labels of a split by a metadata file. In the data folder itself, their folders name the splits."""
     name = file.relative_to(data).as_posix()
-    labelled = [(number, *_labelled(row, f"{name}, line {number}")) for number, row in _rows(file, name)]
-    splits = [split_of(PurePosixPath(path).parts[0]) for _, path, _ in labelled]
+    rows = [(number, *_labelled(row, f"{name}, line {number}")) for number, row in _rows(file, name)]
+    splits = [split_of(PurePosixPath(path).parts[0]) for _, path, _ in rows]
     if file.parent == data:
         if not any(splits):
             splits = ["train"] * len(splits)
-        labelled = [row for row, of in zip(labelled, splits, strict=True) if of == split]
-    if not labelled:
-        return None
-    kinds = {type(label) for _, _, label in labelled}
-    if len(kinds) > 1:
-        raise BadData(f"{name}: labels that are numbers and labels that are text; write names of classes for all")
-    missing = [(number, path) for number, path, _ in labelled if not (file.parent / path).is_file()]
-    if missing:
+        rows = [row for row, of in zip(rows, splits, strict=True) if of == split]
+    if len({type(label) for _, _, label in rows}) > 1:
+        raise BadData(f"{name}: labels that are numbers and labels that are text; write class names for all")
+    if missing := [(number, path) for number, path, _ in rows if not (file.parent / path).is_file()]:
         number, path = missing[0]
         raise BadData(
-            f"{name}, line {number}: there is no {path} ({len(missing)} of {len(labelled)} are not there); write paths "
+            f"{name}, line {number}: there is no {path} ({len(missing)} of {len(rows)} do not exist); write paths "
             f"from the folder of {file.name}, or remove the lines"
         )
-    found = sorted({label for _, _, label in labelled})
-    paths = tuple((file.parent / path).relative_to(data).as_posix() for _, path, _ in labelled)
-    return Listing(paths, tuple(str(label) for _, _, label in labelled), tuple(map(str, found)))
+    return [((file.parent / path).relative_to(data).as_posix(), label) for _, path, label in rows]
 
 
 def _rows(file: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -207,7 +241,7 @@ def _rows(file: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
             for row in reader:
                 yield reader.line_num, row
         except csv.Error as error:
-            raise BadData(f"{name}, line {reader.line_num}: not CSV ({error}); write it anew") from None
+            raise BadData(f"{name}, line {reader.line_num}: not CSV ({error}); write it again") from None
         return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -242,5 +276,5 @@ def label_column(columns: Sequence[str], where: str) -> str:
     if not found:
         raise BadData(f"{where}: no label among the columns {', '.join(map(str, columns))}; add one called label")
     if len(found) > 1 and found[0] != "label":
-        raise BadData(f"{where}: {' and '.join(found)} may be the label; rename the one to train for to label")
+        raise BadData(f"{where}: {' and '.join(found)} may be the label; rename the one to train on to label")
     return found[0]

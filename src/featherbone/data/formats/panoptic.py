@@ -1,0 +1,415 @@
+"""COCO's panoptic files and Cityscapes' instance ids: things and stuff on one map per image."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featherbone.data.findings import MAX_EXAMPLES, Example, Finding, listed, many
+from featherbone.data.formats.coco_json import PanopticSegment as SegmentRow
+from featherbone.data.formats.coco_json import read_panoptic
+from featherbone.data.formats.format import Format, Opened, Reading, skipped_files
+from featherbone.data.images import read_file
+from featherbone.data.label_files import CITYSCAPES, CITYSCAPES_THINGS, read_values
+from featherbone.data.layouts import names_of, split_folders, split_of
+from featherbone.data.listing import list_images
+from featherbone.data.named_files import NamedFiles, find_below
+from featherbone.data.objects import Annotation, Objects, ObjectSplit, size_of
+from featherbone.data.split import FileSplit, PanopticSegment, PanopticTruth, Split
+from featherbone.errors import BadData, BadImage
+from featherbone.ops import rle
+from featherbone.ops.label_maps import IGNORE
+from featherbone.text import to_bytes
+
+CITY_IDS = "_gtFine_instanceIds"
+"""End of the names of Cityscapes' instance maps."""
+
+
+class Part(NamedTuple):
+    """One segment of an image, as the file states it."""
+
+    id: int
+    """Its value on the map."""
+    label: int
+    """Class index; -1 for a class that is not listed."""
+    crowd: bool
+    about: Mapping[str, Any]
+    """`bbox`, `area` and `category_id`, where the file states them."""
+
+
+class PanopticEntry(NamedTuple):
+    """One image, its map, and the segments on it."""
+
+    path: str
+    """Image below the data folder."""
+    map: str
+    height: int
+    width: int
+    image_id: int
+    parts: tuple[Part, ...] | None
+    """None where the values of the map define the segments, as in Cityscapes."""
+
+
+@dataclass(frozen=True, eq=False)
+class PanopticSplit(FileSplit[PanopticTruth]):
+    """Images of one split, each with a map of segments."""
+
+    root: Path
+    entries: tuple[PanopticEntry, ...]
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    """The number of each class in the files."""
+    things: tuple[int, ...]
+    """Indices of the countable classes."""
+
+    @property
+    def stuff(self) -> tuple[int, ...]:
+        """Indices of the classes that are not countable."""
+        return tuple(i for i in range(len(self.classes)) if i not in self.things)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def name(self, index: int) -> str:
+        return self.entries[index].path
+
+    def image_id(self, index: int) -> int:
+        """The image's number in the file that lists it."""
+        return self.entries[index].image_id
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.entries[index].height, self.entries[index].width
+
+    def ids(self, index: int) -> NDArray[np.int32]:
+        """Segment ids (H, W) as stored on the map. Raises `BadImage`."""
+        path = self.entries[index].map
+        return read_ids(self.root / path, path)
+
+    def parts(self, index: int, ids: NDArray[np.int32]) -> tuple[Part, ...]:
+        """The segments of an image with the map `ids`."""
+        stated = self.entries[index].parts
+        if stated is not None:
+            return stated
+        labels = {number: label for label, number in enumerate(self.category_ids)}
+        found = []
+        for value in np.unique(ids).tolist():
+            number = value // 1000 if value >= 1000 else value
+            if number in labels:
+                crowd = value < 1000 and labels[number] in self.things
+                found.append(Part(value, labels[number], crowd, {}))
+        return tuple(found)
+
+    def truth(self, index: int) -> PanopticTruth:
+        """The segments; raises `BadImage` for a map that cannot be read, `BadData` for values that no segment has."""
+        entry, ids = self.entries[index], self.ids(index)
+        parts = self.parts(index, ids)
+        known, places = np.unique(ids, return_inverse=True)
+        numbers = {part.id: number for number, part in enumerate(parts, 1)}
+        if entry.parts is not None and (odd := set(known.tolist()) - numbers.keys() - {0}):
+            raise BadData(
+                f"{entry.map}: {len(odd)} ids that segments_info does not list, as {min(odd)}; list or remove them"
+            )
+        table = np.array([numbers.get(value, 0) for value in known.tolist()], np.int32)
+        segments = tuple(PanopticSegment(part.label, part.crowd) for part in parts)
+        return PanopticTruth(table[places.reshape(ids.shape)], segments)
+
+    def check(self, index: int) -> None:
+        """Raise `BadImage` where image or map cannot be read or differ in size, and `BadData` as `truth` does."""
+        image, shape = self.image(index), self.truth(index).ids.shape
+        if shape != (image.height, image.width):
+            entry = self.entries[index]
+            raise BadImage(
+                f"{entry.path}: {image.width}x{image.height} pixels, but {shape[1]}x{shape[0]} in {entry.map}; save "
+                "the map in the size of the upright image"
+            )
+
+    def take(self, indices: Sequence[int]) -> Self:
+        return replace(self, entries=tuple(self.entries[i] for i in indices))
+
+    def fingerprint(self) -> str:
+        digest = sha256(to_bytes(f"{len(self)} images of {self.classes}, things {self.things}\n"))
+        for entry in self.entries:
+            parts = None if entry.parts is None else [part[:3] for part in entry.parts]
+            digest.update(to_bytes(f"{entry.path} {entry.map} {parts}\n"))
+            digest.update(sha256(read_file(self.root / entry.map, entry.map)).digest())
+        return digest.hexdigest()[:16]
+
+    def matched(self, train: Split[Any]) -> tuple[Split[Any], Self, list[Finding]]:
+        assert isinstance(train, PanopticSplit), "both splits are read by one format"
+        if (train.category_ids, train.classes) != (self.category_ids, self.classes):
+            message = (
+                f"training has classes {listed(train.classes)}, validation {listed(self.classes)}, or other ids for "
+                "them; list the same in both"
+            )
+            return train, self, [Finding("error", "classes-differ", message, 1)]
+        if odd := [Example((train.classes[i],)) for i in sorted({*train.things} ^ {*self.things})]:
+            message = f"{many(odd, 'class', 'classes')} a thing in one split and stuff in the other; set isthing alike"
+            return train, self, [Finding("error", "isthing-differs", message, len(odd), tuple(odd[:MAX_EXAMPLES]))]
+        return train, self, []
+
+    def objects(self, truth: PanopticTruth) -> Objects:
+        """The things of an image as objects with masks as arrays (H, W); a label is an index of `things`."""
+        rows = []
+        for number, segment in enumerate(truth.segments, 1):
+            mask = truth.ids == number
+            if segment.label in self.things and mask.any():
+                x1, y1, x2, y2 = rle.box_of(mask)
+                box, area = (x1, y1, x2 - x1, y2 - y1), float(mask.sum())
+                rows.append(Annotation(self.things.index(segment.label), box, mask, segment.crowd, area))
+        height, width = truth.ids.shape
+        return Objects.parsed("", 0, height, width, rows)
+
+    def stuff_labels(self, truth: PanopticTruth) -> NDArray[np.uint8]:
+        """The target of a panoptic head's semantic branch (H, W): 0 for every thing, 1 + i for stuff i."""
+        table = np.zeros(len(self.classes), np.uint8)
+        table[list(self.stuff)] = 1 + np.arange(len(self.stuff))
+        return np.array([IGNORE, *(table[segment.label] for segment in truth.segments)], np.uint8)[truth.ids]
+
+
+@dataclass(frozen=True, eq=False)
+class PanopticLabelSplit(FileSplit[NDArray[np.uint8]]):
+    """The images of panoptic maps, with the classes of their segments as label maps."""
+
+    source: PanopticSplit
+
+    @property
+    def root(self) -> Path:  # type: ignore[override]  # a property serves as the attribute
+        return self.source.root
+
+    @property
+    def classes(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.source.classes
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def name(self, index: int) -> str:
+        return self.source.name(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.source.size(index)
+
+    def truth(self, index: int) -> NDArray[np.uint8]:
+        return self.source.truth(index).labels()
+
+    def check(self, index: int) -> None:
+        self.source.check(index)
+
+    def take(self, indices: Sequence[int]) -> Self:
+        return replace(self, source=self.source.take(indices))
+
+    def matched(self, train: Split[Any]) -> tuple[Split[Any], Self, list[Finding]]:
+        assert isinstance(train, PanopticLabelSplit), "both splits are read by one format"
+        return train, self, self.source.matched(train.source)[2]
+
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
+
+
+@dataclass(frozen=True, eq=False)
+class ThingSplit(ObjectSplit):
+    """The images of panoptic maps, with their things as objects whose boxes and masks are drawn from the maps."""
+
+    source: PanopticSplit
+
+    @classmethod
+    def of(cls, source: PanopticSplit) -> Self:
+        """The things of a split."""
+        things = source.things
+        entries = []
+        for entry in source.entries:
+            if entry.parts is None:
+                raise BadData(f"{source.root}: the boxes of Cityscapes are not read; train panoptic or semantic")
+            rows = [
+                Annotation(
+                    label=things.index(part.label),
+                    box=part.about.get("bbox", (0, 0, 0, 0)),
+                    segmentation=entry.map,
+                    crowd=part.crowd,
+                    category_id=source.category_ids[part.label],
+                )
+                for part in entry.parts
+                if part.label in things
+            ]
+            entries.append(Objects.parsed(entry.path, entry.image_id, entry.height, entry.width, rows))
+        numbers = tuple(source.category_ids[i] for i in things)
+        return cls(source.root, tuple(entries), tuple(source.classes[i] for i in things), numbers, source)
+
+    def truth(self, index: int) -> Objects:
+        entry = self.entries[index]
+        return replace(self.source.objects(self.source.truth(index)), path=entry.path, image_id=entry.image_id)
+
+    def take(self, indices: Sequence[int]) -> Self:
+        return replace(self, entries=tuple(self.entries[i] for i in indices), source=self.source.take(indices))
+
+    def drawn(self) -> ObjectSplit:
+        """The same images with the boxes of the maps instead of those that are stated, and without masks."""
+        entries = []
+        for index, entry in enumerate(self.entries):
+            try:
+                objects = self.truth(index)
+            except (BadData, BadImage):
+                objects = entry.take(np.zeros(0, np.int64))
+            numbers = tuple(self.category_ids[label] for label in objects.labels.tolist())
+            unstated = np.full(len(objects), np.nan)
+            entries.append(
+                replace(
+                    objects, stated_areas=unstated, segmentations=(None,) * len(objects), ids=(), category_ids=numbers
+                )
+            )
+        return ObjectSplit(self.root, tuple(entries), self.classes, self.category_ids)
+
+    def matched(self, train: Split[Any]) -> tuple[Split[Any], Self, list[Finding]]:
+        assert isinstance(train, ThingSplit), "both splits are read by one format"
+        return train, self, self.source.matched(train.source)[2]
+
+    def with_crowds_as_objects(self) -> ObjectSplit:
+        """Refused with `BadData`: the map does not separate a crowd's objects."""
+        raise BadData(f"{self.root}: crowds of panoptic maps are not single objects; omit --crowds objects")
+
+    def named(self, classes: tuple[str, ...], category_ids: Sequence[int] = ()) -> ObjectSplit:
+        """As `Split.named`, for the same classes only."""
+        if self.classes == classes:
+            return self
+        raise BadData(f"{self.root}: training has classes {classes}, not {self.classes}; list the same in both")
+
+
+class CocoPanoptic(Format):
+    """COCO's panoptic files."""
+
+    name = "COCO panoptic"
+
+    def tasks(self, folder: Path) -> frozenset[str]:
+        """Every dense task, where there is an annotation file."""
+        found = any(folder.glob("annotations/panoptic_*.json"))
+        return frozenset(("detection", "instance", "semantic", "panoptic") if found else ())
+
+    def open(self, folder: Path, task: str, split: str, reading: Reading) -> Opened | None:
+        files = {file.stem.removeprefix("panoptic_"): file for file in folder.glob("annotations/panoptic_*.json")}
+        names = names_of(split, files)
+        return _opened(task, split, *_read_coco(folder, files[names[0]])) if names else None
+
+
+class Cityscapes(Format):
+    """Cityscapes' own folders, whose `instanceIds` files hold the segments."""
+
+    name = "Cityscapes"
+
+    def tasks(self, folder: Path) -> frozenset[str]:
+        """Panoptic; semantic is served by its masks of classes."""
+        found = (folder / "leftImg8bit").is_dir() and any(folder.glob(f"gtFine/*/**/*{CITY_IDS}.png"))
+        return frozenset(("panoptic",) if found else ())
+
+    def open(self, folder: Path, task: str, split: str, reading: Reading) -> Opened | None:
+        for images in split_folders(folder / "leftImg8bit", split):
+            if maps := _city_maps(folder / "gtFine" / images.name):
+                return _opened(task, split, *_read_cityscapes(folder, maps))
+        return None
+
+
+def _opened(task: str, split: str, images: PanopticSplit, missing: Sequence[str]) -> Opened:
+    """The images as `task` reads them, and what is wrong with their files; no map is read."""
+    kinds: dict[str, Callable[[PanopticSplit], Split[Any]]] = {
+        "semantic": PanopticLabelSplit,
+        **dict.fromkeys(("detection", "instance"), ThingSplit.of),
+    }
+    message = f"images and maps listed for {split} but not there, skipped; bring them back, or correct names and folder"
+    findings = skipped_files(f"missing-in-{split}", missing, len(images), message)
+    findings += _check_split(split, images, task)
+    return Opened(kinds[task](images) if task in kinds else images, findings=tuple(findings))
+
+
+def _check_split(split: str, images: PanopticSplit, task: str) -> list[Finding]:
+    """What the file of a split says of classes and segments."""
+    findings = []
+    for kind, of in (("things", images.things), ("stuff", images.stuff)):
+        if not of and task == "panoptic":
+            needed = kind == "things" and split == "train"
+            message = f"{split}: all classes have the same isthing, so there are no {kind}; set isthing to 1 or 0"
+            message += ", or train semantic segmentation" if needed else ""
+            findings.append(Finding("error" if needed else "warning", f"no-{kind}-in-{split}", message, 0))
+    parts = [(entry, part) for entry in images.entries for part in entry.parts or ()]
+    if unknown := [(entry, part) for entry, part in parts if part.label < 0]:
+        examples = [Example((e.path,), f"segment {p.id}: category {p.about.get('category_id')}") for e, p in unknown]
+        numbers = listed(list(dict.fromkeys(str(part.about.get("category_id")) for _, part in unknown)))
+        message = (
+            f"{split}: {many(unknown, 'segment')} of {len(parts):,} of a category that is not listed, as category "
+            f"{numbers}; list the classes"
+        )
+        findings.append(Finding("error", "unknown-class", message, len(unknown), tuple(examples[:MAX_EXAMPLES])))
+    if twice := [Example((e.path,)) for e in images.entries if e.parts and len({p.id for p in e.parts}) < len(e.parts)]:
+        message = f"{split}: {many(twice, 'image')} with an id given to two segments; give each a different id"
+        findings.append(Finding("error", "repeated-ids", message, len(twice), tuple(twice[:MAX_EXAMPLES])))
+    if task in ("detection", "instance") and all(p.crowd or p.label not in images.things for _, p in parts):
+        findings.append(Finding("error", f"no-things-in-{split}", f"no thing on an image of {split}; annotate some", 0))
+    return findings
+
+
+def _read_coco(data: Path, file: Path) -> tuple[PanopticSplit, list[str]]:
+    """The images of an annotation file, and the images and maps that do not exist."""
+    name = file.relative_to(data).as_posix()
+    content = read_panoptic(file, name)
+    images = {image.id: image for image in content.images}
+    categories = {category.id: category for category in content.categories}
+    if len(categories) >= IGNORE:
+        raise BadData(f"{name}: {len(categories)} categories; list 1 to {IGNORE - 1}")
+    order = sorted(categories)
+    labels = {number: label for label, number in enumerate(order)}
+    own = file.stem.removeprefix("panoptic_")
+    folders = [data / own, data / "images" / own, data / own.rstrip("0123456789"), data / "images", data]
+    folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+    maps = [folder for folder in (data / file.stem, data / "annotations" / file.stem) if folder.is_dir()]
+    files = NamedFiles(data, folders, name, split_of(own))
+    entries: list[PanopticEntry] = []
+    missing: list[str] = []
+    for row in content.annotations:
+        image = images.get(row.image_id)
+        if image is None:
+            raise BadData(f"{name}: an annotation of image {row.image_id}, which it does not list; list or remove it")
+        path, map_path = files.find(image.file_name), find_below(maps, row.file_name, name)
+        if path is None or map_path is None:
+            missing.append(image.file_name if path is None else row.file_name)
+            continue
+        places = (path.relative_to(data).as_posix(), map_path.relative_to(data).as_posix())
+        parts = tuple(_part(segment, labels) for segment in row.segments_info)
+        entries.append(PanopticEntry(*places, *size_of(path), row.image_id, parts))
+    things = tuple(label for label, number in enumerate(order) if categories[number].isthing)
+    names = tuple(categories[number].label for number in order)
+    return PanopticSplit(data, tuple(entries), names, tuple(order), things), missing
+
+
+def _part(segment: SegmentRow, labels: Mapping[int, int]) -> Part:
+    stated = {"bbox": segment.bbox, "area": segment.area, "category_id": segment.category_id}
+    about = {key: value for key, value in stated.items() if value is not None}
+    return Part(segment.id, labels.get(segment.category_id, -1), bool(segment.iscrowd), about)
+
+
+def read_ids(path: Path, name: str) -> NDArray[np.int32]:
+    """Segment ids (H, W) of COCO's PNG, R + 256 G + 65536 B, or of a grey one. Raises `BadImage`."""
+    values, coloured = read_values(path, name, range(1 << 24))
+    return values if not coloured else (values >> 16) | (values & 0xFF00) | ((values & 0xFF) << 16)
+
+
+def _city_maps(folder: Path) -> list[Path]:
+    """Cityscapes' instance maps below a folder."""
+    return [path for path in list_images(folder) if path.stem.endswith(CITY_IDS)] if folder.is_dir() else []
+
+
+def _read_cityscapes(data: Path, maps: Sequence[Path]) -> tuple[PanopticSplit, list[str]]:
+    entries: list[PanopticEntry] = []
+    missing: list[str] = []
+    for path in maps:
+        place = path.relative_to(data / "gtFine").with_name(path.name.replace(CITY_IDS, "_leftImg8bit"))
+        image = data / "leftImg8bit" / place
+        if not image.is_file():
+            missing.append(f"leftImg8bit/{place.as_posix()}")
+            continue
+        places = (image.relative_to(data).as_posix(), path.relative_to(data).as_posix())
+        entries.append(PanopticEntry(*places, *size_of(image), len(entries) + 1, None))
+    numbers = tuple(CITYSCAPES)
+    things = tuple(label for label, number in enumerate(numbers) if number in CITYSCAPES_THINGS)
+    return PanopticSplit(data, tuple(entries), tuple(CITYSCAPES.values()), numbers, things), missing
