@@ -179,7 +179,7 @@ def test_crowds_are_objects_on_request(world, capsys, tmp_path):
         path.write_text(json.dumps(content))
     data, page = tmp_path / "data", ["--out", tmp_path / "page.html", "--image-size", 64, "--json"]
     code, out, _ = run(capsys, "doctor", data, "--task", "detection", *page)
-    assert code == 1 and "give --crowds objects" in out
+    assert code == 1 and "pass --crowds objects" in out
     code, out, err = run(capsys, "doctor", data, "--task", "detection", "--crowds", "objects", *page)
     assert code == 0 and "iscrowd" not in out, (out, err)
     fixed = "--model mobilenetv3_small_050 --image-size 64 --epochs 1 --batch-size 4 --workers 0 --device cpu"

@@ -451,13 +451,8 @@ def doctor(
         out: Page about data to write, with pictures of each finding.
 
     """
-    from featherbone.data.doctor import examine
-    from featherbone.data.doctor_maps import examine_semantic
-    from featherbone.data.doctor_objects import examine_objects
-    from featherbone.data.doctor_panoptic import examine_panoptic
-    from featherbone.data.formats import find_task, find_tasks
-    from featherbone.data.formats.coco import find_coco
-    from featherbone.data.formats.mask_folders import has_masks
+    from featherbone.data.doctor.examine import choose_task, examine
+    from featherbone.data.formats.format import Reading
     from featherbone.exporters.devices import examine_target
     from featherbone.report.doctor import write_doctor_page
 
@@ -471,27 +466,8 @@ def doctor(
     if head is not None:
         raise BadOption("head is for --target alone; leave it out")
     check_writable(Path(out))
-    fits = find_tasks(Path(data))
-    maps_alone = "panoptic" in fits and find_coco(Path(data), "train") is None
-    default = "panoptic" if maps_alone else "detection" if "detection" in fits else fits[0]
-    found = find_task(Path(data), task or default)
-    division: Any = {"val_share": val_share, "seed": seed}
-    of_masks = found == "semantic" and has_masks(Path(data))
-    if not of_masks and (ignore_index is not None or zero_ignored):
-        raise BadOption(f"ignore-index and zero-ignored are for masks of classes; leave them out for {found}")
-    of_objects = found == "detection" or (found == "instance" and not maps_alone)
-    if crowds != "ignore" and not of_objects:
-        raise BadOption(f"crowds is for annotated objects; omit it for {found}")
-    if found == "classification":
-        examination = examine(Path(data), image_size or 224, val_share, seed)
-    elif of_objects:
-        examination = examine_objects(
-            Path(data), found, image_size or 640, crowds=crowds, unlabelled=unlabelled, **division
-        )
-    elif of_masks:
-        examination = examine_semantic(Path(data), ignore_index=ignore_index, zero_ignored=zero_ignored, **division)
-    else:
-        examination = examine_panoptic(Path(data), found, **division)
+    reading = Reading(unlabelled, crowds, ignore_index, zero_ignored)
+    examination = examine(Path(data), choose_task(Path(data), task), image_size, val_share, seed, reading)
     write_doctor_page(examination, Path(out))
     return DoctorResult(examination, Path(out))
 

@@ -189,7 +189,7 @@ def test_what_was_left_out_is_named(tmp_path):
         "1 file in class folders not named like pictures, skipped; remove or convert them: train/ash/notes.txt",
     )
     assert splits.warnings == (
-        "1 class without a validation image: nothing will be known of them; add some: cedar (4 images)",
+        "1 class without a validation image, so not evaluated; add some: cedar (4 images)",
         FEW,
     )
 
@@ -203,7 +203,7 @@ def test_what_spoils_training_is_refused_with_a_remedy(tmp_path):
     refused("no training images; the layouts are\n  classification   train/CLASS")
     write_folder(tmp_path)
     (tmp_path / "train/elm").mkdir()
-    refused("1 class without an image that can be read; add some or remove the class: elm")
+    refused("1 class without a readable image; add some or remove the class: elm")
     (tmp_path / "train/elm").rmdir()
     (tmp_path / "val/birch").rename(tmp_path / "val/Birch")
     refused("1 class in validation only; add training images or remove them: Birch")

@@ -12,7 +12,7 @@ import pytest
 
 from examined import picture
 from featherbone.data.dataset import open_data
-from featherbone.data.doctor_objects import examine_objects
+from featherbone.data.doctor.examine import examine
 from featherbone.data.formats import find_tasks, open_split
 from featherbone.data.formats.format import Reading
 from featherbone.errors import BadData, BadImage
@@ -67,7 +67,7 @@ def refused(root, task="detection"):
     """The message of training, and that the doctor has errors, too."""
     with pytest.raises(BadData) as refusal:
         open_data(root, task)
-    examination = examine_objects(root, task, 64)
+    examination = examine(root, task, 64)
     assert examination.spoiled, examination
     return str(refusal.value)
 
@@ -75,7 +75,7 @@ def refused(root, task="detection"):
 def accepted(root, task="detection", **options):
     """What training opens, and that the doctor finds no error beside those of small numbers."""
     opened = open_data(root, task, **options)
-    errors = [one for one in examine_objects(root, task, 64).findings if one.severity == "error"]
+    errors = [one for one in examine(root, task, 64).findings if one.severity == "error"]
     assert not errors, errors
     return opened
 
@@ -112,7 +112,7 @@ def test_layouts(tmp_path, name):
     notices = [notice for notice in opened.notices if "no validation split" not in notice]
     assert len(opened.notices) - len(notices) == (len(splits) == 1) and opened.classes == ("oak", "pine")
     assert len(notices) == (name == "any name") and all("as pictures/2026/1.png for '1.png'" in n for n in notices)
-    assert not any("unlisted" in one.code for one in examine_objects(tmp_path, "detection", 64).findings)
+    assert not any("unlisted" in one.code for one in examine(tmp_path, "detection", 64).findings)
 
 
 def test_a_test_file_is_a_split_of_its_own(data):
@@ -419,12 +419,12 @@ def test_masks_of_crowds_can_be_objects(data):
         data.change(set_all("segmentation", rle.encode(mask)), split)
     asking = "3 of 3 annotations are crowds (iscrowd 1)"
     message = refused(data.root, "instance")
-    assert "no object on any of 3 images of train, but 3 crowds" in message and "give --crowds objects" in message
-    findings = {one.code: one for one in examine_objects(data.root, "instance", 64).findings}
+    assert "no object on any of 3 images of train, but 3 crowds" in message and "pass --crowds objects" in message
+    findings = {one.code: one for one in examine(data.root, "instance", 64).findings}
     assert findings["no-objects-in-train"].severity == "error" and asking in findings["read-in-train"].message
     taken = open_data(data.root, "instance", reading=Reading(crowds="objects"))
     assert taken.notices == () and taken.train.has_masks and taken.train.truth(0).crowd.tolist() == [False]
-    assert not examine_objects(data.root, "instance", 64, crowds="objects").spoiled
+    assert not examine(data.root, "instance", 64, reading=Reading(crowds="objects")).spoiled
 
 
 @pytest.mark.parametrize(
@@ -451,7 +451,7 @@ def test_masks_of_crowds_can_be_objects(data):
 def test_masks_that_cannot_be_read(data, shape, message):
     data.change(set_first("segmentation", shape))
     assert message in refused(data.root, "instance")
-    findings = {one.code: one for one in examine_objects(data.root, "instance", 64).findings}
+    findings = {one.code: one for one in examine(data.root, "instance", 64).findings}
     assert message in findings["unreadable-mask"].examples[0].note
     assert len(accepted(data.root).train) == 3  # boxes need no masks
 
@@ -475,12 +475,12 @@ def test_a_stated_size_is_not_believed(data):
     for read in (train.image, train.check_size):
         with pytest.raises(BadImage, match=r"train/1\.png: 96x80 pixels, but annotated as 30000x30000; annotate"):
             read(0)
-    assert "size-mismatch" in {one.code for one in examine_objects(data.root, "instance", 64).findings}
+    assert "size-mismatch" in {one.code for one in examine(data.root, "instance", 64).findings}
 
 
 def test_an_annotation_of_no_image(data):
     data.change(set_first("image_id", 77))
-    assert "1 annotation for train of an image that is not listed, left out; list the image" in refused(data.root)
+    assert "1 annotation for train of an image that is not listed, skipped; list the image" in refused(data.root)
 
 
 def test_nothing_is_where_the_file_says(data):

@@ -194,7 +194,7 @@ def first(key, value):
     [
         (first("bbox", [1, 2, 3]), r"train\.json: annotations\[0\]\.bbox is \[1\.0, 2\.0, 3\.0\]; write x, y, width"),
         (first("bbox", [1, 2, float("nan"), 3]), r"annotations\[0\]\.bbox is \[1\.0, 2\.0, nan, 3\.0\]; write x"),
-        (first("category_id", 99), "1 object of 19 with class ids that are not listed: 99"),
+        (first("category_id", 99), "1 object of 19 in train with class ids that are not listed: 99"),
         (first("category_id", "cat"), r'annotations\[0\]\.category_id is "cat"; write a whole number'),
         (first("image_id", 10_000), "1 annotation for train of an image that is not listed"),
         (lambda content: content.pop("images"), "the file has no images; write a list"),

@@ -1,6 +1,7 @@
 """Each thing wrong with masks and panoptic sets is found, named and counted, and a sound set is left in peace."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 from PIL import Image
 
 from examined import Page, picture
-from featherbone.data.doctor_maps import blur_of, examine_semantic
-from featherbone.data.doctor_panoptic import examine_panoptic
+from featherbone.data.dataset import inspect_data
+from featherbone.data.doctor.collect import blur_of
+from featherbone.data.doctor.examine import examine, examine_splits
+from featherbone.data.formats.format import Reading
 from featherbone.report.doctor import write_doctor_page
 from scenes import write_masks, write_panoptic
 
@@ -35,10 +38,16 @@ def maps(tmp_path):
     return root
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("written") / "data"
+    write_panoptic(folder, 12, 6, (48, 64), seed=5)
+    return folder
+
+
 @pytest.fixture
-def parted(tmp_path):
-    write_panoptic(tmp_path / "data", 24, 8, (48, 64), seed=5)
-    return tmp_path / "data"
+def parted(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "data")
 
 
 def change(root, name, how):
@@ -68,7 +77,7 @@ def edit(data, how, split="train"):
 
 
 def test_sound_masks_are_left_in_peace(maps):
-    examination = examine_semantic(maps)
+    examination = examine(maps, "semantic")
     assert not codes(examination) and not examination.spoiled
     assert examination.classes == NAMES and examination.counts == {"train": (12,) * 3, "val": (4,) * 3}
 
@@ -79,18 +88,18 @@ def test_values_that_are_no_class_are_shown(maps):
         return labels
 
     change(maps, "train/3.png", spoil)
-    examination = examine_semantic(maps)
+    examination = examine(maps, "semantic")
     finding = found(examination, "unknown-values")
-    assert finding.severity == "error" and finding.count == 1 and "no class: 9;" in finding.message
+    assert finding.severity == "error" and finding.count == 1 and "not a class: 9;" in finding.message
     assert finding.examples[0].note == "25 pixels of 1 unknown value" and finding.examples[0].pictures[0]
-    assert not codes(examine_semantic(maps, ignore_index=9))
+    assert not codes(examine(maps, "semantic", reading=Reading(ignore_index=9)))
 
 
 def test_smooth_borders_are_told(maps):
     (maps / "classes.txt").write_text("\n".join((*NAMES, "extra")))
     every(maps, lambda labels: np.where(labels == 2, 3, labels).astype(np.uint8) * 40)
     every(maps, lambda labels: np.asarray(Image.fromarray(labels).resize((48, 40), 2).resize((96, 80), 2)))
-    examination = examine_semantic(maps)
+    examination = examine(maps, "semantic")
     assert found(examination, "smooth-borders").count == 16
     labels = np.zeros((4, 9), np.int32)
     labels[:, 5:] = 2
@@ -101,7 +110,7 @@ def test_smooth_borders_are_told(maps):
 
 def test_zero_and_255_are_not_two_classes(maps):
     every(maps, lambda labels: (labels > 0).astype(np.uint8) * 255)
-    finding = found(examine_semantic(maps), "zero-and-255")
+    finding = found(examine(maps, "semantic"), "zero-and-255")
     assert finding.severity == "error" and finding.count == 16 and "save 1" in finding.message
 
 
@@ -111,7 +120,7 @@ def test_sizes_files_and_pairs(maps):
     (maps / "masks/train/2.png").unlink()
     (maps / "images/val/3.jpg").unlink()
     (maps / "images/train/4.jpg").write_bytes(b"no")
-    examination = examine_semantic(maps)
+    examination = examine(maps, "semantic")
     expected = {"size-mismatch", "unreadable-map", "unmapped-in-train", "orphans-in-val", "unreadable"}
     assert expected <= codes(examination)
     assert all(found(examination, code).count == 1 for code in expected)
@@ -123,7 +132,7 @@ def test_classes_that_are_not_there(maps):
     for path in (maps / "masks/train").iterdir():
         change(maps, f"train/{path.name}", lambda labels: np.where(labels == 2, 0, labels).astype(np.uint8))
     (maps / "classes.txt").write_text("\n".join((*NAMES, "elm")))
-    examination = examine_semantic(maps)
+    examination = examine(maps, "semantic")
     assert found(examination, "class-only-in-val").examples[0].names == ("pine",)
     assert found(examination, "empty-class").examples[0].names == ("elm",)
 
@@ -131,9 +140,9 @@ def test_classes_that_are_not_there(maps):
 def test_void_is_measured(maps):
     change(maps, "train/0.png", lambda labels: np.full_like(labels, 255))
     change(maps, "train/1.png", lambda labels: np.where(np.arange(96) < 72, 255, labels).astype(np.uint8))
-    examination = examine_semantic(maps)
+    examination = examine(maps, "semantic")
     assert found(examination, "all-void").examples[0].names == ("images/train/0.jpg",)
-    assert found(examination, "much-void").examples[0].note == "75% without a class"
+    assert found(examination, "much-void").examples[0].note == "75% unlabelled"
     assert found(examination, "void").message.startswith(f"{1.75 / 16:.1%} of the pixels")
 
 
@@ -142,21 +151,21 @@ def test_copies_with_other_maps_and_leaks(maps):
         (maps / f"images/{place}.jpg").write_bytes((maps / "images/train/0.jpg").read_bytes())
     (maps / "masks/val/0.png").write_bytes((maps / "masks/train/0.png").read_bytes())
     change(maps, "train/1.png", lambda labels: 2 - labels)
-    examination = examine_semantic(maps)
+    examination = examine(maps, "semantic")
     assert {"leakage", "copies-mapped-differently"} <= codes(examination)
 
 
 def test_colours_need_a_table(maps):
     every(maps, lambda labels: np.stack([labels * 50, labels, labels], -1))
-    assert found(examine_semantic(maps), "colours-unknown").severity == "error"
+    assert found(examine(maps, "semantic"), "colours-unknown").severity == "error"
     table = [f"{name} {50 * i} {i} {i}" for i, name in enumerate(NAMES)]
     (maps / "classes.txt").write_text("\n".join(table))
-    assert not codes(examine_semantic(maps))
+    assert not codes(examine(maps, "semantic"))
 
 
 def test_drawn_masks_and_a_page(tmp_path):
-    write_masks(tmp_path / "data", 40, 10, (64, 64))
-    examination = examine_semantic(tmp_path / "data")
+    write_masks(tmp_path / "data", 20, 8, (48, 48))
+    examination = examine(tmp_path / "data", "semantic")
     assert not examination.spoiled
     write_doctor_page(examination, tmp_path / "page.html")
     page = Page((tmp_path / "page.html").read_text())
@@ -164,7 +173,7 @@ def test_drawn_masks_and_a_page(tmp_path):
 
 
 def test_sound_panoptic_sets_are_left_in_peace(parted):
-    examination = examine_panoptic(parted)
+    examination = examine(parted, "panoptic")
     assert not examination.spoiled and not codes(examination) - {"few-images", "class-missing-in-val", "leakage"}
 
 
@@ -190,7 +199,7 @@ def first_segment(content):
 )
 def test_what_a_panoptic_json_says_is_checked(parted, how, code, severity):
     edit(parted, how)
-    finding = found(examine_panoptic(parted), code)
+    finding = found(examine(parted, "panoptic"), code)
     assert finding.count >= 1 and (severity is None or finding.severity == severity)
 
 
@@ -198,7 +207,7 @@ def test_several_segments_of_one_stuff_are_told(parted):
     """Where all classes are stuff, two circles are two segments of it."""
     for split in ("train", "val"):
         edit(parted, lambda c: [category.update(isthing=0) for category in c["categories"]], split)
-    examination = examine_panoptic(parted)
+    examination = examine(parted, "panoptic")
     assert {"several-stuff", "no-things-in-train", "no-things-in-val"} <= codes(examination)
     assert found(examination, "no-things-in-train").severity == "error"
 
@@ -206,12 +215,14 @@ def test_several_segments_of_one_stuff_are_told(parted):
 def test_a_map_of_another_size_is_told(parted):
     path = next((parted / "panoptic_train").iterdir())
     Image.open(path).crop((0, 0, 30, 30)).save(path)
-    assert found(examine_panoptic(parted), "size-mismatch").count == 1
+    assert found(examine(parted, "panoptic"), "size-mismatch").count == 1
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="real pictures are not there")
 def test_real_sets():
-    examination = examine_panoptic(SHARED / "coco_cc")
+    examination = examine(SHARED / "coco_cc", "panoptic")
     assert codes(examination, "error") == set() and "class-only-in-val" in codes(examination, "warning")
     assert found(examination, "crowds").count == 3 and found(examination, "grey").count == 1
-    assert not examine_semantic(SHARED / "camvid").spoiled
+    splits, findings = inspect_data(SHARED / "camvid", "semantic")
+    some = {split: images.take(range(0, len(images), 24)) for split, images in splits.items()}
+    assert not examine_splits("camvid", some, "semantic", findings=findings).spoiled

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from featherbone.data.dataset import open_data
-from featherbone.data.doctor_panoptic import examine_panoptic
+from featherbone.data.doctor.examine import examine
 from featherbone.data.panoptic_write import make_panoptic_set
 from featherbone.errors import BadData, BadOption
 from featherbone.ops import rle
@@ -29,7 +29,7 @@ def test_drawn_sets_become_what_was_drawn(tmp_path):
         for i in range(len(made)):
             np.testing.assert_array_equal(table[made.truth(i).labels()], drawn.truth(i).labels())
             assert len(made.objects(made.truth(i))) == len(drawn.objects(drawn.truth(i)))
-    kinds = {f.code for f in examine_panoptic(tmp_path / "made").findings if f.severity == "error"}
+    kinds = {f.code for f in examine(tmp_path / "made", "panoptic").findings if f.severity == "error"}
     assert not kinds
     told = json.loads((tmp_path / "made/overlaps.json").read_text())
     assert told["images"] == 9 and told["things"] == settled.things

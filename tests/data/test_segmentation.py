@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from featherbone.data.dataset import open_data
-from featherbone.data.doctor_maps import examine_semantic
+from featherbone.data.doctor.examine import examine
 from featherbone.data.formats import find_tasks, open_split
 from featherbone.data.formats.format import Reading
 from featherbone.data.formats.masks import check_two_classes
@@ -391,7 +391,7 @@ def test_masks_of_one_class_are_refused_by_both(tmp_path, change, classes, remed
     (tmp_path / "classes.txt").write_text(classes)
     with pytest.raises(BadData, match=remedy):
         check_two_classes(open_data(tmp_path, "semantic").train, tmp_path)
-    examination = examine_semantic(tmp_path)
+    examination = examine(tmp_path, "semantic")
     if "`" in remedy:
         assert examination.spoiled and any(remedy in finding.message for finding in examination.findings)
 
@@ -405,4 +405,4 @@ def test_255_may_be_the_object(tmp_path):
     train = open_data(tmp_path, "semantic").train
     check_two_classes(train, tmp_path)
     assert train.truth(0)[:, 0].tolist() == [1] * 4 + [0] * 4
-    assert not {"zero-and-255", "one-class"} & {finding.code for finding in examine_semantic(tmp_path).findings}
+    assert not {"zero-and-255", "one-class"} & {finding.code for finding in examine(tmp_path, "semantic").findings}

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from featherbone.data.dataset import open_data
-from featherbone.data.doctor_objects import examine_objects
+from featherbone.data.doctor.examine import examine
 from featherbone.data.formats import find_tasks, open_split
 from featherbone.data.formats.format import Reading
 from featherbone.data.formats.yolo import labels_folders
@@ -68,7 +68,7 @@ PETS = [[("green", 20, 10, 60, 30)]] * 3
 
 
 def codes(data, task="detection"):
-    return {found.code: found for found in examine_objects(data, task, 64).findings}
+    return {found.code: found for found in examine(data, task, 64).findings}
 
 
 @pytest.mark.parametrize("name", ["dataset.yaml", "coco128.yaml", "data.yml", "DATA.YAML"])
@@ -215,7 +215,7 @@ def test_lists_are_refused(pets, text, message):
     (pets / "data.yaml").write_text(text)
     with pytest.raises(BadData, match=message):
         open_data(pets, "detection")
-    assert examine_objects(pets, "detection", 64).spoiled
+    assert examine(pets, "detection", 64).spoiled
 
 
 def test_aliases_that_multiply_are_refused(pets):
@@ -287,7 +287,7 @@ def test_files_of_macos_and_windows_are_ignored(pets):
         (pets / name).write_bytes(junk)
     (pets / "__MACOSX/images").mkdir(parents=True)
     assert find_tasks(pets) == ("detection",) and objects(pets) == PETS
-    assert open_data(pets, "detection").notices == () and not examine_objects(pets, "detection", 64).spoiled
+    assert open_data(pets, "detection").notices == () and not examine(pets, "detection", 64).spoiled
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_files_of_macos_and_windows_are_ignored(pets):
 def test_lines_as_tools_write_them(pets, content):
     for file in (pets / "labels").rglob("*.txt"):
         file.write_bytes(content)
-    assert objects(pets) == PETS and not examine_objects(pets, "detection", 64).spoiled
+    assert objects(pets) == PETS and not examine(pets, "detection", 64).spoiled
 
 
 @pytest.mark.parametrize(

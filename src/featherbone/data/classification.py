@@ -1,7 +1,7 @@
-"""Images of one class each, and the checks on the sizes of the classes."""
+"""Images of one class each."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Self
@@ -9,13 +9,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featherbone.data.findings import Example, Finding, check_balance, finding, listed, many
+from featherbone.data.findings import Finding, listed
 from featherbone.data.split import Split
 from featherbone.errors import BadData, did_you_mean
 from featherbone.text import to_bytes
-
-IMBALANCE = 10
-"""A largest class more than so many times the smallest is a warning."""
 
 
 class LabelSplit(Split[int]):
@@ -56,22 +53,3 @@ class LabelSplit(Split[int]):
         classes = tuple(dict.fromkeys((*train.classes, *self.classes)))
         assert isinstance(train, LabelSplit), "both splits are read by one format"
         return train.named(classes), self.named(classes), []
-
-
-def count_images(images: LabelSplit) -> NDArray[np.int64]:
-    """Images of each class (K,), those with a label outside the classes not counted."""
-    labels = images.labels[(images.labels >= 0) & (images.labels < len(images.classes))]
-    return np.bincount(labels, minlength=len(images.classes))
-
-
-def check_class_counts(classes: Sequence[str], train: NDArray[np.int64], val: NDArray[np.int64]) -> Iterator[Finding]:
-    """Findings about classes by the numbers (K,) of their images in both splits."""
-    if train.any() and np.count_nonzero(train) < 2:
-        message = (
-            f"training images of one class only, {classes[int(train.argmax())]}; two or more are needed, a folder each"
-        )
-        yield Finding("error", "one-class", message, 1)
-    if empty := [Example((classes[i],)) for i in np.flatnonzero((train == 0) & (val == 0)).tolist()]:
-        message = f"{many(empty, 'class', 'classes')} without an image that can be read; add some or remove the class"
-        yield finding("error", "empty-class", message, empty)
-    yield from check_balance(classes, train, val, "image", IMBALANCE, only_in_val="error")

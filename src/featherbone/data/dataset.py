@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from featherbone.data.classification import LabelSplit, check_class_counts, count_images
-from featherbone.data.doctor_marks import gather
+from featherbone.data.doctor.checks import check_annotations
+from featherbone.data.doctor.collect import collect
+from featherbone.data.doctor.object_checks import check_listing, check_mask_forms
 from featherbone.data.findings import Finding, listed, many, notices, refuse
 from featherbone.data.formats import find_format, open_split, read_split
 from featherbone.data.formats.format import Opened, Reading
 from featherbone.data.formats.panoptic import ThingSplit
 from featherbone.data.layouts import ALL, LAYOUTS, SPLITS, TRAINING_SPLITS, has_splits
-from featherbone.data.object_checks import check_listing, check_mask_forms, check_objects
 from featherbone.data.objects import ObjectSplit
 from featherbone.data.split import Split, hold_out
 from featherbone.errors import BadData
@@ -61,7 +61,7 @@ def open_data(data: Path, task: str, val_share: float = 0.2, seed: int = 0, read
     """
     splits, findings = inspect_data(data, task, val_share, seed, reading)
     refuse(findings, data)
-    checked = check_truth(splits, task)
+    checked = check_annotations(splits, task)
     refuse(checked, data)
     return DataSet(splits["train"], splits["val"], notices(findings), notices(checked))
 
@@ -101,17 +101,6 @@ def check_opened(split: str, opened: Opened) -> list[Finding]:
     """What the files of a split say, and what is missing."""
     listing = check_listing(split, opened) if isinstance(opened.images, ObjectSplit) else ()
     return [*listing, *opened.findings]
-
-
-def check_truth(splits: Mapping[str, Split[Any]], task: str) -> list[Finding]:
-    """Findings about the annotations of both splits, without reading an image or a map."""
-    train, val = splits["train"], splits["val"]
-    if isinstance(train, LabelSplit) and isinstance(val, LabelSplit):
-        return list(check_class_counts(train.classes, count_images(train), count_images(val)))
-    objects = {split: images for split, images in splits.items() if isinstance(images, ObjectSplit)}
-    if objects and not any(isinstance(images, ThingSplit) for images in objects.values()):
-        return list(check_objects(objects, gather(objects, pictures=False), task))
-    return []
 
 
 def open_evaluation(
@@ -158,7 +147,7 @@ def open_checked(data: Path, task: str, split: str, settings: Mapping[str, Any])
     if isinstance(images, ObjectSplit) and not isinstance(images, ThingSplit):
         _refuse_unreadable(images)
         if task == "instance":
-            findings += check_mask_forms(gather({split: images}, pictures=False))
+            findings += check_mask_forms(collect({split: images}, task, pixels=False))
     refuse(findings, data)
     return EvaluationSplit(images, split, notices(findings))
 

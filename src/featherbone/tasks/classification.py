@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featherbone.data.classification import check_class_counts, count_images
+from featherbone.data.doctor.checks import check_annotations
 from featherbone.data.findings import refuse
 from featherbone.data.frames import Frame
 from featherbone.data.loading import Samples
@@ -192,8 +192,7 @@ class ClassificationKind(Kind):
 
     def check(self, data: Path, splits: Mapping[str, Any], training: bool) -> None:
         if training:
-            counts = (count_images(splits["train"]), count_images(splits["val"]))
-            refuse(check_class_counts(splits["train"].classes, *counts), data)
+            refuse(check_annotations(splits, "classification"), data)
 
     def choose(self, split: Any, count: int) -> list[int]:
         return spread_classes(split.labels, count)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from featherbone.data.dataset import open_data
-from featherbone.data.doctor_objects import examine_objects
+from featherbone.data.doctor.examine import examine
 from featherbone.data.formats import find_tasks, open_split
 from featherbone.errors import BadData
 from featherbone.ops import rle
@@ -37,7 +37,7 @@ def sound(folder, train=3, val=2, masks=False):
     assert (len(splits.train), len(splits.val)) == (train, val)
     assert all(of.boxes.tolist() == [[10, 5, 60, 35]] for of in every)
     assert find_tasks(folder) == (("detection", "instance") if masks else ("detection",))
-    assert not examine_objects(folder, "detection", 64).spoiled
+    assert not examine(folder, "detection", 64).spoiled
     return splits
 
 
@@ -162,7 +162,7 @@ def test_tracks_of_a_video_are_named_with_what_to_export(tmp_path):
     (tmp_path / "annotations.xml").write_text(text)
     with pytest.raises(BadData, match=r"annotations\.xml: CVAT for video.* export the task as CVAT for images 1\.1"):
         open_data(tmp_path, "detection")
-    assert examine_objects(tmp_path, "detection", 64).spoiled
+    assert examine(tmp_path, "detection", 64).spoiled
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_what_cannot_be_read_is_a_finding_and_a_refusal_of_the_same_text(tmp_pat
     with pytest.raises(BadData, match=rf"annotations\.xml, a\.png, object 1: .*{message}") as refused:
         one(tmp_path, inside)
         open_data(tmp_path, "detection")
-    found = {finding.code: finding for finding in examine_objects(tmp_path, "detection", 64).findings}
+    found = {finding.code: finding for finding in examine(tmp_path, "detection", 64).findings}
     (example,) = found["unreadable-annotation"].examples
     assert example.note in str(refused.value)
 

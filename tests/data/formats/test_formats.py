@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from featherbone.data.dataset import open_data
-from featherbone.data.doctor_objects import examine_objects
+from featherbone.data.doctor.examine import examine
 from featherbone.data.formats import FORMATS, find_format, find_tasks, register_format
 from featherbone.data.formats.class_folders import FolderSplit
 from featherbone.data.formats.format import Format, Opened
@@ -100,7 +100,7 @@ def test_one_scene_is_the_same_in_every_format(written, name, masks):
 @pytest.mark.parametrize("name", [name for name in FOLDERS.values() if name != "coco"])
 def test_the_doctor_finds_the_same_scene_as_sound_as_in_coco(written, name):
     task = "instance" if name in ("labelme", "cvat") else "detection"
-    found, expected = (examine_objects(written / one, task, 64) for one in (name, "coco"))
+    found, expected = (examine(written / one, task, 64) for one in (name, "coco"))
     assert not found.spoiled and found.objects.images == expected.objects.images == {"train": 6, "val": 3}
     assert found.objects.median == expected.objects.median and found.objects.most == expected.objects.most
     counts = [dict(zip(one.classes, one.counts["train"], strict=True)) for one in (found, expected)]

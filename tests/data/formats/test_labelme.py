@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from featherbone.data.dataset import open_data
-from featherbone.data.doctor_objects import examine_objects
+from featherbone.data.doctor.examine import examine
 from featherbone.data.formats import find_tasks, open_split
 from featherbone.errors import BadData
 from featherbone.ops import rle
@@ -48,7 +48,7 @@ def sound(folder, train=3, val=2):
     every = [images.truth(index) for images in (splits.train, splits.val) for index in range(len(images))]
     assert (len(splits.train), len(splits.val), splits.classes) == (train, val, ("cat",))
     assert all(of.boxes.tolist() == [[10, 5, 60, 35]] for of in every)
-    assert find_tasks(folder) == ("detection", "instance") and not examine_objects(folder, "instance", 64).spoiled
+    assert find_tasks(folder) == ("detection", "instance") and not examine(folder, "instance", 64).spoiled
     return splits
 
 
@@ -172,7 +172,7 @@ def test_what_cannot_be_read_is_a_finding_and_a_refusal_of_the_same_text(data, s
     shapes(data, shape)
     with pytest.raises(BadData, match=rf"train/train0\.json.*{message}") as refused:
         open_data(data, "detection")
-    found = {one.code: one for one in examine_objects(data, "instance", 64).findings}
+    found = {one.code: one for one in examine(data, "instance", 64).findings}
     (example,) = found["unreadable-annotation"].examples
     assert example.note in str(refused.value)
 
@@ -182,7 +182,5 @@ def test_a_file_that_is_cut_off_is_named(data):
     file.write_text(file.read_text()[:-40])
     with pytest.raises(BadData, match=r"train/train1\.json: not JSON"):
         open_data(data, "detection")
-    (example,) = {one.code: one for one in examine_objects(data, "instance", 64).findings}[
-        "unreadable-annotation"
-    ].examples
+    (example,) = {one.code: one for one in examine(data, "instance", 64).findings}["unreadable-annotation"].examples
     assert example.names == ("train/train1.jpg",)

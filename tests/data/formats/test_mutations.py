@@ -6,9 +6,8 @@ import re
 import pytest
 
 from featherbone.data.dataset import inspect_data, open_data
-from featherbone.data.doctor_marks import gather
+from featherbone.data.doctor.checks import check_annotations
 from featherbone.data.formats import find_tasks
-from featherbone.data.object_checks import check_objects
 from featherbone.errors import FeatherboneError
 from label_files import write_cvat, write_labelme, write_voc
 from scenes import write_coco, write_yolo
@@ -62,7 +61,7 @@ def seen_by_the_doctor(data):
     except FeatherboneError:
         return True
     splits, findings = inspect_data(data, "detection")
-    findings += check_objects(splits, gather(splits, pictures=False), "detection")
+    findings += check_annotations(splits, "detection")
     return any(one.severity == "error" for one in findings)
 
 

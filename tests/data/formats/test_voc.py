@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from featherbone.data.dataset import open_data
-from featherbone.data.doctor_objects import examine_objects
+from featherbone.data.doctor.examine import examine
 from featherbone.data.formats import find_tasks, open_split
 from featherbone.data.formats.format import Reading
 from featherbone.errors import BadData
@@ -35,7 +35,7 @@ def sound(folder, train=3, val=2):
     assert (len(splits.train), len(splits.val)) == (train, val)
     assert splits.classes == ("cat",) and not splits.train.has_masks
     assert all(of.boxes.tolist() == [[10, 5, 60, 35]] and not of.crowd.any() for of in every)
-    assert find_tasks(folder) == ("detection",) and not examine_objects(folder, "detection", 64).spoiled
+    assert find_tasks(folder) == ("detection",) and not examine(folder, "detection", 64).spoiled
     return splits
 
 
@@ -213,7 +213,7 @@ def test_what_cannot_be_read_is_a_finding_and_a_refusal_of_the_same_text(voc, ol
     edit(voc, old, new)
     with pytest.raises(BadData, match=rf"train/train0\.xml.*{message}") as refused:
         open_data(voc, "detection")
-    found = {one.code: one for one in examine_objects(voc, "detection", 64).findings}
+    found = {one.code: one for one in examine(voc, "detection", 64).findings}
     (example,) = found["unreadable-annotation"].examples
     assert example.note in str(refused.value)
 
