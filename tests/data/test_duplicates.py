@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featherbone.data.doctor.duplicates import MAX_BITS, MAX_COLOUR, Print, find_copies, take_print
+from featherbone.data.doctor.duplicates import MAX_BITS, MAX_COLOUR, ImageHash, find_copies, hash_image
 
 FLOWERS = (Path(__file__).parents[2] / "../shared/data/flowers5").resolve()
 COPIES = {
@@ -29,14 +29,14 @@ def recode(image: Image.Image, quality: int) -> Image.Image:
 def test_copies_of_photos_are_found_and_other_photos_are_not():
     paths = sorted(FLOWERS.glob("val/*/*.jpg"))
     images = [Image.open(path).convert("RGB") for path in paths]
-    prints = [take_print(image, path.read_bytes()) for image, path in zip(images, paths, strict=True)]
-    assert find_copies(prints) == []
+    hashes = [hash_image(image, path.read_bytes()) for image, path in zip(images, paths, strict=True)]
+    assert find_copies(hashes) == []
     for name, copy in COPIES.items():
-        copies = [take_print(recode(*copy(image)), name.encode() + bytes([i])) for i, image in enumerate(images[:20])]
-        assert find_copies(prints + copies) == [[i, len(prints) + i] for i in range(20)], name
+        copies = [hash_image(recode(*copy(image)), name.encode() + bytes([i])) for i, image in enumerate(images[:20])]
+        assert find_copies(hashes + copies) == [[i, len(hashes) + i] for i in range(20)], name
 
 
-def are_copies(a: Print, b: Print) -> bool:
+def are_copies(a: ImageHash, b: ImageHash) -> bool:
     bits = (int.from_bytes(a.bits) ^ int.from_bytes(b.bits)).bit_count()
     colours = np.abs(np.frombuffer(a.colours, np.uint8).astype(float) - np.frombuffer(b.colours, np.uint8)).mean()
     return a.file == b.file or (bits <= MAX_BITS and colours <= MAX_COLOUR)
@@ -45,33 +45,33 @@ def are_copies(a: Print, b: Print) -> bool:
 @pytest.mark.parametrize("flips", [0, 1, 2, 3])
 def test_the_search_finds_what_comparing_all_pairs_finds(flips):
     generator = np.random.default_rng(flips)
-    prints = []
+    hashes = []
     for _ in range(100):
         bits, colours = generator.integers(0, 2, 64, np.uint8), generator.integers(0, 250, 192, np.uint8)
         for copy in range(generator.integers(1, 3)):
             flipped = bits.copy()
             flipped[generator.choice(64, copy * flips, replace=False)] ^= 1
             shifted = colours + generator.integers(0, 2) * 12 * copy  # too far in colour, though not in bits
-            file = prints[-1].file if copy and generator.random() < 0.2 else generator.bytes(16)
-            prints.append(Print(file, np.packbits(flipped).tobytes(), shifted.astype(np.uint8).tobytes()))
-    pairs = [[i, j] for i in range(len(prints)) for j in range(i + 1, len(prints)) if are_copies(prints[i], prints[j])]
+            file = hashes[-1].file if copy and generator.random() < 0.2 else generator.bytes(16)
+            hashes.append(ImageHash(file, np.packbits(flipped).tobytes(), shifted.astype(np.uint8).tobytes()))
+    pairs = [[i, j] for i in range(len(hashes)) for j in range(i + 1, len(hashes)) if are_copies(hashes[i], hashes[j])]
     assert len(pairs) > 20
-    assert find_copies(prints) == pairs
+    assert find_copies(hashes) == pairs
 
 
 def test_no_picture_and_one_have_no_copies():
-    one = take_print(Image.new("RGB", (5, 3)), b"")
+    one = hash_image(Image.new("RGB", (5, 3)), b"")
     assert find_copies([]) == [] and find_copies([one]) == []
 
 
 def test_plain_surfaces_are_copies_only_of_their_own_colour():
     colours = [(10, 10, 10), (90, 90, 90), (10, 10, 10), (90, 10, 10), (92, 91, 90)]
-    prints = [take_print(Image.new("RGB", (64, 48), colour), bytes([i])) for i, colour in enumerate(colours)]
-    assert find_copies(prints) == [[0, 2], [1, 4]]
+    hashes = [hash_image(Image.new("RGB", (64, 48), colour), bytes([i])) for i, colour in enumerate(colours)]
+    assert find_copies(hashes) == [[0, 2], [1, 4]]
 
 
-def test_many_plain_prints_take_seconds_at_most():
+def test_many_plain_hashes_take_seconds_at_most():
     generator = np.random.default_rng(0)
-    prints = [Print(generator.bytes(16), generator.bytes(8), generator.bytes(192)) for _ in range(5_000)]
-    prints += [Print(generator.bytes(16), bytes(8), generator.bytes(192)) for _ in range(500)]  # one hash for all
-    assert find_copies([*prints, prints[123]]) == [[123, len(prints)]]
+    hashes = [ImageHash(generator.bytes(16), generator.bytes(8), generator.bytes(192)) for _ in range(5_000)]
+    hashes += [ImageHash(generator.bytes(16), bytes(8), generator.bytes(192)) for _ in range(500)]  # one hash for all
+    assert find_copies([*hashes, hashes[123]]) == [[123, len(hashes)]]

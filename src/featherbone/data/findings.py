@@ -105,14 +105,8 @@ class Examination:
             "classes": list(self.classes),
             "counts": {split: list(counts) for split, counts in self.counts.items()},
             "findings": [
-                {
-                    "severity": finding.severity,
-                    "code": finding.code,
-                    "message": finding.message,
-                    "count": finding.count,
-                    "examples": [{"names": list(example.names), "note": example.note} for example in finding.examples],
-                }
-                for finding in self.findings
+                {**vars(one), "examples": [{"names": list(x.names), "note": x.note} for x in one.examples]}
+                for one in self.findings
             ],
             "objects": self.objects and self.objects.to_json(),
         }

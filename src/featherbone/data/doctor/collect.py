@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import ImageFile
 
 from featherbone.data.classification import LabelSplit
-from featherbone.data.doctor.duplicates import take_print
+from featherbone.data.doctor.duplicates import hash_image
 from featherbone.data.doctor.table import ImageRow, MapFacts, ObjectColumns, Picture, Segment, Table, Truth
 from featherbone.data.formats.masks import MaskSplit
 from featherbone.data.formats.panoptic import PanopticSplit
@@ -101,7 +101,7 @@ def look_at(images: Split[Any], index: int) -> Picture:
     image = read_image(encoded, name)
     with open_image(encoded, name) as file:
         orientation = orientation_of(file)  # before `_kind`, which may decode the file
-        return Picture(image.size, _kind(file), orientation, take_print(image, encoded))
+        return Picture(image.size, _kind(file), orientation, hash_image(image, encoded))
 
 
 def _kind(file: ImageFile.ImageFile) -> str:

@@ -174,9 +174,9 @@ def compare_copies(
     Redundant copies have the `same` properties, as the message calls them.
     """
     last = {(image.split, image.name): image for image in table.images}
-    readable = [(image, image.picture.print) for image in last.values() if image.picture]
+    readable = [(image, image.picture.hash) for image in last.values() if image.picture]
     differing, leaks, spare = list[Pair](), list[Pair](), list[Pair]()
-    for group in find_copies([print for _, print in readable]):
+    for group in find_copies([one for _, one in readable]):
         first, *others = images = [readable[at][0] for at in group]
         for other in others:
             if not alike(first, other):

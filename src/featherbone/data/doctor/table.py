@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featherbone.data.doctor.drawing import draw_map, draw_objects, to_jpeg
-from featherbone.data.doctor.duplicates import Print
+from featherbone.data.doctor.duplicates import ImageHash
 from featherbone.data.findings import MAX_EXAMPLES, Example, Finding, Severity, grade, share
 from featherbone.data.images import read_image
 from featherbone.data.layouts import TRAINING_SPLITS
@@ -40,7 +40,7 @@ class Picture:
     """How its pixels are stored: a key of `image_checks.KINDS`, or `colour`."""
     orientation: int
     """EXIF orientation, 1 to 8: 1 is upright, from 5 on width and height are exchanged."""
-    print: Print
+    hash: ImageHash
 
 
 class Segment(NamedTuple):
@@ -113,33 +113,21 @@ class ImageRow:
 class ObjectColumns:
     """The N objects of all images, as their files state them."""
 
-    image: Ints
-    """Row of the image (N,)."""
-    place: Ints
-    """Index among the readable annotations of the image (N,)."""
-    labels: Ints
-    """Classes (N,); -1 for an unknown class."""
-    boxes: Floats
-    """x1 y1 x2 y2 in pixels of the image (N, 4), not clipped."""
-    limits: Floats
-    """Annotated width and height of the image (N, 2)."""
-    crowd: Bools
-    areas: Floats
-    """Stated areas (N,), NaN where there is none."""
-    ids: tuple[Any, ...]
-    """Numbers of the annotations (N,), None where the file has none."""
-    category_ids: tuple[int, ...]
-    """Numbers of the classes (N,) in the file."""
-    segmentations: tuple[Any, ...]
-    """Masks (N,) in COCO's form, not decoded; None where there is none."""
-    mask_faults: tuple[str, ...]
-    """Why each mask cannot be read, or ""; columns of masks are filled for instance segmentation only."""
-    mask_boxes: Floats
-    """x1 y1 x2 y2 around the mask's pixels (N, 4), NaN without a readable mask."""
-    mask_areas: Floats
-    """Pixels of the mask (N,), NaN without a readable mask."""
-    mask_beyond: Floats
-    """Pixels by which a polygon exceeds the image (N,)."""
+    image: Ints  # row of the image (N,)
+    place: Ints  # index among the readable annotations of the image (N,)
+    labels: Ints  # classes (N,); -1 for an unknown class
+    boxes: Floats  # x1 y1 x2 y2 in pixels of the image (N, 4), not clipped
+    limits: Floats  # annotated width and height of the image (N, 2)
+    crowd: Bools  # (N,)
+    areas: Floats  # stated areas (N,), NaN where there is none
+    ids: tuple[Any, ...]  # numbers of the annotations (N,), None where the file has none
+    category_ids: tuple[int, ...]  # numbers of the classes (N,) in the file
+    segmentations: tuple[Any, ...]  # masks (N,) in COCO's form, not decoded; None where there is none
+    # of the masks, for instance segmentation only:
+    mask_faults: tuple[str, ...]  # why each cannot be read (N,), or ""
+    mask_boxes: Floats  # x1 y1 x2 y2 around its pixels (N, 4), NaN without a readable mask
+    mask_areas: Floats  # its pixels (N,), NaN without a readable mask
+    mask_beyond: Floats  # pixels by which a polygon exceeds the image (N,)
 
     def __len__(self) -> int:
         return len(self.image)
