@@ -38,7 +38,7 @@ CHECKS = (
     Check(object_checks.check_boxes, OBJECTS, needs_pixels=False),
     Check(object_checks.check_same_places, OBJECTS, needs_pixels=False),
     Check(object_checks.check_mask_forms, OBJECTS, needs_pixels=False, needs_masks=True),
-    Check(image_checks.check_readable, (*LABELS, *OBJECTS, *MAPS)),
+    Check(image_checks.check_readable, (*LABELS, *OBJECTS, *MAPS, "other")),
     Check(image_checks.check_input, LABELS),
     Check(image_checks.check_annotated_sizes, OBJECTS),
     Check(object_checks.check_masks, OBJECTS, needs_masks=True),

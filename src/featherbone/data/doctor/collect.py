@@ -27,8 +27,16 @@ Values = NDArray[np.integer]
 
 def truth_of(images: Split[Any]) -> Truth:
     """Kind of the annotations of a split."""
-    kinds: dict[type[Split[Any]], Truth] = {ObjectSplit: "objects", MaskSplit: "values", PanopticSplit: "segments"}
-    return next((truth for kind, truth in kinds.items() if isinstance(images, kind)), "labels")
+    match images:
+        case LabelSplit():
+            return "labels"
+        case ObjectSplit():
+            return "objects"
+        case MaskSplit():
+            return "values"
+        case PanopticSplit():
+            return "segments"
+    return "other"
 
 
 def collect(splits: Mapping[str, Split[Any]], task: str, input_size: int = 0, pixels: bool = True) -> Table:
@@ -37,7 +45,7 @@ def collect(splits: Mapping[str, Split[Any]], task: str, input_size: int = 0, pi
     Classes of the splits are joined by name, but for maps, which number them alike. Without `pixels` no image, map or
     mask is read, and the table serves the checks that need none.
     """
-    truth: Truth = next(map(truth_of, splits.values()), "labels")
+    truth: Truth = next(map(truth_of, splits.values()), "other")
     lists = [images.classes for images in splits.values()]
     known = [name for names in (lists[:1] if truth in ("values", "segments") else lists) for name in names]
     for images in splits.values():

@@ -22,8 +22,8 @@ from featherbone.ops.label_maps import IGNORE
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Truth = Literal["labels", "objects", "values", "segments"]
-"""Kind of the annotations: a class per image, objects, maps of class values, or maps of segments."""
+Truth = Literal["labels", "objects", "values", "segments", "other"]
+"""Kind of the annotations: a class per image, objects, maps of class values, maps of segments, or unknown."""
 
 MAX_DRAWN = 1000
 """Maximum number of objects drawn on the picture of a whole image."""
