@@ -1,4 +1,4 @@
-"""What the doctor's tests feed it, and how they read its page."""
+"""Images and a page reader for the doctor's tests."""
 
 from html.parser import HTMLParser
 

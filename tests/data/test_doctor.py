@@ -1,4 +1,4 @@
-"""Each thing wrong with a data set is found, named and counted, and a sound one is left in peace."""
+"""Every problem of a data set is found, named and counted, and a sound one has no findings."""
 
 import io
 import json
@@ -145,7 +145,7 @@ def test_sizes_that_do_not_fit(data):
     )
 
 
-def test_classes_that_cannot_be_learned_or_judged(data):
+def test_classes_that_cannot_be_trained_or_evaluated(data):
     (data / "train/elm").mkdir()
     assert only(data, "error", "empty-class", 1).examples[0].names == ("elm",)
     for index in range(2):

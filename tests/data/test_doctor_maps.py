@@ -1,4 +1,4 @@
-"""Each thing wrong with masks and panoptic sets is found, named and counted, and a sound set is left in peace."""
+"""Every problem of masks and panoptic sets is found, named and counted, and a sound set has no findings."""
 
 import json
 import shutil
@@ -76,7 +76,7 @@ def edit(data, how, split="train"):
     path.write_text(json.dumps(content))
 
 
-def test_sound_masks_are_left_in_peace(maps):
+def test_sound_masks_have_no_findings(maps):
     examination = examine(maps, "semantic")
     assert not codes(examination) and not examination.spoiled
     assert examination.classes == NAMES and examination.counts == {"train": (12,) * 3, "val": (4,) * 3}
@@ -95,7 +95,7 @@ def test_values_that_are_no_class_are_shown(maps):
     assert not codes(examine(maps, "semantic", reading=Reading(ignore_index=9)))
 
 
-def test_smooth_borders_are_told(maps):
+def test_smooth_borders_are_reported(maps):
     (maps / "classes.txt").write_text("\n".join((*NAMES, "extra")))
     every(maps, lambda labels: np.where(labels == 2, 3, labels).astype(np.uint8) * 40)
     every(maps, lambda labels: np.asarray(Image.fromarray(labels).resize((48, 40), 2).resize((96, 80), 2)))
@@ -172,7 +172,7 @@ def test_drawn_masks_and_a_page(tmp_path):
     assert not page.open and all(address.startswith("data:") for address in page.addresses)
 
 
-def test_sound_panoptic_sets_are_left_in_peace(parted):
+def test_sound_panoptic_sets_have_no_findings(parted):
     examination = examine(parted, "panoptic")
     assert not examination.spoiled and not codes(examination) - {"few-images", "class-missing-in-val", "leakage"}
 
@@ -203,7 +203,7 @@ def test_what_a_panoptic_json_says_is_checked(parted, how, code, severity):
     assert finding.count >= 1 and (severity is None or finding.severity == severity)
 
 
-def test_several_segments_of_one_stuff_are_told(parted):
+def test_several_segments_of_one_stuff_are_reported(parted):
     """Where all classes are stuff, two circles are two segments of it."""
     for split in ("train", "val"):
         edit(parted, lambda c: [category.update(isthing=0) for category in c["categories"]], split)
@@ -212,7 +212,7 @@ def test_several_segments_of_one_stuff_are_told(parted):
     assert found(examination, "no-things-in-train").severity == "error"
 
 
-def test_a_map_of_another_size_is_told(parted):
+def test_a_map_of_another_size_is_reported(parted):
     path = next((parted / "panoptic_train").iterdir())
     Image.open(path).crop((0, 0, 30, 30)).save(path)
     assert found(examine(parted, "panoptic"), "size-mismatch").count == 1

@@ -1,4 +1,4 @@
-"""Each thing wrong with boxes and masks is found, named and counted, and a sound data set is left in peace."""
+"""Every problem of boxes and masks is found, named and counted, and a sound data set has no findings."""
 
 import json
 import shutil
@@ -272,7 +272,7 @@ def test_classes_named_differently_in_the_splits(data):
     assert findings["ids-differ"].examples[0].note == "oak in training, pine in validation"
 
 
-def test_classes_that_cannot_be_learned_or_judged(data):
+def test_classes_that_cannot_be_trained_or_evaluated(data):
     for marks in data.splits["val"]:
         marks[1]["category_id"] = marks[3]["category_id"] = 1
     assert data.only("warning", "class-missing-in-val", 1).examples[0].names == ("pine",)

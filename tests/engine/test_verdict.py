@@ -26,7 +26,7 @@ PICTURES = {
 
 
 def agree(data: Path, task: str, out: Path, **reading) -> str:
-    """What training says, "" if it starts, after the doctor came to the same."""
+    """The message of training, "" if it starts, after the doctor came to the same verdict."""
     try:
         findings = doctor(data, task=task, out=out, **reading).examination.findings
         found = {one.code for one in findings if one.severity == "error"} - PICTURES
