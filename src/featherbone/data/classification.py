@@ -1,6 +1,5 @@
 """Images of one class each."""
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -24,9 +23,6 @@ class LabelSplit(Split[int]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    @abstractmethod
-    def name(self, index: int) -> str: ...
-
     def truth(self, index: int) -> int:
         return int(self.labels[index])
 
@@ -38,6 +34,8 @@ class LabelSplit(Split[int]):
         return sha256(to_bytes("".join(rows))).hexdigest()[:16]
 
     def named(self, classes: tuple[str, ...], category_ids: Sequence[int] = ()) -> Self:
+        if classes == self.classes:
+            return self
         if unknown := [name for name in self.classes if name not in classes]:
             hint = did_you_mean(unknown[0], classes)
             raise BadData(
