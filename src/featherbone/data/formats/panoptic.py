@@ -1,6 +1,6 @@
 """COCO's panoptic files and Cityscapes' instance ids: things and stuff on one map per image."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -104,7 +104,10 @@ class PanopticSplit(FileSplit[PanopticTruth]):
         return tuple(found)
 
     def truth(self, index: int) -> PanopticTruth:
-        """The segments; raises `BadImage` for a map that cannot be read, `BadData` for values that no segment has."""
+        return self.segments(index)
+
+    def segments(self, index: int) -> PanopticTruth:
+        """The segments of an image. Raises `BadImage` for an unreadable map, `BadData` for values without a segment."""
         entry, ids = self.entries[index], self.ids(index)
         parts = self.parts(index, ids)
         known, places = np.unique(ids, return_inverse=True)
@@ -118,8 +121,8 @@ class PanopticSplit(FileSplit[PanopticTruth]):
         return PanopticTruth(table[places.reshape(ids.shape)], segments)
 
     def check(self, index: int) -> None:
-        """Raise `BadImage` where image or map cannot be read or differ in size, and `BadData` as `truth` does."""
-        image, shape = self.image(index), self.truth(index).ids.shape
+        """Raise `BadImage` where image or map cannot be read or differ in size, and `BadData` as `segments` does."""
+        image, shape = self.image(index), self.segments(index).ids.shape
         if shape != (image.height, image.width):
             entry = self.entries[index]
             raise BadImage(
@@ -170,44 +173,11 @@ class PanopticSplit(FileSplit[PanopticTruth]):
         return np.array([IGNORE, *(table[segment.label] for segment in truth.segments)], np.uint8)[truth.ids]
 
 
-@dataclass(frozen=True, eq=False)
-class PanopticLabelSplit(FileSplit[NDArray[np.uint8]]):
-    """The images of panoptic maps, with the classes of their segments as label maps."""
+class PanopticLabelSplit(PanopticSplit):
+    """The same images, with the classes of their segments as label maps for semantic segmentation."""
 
-    source: PanopticSplit
-
-    @property
-    def root(self) -> Path:  # type: ignore[override]  # a property serves as the attribute
-        return self.source.root
-
-    @property
-    def classes(self) -> tuple[str, ...]:  # type: ignore[override]
-        return self.source.classes
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def name(self, index: int) -> str:
-        return self.source.name(index)
-
-    def size(self, index: int) -> tuple[int, int]:
-        return self.source.size(index)
-
-    def truth(self, index: int) -> NDArray[np.uint8]:
-        return self.source.truth(index).labels()
-
-    def check(self, index: int) -> None:
-        self.source.check(index)
-
-    def take(self, indices: Sequence[int]) -> Self:
-        return replace(self, source=self.source.take(indices))
-
-    def matched(self, train: Split[Any]) -> tuple[Split[Any], Self, list[Finding]]:
-        assert isinstance(train, PanopticLabelSplit), "both splits are read by one format"
-        return train, self, self.source.matched(train.source)[2]
-
-    def fingerprint(self) -> str:
-        return self.source.fingerprint()
+    def truth(self, index: int) -> NDArray[np.uint8]:  # type: ignore[override]  # another view of the same files
+        return self.segments(index).labels()
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +211,7 @@ class ThingSplit(ObjectSplit):
 
     def truth(self, index: int) -> Objects:
         entry = self.entries[index]
-        return replace(self.source.objects(self.source.truth(index)), path=entry.path, image_id=entry.image_id)
+        return replace(self.source.objects(self.source.segments(index)), path=entry.path, image_id=entry.image_id)
 
     def take(self, indices: Sequence[int]) -> Self:
         return replace(self, entries=tuple(self.entries[i] for i in indices), source=self.source.take(indices))
@@ -313,14 +283,14 @@ class Cityscapes(Format):
 
 def _opened(task: str, split: str, images: PanopticSplit, missing: Sequence[str]) -> Opened:
     """The images as `task` reads them, and what is wrong with their files; no map is read."""
-    kinds: dict[str, Callable[[PanopticSplit], Split[Any]]] = {
-        "semantic": PanopticLabelSplit,
-        **dict.fromkeys(("detection", "instance"), ThingSplit.of),
-    }
     message = f"images and maps listed for {split} but not there, skipped; bring them back, or correct names and folder"
     findings = skipped_files(f"missing-in-{split}", missing, len(images), message)
     findings += _check_split(split, images, task)
-    return Opened(kinds[task](images) if task in kinds else images, findings=tuple(findings))
+    if task in ("detection", "instance"):
+        return Opened(ThingSplit.of(images), findings=tuple(findings))
+    if task == "semantic":
+        images = PanopticLabelSplit(images.root, images.entries, images.classes, images.category_ids, images.things)
+    return Opened(images, findings=tuple(findings))
 
 
 def _check_split(split: str, images: PanopticSplit, task: str) -> list[Finding]:
