@@ -308,7 +308,7 @@ def test_labels_may_be_text_and_files_as_hugging_face_names_them(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / "two" / folder).mkdir(parents=True)
         pq.write_table(column(label=names), tmp_path / "two" / folder / "train.parquet")
-    with pytest.raises(BadData, match="Parquet files for train in a and b; give the folder of one set"):
+    with pytest.raises(BadData, match="Parquet files for train in a and b; pass the folder of one set"):
         open_data(tmp_path / "two", "classification")
 
 

@@ -16,7 +16,7 @@ from featherbone.data.classification import LabelSplit
 from featherbone.data.findings import MAX_EXAMPLES, Example, Finding
 from featherbone.data.formats.class_folders import label_column
 from featherbone.data.formats.format import Format, Opened, Reading
-from featherbone.data.layouts import SPLITS, split_of
+from featherbone.data.layouts import split_of
 from featherbone.data.listing import list_files
 from featherbone.errors import BadData
 from featherbone.files import read_text
@@ -54,11 +54,11 @@ class Parquet(Format):
 
     def tasks(self, folder: Path) -> frozenset[str]:
         """Classification."""
-        found = folder.is_dir() and any(find_parquet(folder, split) for split in SPLITS)
+        found = folder.is_dir() and find_parquet(folder)
         return frozenset(("classification",) if found else ())
 
     def open(self, folder: Path, task: str, split: str, reading: Reading) -> Opened | None:
-        files = find_parquet(folder, split)
+        files = find_parquet(folder).get(split)
         if not files:
             return None
         images = read_parquet(folder, files)
@@ -81,12 +81,17 @@ def _check_labels(images: ParquetSplit) -> Iterator[Finding]:
         yield Finding("error", "labels-out-of-range", message, len(outside), tuple(examples))
 
 
-def find_parquet(data: Path, split: str) -> list[Path]:
-    """Parquet files of a split, named by it or in a folder named by it. Raises `BadData` for those of several sets."""
-    files = [file for file in list_files(data, (".parquet",)) if _split(file.relative_to(data)) == split]
-    if len(folders := sorted({file.parent.relative_to(data).as_posix() for file in files})) > 1:
-        raise BadData(f"{data}: Parquet files for {split} in {' and '.join(folders[:3])}; give the folder of one set")
-    return files
+def find_parquet(data: Path) -> dict[str, list[Path]]:
+    """Parquet files by the split that their names or folders state. Raises `BadData` for those of several sets."""
+    found: dict[str, list[Path]] = {}
+    for file in list_files(data, (".parquet",)):
+        if split := _split(file.relative_to(data)):
+            found.setdefault(split, []).append(file)
+    for split, files in found.items():
+        if len(folders := sorted({file.parent.relative_to(data).as_posix() for file in files})) > 1:
+            shown = " and ".join(folders[:3])
+            raise BadData(f"{data}: Parquet files for {split} in {shown}; pass the folder of one set")
+    return found
 
 
 def _split(file: Path) -> str | None:

@@ -13,6 +13,7 @@ from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.named_objects import (
     NamedImage,
     NamedObject,
+    Shape,
     assemble,
     box_shape,
     first_files,
@@ -40,55 +41,49 @@ class Voc(Format):
         return frozenset(("detection",) if found else ())
 
     def open(self, folder: Path, task: str, split: str, reading: Reading) -> Opened | None:
-        contents: dict[Path, Element | str] = {}
-        for path in list_files(folder, (".xml",)):
-            if root_of(path) == "annotation":
-                name = path.relative_to(folder).as_posix()
-                try:
-                    contents[path] = read_xml(path, name)
-                except BadData as error:
-                    contents[path] = str(error).removeprefix(f"{name}: ")
-        first = 0 if any(_has_low_corner(content) for content in contents.values()) else 1
-        images = _Images(folder)
-        files = [_read(images, path, content, first) for path, content in contents.items()]
-        missing, unlisted = [], None
+        finder = _Images(folder)
+        paths = [path for path in list_files(folder, (".xml",)) if root_of(path) == "annotation"]
+        images = [_read(finder, path) for path in paths]
+        missing, unlisted, notes = [], None, []
         if listed := _read_lists(folder):
             stems = dict.fromkeys(listed.get(split, ()))
-            annotated = {path.stem for path in contents}
-            files = [
-                replace(file, split=split if path.stem in stems else "")
-                for path, file in zip(contents, files, strict=True)
-            ]
+            annotated = {path.stem for path in paths}
+            splits = [split if path.stem in stems else "" for path in paths]
+            images = [replace(image, split=of) for image, of in zip(images, splits, strict=True)]
             rest = [stem for stem in stems if stem not in annotated]
-            missing = [stem for stem in rest if stem not in images.by_stem]
-            unlisted = [images.by_stem[stem][0] for stem in rest if stem in images.by_stem]
-        notes = [] if first else ["coordinates start at 0, not at VOC's 1, and are used as they are"]
-        return assemble(folder, split, files, reading, "XML files", missing=missing, unlisted=unlisted, notes=notes)
+            missing = [stem for stem in rest if stem not in finder.by_stem]
+            unlisted = [finder.by_stem[stem][0] for stem in rest if stem in finder.by_stem]
+        if any(one.shape and min(one.shape.box[:2]) < 0 for image in images for one in image.objects):
+            notes = ["coordinates start at 0, not at VOC's 1, and are used as they are"]
+            images = [replace(image, objects=tuple(map(_from_zero, image.objects))) for image in images]
+        return assemble(folder, split, images, reading, "XML files", missing=missing, unlisted=unlisted, notes=notes)
 
 
-def _has_low_corner(content: Element | str) -> bool:
-    """Whether a readable box of a file has a coordinate below 1."""
-    if isinstance(content, str):
-        return False
-    boxes = [_object(one, "", 1) for one in content.findall("object")]
-    return any(min(one.shape.box[:2]) < 0 for one in boxes if one.shape)
-
-
-def _read(images: "_Images", path: Path, content: Element | str, first: int) -> NamedImage:
+def _read(images: "_Images", path: Path) -> NamedImage:
     """What a file states; one that cannot be read has one object with `error`."""
     name, split = path.relative_to(images.root).as_posix(), split_of_path(images.root, path)
-    if isinstance(content, str):
-        return NamedImage(images.find(path, ""), name, (NamedObject(name, error=content),), None, split)
+    try:
+        content = read_xml(path, name)
+    except BadData as error:
+        reason = str(error).removeprefix(f"{name}: ")
+        return NamedImage(images.find(path, ""), name, (NamedObject(name, error=reason),), None, split)
     sides = [number_of(text_of(content, f"size/{side}")) for side in ("height", "width")]
     size = (int(sides[0]), int(sides[1])) if sides[0] and sides[1] and min(sides[0], sides[1]) > 0 else None
     rows = enumerate(content.findall("object"), 1)
-    objects = tuple(_object(one, f"{name}, object {number}", first) for number, one in rows)
+    objects = tuple(_object(one, f"{name}, object {number}") for number, one in rows)
     filename = text_of(content, "filename")
     return NamedImage(images.find(path, filename), filename or name, objects, size, split)
 
 
-def _object(element: Element, where: str, first: int) -> NamedObject:
-    """An object; `first` is the number of the first pixel."""
+def _from_zero(one: NamedObject) -> NamedObject:
+    """An object whose pixels were assumed to be counted from 1."""
+    if one.shape is None:
+        return one
+    x, y, width, height = one.shape.box
+    return replace(one, shape=Shape((x + 1, y + 1, width - 1, height - 1)))
+
+
+def _object(element: Element, where: str) -> NamedObject:
     label = text_of(element, "name")
     if not label:
         return NamedObject(where, error="no name; write the class of the object")
@@ -105,7 +100,7 @@ def _object(element: Element, where: str, first: int) -> NamedObject:
         low, high = ("xmin", "xmax") if x2 < x1 else ("ymin", "ymax")
         return NamedObject(where, error=f"{low} {texts[low]} is beyond {high} {texts[high]}; swap or correct them")
     ignored = text_of(element, "difficult").lower() in ("1", "true")
-    return NamedObject(where, label, box_shape(x1 - first, y1 - first, x2, y2), ignored)
+    return NamedObject(where, label, box_shape(x1 - 1, y1 - 1, x2, y2), ignored)
 
 
 def _read_lists(root: Path) -> dict[str, list[str]]:
