@@ -15,7 +15,7 @@ from featherbone.data.findings import Examination, Finding, worst_first
 from featherbone.data.formats import find_task, find_tasks
 from featherbone.data.formats.coco import find_coco
 from featherbone.data.formats.format import Reading
-from featherbone.data.formats.panoptic import PanopticLabelSplit, ThingSplit
+from featherbone.data.formats.panoptic import ThingSplit
 from featherbone.data.split import Split
 from featherbone.errors import BadOption
 
@@ -49,7 +49,7 @@ def _source(images: Split[Any], task: str) -> Split[Any]:
     """What is examined of a split that is drawn from panoptic maps: its boxes for detection, else the maps."""
     if isinstance(images, ThingSplit) and task == "detection":
         return images.drawn()
-    return images.source if isinstance(images, ThingSplit | PanopticLabelSplit) else images
+    return images.source if isinstance(images, ThingSplit) else images
 
 
 def examine_splits(
