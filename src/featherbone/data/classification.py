@@ -30,8 +30,16 @@ class LabelSplit(Split[int]):
         return [np.flatnonzero(self.labels == label) for label in range(len(self.classes))]
 
     def fingerprint(self) -> str:
-        rows = (f"{self.name(i)}\0{self.classes[self.labels[i]]}\n" for i in range(len(self)))
-        return sha256(to_bytes("".join(rows))).hexdigest()[:16]
+        return sha256(self._rows()).hexdigest()[:16]
+
+    def joint_fingerprint(self, val: Split[Any]) -> str:
+        assert isinstance(val, LabelSplit), "both splits are read by one format"
+        parts = [f"{len(split)} images\n".encode() + split._rows() for split in (self, val)]
+        return sha256(b"".join(parts)).hexdigest()[:16]
+
+    def _rows(self) -> bytes:
+        """Name and class of every image."""
+        return to_bytes("".join(f"{self.name(i)}\0{self.classes[self.labels[i]]}\n" for i in range(len(self))))
 
     def named(self, classes: tuple[str, ...], category_ids: Sequence[int] = ()) -> Self:
         if classes == self.classes:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,7 @@ class DataSet:
 
     def fingerprint(self) -> str:
         """A hash of both splits, independent of where the folder is."""
-        both = f"{self.train.fingerprint()} {self.val.fingerprint()}"
-        return sha256(both.encode()).hexdigest()[:16]
+        return self.train.joint_fingerprint(self.val)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
@@ -74,6 +75,10 @@ class Split(ABC, Generic[T]):
     @abstractmethod
     def fingerprint(self) -> str:
         """A hash of the names and annotations of all images, independent of where the folder is."""
+
+    def joint_fingerprint(self, val: "Split[Any]") -> str:
+        """A hash of these training images and their validation images."""
+        return sha256(f"{self.fingerprint()} {val.fingerprint()}".encode()).hexdigest()[:16]
 
     def image(self, index: int) -> Image.Image:
         """The upright image in RGB. Raises `BadImage`."""
