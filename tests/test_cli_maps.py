@@ -154,7 +154,7 @@ def test_a_panoptic_set_is_made_and_trained_on(world, capsys, tmp_path):
         ("evaluate {semantic} --ignore-index 3", "ignore-index is for --results alone"),
         ("evaluate --results {empty} --data {semantic}-data --mirror", "slide, scales and mirror is for a run alone"),
         ("evaluate --results {foreign} --data {panoptic}-data --zero-ignored", "are for a folder of index PNGs"),
-        ("doctor {panoptic}-data --ignore-index 3", "leave them out for panoptic"),
+        ("doctor {panoptic}-data --ignore-index 3", "omit them for panoptic"),
         ("evaluate {panoptic} --slide", "mean nothing to panoptic"),
         ("predict {semantic} {picture} --score 0.5", "score has no effect for semantic"),
         ("predict {panoptic} {picture} --mirror", "mirror has no effect for panoptic"),

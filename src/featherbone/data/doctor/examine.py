@@ -39,7 +39,7 @@ def examine(
     splits = {split: _source(images, task) for split, images in opened.items()}
     truth = next(map(truth_of, splits.values()), None)
     if truth not in (None, "values") and (reading.ignore_index is not None or reading.zero_ignored):
-        raise BadOption(f"ignore-index and zero-ignored are for masks of classes; leave them out for {task}")
+        raise BadOption(f"ignore-index and zero-ignored are for masks of classes; omit them for {task}")
     if truth not in (None, "objects") and reading.crowds != "ignore":
         raise BadOption(f"crowds is for annotated objects; omit it for {task}")
     return examine_splits(str(data), splits, task, input_size, findings)

@@ -28,7 +28,7 @@ from featherbone.data.objects import ObjectSplit
 BEYOND = 2.0
 """Pixels by which a box or mask may exceed its image, and by which edges of the two may differ."""
 TINY = 2.0
-"""Smaller side of a box in image pixels below which it is taken for a slip of the mouse."""
+"""Smaller side of a box in image pixels below which it is taken for a mistake."""
 WHOLE = 0.99
 """Share of the image from which on a box covers the whole image."""
 SAME = 0.95
@@ -165,7 +165,7 @@ def check_boxes(table: Table) -> Iterator[Finding]:
     )
     yield from table.report("warning", "beyond-image", beyond, text, "box")
     tiny = within & (sides.min(1) < TINY) & ~objects.crowd
-    text = f"under {TINY:g} px wide or high, mostly slips of the mouse; remove them"
+    text = f"under {TINY:g} px wide or high, mostly annotation mistakes; remove them"
     yield from table.report("warning", "tiny-box", tiny, text, "box")
     shown = np.minimum(high, limits) - low.clip(0)
     whole = within & ~objects.crowd & (shown.prod(1) >= WHOLE * limits.prod(1))
