@@ -93,9 +93,9 @@ def test_names_that_are_none_are_the_callers_mistake():
         examine_target("lit_smal", "torch")
     with pytest.raises(BadOption, match="no target 'onx'; did you mean onnx"):
         examine_target("lvt", "onx")
-    with pytest.raises(BadOption, match="there is retinanet, yolov3"):
+    with pytest.raises(BadOption, match="available: retinanet, yolov3"):
         examine_target("lvt", "torch", "detection", "segformer")
-    with pytest.raises(BadOption, match="leave it out"):
+    with pytest.raises(BadOption, match="omit it"):
         untrained_card("lvt", "classification", "retinanet", 64)
 
 

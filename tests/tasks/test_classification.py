@@ -9,25 +9,24 @@ from featherbone.tasks.classification import ClassDecoder, Classifier, ClassTarg
 from scenes import draw_portrait
 
 
-@pytest.mark.parametrize("name,args", [("lvt", {}), ("lvt_cls", {"mix_token": True}), ("xformer_small", {})])
+@pytest.mark.parametrize("name,args", [("test_resnet", {}), ("lvt_cls", {"mix_token": True})])
 def test_four_drawn_images_are_learned_by_heart(name, args):
     torch.manual_seed(0)
     transform = Preprocessing(64, 64, crop=1.0).transform()
     images = torch.stack([transform(draw_portrait(0, i, (64, 64), i).image) for i in range(4)])
     labels = torch.eye(4)
     task = build_classifier(name, ["a", "b", "c", "d"], args).train()
-    optimiser = torch.optim.AdamW(task.parameters(), lr=1e-3)
+    optimiser = torch.optim.AdamW(task.parameters(), lr=3e-3 if name == "test_resnet" else 1e-3)
     curve = []
-    for _ in range(25):
+    for _ in range(15):
         loss = torch.stack(list(task.losses(task(images), ClassTargets(labels)).values())).sum()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         curve.append(loss.item())
     records = task.eval().decoder(task(images))
-    assert sum(curve[-5:]) < 0.8 * sum(curve[:5])
-    if name == "lvt":  # the others mix their images or are slower to start
-        assert [record.name for record in records] == ["a", "b", "c", "d"]
+    assert sum(curve[-5:]) < 0.2 * sum(curve[:5])
+    assert [record.name for record in records] == ["a", "b", "c", "d"]
 
 
 def test_decode_is_softmax_and_order():
