@@ -22,7 +22,7 @@ from featherbone.results import Classification
 from featherbone.tasks.backbone import build_backbone, preprocessing_of, require_architecture
 from featherbone.tasks.card import Card
 from featherbone.tasks.kind import Kind
-from featherbone.tasks.likeness import SCORE, Likeness, compare_classes
+from featherbone.tasks.likeness import compare_classes
 
 
 class ClassTargets(NamedTuple):
@@ -142,6 +142,7 @@ class ClassificationKind(Kind):
     name = "classification"
     record = Classification
     headline = "top1"
+    same = staticmethod(compare_classes)
     figures: ClassVar[Mapping[str, str]] = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class"}
     options = frozenset(
         {"smoothing", "mixup", "cutmix", "auto_augment", "color_jitter", "erasing", "min_area", "dropout"}
@@ -171,9 +172,6 @@ class ClassificationKind(Kind):
 
     def metrics(self, source: Any) -> ClassificationMetrics:
         return ClassificationMetrics(len(source.classes))
-
-    def same(self, mine: Any, theirs: Any, score: float = SCORE, limit: float = 0.0) -> Likeness:
-        return compare_classes(mine, theirs, score)
 
     def truth_record(self, truth: int, split: Split[Any]) -> Classification:
         return Classification((truth,), (split.classes[truth],), (1.0,))

@@ -24,8 +24,8 @@ from featherbone.ops.paste import paste_masks
 from featherbone.results import Box, Detections, Instances, Record
 from featherbone.tasks.card import Card
 from featherbone.tasks.dense import HEAD_OPTIONS, SMALL_DATA, augmentation_of, build_head_decoder
-from featherbone.tasks.kind import Kind
-from featherbone.tasks.likeness import SCORE, Likeness, compare_objects
+from featherbone.tasks.kind import Kind, named
+from featherbone.tasks.likeness import compare_objects
 
 SURE = 0.3
 """Minimum score of an object that is shown, where a run has found no better one on its validation images."""
@@ -96,15 +96,8 @@ class DetectionKind(Kind):
     name = "detection"
     record: ClassVar[type[Record]] = Detections
     headline = "AP"
-    figures: ClassVar[Mapping[str, str]] = {
-        "AP": "AP",
-        "AP50": "AP50",
-        "AP75": "AP75",
-        "APs": "APs",
-        "APm": "APm",
-        "APl": "APl",
-        "AR100": "AR100",
-    }
+    same = staticmethod(compare_objects)
+    figures: ClassVar[Mapping[str, str]] = named("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
     heads: ClassVar[Mapping[str, Any]] = {"retinanet": RetinaNet, "yolov3": YOLOv3}
     score = SURE
     inference = frozenset({"score", "tile"})
@@ -122,9 +115,6 @@ class DetectionKind(Kind):
 
     def metrics(self, source: Any) -> DetectionMetrics:
         return DetectionMetrics(source.classes, self.masks)
-
-    def same(self, mine: Any, theirs: Any, score: float = SCORE, limit: float = 0.0) -> Likeness:
-        return compare_objects(mine, theirs, score, limit)
 
     def truth_record(self, truth: Any, split: Split[Any]) -> Detections:
         return truth.record(split.classes, self.masks)
@@ -157,17 +147,9 @@ class InstanceKind(DetectionKind):
     name = "instance"
     record = Instances
     headline = "mask_AP"
-    figures: ClassVar[Mapping[str, str]] = {
-        "AP": "AP",
-        "AP50": "AP50",
-        "mask_AP": "mask AP",
-        "mask_AP50": "mask AP50",
-        "AP75": "AP75",
-        "APs": "APs",
-        "APm": "APm",
-        "APl": "APl",
-        "AR100": "AR100",
-    }
+    figures: ClassVar[Mapping[str, str]] = named(
+        "AP", "AP50", "mask_AP", "mask_AP50", "AP75", "APs", "APm", "APl", "AR100"
+    )
     heads: ClassVar[Mapping[str, Any]] = {"mask_rcnn": MaskRCNN}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small-data": SMALL_DATA}
     has_validation_loss = False

@@ -23,7 +23,12 @@ from featherbone.metrics.metrics import Metrics
 from featherbone.results import Record
 from featherbone.tasks.card import Card
 from featherbone.tasks.dense import dense_preprocessing
-from featherbone.tasks.likeness import SCORE, Likeness
+from featherbone.tasks.likeness import Likeness
+
+
+def named(*metrics: str) -> dict[str, str]:
+    """Metrics by key, with their keys as names."""
+    return {metric: metric.replace("_", " ") for metric in metrics}
 
 
 class Decoder(Protocol):
@@ -94,6 +99,8 @@ class Kind(ABC):
     """Whether `losses` takes what `forward` returns in evaluation."""
     is_map: ClassVar[bool] = False
     """Whether a record holds a value for every pixel, so that the records of a whole split do not fit in memory."""
+    same: ClassVar[Callable[..., Likeness]]
+    """Compares two records of one image; `score` is the tolerance of scores, objects above `limit` count."""
     collate: ClassVar[Callable[..., Any] | None] = staticmethod(collate)
     """How samples become a batch; None for torch's default."""
 
@@ -132,10 +139,6 @@ class Kind(ABC):
     @abstractmethod
     def metrics(self, source: Any) -> Metrics[Any, Any]:
         """Metrics without any image; a decoder or a split states `classes` and, if there are any, `things`."""
-
-    @abstractmethod
-    def same(self, mine: Any, theirs: Any, score: float = SCORE, limit: float = 0.0) -> Likeness:
-        """Compare two records of one image; `score` is the tolerance of scores, objects above `limit` count."""
 
     @abstractmethod
     def truth_record(self, truth: Any, split: Split[Any]) -> Record:

@@ -27,8 +27,8 @@ from featherbone.results import PanopticMap, Segment
 from featherbone.tasks.card import Card
 from featherbone.tasks.dense import HEAD_OPTIONS, SMALL_DATA, augmentation_of
 from featherbone.tasks.detection import OBJECT_DEFAULTS, draw_objects
-from featherbone.tasks.kind import Kind
-from featherbone.tasks.likeness import SCORE, Likeness, compare_segments
+from featherbone.tasks.kind import Kind, named
+from featherbone.tasks.likeness import compare_segments
 
 KEPT = 0.6
 """Minimum score of a thing."""
@@ -111,13 +111,8 @@ class PanopticKind(Kind):
     name = "panoptic"
     record = PanopticMap
     headline = "PQ"
-    figures: ClassVar[Mapping[str, str]] = {
-        "PQ": "PQ",
-        "PQ_things": "PQ things",
-        "PQ_stuff": "PQ stuff",
-        "SQ": "SQ",
-        "RQ": "RQ",
-    }
+    same = staticmethod(compare_segments)
+    figures: ClassVar[Mapping[str, str]] = named("PQ", "PQ_things", "PQ_stuff", "SQ", "RQ")
     heads: ClassVar[Mapping[str, Any]] = {"panoptic_fpn_light": LightPanopticFPN, "panoptic_fpn": PanopticFPN}
     score = KEPT
     inference = frozenset({"score"})
@@ -138,9 +133,6 @@ class PanopticKind(Kind):
 
     def metrics(self, source: Any) -> PanopticMetrics:
         return PanopticMetrics(len(source.classes), source.things)
-
-    def same(self, mine: Any, theirs: Any, score: float = SCORE, limit: float = 0.0) -> Likeness:
-        return compare_segments(mine, theirs)
 
     def truth_record(self, truth: PanopticTruth, split: Any) -> PanopticMap:
         return panoptic_map(truth.ids, [(s.label, None) for s in truth.segments], split.classes, split.things)

@@ -24,8 +24,8 @@ from featherbone.ops.label_maps import IGNORE, LABEL_MAP, label_map
 from featherbone.results import SemanticMap
 from featherbone.tasks.card import Card
 from featherbone.tasks.dense import HEAD_OPTIONS, SMALL_DATA, augmentation_of
-from featherbone.tasks.kind import Kind
-from featherbone.tasks.likeness import SCORE, Likeness, compare_class_maps
+from featherbone.tasks.kind import Kind, named
+from featherbone.tasks.likeness import compare_class_maps
 
 MAX_WEIGHT = 10.0
 """Maximum weight of a class by its frequency."""
@@ -62,12 +62,8 @@ class SemanticKind(Kind):
     name = "semantic"
     record = SemanticMap
     headline = "mIoU"
-    figures: ClassVar[Mapping[str, str]] = {
-        "mIoU": "mIoU",
-        "boundary_mIoU": "boundary mIoU",
-        "pixel_accuracy": "pixel accuracy",
-        "mean_accuracy": "mean accuracy",
-    }
+    same = staticmethod(compare_class_maps)
+    figures: ClassVar[Mapping[str, str]] = named("mIoU", "boundary_mIoU", "pixel_accuracy", "mean_accuracy")
     heads: ClassVar[Mapping[str, Any]] = {"segformer": SegFormer, "semantic_fpn": SemanticFPN}
     inference = frozenset({"slide", "scales", "mirror"})
     options = HEAD_OPTIONS | {
@@ -100,9 +96,6 @@ class SemanticKind(Kind):
 
     def metrics(self, source: Any) -> SemanticMetrics:
         return SemanticMetrics(len(source.classes))
-
-    def same(self, mine: Any, theirs: Any, score: float = SCORE, limit: float = 0.0) -> Likeness:
-        return compare_class_maps(mine, theirs)
 
     def truth_record(self, truth: NDArray[np.uint8], split: Split[Any]) -> SemanticMap:
         return SemanticMap(truth, split.classes)
