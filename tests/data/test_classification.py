@@ -213,7 +213,7 @@ def test_what_spoils_training_is_refused_with_a_remedy(tmp_path):
     for name in CLASSES[1:]:
         shutil.rmtree(tmp_path / "train" / name)
         shutil.rmtree(tmp_path / "val" / name)
-    refused("training images of one class only, ash; two or more are needed, a folder each")
+    refused("training images of one class only, ash; two or more are needed, one folder per class")
 
 
 def test_masks_beside_images_are_not_images_of_the_class(tmp_path):
