@@ -26,12 +26,13 @@ from torch import Tensor
 from featherbone.data.scenes import draw_portrait
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import FeatherboneError
-from featherbone.exporters.contract import ExportDiffers, Form, export_task
+from featherbone.exporters.artifact import choose_form
+from featherbone.exporters.contract import ExportDiffers, export_task
 from featherbone.exporters.parity import Parity
-from featherbone.exporters.targets import TARGETS, find_target, settle
+from featherbone.exporters.targets import TARGETS, find_target
 from featherbone.tasks.card import Card
 from featherbone.tasks.dense import dense_preprocessing
-from featherbone.tasks.exported import open_task
+from featherbone.exporters.exported import open_task
 from featherbone.tasks.run import build_task
 from featherbone.tasks.task import KINDS
 
@@ -130,14 +131,13 @@ def measure(model: str, head: str, target: str, side: int, count: int, repeats: 
     folder = Path(tempfile.mkdtemp())
     start = time.perf_counter()
     try:
-        form = Form(find_target(target), settle(find_target(target), card.task, card.head, "none"))
+        form = choose_form(find_target(target), card.task, card.head, "none")
         parity = export_task(card, net, form, folder / "out", pictures)
         seconds = time.perf_counter() - start
         _, file = open_task(folder / "out")
         image = torch.randn(1, 3, side, side)
         eager, exported = in_turn([lambda: net(image), lambda: file(image)], repeats)
-        names = (form.target.file, "model.bin")
-        size = sum(path.stat().st_size for path in (folder / "out").iterdir() if path.name in names)
+        size = form.target.size(folder / "out")
         return Row(model, head, target, "same", parity, size / 1e6, exported, eager, seconds)
     except ExportDiffers as error:
         return Row(model, head, target, str(error).split("images ", 1)[-1].split("; see")[0])

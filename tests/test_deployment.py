@@ -70,7 +70,7 @@ def test_a_task_with_a_head_is_equal(task, head):
 
 
 def flat(raw):
-    from featherbone.tasks.raw import flatten
+    from featherbone.exporters.forms import flatten
 
     return flatten(raw).values()
 

@@ -19,10 +19,10 @@ from featherbone.data.formats import open_split
 from featherbone.data.transforms import Preprocessing
 from featherbone.engine.run import METRICS, STATE, fit_optimiser, load_state, read_metrics, save_state, write_metrics
 from featherbone.errors import FeatherboneError
+from featherbone.exporters.exported import ExportedTask
+from featherbone.exporters.manifest import MANIFEST, Manifest, read_manifest
 from featherbone.metrics.detection import read_coco_results
 from featherbone.tasks.card import CARD, WEIGHTS, Card
-from featherbone.tasks.exported import ExportedTask
-from featherbone.tasks.manifest import MANIFEST, Manifest, read_manifest
 from featherbone.tasks.run import build_task, fit, load_weights, save_weights
 from fuzz import mutate_bytes, mutate_json, mutate_value
 from label_files import write_cvat, write_labelme, write_voc

@@ -13,7 +13,8 @@ from PIL import Image
 import featherbone
 from exporting import a_run, drawn, pictures
 from featherbone.errors import BadImage, BadOption, BadRun
-from featherbone.exporters.contract import Form, export_task
+from featherbone.exporters.artifact import Form
+from featherbone.exporters.contract import export_task
 from featherbone.exporters.targets import find_target
 
 

@@ -9,8 +9,8 @@ from tyro.conf import Positional
 from featherbone.benchmarking.speed import BenchResult
 from featherbone.errors import BadImage, BadOption
 from featherbone.explainers import ExplainResult
-from featherbone.exporters.devices import TargetExamination
 from featherbone.exporters.int8 import Int8Result
+from featherbone.exporters.target_check import TargetExamination
 from featherbone.files import check_new_folder, check_writable
 from featherbone.outcomes import (
     DataResult,
@@ -194,9 +194,9 @@ def predict(
 
     """
     from featherbone.data.images import read_image
+    from featherbone.exporters.exported import beside
     from featherbone.prediction_files import PredictionFiles
     from featherbone.predictor import find_images, in_batches, load
-    from featherbone.tasks.exported import beside
 
     if batch_size < 1:
         raise BadOption(f"batch size {batch_size} is too small; pass 1 or more")
@@ -291,11 +291,12 @@ def export(
     from torch import stack
 
     from featherbone.engine.train import evaluate_run, measurer
-    from featherbone.exporters.contract import Form, export_task, report_of
+    from featherbone.exporters.artifact import choose_form
+    from featherbone.exporters.contract import export_task, report_of
+    from featherbone.exporters.exported import beside
     from featherbone.exporters.int8 import export_int8
-    from featherbone.exporters.targets import find_target, settle
+    from featherbone.exporters.targets import find_target
     from featherbone.predictor import some_images
-    from featherbone.tasks.exported import beside
     from featherbone.tasks.run import load_task
     from featherbone.tasks.task import kind_of
 
@@ -305,13 +306,13 @@ def export(
     if int8 and evaluate:
         raise BadOption("int8 always evaluates its files; omit evaluate")
     target = find_target(to)
-    if to == "coreml" and sys.platform != "darwin":
+    if target.platform not in (None, sys.platform):
         raise BadOption(
-            f"CoreML files can be verified on macOS only, and this is {sys.platform}; export there, or pass another "
-            "target with --to"
+            f"files for {to} can be verified only on {target.platform}, and this is {sys.platform}; export there, or "
+            "pass another target with --to"
         )
     card, task = load_task(Path(run))
-    form = Form(target, settle(target, card.task, card.head, dynamic, with_pre, with_nms), with_pre, with_nms)
+    form = choose_form(target, card.task, card.head, dynamic, with_pre, with_nms)
     folder = Path(run) / "exports" / (f"{to}-int8" if int8 else to) if out is None else Path(out)
     check_writable(folder, folder=True)
     own = images and Path(images)
@@ -326,7 +327,7 @@ def export(
         seen = stack([transform(picture) for picture in some_images(card, own, calibration, "train")])
         return export_int8(card, task, form, folder, seen, measure, max_drop, metric)
     parity = export_task(card, task, form, folder, some_images(card, own, count))
-    report = report_of(folder, to)
+    report = report_of(folder, target)
     measured = None
     if evaluate:
         measured, _ = evaluate_run(folder, data, beside(folder, "report.html"), "cpu", None, trust=True)
@@ -453,7 +454,7 @@ def doctor(
     """
     from featherbone.data.doctor.examine import choose_task, examine
     from featherbone.data.formats.format import Reading
-    from featherbone.exporters.devices import examine_target
+    from featherbone.exporters.target_check import examine_target
     from featherbone.report.doctor import write_doctor_page
 
     if (data is None) == (target is None) or (target is None) != (model is None):
@@ -517,10 +518,8 @@ def demo(
     from featherbone.data.sampling import spread
     from featherbone.data.scenes import write_classification
     from featherbone.exporters.targets import find_target
-    from featherbone.runtimes import require
 
-    target = find_target("onnx")
-    require(target.packages, target.extra)
+    find_target("onnx").require()
     out = Path(out)
     check_new_folder(out)
     say("drawing pictures")

@@ -22,7 +22,7 @@ from featherbone.devices import find_device
 from featherbone.errors import BadImage, BadRun
 from featherbone.results import Record
 from featherbone.tasks.card import Card
-from featherbone.tasks.exported import open_task
+from featherbone.exporters.exported import open_task
 from featherbone.tasks.inference import Inference
 from featherbone.tasks.task import kind_of
 

@@ -28,7 +28,8 @@ from featherbone.benchmarking.training import training_step
 from featherbone.benchmarking.worker import Job, Subject
 from featherbone.cli import main
 from featherbone.errors import BadOption, BadRun, MissingExtra, UnknownModel
-from featherbone.exporters.contract import Form, export_task
+from featherbone.exporters.artifact import Form
+from featherbone.exporters.contract import export_task
 from featherbone.exporters.targets import find_target
 from featherbone.tasks.run import save_weights
 
@@ -234,7 +235,7 @@ def test_training_an_exported_file_and_a_folder_that_is_none_are_refused(exporte
 
 
 def test_a_missing_tool_chain_is_named_before_any_work(monkeypatch, tmp_path):
-    monkeypatch.setattr("featherbone.runtimes.find_spec", lambda name: None)
+    monkeypatch.setattr("featherbone.exporters.targets.target.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"featherbone\[openvino\]"):
         featherbone.bench(("test_resnet",), runtimes=("openvino",), out=tmp_path / "bench")
     assert not (tmp_path / "bench").exists()

@@ -9,11 +9,13 @@ from featherbone.engine.loop import Loop
 from featherbone.engine.settings import complete
 from featherbone.engine.train import evaluate_run, resume_run, start_run
 from featherbone.explainers import explain
+from featherbone.exporters.artifact import Form
+from featherbone.exporters.forms import Flat
+from featherbone.exporters.manifest import describe
+from featherbone.exporters.targets import find_target
 from featherbone.predictor import load
 from featherbone.tasks.classification import Classifier, ClassTargets, build_classifier
 from featherbone.tasks.inference import Inference
-from featherbone.tasks.manifest import describe
-from featherbone.tasks.raw import Flat
 from featherbone.tasks.run import load_task
 from runs import Interrupted, rows, same_run, stop_after
 from scenes import write_classification, write_coco, write_masks, write_panoptic
@@ -67,13 +69,14 @@ def export(run, folder, monkeypatch):
     folder.mkdir()
     (folder / "model.onnx").write_bytes(b"weights")
     size = card.preprocessing.height, card.preprocessing.width
-    describe(card, task, "onnx", "model.onnx", tuple(net.names(torch.zeros(1, 3, *size)))).write(folder)
+    names = net.names(torch.zeros(1, 3, *size))
+    describe(card, task, Form(find_target("onnx")), names).write(folder)
 
     def runtime(images):
         assert images.device.type == "cpu" and type(images) is torch.Tensor, "a runtime takes arrays of the CPU"
         return net(images)
 
-    monkeypatch.setattr("featherbone.tasks.exported.open_file", lambda path, target, **_: runtime)
+    monkeypatch.setattr("featherbone.exporters.exported.open_file", lambda path, target, **_: runtime)
     return folder
 
 

@@ -16,13 +16,13 @@ import featherbone
 from exporting import CLASSES, HEADS, a_model, drawn
 from featherbone.data.images import read_image
 from featherbone.data.transforms import Preprocessing
-from featherbone.exporters.contract import Form, export_task
+from featherbone.exporters.artifact import Form
+from featherbone.exporters.contract import export_task
+from featherbone.exporters.forms import Normalising, Picking, flatten
+from featherbone.exporters.manifest import Manifest, describe
 from featherbone.exporters.targets import find_target
 from featherbone.ops import rle
 from featherbone.tasks.card import Card
-from featherbone.tasks.forms import Normalising, Picking
-from featherbone.tasks.manifest import Manifest, describe
-from featherbone.tasks.raw import flatten
 
 FOLDER = Path(__file__).parents[2] / "examples" / "decode"
 SIZES = [(50, 80), (197, 121), (64, 96)]
@@ -47,7 +47,7 @@ def decoders():
 
 def manifest_of(card, task, names=(), **form):
     """featherbone.json as it is read from a file."""
-    return json.loads(json.dumps(describe(card, task, "onnx", "model.onnx", tuple(names), **form).to_json()))
+    return json.loads(json.dumps(describe(card, task, Form(find_target("onnx"), **form), names).to_json()))
 
 
 def answers(card, task, about, decoders):

@@ -10,12 +10,13 @@ import torch
 
 from exporting import CLASSES, HEADS, a_model, pictures
 from featherbone.errors import BadImage, BadOption, BadRun, FeatherboneError
-from featherbone.exporters import onnx as writer
-from featherbone.exporters.contract import ExportDiffers, Form, export_task, own_files
+from featherbone.exporters.artifact import Form
+from featherbone.exporters.contract import ExportDiffers, export_task, own_files
+from featherbone.exporters.exported import open_task
+from featherbone.exporters.forms import flatten
+from featherbone.exporters.manifest import MANIFEST
 from featherbone.exporters.targets import find_target
-from featherbone.tasks.exported import open_task
-from featherbone.tasks.manifest import MANIFEST
-from featherbone.tasks.raw import flatten
+from featherbone.exporters.targets.onnx import ONNX
 
 
 def export(card, task, folder, target="onnx", dynamic="none", **form):
@@ -91,22 +92,22 @@ def test_bytes_in_and_objects_out(head, tmp_path):
 def test_a_file_that_differs_is_not_kept_and_its_first_wrong_layer_named(layer, tmp_path, monkeypatch):
     """The proof is real: a layer that is computed otherwise in the file is caught, and found by bisection."""
     card, task = a_model()
-    write = writer.write
+    write = ONNX.write
 
-    def write_wrong(net, *arguments):
+    def write_wrong(self, net, *arguments):
         net = deepcopy(net)
         (module,) = (module for name, module in net.named_modules() if name.endswith(layer))
         with torch.no_grad():
             module.weight *= 1.5
-        write(net, *arguments)
+        write(self, net, *arguments)
 
-    monkeypatch.setattr(writer, "write", write_wrong)
+    monkeypatch.setattr(ONNX, "write", write_wrong)
     with pytest.raises(ExportDiffers, match=f"first layer that differs is {layer}") as caught:
         export(card, task, tmp_path / "out")
     assert caught.value.exit_code == 1
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"parity.json", "parity.html"}
     assert not json.loads((tmp_path / "out" / "parity.json").read_text())["holds"]
-    monkeypatch.setattr(writer, "write", write)
+    monkeypatch.setattr(ONNX, "write", write)
     assert export(card, task, tmp_path / "out").holds, "what remains of a failure is replaced"
 
 
@@ -123,7 +124,7 @@ def test_nothing_is_written_half_or_over_what_is_not_ours(tmp_path, monkeypatch)
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writer, "write", full)
+    monkeypatch.setattr(ONNX, "write", full)
     with pytest.raises(FeatherboneError, match="No space left"):
         export(card, task, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -9,16 +9,16 @@ from torch.nn import functional as F
 
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption, MissingExtra
-from featherbone.exporters.contract import Form
+from featherbone.exporters.artifact import Form
 from featherbone.exporters.int8 import Int8Drops, export_int8
-from featherbone.exporters.int8.search import MOST, Point, plan, search
+from featherbone.exporters.int8.search import MAX_TRIES, Point, plan, search
 from featherbone.exporters.int8.sensitivity import Sensitivity, rank_layers
 from featherbone.exporters.parity import alike
 from featherbone.exporters.targets import TARGETS
 from featherbone.ops.boxes import Target
 from featherbone.tasks.card import Card
 from featherbone.tasks.classification import ClassTargets, build_classifier
-from featherbone.tasks.exported import open_task
+from featherbone.exporters.exported import open_task
 from featherbone.tasks.run import build_task
 from scenes import THINGS, draw_scene
 
@@ -135,7 +135,7 @@ def test_a_sensitive_layer_stays_float(task, tmp_path):
 
 
 def test_what_is_never_good_enough_is_refused(task, tmp_path):
-    readings = iter([0.9, *[0.5] * MOST])
+    readings = iter([0.9, *[0.5] * MAX_TRIES])
     form = Form(TARGETS["onnx"], "batch")
     with pytest.raises(Int8Drops, match=r"within 0.1 of the float file's 0.9000: 0.5000 with 0 of") as caught:
         export_int8(CARD, task, form, tmp_path / "out", TRAIN[0][:4], lambda _: next(readings), 0.1)
@@ -219,7 +219,7 @@ def test_the_search_is_short_and_near(enough):
 
     points = search(lambda k: Point(k, 100 + k, 1 / (1 + k)), measure, 0.99, counts)
     good = min(point.floats for point in points if point.metric == 1.0)
-    assert enough <= good <= enough + 6 and len(measured) <= MOST
+    assert enough <= good <= enough + 6 and len(measured) <= MAX_TRIES
 
 
 def test_what_is_further_from_the_model_is_not_measured():
@@ -234,8 +234,8 @@ def test_what_is_further_from_the_model_is_not_measured():
 @pytest.mark.parametrize(
     "target,images,drop,match",
     [
-        ("torch", 1, 0.01, "int8 is not for torch; export to onnx or openvino or executorch"),
-        ("web", 1, 0.01, "int8 is not for web"),
+        ("torch", 1, 0.01, "int8 is not available for torch; export to onnx or openvino or executorch"),
+        ("web", 1, 0.01, "int8 is not available for web"),
         ("onnx", 0, 0.01, "no image to calibrate with"),
         ("onnx", 1, 1.5, "max-drop 1.5 is not from 0 to 1"),
     ],
@@ -247,6 +247,6 @@ def test_what_cannot_be_is_refused_before_any_work(target, images, drop, match, 
 
 @pytest.mark.parametrize("target,package", [("openvino", "nncf"), ("executorch", "torchao")])
 def test_a_missing_tool_is_named(target, package, tmp_path, monkeypatch):
-    monkeypatch.setattr("featherbone.runtimes.find_spec", lambda name: None)
+    monkeypatch.setattr("featherbone.exporters.targets.target.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=rf"{package} not installed; pip install 'featherbone\[{target}\]'"):
         export_int8(CARD, None, Form(TARGETS[target]), tmp_path / "out", TRAIN[0][:1], accuracy)

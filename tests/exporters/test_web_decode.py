@@ -22,7 +22,7 @@ from featherbone.ops.boxes import Picked
 from featherbone.tasks.classification import ClassDecoder
 from featherbone.tasks.detection import ObjectDecoder
 from featherbone.tasks.panoptic import PanopticDecoder
-from featherbone.tasks.raw import flatten
+from featherbone.exporters.forms import flatten
 from featherbone.tasks.semantic import ClassMapDecoder
 from scenes import draw_portrait, draw_scene
 

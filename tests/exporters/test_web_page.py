@@ -14,7 +14,8 @@ from PIL import Image
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption, MissingExtra
 from featherbone.exporters import ort_files, web
-from featherbone.exporters.contract import Form, export_task
+from featherbone.exporters.artifact import Form
+from featherbone.exporters.contract import export_task
 from featherbone.exporters.serve import open_server, serve_web
 from featherbone.exporters.targets import find_target
 from featherbone.exporters.web import require_web, write_web

@@ -30,13 +30,14 @@ from featherbone.benchmarking.models import as_table, count_macs
 from featherbone.benchmarking.worker import LIMITS, TORCH, WRITING, Job, Size, build, serve
 from featherbone.devices import find_device
 from featherbone.errors import BadOption, did_you_mean
-from featherbone.exporters.targets import find_target, settle
+from featherbone.exporters.artifact import choose_form
+from featherbone.exporters.manifest import MANIFEST, read_manifest
+from featherbone.exporters.targets import TARGETS, find_target, require_trust
+from featherbone.exporters.targets.target import require
 from featherbone.files import write_json, write_text
 from featherbone.progress import bar
-from featherbone.runtimes import RUNTIMES, require, require_trust
 from featherbone.tasks.backbone import preprocessing_of, require_model
 from featherbone.tasks.card import CARD, Card
-from featherbone.tasks.manifest import MANIFEST, read_manifest
 from featherbone.tasks.run import build_task
 
 CHOICES = (*TORCH, "onnx", "onnx-int8", "openvino", "torch")
@@ -385,7 +386,7 @@ def subjects_of(plan: Plan, sources: Sequence[Source], base: Job) -> Iterator[Su
                 dynamic = "none"
                 if source.kind != "file" and runtime not in TORCH:
                     task = source.card or Card("classification", "", (), preprocessing_of(source.model))
-                    dynamic = settle(find_target(runtime.removesuffix("-int8")), task.task, task.head)
+                    dynamic = choose_form(find_target(runtime.removesuffix("-int8")), task.task, task.head).dynamic
                 of_source = replace(base, model=source.model, kind=source.kind)
                 folder = base.folder / f"{number}-{runtime}"
                 job = replace(of_source, runtime=runtime, dynamic=dynamic, folder=folder)
@@ -460,10 +461,9 @@ def check(plan: Plan) -> tuple[torch.device, list[Source]]:
         raise BadOption(f"exported files are measured on the CPU; leave {foreign[0]} out, or give --device cpu")
     for name in {runtime for source in sources for runtime in source.runtimes} - set(TORCH):
         target = name.removesuffix("-int8")
-        runtime = RUNTIMES[target]
-        require(runtime.packages, runtime.extra)
+        require(TARGETS[target].run_packages, TARGETS[target].extra)
         if name in plan.runtimes:
-            require(find_target(target).packages, find_target(target).extra)
+            require(TARGETS[target].packages, TARGETS[target].extra)
     return device, sources
 
 

@@ -68,9 +68,9 @@ def serve(job: Job, pipe: Connection) -> None:
                 owner = {LIMITS: Machine, WRITING: Writer}.get(job.runtime, Subject)(job)
             answer = (True, getattr(owner, method)(*arguments))
         except Exception as error:  # compilers raise whatever they like, and the row says what
-            from featherbone.exporters.devices import told_by
+            from featherbone.exporters.target_check import root_cause
 
-            answer = (False, told_by(error))
+            answer = (False, root_cause(error))
         with suppress(OSError):
             pipe.send(answer)
 
@@ -135,42 +135,37 @@ class Writer:
 
     def write(self, job: Job, size: Size) -> tuple[str, str]:
         """The file for images of that size, and what eager says of one; what of its input varies, and a note."""
-        import torch
         from safetensors.torch import save_file
 
+        from featherbone.exporters.artifact import Artifact, Form
         from featherbone.exporters.targets import find_target
-        from featherbone.tasks.raw import Flat
 
-        path = file_of(job, size)
+        folder = file_of(job, size).parent
+        folder.mkdir(parents=True)
         target = find_target(job.runtime.removesuffix("-int8"))
         model, image = build(job, size), sample(size, 1)
-        eager = Flat(model).eval()
-        net = Flat(prepare(model, size)).to(memory_format=torch.contiguous_format)  # tool-chains want plain strides
-        names = eager.names(image)
-        path.parent.mkdir(parents=True)
-        with torch.inference_mode():
-            expected = dict(zip(names, eager(image), strict=True))
-        save_file({name: value.contiguous() for name, value in expected.items()}, path.parent.with_name(EXPECTED))
         for dynamic in dict.fromkeys((job.dynamic, "none")):
             try:
-                example = sample(size, 1 if dynamic == "none" else 2)
+                artifact = Artifact.of(model, Form(target, dynamic), image)
+                expected = {name: value.contiguous() for name, value in artifact.expected(image).items()}
+                save_file(expected, folder.with_name(EXPECTED))
                 if job.runtime != target.name:
-                    self.write_int8(net, example, path, names, dynamic)
-                    return dynamic, "int8 in every layer, ranges from random images: for speed alone"
-                target.write(net, example, path, names, dynamic)
+                    write_int8(artifact, folder, size)
+                    return dynamic, "int8 in every layer, ranges from random images: only for speed"
+                artifact.write(folder)
                 return dynamic, "" if dynamic == job.dynamic else "the batch cannot be open: image by image"
             except Exception:
                 if dynamic == "none":
                     raise
         raise AssertionError("it returns or raises")
 
-    def write_int8(self, net: Any, example: Any, path: Path, names: list[str], dynamic: str) -> None:
-        """Everything that has an int8 kernel in int8."""
-        from featherbone.exporters.int8.onnx import Source
 
-        images = sample((example.shape[2], example.shape[3]), CALIBRATION).split(1)
-        source = Source(net, example, path.parent.with_name("float.onnx"), names, dynamic, images)
-        source.write(path, source.layers)
+def write_int8(artifact: Any, folder: Path, size: Size) -> None:
+    """Write every layer that has an int8 kernel in int8."""
+    work = folder.with_name("float")
+    work.mkdir(exist_ok=True)
+    quantizer = artifact.quantizer(work, sample(size, CALIBRATION))
+    quantizer.write(artifact.path(folder), quantizer.layers)
 
 
 class Subject:
@@ -180,14 +175,14 @@ class Subject:
         import torch
 
         from featherbone.benchmarking.clock import Memory
-        from featherbone.runtimes import RUNTIMES
+        from featherbone.exporters.targets import TARGETS
 
         self.job, self.device = job, torch.device(job.device)
         self.memory = Memory(self.device)
         self.loaded: dict[Size, tuple[int | None, Any]] = {}
         self.calls: dict[tuple[Size, int], Callable[[], object]] = {}
         if job.kind == "file" or job.runtime not in TORCH:
-            for package in RUNTIMES[job.runtime.removesuffix("-int8")].packages:
+            for package in TARGETS[job.runtime.removesuffix("-int8")].run_packages:
                 import_module(package)  # what they hold is not the model's
         if job.runtime == "compiled":
             import torch._inductor.compile_fx  # and the compiler neither
@@ -230,8 +225,8 @@ class Subject:
         """The model in its runtime."""
         import torch
 
-        from featherbone.runtimes import open_file
-        from featherbone.tasks.exported import open_task
+        from featherbone.exporters.exported import open_task
+        from featherbone.exporters.targets import open_file
 
         job = self.job
         if job.kind == "file":
@@ -258,11 +253,7 @@ class Subject:
             return torch.inference_mode()(lambda: net(images))
         run = net
         if job.kind == "file":
-            from featherbone.tasks.forms import to_bytes
-
-            net(images)  # refuses a size in words
-            run, dynamic, p = net.run, net.manifest.dynamic, net.manifest.card.preprocessing
-            images = to_bytes(images, p) if net.manifest.with_pre else images
+            run, dynamic, images = net.run, net.manifest.dynamic, net.input(images)
         parts = images.split(1) if dynamic == "none" else (images,)
         return lambda: [run(part) for part in parts]
 
@@ -279,17 +270,17 @@ class Subject:
         if self.job.kind != "file":
             from safetensors.torch import load_file
 
-            from featherbone.exporters.int8.sensitivity import raw_error
+            from featherbone.exporters.artifact import raw_difference
 
             expected = load_file(path.parent.with_name(EXPECTED))
-            found["differs"] = raw_error(expected, dict(zip(expected, net(sample(size, 1)), strict=True)))
+            found["differs"] = raw_difference(expected, dict(zip(expected, net(sample(size, 1)), strict=True))).error
         return found
 
 
 def file_of(job: Job, size: Size) -> Path:
     """The file that a worker runs."""
+    from featherbone.exporters.manifest import read_manifest
     from featherbone.exporters.targets import find_target
-    from featherbone.tasks.manifest import read_manifest
 
     if job.kind == "file":
         return read_manifest(Path(job.model))[0]

@@ -27,10 +27,10 @@ from featherbone.engine.run import METRICS, STATE, load_state
 from featherbone.engine.settings import Settings, from_card
 from featherbone.engine.tensorboard import curves
 from featherbone.errors import BadOption, BadRun
+from featherbone.exporters.exported import beside, open_task
 from featherbone.files import check_new_folder, check_writable, locked, writing
 from featherbone.progress import say
 from featherbone.tasks.card import CARD, Card
-from featherbone.tasks.exported import beside, open_task
 from featherbone.tasks.inference import Inference
 from featherbone.tasks.run import load_task
 from featherbone.tasks.task import kind_of

@@ -1,5 +1,6 @@
 """Which layer of a network is the first that an exported file computes differently."""
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -8,55 +9,56 @@ import torch
 from torch import Tensor, nn
 
 from featherbone.errors import FeatherboneError
+from featherbone.exporters.artifact import Artifact
+from featherbone.exporters.forms import Flat, flatten
 from featherbone.progress import bar
-from featherbone.runtimes import open_file
-from featherbone.tasks.raw import Flat, flatten
 
 BOUND = 1e-3
-"""Of a layer's output, in root mean squares."""
+"""Maximum difference of a layer's output, in root mean squares."""
 
 
-class Tapped(nn.Module):
+class LayerOutput(nn.Module):
     """A network whose only output is that of one of its layers."""
 
     def __init__(self, net: nn.Module, layer: str) -> None:
         super().__init__()
         self.net, self.layer = net, layer
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The input of the network to the floating-point tensors that the layer gave last."""
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """The input of the network to the floating-point outputs of the layer's last call."""
         kept: list[Any] = []
         handle = self.net.get_submodule(self.layer).register_forward_hook(lambda _m, _i, output: kept.append(output))
         try:
             self.net(images)
         finally:
             handle.remove()
-        return tuple(x for x in flatten(kept[-1]).values() if x.is_floating_point())
+        return [x for x in flatten(kept[-1]).values() if x.is_floating_point()]
 
 
-def first_difference(net: Flat, form: Any, example: Tensor) -> str:
-    """The name and kind of the first layer whose output differs, by bisection over the layers in running order.
+def first_difference(artifact: Artifact) -> str:
+    """Name and type of the first layer whose output differs, by bisection over the layers in running order.
 
-    `form` is as in `contract`; each step exports the network up to a layer and runs it.
+    Each step exports the network up to a layer and runs it.
     """
-    layers = running_order(net, example)
+    net = artifact.net
+    layers = running_order(net, artifact.example)
     low, high = 0, len(layers)  # the layers before `low` agree, the one at `high` differs
-    with bar("looking for the layer that differs", max(len(layers).bit_length(), 1)) as advance:
+    with bar("searching the layer that differs", max(len(layers).bit_length(), 1)) as advance:
         while low < high:
             middle = (low + high) // 2
-            if agrees(Tapped(net, layers[middle]), form, example):
+            if agrees(artifact, layers[middle]):
                 low = middle + 1
             else:
                 high = middle
             advance(note=layers[middle])
     if low == len(layers):
-        return "none alone: what is done with the last layer's output"
+        return "none: the difference arises after the last layer"
     name = layers[low]
     return f"{name.removeprefix('task.')} ({type(net.get_submodule(name)).__name__})"
 
 
 def running_order(net: nn.Module, example: Tensor) -> list[str]:
-    """Names of the layers that hold weights of their own, or hold no layers, in the order in which they last ran."""
+    """Names of the layers that hold weights or contain no layers, in the order in which they last ran."""
     order: dict[str, None] = {}
     handles = []
 
@@ -69,8 +71,8 @@ def running_order(net: nn.Module, example: Tensor) -> list[str]:
         return hook
 
     for name, module in net.named_modules():
-        own = any(True for _ in module.parameters(recurse=False)) or not any(True for _ in module.children())
-        if name and own and not isinstance(module, nn.Identity | nn.Dropout | nn.Dropout2d):
+        layer = any(True for _ in module.parameters(recurse=False)) or not any(True for _ in module.children())
+        if name and layer and not isinstance(module, nn.Identity | nn.Dropout | nn.Dropout2d):
             handles.append(module.register_forward_hook(note(name)))
     try:
         with torch.inference_mode():
@@ -81,16 +83,16 @@ def running_order(net: nn.Module, example: Tensor) -> list[str]:
     return list(order)
 
 
-def agrees(net: nn.Module, form: Any, example: Tensor) -> bool:
-    """Whether a network and its file give the same for an example; one that cannot be written or run does not."""
+def agrees(artifact: Artifact, layer: str) -> bool:
+    """Whether network and file give the same output of a layer; if it cannot be written or run, they do not."""
+    net = Flat(LayerOutput(artifact.net, layer))
+    part = replace(artifact, net=net, names=net.names(artifact.example))
     with torch.inference_mode():
-        expected = net(example)
-    names = [f"x_{i}" for i in range(len(expected))]
+        expected = net(artifact.example)
     with TemporaryDirectory() as folder:
-        path = Path(folder) / form.target.file
         try:
-            form.target.write(net, example, path, names, form.dynamic)
-            got = open_file(path, form.target.name, trust=True)(example)
+            part.write(Path(folder))
+            got = part.open(Path(folder))(artifact.example)
         except (FeatherboneError, RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError):
             return False
     return all(

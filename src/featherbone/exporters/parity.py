@@ -1,12 +1,9 @@
-"""Whether an exported file and its model say the same of real images, after decoding."""
+"""Comparison of an exported file with its model on real images, after decoding."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from featherbone.results import Record
 from featherbone.tasks.likeness import SCORE, Likeness
@@ -15,18 +12,18 @@ from featherbone.tasks.task import KINDS
 
 @dataclass(frozen=True)
 class Bounds:
-    """How far a file may be from its model."""
+    """Allowed differences between a file and its model."""
 
     score: float = SCORE
-    """Largest difference of a score."""
+    """Maximum difference of a score."""
     box_iou: float = 0.99
-    """Least IoU of a box and its own counterpart."""
+    """Minimum IoU of a box and its counterpart."""
     mask_iou: float = 0.98
-    """Least IoU of a mask and its counterpart, `EDGE` pixels forgiven."""
+    """Minimum IoU of a mask and its counterpart, with the tolerance of `likeness.EDGE`."""
     agreement: float = 0.999
-    """Least share of an image's pixels that have the same class, or are in the same segment."""
+    """Minimum share of an image's pixels with the same class, or in the same segment."""
     raw: float = 1e-3
-    """Largest difference of a raw value, in root mean squares of its tensor."""
+    """Maximum difference of a raw value, as `RawDifference.largest`."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +34,12 @@ class Parity:
     worst: Likeness
     median: Likeness
     raw: float
-    """Largest difference of a raw value, in root mean squares of its tensor."""
+    """Maximum difference of a raw value, as `RawDifference.largest`."""
     bounds: Bounds = Bounds()
 
     @property
     def failures(self) -> list[str]:
-        """What is beyond the bounds, in words."""
+        """Messages about what exceeds the bounds."""
         worst, bounds = self.worst, self.bounds
         found = [] if self.images else ["no image was compared"]
         if worst.unmatched:
@@ -50,9 +47,9 @@ class Parity:
         if worst.score is not None and not worst.score <= bounds.score:
             found.append(f"scores differ by up to {worst.score:.2g} (allowed {bounds.score:g})")
         for name, words in (("box_iou", "a box's IoU is"), ("mask_iou", "a mask's IoU is")):
-            value, least = getattr(worst, name), getattr(bounds, name)
-            if value is not None and not value >= least:
-                found.append(f"{words} {value:.3f} (allowed {least:g} or more)")
+            value, minimum = getattr(worst, name), getattr(bounds, name)
+            if value is not None and not value >= minimum:
+                found.append(f"{words} {value:.3f} (allowed {minimum:g} or more)")
         if worst.agreement is not None and not worst.agreement >= bounds.agreement:
             found.append(f"{worst.agreement:.2%} of an image's pixels agree (allowed {bounds.agreement:.2%} or more)")
         if not self.raw <= bounds.raw:
@@ -61,7 +58,7 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Whether the file may be shipped."""
+        """Whether the file may be used in place of the model."""
         return not self.failures
 
     def to_json(self) -> dict[str, Any]:
@@ -85,7 +82,7 @@ class Parity:
 def compare(
     expected: Sequence[Record], got: Sequence[Record], raw: float, bounds: Bounds | None = None, limit: float = 0.0
 ) -> Parity:
-    """Set the records of the same images by the model and by the file against each other.
+    """Compare the records of the same images by the model and by the file.
 
     Classifications must hold every class; objects are those above the score `limit`. `raw` is as in `Parity`.
     """
@@ -101,29 +98,8 @@ def alike(mine: Record, theirs: Record, score: float = SCORE, limit: float = 0.0
     return kind.same(mine, theirs, score, limit)
 
 
-def raw_difference(raw: dict[str, Tensor], got: dict[str, Tensor]) -> float:
-    """The largest difference of two sets of raw tensors, in root mean squares of all levels' tensors of that name.
-
-    Rows of found objects (boxes, scores, labels, masks) are left to the records: their order may differ.
-    """
-    groups: dict[str, list[str]] = {}
-    for name in raw:
-        groups.setdefault(name.rstrip("0123456789"), []).append(name)
-    worst = 0.0
-    for group, names in groups.items():
-        if group.removeprefix("things_") in ("boxes", "scores", "labels", "masks"):
-            continue
-        if any(got[name].shape != raw[name].shape for name in names):
-            return float("inf")
-        mine, theirs = (torch.cat([side[name].double().flatten() for name in names]) for side in (raw, got))
-        if not theirs.isfinite().all():
-            return float("inf")
-        worst = max(worst, float((mine - theirs).abs().max() / mine.square().mean().sqrt().clamp(min=1e-12)))
-    return worst
-
-
 def _over(images: Sequence[Likeness], worst: bool) -> Likeness:
-    """The worst of, or the middle of, several images."""
+    """The worst or the median of several images."""
 
     def over(name: str, pick: Any) -> Any:
         values = [value for image in images if (value := getattr(image, name)) is not None]

@@ -7,10 +7,10 @@ from PIL import Image
 
 from featherbone.data.sampling import spread
 from featherbone.draw import draw_record
+from featherbone.exporters.manifest import Manifest
 from featherbone.exporters.parity import Parity
 from featherbone.report import render
 from featherbone.results import Record
-from featherbone.tasks.manifest import Manifest
 
 NUM_SHOWN = 6
 

@@ -63,6 +63,8 @@ class MaskRCNN(nn.Module):
     image_size: ClassVar[int] = 640
     """Default side of the input, in pixels."""
     decoder: ClassVar[type[MaskDecoder]] = MaskDecoder
+    nms_inside: ClassVar[bool] = True
+    """The network contains NMS, so an exported file takes one image at a time."""
 
     def __init__(
         self,

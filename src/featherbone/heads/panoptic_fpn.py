@@ -32,6 +32,8 @@ class PanopticFPN(nn.Module):
 
     image_size: ClassVar[int] = 640
     """Default side of the input, in pixels."""
+    nms_inside: ClassVar[bool] = True
+    """As of `MaskRCNN`."""
 
     def __init__(
         self,

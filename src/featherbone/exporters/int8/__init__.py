@@ -1,9 +1,8 @@
-"""A task as a file that computes in int8, with as many layers in float as its metric needs."""
+"""A task as an int8 file, with as many layers in float as its metric needs."""
 
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -14,50 +13,49 @@ import torch
 from torch import Tensor
 
 from featherbone.errors import BadOption, FeatherboneError
-from featherbone.exporters.contract import Form, finish, own_files
+from featherbone.exporters.artifact import Artifact, Form, raw_difference
+from featherbone.exporters.contract import finish, own_files
+from featherbone.exporters.exported import ExportedTask
+from featherbone.exporters.forms import flatten
 from featherbone.exporters.int8.page import write_int8_page
 from featherbone.exporters.int8.search import Point, fits, plan, search
-from featherbone.exporters.int8.sensitivity import Sensitivity, rank_layers, raw_error, spread_batch
+from featherbone.exporters.int8.sensitivity import Sensitivity, rank_layers, spread_batch
+from featherbone.exporters.manifest import MANIFEST, describe
+from featherbone.exporters.targets import TARGETS
+from featherbone.exporters.targets.target import require
 from featherbone.files import atomic_folder, write_json
 from featherbone.progress import say, track
-from featherbone.runtimes import Run, open_file, require
 from featherbone.tasks.card import Card
-from featherbone.tasks.exported import ExportedTask
-from featherbone.tasks.forms import Picking, to_bytes
-from featherbone.tasks.manifest import MANIFEST, Manifest, describe
-from featherbone.tasks.raw import flatten
 
-PACKAGES = {"onnx": ("onnxruntime",), "openvino": ("nncf",), "executorch": ("torchao",)}
-"""By the targets that can be int8: what they need beside what the float file needs."""
 REPORT, PAGE = "int8.json", "int8.html"
 SECONDS = 4.0
-"""For which latencies are measured."""
+"""Time for measuring latencies."""
 
 
 class Int8Drops(FeatherboneError):
-    """No int8 file is good enough."""
+    """No int8 file keeps the metric."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class Int8Result:
-    """An int8 file, what it was chosen from, and the float file it is compared with."""
+    """An int8 file, the candidates it was chosen from, and the float file it is compared with."""
 
     out: Path
     path: Path
     target: str
     metric: str
-    """Name of what was measured on the validation images."""
+    """Name of the metric on the validation images."""
     max_drop: float
     calibration: int
-    """Images that ranges were taken from."""
+    """Number of images for the ranges of activations."""
     ranking: tuple[Sensitivity, ...]
-    """Layers, the most sensitive first."""
+    """Layers, most sensitive first."""
     before: Point
     """The float file."""
     points: tuple[Point, ...]
-    """What was tried, in order."""
+    """Candidates in the order in which they were tried."""
     kept: Point
 
     @property
@@ -66,7 +64,7 @@ class Int8Result:
         return tuple(each.layer for each in self.ranking[: self.kept.floats])
 
     def drop(self, point: Point) -> float | None:
-        """Of a point's metric from the float file's."""
+        """Drop of a point's metric from the float file's."""
         return None if point.metric is None or self.before.metric is None else self.before.metric - point.metric
 
     def to_json(self) -> dict[str, Any]:
@@ -103,59 +101,72 @@ def export_int8(
 ) -> Int8Result:
     """Write the model in the folder `out` as an int8 file whose metric is at most `max_drop` below the float file's.
 
-    `calibration` are normalised images (N, 3, H, W); `evaluate` measures a task, here files in their own runtimes, on
-    the validation images, and `metric` is what it calls that. Beside the file lie `featherbone.json`, and `int8.json`
-    and `int8.html` with the curve of size, latency and metric. Raises `Int8Drops` where no file is good enough; then
-    nothing is left behind.
+    `calibration` are normalised images (N, 3, H, W); `evaluate` returns the value of `metric` for a task, here for
+    files in their runtimes, on the validation images. `featherbone.json` is beside the file, and `int8.json` and
+    `int8.html` with the curve of size, latency and metric. If no file is good enough, nothing is written and
+    `Int8Drops` is raised.
     """
     check(form, calibration, max_drop)
     own = own_files(out)
     ranking = rank_layers(task.cpu().eval(), calibration)
     with TemporaryDirectory() as name:
-        bench = _Bench(card, task, form, Path(name), calibration)
-        ranking = [each for each in ranking if each.layer in bench.source.layers]
+        candidates = Candidates(card, task, form, Path(name), calibration)
+        ranking = [each for each in ranking if each.layer in candidates.quantizer.layers]
         if not ranking:
             raise BadOption(f"{card.backbone}: no layer of it can be int8 for {form.target.name}; export it in float")
-        before = replace(bench.point("float", 0), metric=bench.measure("float", evaluate))
+        before = replace(candidates.point(0, "float"), metric=candidates.measure("float", evaluate))
         assert before.metric is not None, "it was just measured"
         say(f"float: {metric} {before.metric:.4f}, {before.bytes / 1e6:.1f} MB", "int8")
 
         def make(floats: int) -> Point:
-            bench.write(floats, {each.layer for each in ranking[floats:]})
-            return bench.point(str(floats), floats)
+            say(f"writing {form.target.name} in int8, {floats} layers in float", "export")
+            path = candidates.artifact.path(candidates.folder(str(floats)))
+            candidates.quantizer.write(path, {each.layer for each in ranking[floats:]})
+            return candidates.point(floats, str(floats))
 
         def measure(point: Point) -> Point:
-            point = replace(point, metric=bench.measure(str(point.floats), evaluate))
+            point = replace(point, metric=candidates.measure(str(point.floats), evaluate))
             say(f"{point.floats} of {len(ranking)} layers in float: {metric} {point.metric:.4f}", "int8")
             return point
 
-        worst = before.metric - max_drop
-        points = search(make, measure, worst, plan(ranking))
-        if not any(fits(point, worst) for point in points):
+        minimum = before.metric - max_drop
+        points = search(make, measure, minimum, plan(ranking))
+        if not any(fits(point, minimum) for point in points):
             raise Int8Drops(refusal(form, metric, max_drop, before, points, len(ranking)))
-        before, *points = bench.time([before, *points])
-        kept = min((point for point in points if fits(point, worst)), key=lambda point: point.floats)
-        path = out / form.target.file
-        about = (form.target.name, metric, max_drop, len(calibration), tuple(ranking), before, tuple(points), kept)
-        result = Int8Result(out, path, *about)
+        before, *points = candidates.time([before, *points])
+        kept = min((point for point in points if fits(point, minimum)), key=lambda point: point.floats)
+        result = Int8Result(
+            out=out,
+            path=out / form.target.file,
+            target=form.target.name,
+            metric=metric,
+            max_drop=max_drop,
+            calibration=len(calibration),
+            ranking=tuple(ranking),
+            before=before,
+            points=tuple(points),
+            kept=kept,
+        )
         with atomic_folder(out, own, MANIFEST) as folder:
-            bench.ship(kept, folder)
+            for part in (form.target.file, *form.target.companions):
+                shutil.copyfile(candidates.folder(str(kept.floats)) / part, folder / part)
             write_json(folder / REPORT, result.to_json())
             write_int8_page(folder / PAGE, card, result)
-            finish(folder, replace(bench.manifest, precision="int8"))
+            finish(folder, form.target, replace(candidates.manifest, precision="int8"))
     return result
 
 
 def check(form: Form, calibration: Tensor, max_drop: float) -> None:
     """Raise `BadOption` for what cannot be int8, and `MissingExtra` without the tools."""
     target = form.target
-    if target.name not in PACKAGES:
-        raise BadOption(f"int8 is not for {target.name}; export to {' or '.join(PACKAGES)}, or without int8")
+    if target.int8_packages is None:
+        able = " or ".join(name for name, other in TARGETS.items() if other.int8_packages is not None)
+        raise BadOption(f"int8 is not available for {target.name}; export to {able}, or without int8")
     if not 0 <= max_drop <= 1:
         raise BadOption(f"max-drop {max_drop} is not from 0 to 1; 0.01 is one point")
     if not len(calibration):
         raise BadOption("no image to calibrate with; give 1 or more, better some hundreds")
-    require(PACKAGES[target.name], target.extra)
+    require(target.int8_packages, target.extra)
 
 
 def refusal(form: Form, metric: str, max_drop: float, before: Point, points: list[Point], layers: int) -> str:
@@ -171,71 +182,51 @@ def refusal(form: Form, metric: str, max_drop: float, before: Point, points: lis
     )
 
 
-class _Bench:
-    """The files of a search: where they are made, opened, measured and timed."""
+class Candidates:
+    """The files of a search, each in a folder: where they are written, compared, measured and timed."""
 
     def __init__(self, card: Card, task: Any, form: Form, work: Path, calibration: Tensor) -> None:
-        self.card, self.form, self.work = card, form, work
-        net, example = form.network(card, task), form.example(card, calibration)
-        names = net.names(example)
-        taken = to_bytes(calibration, card.preprocessing) if form.with_pre else calibration
-        self.inputs = [part.contiguous() for part in taken.split(1)]
-        self.few = spread_batch(calibration)
-        with torch.inference_mode():
-            self.expected = flatten((Picking(task) if form.with_nms else task)(self.few))
-        about = {"dynamic": form.dynamic, "with_pre": form.with_pre, "with_nms": form.with_nms}
-        self.manifest: Manifest = describe(card, task, form.target.name, form.target.file, tuple(names), **about)
+        self.work = work
+        self.artifact = Artifact.of(task, form, calibration, card.preprocessing)
+        self.manifest = describe(card, task, form, self.artifact.names)
+        self.images = spread_batch(calibration)
+        self.expected = self.artifact.expected(self.images)
         say(f"writing {form.target.name} in float", "export")
-        module = import_module(f"featherbone.exporters.int8.{form.target.name}")
-        self.source = module.Source(net, example, self.file("float"), names, form.dynamic, self.inputs)
+        self.quantizer = self.artifact.quantizer(self.folder("float"), calibration)
 
-    def file(self, name: str) -> Path:
-        """Of a candidate."""
-        path = self.work / name / self.form.target.file
-        path.parent.mkdir(exist_ok=True)
-        return path
+    def folder(self, name: str) -> Path:
+        """The folder of a candidate."""
+        folder = self.work / name
+        folder.mkdir(exist_ok=True)
+        return folder
 
-    def write(self, floats: int, chosen: set[str]) -> None:
-        """A candidate with the `chosen` layers in int8."""
-        say(f"writing {self.form.target.name} in int8, {floats} layers in float", "export")
-        self.source.write(self.file(str(floats)), chosen)
-
-    def open(self, name: str) -> Run:
+    def task(self, name: str) -> ExportedTask:
         """A candidate in its runtime."""
-        return open_file(self.file(name), self.form.target.name, trust=True)
+        return ExportedTask(self.manifest, self.artifact.open(self.folder(name))).eval()
 
-    def point(self, name: str, floats: int) -> Point:
+    def point(self, floats: int, name: str) -> Point:
         """Size and raw error of a candidate."""
         with torch.inference_mode():
-            got = flatten(ExportedTask(self.manifest, self.open(name))(self.few))
-        path = self.file(name)
-        weights = path.with_suffix(".bin")
-        size = path.stat().st_size + (weights.stat().st_size if weights.is_file() else 0)
-        return Point(floats, size, raw_error(self.expected, got))
+            got = flatten(self.task(name)(self.images))
+        size = self.artifact.form.target.size(self.folder(name))
+        return Point(floats, size, raw_difference(self.expected, got).error)
 
     def measure(self, name: str, evaluate: Callable[[Any], float]) -> float:
         """The metric of a candidate."""
-        return float(evaluate(ExportedTask(self.manifest, self.open(name)).eval()))
+        return float(evaluate(self.task(name)))
 
     def time(self, points: list[Point]) -> list[Point]:
         """The points, the float file's first, with latencies of runs that took turns."""
-        runs = [self.open("float"), *(self.open(str(point.floats)) for point in points[1:])]
-        image = self.inputs[0]
+        runs = [self.artifact.open(self.folder(name)) for name in ("float", *(str(p.floats) for p in points[1:]))]
+        image = self.artifact.input(self.images[:1])
         start = perf_counter()
         for run in runs:
             run(image)
         rounds = max(min(int(SECONDS / (perf_counter() - start)), 50), 5)
-        took: list[list[float]] = [[] for _ in runs]
+        times: list[list[float]] = [[] for _ in runs]
         for _ in track(range(rounds), "timing", rounds):
-            for times, run in zip(took, runs, strict=True):
+            for took, run in zip(times, runs, strict=True):
                 start = perf_counter()
                 run(image)
-                times.append(1e3 * (perf_counter() - start))
-        return [replace(point, latency=median(times)) for point, times in zip(points, took, strict=True)]
-
-    def ship(self, point: Point, folder: Path) -> None:
-        """The file of a point into `folder`, and the weights that lie beside it."""
-        path = self.file(str(point.floats))
-        for part in (path, path.with_suffix(".bin")):
-            if part.is_file():
-                shutil.copyfile(part, folder / part.name)
+                took.append(1e3 * (perf_counter() - start))
+        return [replace(point, latency=median(took)) for point, took in zip(points, times, strict=True)]

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featherbone.exporters.executorch import lower
+from featherbone.exporters.forms import Flat
 from featherbone.exporters.int8.sensitivity import layer_of
-from featherbone.exporters.onnx import quiet
 from featherbone.exporters.program import device_program
-from featherbone.tasks.raw import Flat
+from featherbone.exporters.targets.executorch import lower
+from featherbone.exporters.targets.target import quiet
 
 
 class Source:

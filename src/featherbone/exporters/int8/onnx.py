@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from featherbone.exporters import onnx as exporter
+from featherbone.exporters.forms import Flat
 from featherbone.exporters.int8.sensitivity import layer_of
-from featherbone.exporters.onnx import quiet
-from featherbone.tasks.raw import Flat
+from featherbone.exporters.targets.onnx import write_onnx
+from featherbone.exporters.targets.target import quiet
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -28,7 +28,7 @@ class Source:
     ) -> None:
         import onnx
 
-        exporter.write(net, example, path, names, dynamic)
+        write_onnx(net, example, path, names, dynamic)
         self.path, self.inputs = path, [images.numpy() for images in inputs]
         self.model: Any = onnx.load(path)
         fold_transposes(self.model)

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from featherbone.exporters.forms import Flat
 from featherbone.exporters.int8 import onnx
-from featherbone.exporters.onnx import quiet
-from featherbone.tasks.raw import Flat
+from featherbone.exporters.targets.target import quiet
 
 PRODUCTS = ("Convolution", "GroupConvolution", "MatMul")
 OTHERS = (

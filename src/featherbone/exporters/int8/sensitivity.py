@@ -7,7 +7,6 @@ out is rounded behind the batch norm and the ReLU that runtimes fold into the pr
 
 from collections import Counter
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 import torch
@@ -16,17 +15,14 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from featherbone.data.sampling import spread
+from featherbone.exporters.artifact import raw_difference
+from featherbone.exporters.forms import flatten
 from featherbone.progress import bar
-from featherbone.tasks.raw import flatten
 
 PRODUCTS = (F.conv2d, F.linear)
 FOLDED = (F.batch_norm, F.relu)
 """What runtimes make a part of the product that it follows."""
-ROWS = ("boxes", "scores", "labels", "masks")
-"""Raw tensors of found objects, whose order may change: they are read only where there are no others."""
 BATCH = 8
-LOST = 1e6
-"""An error of which nothing more is to be told."""
 
 Place = tuple[str, int]
 """A layer, and which of its calls in one pass: a layer may serve several maps."""
@@ -163,7 +159,7 @@ def rank_layers(task: nn.Module, images: Tensor) -> list[Sensitivity]:
             for layer in layers:
                 with _Rounding(names, layer, seen):
                     got = flatten(task(few))
-                found.append(Sensitivity(layer, raw_error(expected, got)))
+                found.append(Sensitivity(layer, raw_difference(expected, got).error))
                 advance(note=layer)
     return sorted(found, key=lambda each: -each.error)
 
@@ -171,24 +167,6 @@ def rank_layers(task: nn.Module, images: Tensor) -> list[Sensitivity]:
 def spread_batch(images: Tensor) -> Tensor:
     """A batch from all over the images: neighbours are often of one class."""
     return images[spread(len(images), BATCH)]
-
-
-def raw_error(expected: dict[str, Tensor], got: dict[str, Tensor]) -> float:
-    """Root mean square of the error of raw tensors, in root mean squares of all levels' tensors of their name.
-
-    Of several names the mean of squares; at most `LOST`, which is also told where a value is not a number.
-    """
-    groups: dict[str, list[str]] = {}
-    for name, value in expected.items():
-        if value.is_floating_point():
-            groups.setdefault(name.rstrip("0123456789"), []).append(name)
-    dense = {group: names for group, names in groups.items() if group.removeprefix("things_") not in ROWS}
-    squares = []
-    for names in (dense or groups).values():
-        mine, theirs = (torch.cat([side[name].double().flatten() for name in names]) for side in (expected, got))
-        squares.append(float((mine - theirs).square().mean() / mine.square().mean().clamp(min=1e-24)))
-    error = sqrt(sum(squares) / max(len(squares), 1))
-    return error if error < LOST else LOST
 
 
 def _widen(seen: tuple[float, float] | None, x: Tensor) -> tuple[float, float]:

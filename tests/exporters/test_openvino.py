@@ -7,10 +7,10 @@ from openvino import opset13
 SCRIPT = """
 import gc, os, signal, sys
 from pathlib import Path
-from featherbone.runtimes.openvino import open_file
+from featherbone.exporters.targets import TARGETS
 
 signal.signal(signal.SIGUSR1, lambda *_: print("heard"))
-first, second = open_file(Path(sys.argv[1])), open_file(Path(sys.argv[1]))
+first, second = (TARGETS["openvino"].open(Path(sys.argv[1])) for _ in range(2))
 del first
 gc.collect()
 del second

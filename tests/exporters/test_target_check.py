@@ -9,13 +9,14 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import nms
 
-from featherbone.errors import BadOption, UnknownModel
-from featherbone.exporters import aoti, devices
+from featherbone.errors import BadOption, BadRun, UnknownModel
+from featherbone.exporters import target_check
 from featherbone.exporters.concerns import concerns, highest_rank, operators
-from featherbone.exporters.devices import examine_target, untrained_card
-from featherbone.exporters.onnx import quiet
 from featherbone.exporters.program import device_program, spelt_out
-from featherbone.runtimes import BadRun
+from featherbone.exporters.target_check import examine_target, untrained_card
+from featherbone.exporters.targets import TARGETS
+from featherbone.exporters.targets.aotinductor import AOTInductor
+from featherbone.exporters.targets.target import Delegation, quiet
 
 SMALL = "test_resnet"
 
@@ -59,19 +60,19 @@ def exported(net, *example):
 def test_what_a_target_lacks_is_named_with_a_remedy():
     program = exported(Lacking(), torch.randn(1, 3, 8, 8))
     assert highest_rank(program) == 6
-    told = {concern.operator: concern for concern in concerns(program, "executorch")}
+    told = {concern.operator: concern for concern in concerns(program, TARGETS["executorch"])}
     lacked = {name for name, concern in told.items() if concern.lacks}
     assert lacked == {"torchvision.nms", "aten.col2im", "tensors of rank 6"}
     assert {"aten.im2col", "aten.upsample_bicubic2d", "aten.scaled_dot_product_attention"} == told.keys() - lacked
     assert all(concern.remedy and concern.count == 1 for concern in told.values())
-    assert [concern.operator for concern in concerns(program, "onnx")] == ["aten.adaptive_avg_pool2d"]
+    assert [concern.operator for concern in concerns(program, TARGETS["onnx"])] == ["aten.adaptive_avg_pool2d"]
     pooled = exported(nn.AdaptiveAvgPool2d(1), torch.randn(1, 3, 8, 8))
-    assert operators(pooled) == {"aten.adaptive_avg_pool2d.default": 1} and not concerns(pooled, "onnx")
+    assert operators(pooled) == {"aten.adaptive_avg_pool2d.default": 1} and not concerns(pooled, TARGETS["onnx"])
 
 
 def test_attention_of_five_dimensions_is_not_for_onnx():
     program = exported(Five(), torch.randn(1, 2, 3, 4, 5))
-    (concern,) = concerns(program, "onnx")
+    (concern,) = concerns(program, TARGETS["onnx"])
     assert concern.lacks and concern.count == 1 and "4 dimensions" in concern.remedy
 
 
@@ -107,13 +108,13 @@ def test_a_head_that_the_target_cannot_hold_is_told_at_once():
 
 
 def test_whatever_goes_wrong_is_a_report(monkeypatch):
-    def write(*_):
+    def write(*_args):
         try:
             raise KeyError("no such \x1b[96moperator\x1b[0m\n\n  in the kernel table\nand much more\nand more")
         except KeyError as error:
             raise RuntimeError("it did not work") from error
 
-    monkeypatch.setattr(aoti, "write", write)
+    monkeypatch.setattr(AOTInductor, "write", write)
     told = examine_target(SMALL, "torch", image_size=32)
     assert told.exit_code == 1 and told.bytes is None
     assert (
@@ -124,13 +125,19 @@ def test_whatever_goes_wrong_is_a_report(monkeypatch):
 
 
 def test_a_file_that_says_something_else_is_not_fit(monkeypatch):
-    monkeypatch.setattr(aoti, "write", lambda net, example, path, names, dynamic: path.write_bytes(b"x"))
-    monkeypatch.setattr(devices, "may_vary", lambda *_: {"batch": "no"})
-    monkeypatch.setattr(devices, "open_file", lambda path, target, trust: lambda images: [torch.zeros(1, 3)])
+    def write(self, net, example, path, names, dynamic):
+        path.write_bytes(b"PK\x03\x04")
+
+    monkeypatch.setattr(AOTInductor, "write", write)
+    monkeypatch.setattr(target_check, "may_vary", lambda *_: {"batch": "no"})
+    monkeypatch.setattr(AOTInductor, "open", lambda *_: lambda images: [torch.zeros(1, 3)])
     told = examine_target(SMALL, "torch", image_size=32)
     assert told.difference > 0.1 and told.dynamic == "none" and "raw values differ by up to" in told.error
-    monkeypatch.setattr(devices, "open_file", lambda path, target, trust: lambda images: [torch.zeros(1, 4)])
-    assert "the file gives [[1, 4]], the model [[1, 3]]" in examine_target(SMALL, "torch", image_size=32).error
+    monkeypatch.setattr(AOTInductor, "open", lambda *_: lambda images: [torch.zeros(1, 4)])
+    assert (
+        "the outputs of the file are [[1, 4]], of the model [[1, 3]]"
+        in examine_target(SMALL, "torch", image_size=32).error
+    )
 
 
 @needs("executorch")
@@ -138,20 +145,17 @@ def test_a_model_that_fits_is_written_run_and_compared():
     told = examine_target(SMALL, "executorch", image_size=32)
     assert told.exit_code == 0, str(told)
     assert told.difference < 1e-4 and told.bytes > 1e5 and told.delegated >= 1 and told.rank == 4
-    assert all("one input size" in why for why in told.varies.values())
+    assert all("fixed input size" in why for why in told.varies.values())
     assert "can be exported" in str(told) and "parts delegated" in str(told)
 
 
 @needs("executorch")
 def test_xnnpack_takes_all_of_an_attention(tmp_path):
-    from featherbone.exporters.executorch import write_counted
-    from featherbone.runtimes.executorch import open_file
-
-    net, example = Pieces().eval(), torch.randn(1, 5, 6)
-    parts, left = write_counted(net, example, tmp_path / "model.pte")
-    assert parts <= 2 and set(left) <= {"aten.mean.dim"}
+    net, example, target = Pieces().eval(), torch.randn(1, 5, 6), TARGETS["executorch"]
+    delegation = target.write(net, example, tmp_path / "model.pte", ["y", "mean"], "none")
+    assert delegation.parts <= 2 and set(delegation.between) <= {"aten.mean.dim"}
     with torch.inference_mode():
-        torch.testing.assert_close(open_file(tmp_path / "model.pte")(example), list(net(example)))
+        torch.testing.assert_close(target.open(tmp_path / "model.pte")(example), list(net(example)))
 
 
 class Halves(nn.Module):
@@ -168,41 +172,33 @@ class Halves(nn.Module):
 
 @needs("executorch")
 def test_parts_of_weights_are_constants_of_their_own(tmp_path):
-    from featherbone.exporters.executorch import write_counted
-    from featherbone.runtimes.executorch import open_file
-
-    net, example = Halves().eval(), torch.randn(1, 5, 6)
-    assert write_counted(net, example, tmp_path / "model.pte") == (1, {})
+    net, example, target = Halves().eval(), torch.randn(1, 5, 6), TARGETS["executorch"]
+    assert target.write(net, example, tmp_path / "model.pte", ["y"], "none") == Delegation(1, {})
     with torch.inference_mode():
-        torch.testing.assert_close(open_file(tmp_path / "model.pte")(example), list(net(example)))
+        torch.testing.assert_close(target.open(tmp_path / "model.pte")(example), list(net(example)))
 
 
 @needs("litert_torch")
 def test_litert_gives_the_outputs_in_order(tmp_path):
-    from featherbone.exporters.litert import write
-    from featherbone.runtimes.litert import open_file
-
-    net, example = Pieces().eval(), torch.randn(1, 5, 6)
-    write(net, example, tmp_path / "model.tflite", ["y", "mean"], "none")
+    net, example, target = Pieces().eval(), torch.randn(1, 5, 6), TARGETS["litert"]
+    target.write(net, example, tmp_path / "model.tflite", ["y", "mean"], "none")
     with torch.inference_mode():
-        torch.testing.assert_close(open_file(tmp_path / "model.tflite")(example), list(net(example)))
+        torch.testing.assert_close(target.open(tmp_path / "model.tflite")(example), list(net(example)))
     (tmp_path / "model.tflite").write_bytes(b"nothing")
     with pytest.raises(BadRun, match="LiteRT does not take it"):
-        open_file(tmp_path / "model.tflite")
+        target.open(tmp_path / "model.tflite")
 
 
 @needs("coremltools")
 @pytest.mark.filterwarnings("ignore")  # coremltools' own
 def test_coreml_is_written_anywhere_and_run_on_macos(tmp_path):
-    from featherbone.exporters.coreml import write
-    from featherbone.runtimes.coreml import open_file
-
     net, example, path = Pieces().eval(), torch.randn(1, 5, 6), tmp_path / "model.mlpackage.zip"
-    write(net, example, path, ["y", "mean"], "none")
+    target = TARGETS["coreml"]
+    target.write(net, example, path, ["y", "mean"], "none")
     assert path.read_bytes()[:2] == b"PK"
     if sys.platform != "darwin":
-        with pytest.raises(BadOption, match="run on macOS alone"):
-            open_file(path)
+        with pytest.raises(BadOption, match="run only on macOS"):
+            target.open(path)
         return
     with torch.inference_mode():
-        torch.testing.assert_close(open_file(path)(example), list(net(example)), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(target.open(path)(example), list(net(example)), rtol=1e-4, atol=1e-4)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zipfile
+from pathlib import Path
 
 import onnx
 import pytest
@@ -14,10 +15,10 @@ from featherbone.benchmarking.speed import Plan, source_of
 from featherbone.data.transforms import Preprocessing
 from featherbone.engine.train import evaluate_run
 from featherbone.errors import BadOption, BadRun
-from featherbone.runtimes import RUNTIMES, open_file
+from featherbone.exporters.exported import open_task
+from featherbone.exporters.manifest import MANIFEST, Manifest, read_manifest
+from featherbone.exporters.targets import TARGETS, open_file
 from featherbone.tasks.card import Card
-from featherbone.tasks.exported import open_task
-from featherbone.tasks.manifest import MANIFEST, Manifest, read_manifest
 
 CARD = Card("classification", "test_resnet", ("a", "b"), Preprocessing(32, 32))
 
@@ -116,6 +117,10 @@ def test_the_weights_beside_an_openvino_graph_are_part_of_it(folder):
     assert read_manifest(folder)[0] == folder / "model.xml"
 
 
+def suffix_of(target):
+    return "".join(Path(TARGETS[target].file).suffixes)
+
+
 def package(path):
     """The beginning of a package of torch's compiler."""
     with zipfile.ZipFile(path, "w") as archive:
@@ -146,21 +151,21 @@ def test_machine_code_needs_trust_by_every_way(folder, target, name, never_loade
             run()
 
 
-@pytest.mark.parametrize("target", [name for name in RUNTIMES if name != "torch"])
+@pytest.mark.parametrize("target", [name for name in TARGETS if name != "torch"])
 @pytest.mark.parametrize("trust", [False, True])
 def test_a_package_of_machine_code_by_another_name_is_not_opened(tmp_path, target, trust, never_loaded):
-    for name in (f"model{RUNTIMES[target].suffix}", "model.pt2"):
+    for name in (f"model{suffix_of(target)}", "model.pt2"):
         package(tmp_path / name)
         if (target, name) == ("coreml", "model.mlpackage.zip"):
             continue  # both are ZIP archives; CoreML finds no package inside
-        with pytest.raises(BadRun, match=rf"not a {RUNTIMES[target].suffix} file, as {target} takes it"):
+        with pytest.raises(BadRun, match=rf"not a {suffix_of(target)} file, as {target} takes it"):
             open_file(tmp_path / name, target, trust=trust)
 
 
-@pytest.mark.parametrize("target", RUNTIMES)
+@pytest.mark.parametrize("target", TARGETS)
 def test_a_target_takes_files_of_its_own_type_only(tmp_path, target):
     for content in (b"", b"text", b"\x7fELF" * 8):
-        path = tmp_path / f"model{RUNTIMES[target].suffix}"
+        path = tmp_path / f"model{suffix_of(target)}"
         path.write_bytes(content)
         with pytest.raises(BadRun, match="export the run again"):
             open_file(path, target, trust=True)

@@ -1,5 +1,6 @@
 """An exported file as the task that it was made from."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -7,30 +8,30 @@ import torch
 from torch import Tensor, nn
 
 from featherbone.errors import BadOption, BadRun
-from featherbone.ops.boxes import Picked
-from featherbone.runtimes import Run, open_file
+from featherbone.exporters.artifact import file_input, run_batch
+from featherbone.exporters.forms import PickedDecoder, flatten, rebuild
+from featherbone.exporters.manifest import MANIFEST, Manifest, read_manifest
+from featherbone.exporters.targets import open_file
+from featherbone.exporters.targets.target import Run
 from featherbone.tasks.card import CARD, Card
-from featherbone.tasks.forms import to_bytes
-from featherbone.tasks.manifest import MANIFEST, Manifest, read_manifest
-from featherbone.tasks.raw import flatten, rebuild
+from featherbone.tasks.detection import ObjectDecoder
 from featherbone.tasks.run import build_task, load_task
+from featherbone.tasks.task import Decoder, decoder_of
+
+MAX_STRIDE = 1024
 
 
 class ExportedTask(nn.Module):
-    """A file whose `forward` is its runtime's; `losses` and `decoder` are those of the task without its weights."""
+    """A file whose `forward` is its runtime's, with the decoder of its manifest."""
 
     def __init__(self, manifest: Manifest, run: Run) -> None:
         super().__init__()
         self.manifest, self.run = manifest, run
-        with torch.device("meta"):
-            self.like: list[Any] = [build_task(manifest.card)]  # in a list, for it is no part of this module
-        self.decoder = self.like[0].decoder
+        self.decoder = decoder_of_file(manifest)
         self.classes, self.things = manifest.card.classes, manifest.card.things
-
-        self.kind = Picked if manifest.with_nms else self.decoder.raw
         given = {name: torch.empty(0) for name in manifest.outputs}
         try:
-            expected = flatten(rebuild(self.kind, given))
+            expected = flatten(rebuild(self.decoder.raw, given))
         except KeyError as error:
             raise BadRun(f"{manifest.file}: no output {error}; export the run again") from None
         if expected.keys() != given.keys():
@@ -42,25 +43,45 @@ class ExportedTask(nn.Module):
 
         Raises `BadOption` for a size that the file refuses.
         """
+        given = self.input(images)
+        found = run_batch(self.run, given, self.manifest.dynamic == "none")
+        names = self.manifest.outputs
+        if len(found) != len(names):
+            raise BadRun(f"{self.manifest.file} has {len(found)} outputs, not {len(names)}; export the run again")
+        values = (value.to(images.device) for value in found)
+        return rebuild(self.decoder.raw, dict(zip(names, values, strict=True)))
+
+    def input(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) as the file takes them. Raises `BadOption` for a size that it refuses."""
         manifest, p = self.manifest, self.manifest.card.preprocessing
         if manifest.dynamic != "size" and images.shape[2:] != (p.height, p.width):
             raise BadOption(
                 f"{manifest.file} takes {p.height}x{p.width} pixels, not {images.shape[2]}x{images.shape[3]}; "
                 "give the run itself, or export it with --dynamic size"
             )
-        given = to_bytes(images.cpu(), p) if manifest.with_pre else images.cpu().contiguous()
-        parts = given.split(1) if manifest.dynamic == "none" else (given,)
-        columns = list(zip(*(self.run(part) for part in parts), strict=True))
-        if len(columns) != len(manifest.outputs):
-            raise BadRun(
-                f"{manifest.file} has {len(columns)} outputs, not {len(manifest.outputs)}; export the run again"
-            )
-        found = (torch.cat(column).to(images.device) for column in columns)
-        return rebuild(self.kind, dict(zip(manifest.outputs, found, strict=True)))
+        return file_input(images.cpu(), p if manifest.with_pre else None)
 
     def losses(self, raw: Any, targets: Any) -> dict[str, Tensor]:
         """Named terms, as the task has them."""
-        return self.like[0].losses(raw, targets)
+        return self._task.losses(raw, targets)
+
+    @cached_property
+    def _task(self) -> Any:
+        """The task without weights; only its losses are used."""
+        with torch.device("meta"):
+            return build_task(self.manifest.card)
+
+
+def decoder_of_file(manifest: Manifest) -> Decoder:
+    """The decoder of a file's raw tensors. Raises `BadRun` for a manifest that does not describe them."""
+    card, decode = manifest.card, manifest.decode
+    score, strides = decode.get("score", 0.0), decode.get("strides", ())
+    numbers = [score, *strides] if isinstance(strides, list | tuple) else [None]
+    if not all(isinstance(number, int | float) and 0 <= number <= MAX_STRIDE for number in numbers):
+        raise BadRun(f"{manifest.file}: score or strides in {MANIFEST} are not numbers; export the run again")
+    if manifest.with_nms:
+        return ObjectDecoder(card.task, card.classes, PickedDecoder(score))
+    return decoder_of(card, strides)
 
 
 def open_task(path: Path, trust: bool = False) -> tuple[Card, Any]:
@@ -75,7 +96,7 @@ def open_task(path: Path, trust: bool = False) -> tuple[Card, Any]:
 
 
 def beside(path: Path, name: str) -> Path:
-    """Where by default a file lies that tells of pictures: in a run folder, or beside an export's, which is given away.
+    """Default path of a file that shows the user's images: in a run folder, or beside an export's, which is published.
 
     `path` is a run folder, an exported file or its folder.
     """

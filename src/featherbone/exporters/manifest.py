@@ -1,6 +1,7 @@
-"""What an exported file tells of itself: everything needed to use it, in `featherbone.json` beside it."""
+"""The description of an exported file, with everything needed to use it: `featherbone.json` beside it."""
 
 import hashlib
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from featherbone.errors import BadRun
+from featherbone.exporters.artifact import Form
+from featherbone.exporters.forms import PickedDecoder
+from featherbone.exporters.targets import TARGETS
 from featherbone.files import parse_value, read_json, write_json
-from featherbone.ops.boxes import FOUND
 from featherbone.tasks.card import Card, Reading
 from featherbone.tasks.detection import SURE
 
@@ -24,20 +27,18 @@ class Manifest:
     """An exported file; `featherbone.json` holds the same, and how to use it from any language."""
 
     card: Card
-    """Of the run it was made from, without what concerns its training alone."""
+    """Card of the run, without what concerns only its training."""
     target: str
-    """Name of the runtime."""
+    """Name of the target."""
     file: str
     outputs: tuple[str, ...]
     """Names of the raw tensors, in order."""
     decode: dict[str, Any]
     """How they become a result."""
     dynamic: str = "none"
-    """What may differ from the size of the input: none, batch, or size (batch, too)."""
     with_pre: bool = False
-    """Whether it takes bytes and normalises them itself."""
     with_nms: bool = False
-    """Whether NMS is part of it."""
+    """These three are as in `Form`."""
     precision: str = "fp32"
 
     def to_json(self) -> dict[str, Any]:
@@ -65,32 +66,41 @@ class Manifest:
         }
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """`featherbone.json` beside the file, with the digests of all that lies there; what it holds."""
+        """`featherbone.json` beside the file, with the digests of all other files there; returns its content."""
         names = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
         values = {**self.to_json(), "sha256": {path.name: _digest(path) for path in names}}
         write_json(folder / MANIFEST, values)
         return values
 
 
-def describe(card: Card, task: Any, target: str, file: str, outputs: tuple[str, ...], **form: Any) -> Manifest:
-    """The manifest of a file made from a task; `form` are the last fields of `Manifest`."""
+def describe(card: Card, task: Any, form: Form, outputs: Sequence[str], precision: str = "fp32") -> Manifest:
+    """The manifest of a file made from a task."""
     shown = card.metrics.get("best_score") or SURE
-    decode = task.decoder.describe(shown)
-    if form.get("with_nms"):
-        decode = {"kind": "found", "score": decode["score"], "shown": shown, **FOUND, "image": decode["image"]}
-    kept = {name: card.settings[name] for name in Reading.__annotations__ if name in card.settings}
+    decoder = task.decoder
+    if form.with_nms:
+        decoder = replace(decoder, head=PickedDecoder(decoder.head.score))
+    settings = {name: card.settings[name] for name in Reading.__annotations__ if name in card.settings}
     numbers = {name: value for name, value in card.metrics.items() if isinstance(value, int | float | str)}
     data: dict[str, Any] = {
         name: card.data[name] for name in ("category_ids", "fingerprint", "val_fingerprint") if name in card.data
     }
-    shipped = replace(card, settings=kept, data=data, metrics=numbers)
-    return Manifest(shipped, target, file, outputs, decode, **form)
+    return Manifest(
+        replace(card, settings=settings, data=data, metrics=numbers),
+        form.target.name,
+        form.target.file,
+        tuple(outputs),
+        decoder.describe(shown),
+        form.dynamic,
+        form.with_pre,
+        form.with_nms,
+        precision,
+    )
 
 
 def read_manifest(path: Path) -> tuple[Path, Manifest]:
     """The file and the manifest of an exported file, or of the folder that holds it. Raises `BadRun`.
 
-    The file and all beside it must be what was written there.
+    The file and all others beside it must have the digests that were written.
     """
     folder = path if path.is_dir() else path.parent
     about = folder / MANIFEST
@@ -109,19 +119,19 @@ def read_manifest(path: Path) -> tuple[Path, Manifest]:
         )
     file = folder / manifest.file
     if path.is_file() and path.name not in (manifest.file, MANIFEST):
-        raise BadRun(f"{path}: not the exported file; {MANIFEST} beside it tells of {manifest.file}")
+        raise BadRun(f"{path}: not the exported file; {MANIFEST} beside it describes {manifest.file}")
     for name, digest in form.sha256.items():
         if Path(name).name != name or not (folder / name).is_file() or _digest(folder / name) != digest:
             raise BadRun(f"{folder / name}: missing, or not what featherbone export wrote there; export the run again")
-    weights = [file.with_suffix(".bin").name] if file.suffix == ".xml" else []  # OpenVINO writes two files
-    for name in (manifest.file, *weights):
+    companions = TARGETS[manifest.target].companions if manifest.target in TARGETS else ()
+    for name in (manifest.file, *companions):
         if name not in form.sha256:
             raise BadRun(f"{about}: no digest of {name}; {AGAIN}")
     return file, manifest
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """The digests of the files of an export, by name; none where its `featherbone.json` is missing or damaged."""
+    """The digests of an export's files, by name; none if its `featherbone.json` is missing or damaged."""
     with suppress(BadRun):
         found = read_json(folder / MANIFEST, MANIFEST, dict[str, Any], BadRun).get("sha256")
         if isinstance(found, dict):
@@ -130,7 +140,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 class _Form(Struct):
-    """What is read of `featherbone.json`; the rest of it is for other readers."""
+    """The entries of `featherbone.json` that are read; the others are for other readers."""
 
     card: dict[str, Any]
     target: str

@@ -1,0 +1,177 @@
+"""The one pipeline of exports: a network in its exported form, an example, the file, its runtime, the comparison."""
+
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from featherbone.data.transforms import Preprocessing
+from featherbone.deployment import deploy
+from featherbone.errors import BadOption
+from featherbone.exporters.forms import Flat, Normalising, Picking, flatten, to_bytes
+from featherbone.exporters.targets import TARGETS, open_file
+from featherbone.exporters.targets.target import Delegation, Quantizer, Run, Target
+from featherbone.tasks.task import KINDS
+
+ROWS = ("boxes", "scores", "labels", "masks")
+"""Raw tensors of detected objects, whose order may differ between two runtimes."""
+MAX_ERROR = 1e6
+"""Errors are reported up to this; a value that is not a number counts as much."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a task is exported."""
+
+    target: Target
+    dynamic: str = "none"
+    """Which axes of the input may vary, as in `targets.target.DYNAMIC`."""
+    with_pre: bool = False
+    """Whether the file takes bytes and normalises them."""
+    with_nms: bool = False
+    """Whether NMS is part of the file."""
+
+
+def choose_form(
+    target: Target,
+    task: str,
+    head: str | None,
+    dynamic: str | None = None,
+    with_pre: bool = False,
+    with_nms: bool = False,
+) -> Form:
+    """The form of an export; by default the batch may vary if target and head allow it.
+
+    Raises `BadOption` for what the target cannot hold, naming what works, and `MissingExtra` without its tool-chain.
+    """
+    head_class = KINDS[task].find_head(head)[1] if head else None
+    nms_inside = getattr(head_class, "nms_inside", False)
+    if with_nms and not hasattr(getattr(head_class, "decoder", None), "pick"):
+        raise BadOption(f"with-nms applies to detectors; omit it, {head or task} has no NMS to include")
+    if (nms_inside or with_nms) and not target.nms:
+        reason = f"{head} needs" if nms_inside else "with-nms includes"
+        others = [other.name for other in TARGETS.values() if other.nms]
+        raise BadOption(f"{reason} NMS, which {target.name} lacks; export to {', '.join(others)}, or omit it")
+    if (with_pre or with_nms) and not target.forms:
+        raise BadOption(f"files for {target.name} are normalised and decoded by the page; omit with-pre and with-nms")
+    one_image = nms_inside or with_nms
+    allowed = tuple(axes for axes in target.dynamic if axes == "none" or not one_image)
+    if dynamic is not None and dynamic not in allowed:
+        where = f"for {head or task} with one image at a time" if one_image else f"for {target.name}"
+        raise BadOption(f"dynamic {dynamic!r} is not available {where}; give {' or '.join(allowed)}")
+    target.require()
+    return Form(target, dynamic or ("batch" if "batch" in allowed else "none"), with_pre, with_nms)
+
+
+@dataclass(frozen=True)
+class RawDifference:
+    """Difference of two sets of raw tensors, in root mean squares of all levels' tensors of the same name."""
+
+    largest: float
+    """Of any value, outside of the rows of detected objects."""
+    error: float
+    """Root mean square; of rows of detected objects only where there are no other tensors."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A network on its way to a file in a folder."""
+
+    form: Form
+    reference: nn.Module
+    """Module with the same raw tensors as the file, from normalised images."""
+    net: Flat
+    """Module that is written."""
+    example: Tensor
+    """Input of `net`."""
+    names: list[str]
+    """Names of its outputs."""
+    preprocessing: Preprocessing | None = None
+
+    @staticmethod
+    def of(module: nn.Module, form: Form, images: Tensor, preprocessing: Preprocessing | None = None) -> "Artifact":
+        """The artifact of a task or a timm model for normalised images like `images` (N, 3, H, W).
+
+        `preprocessing` is needed for a form with normalisation.
+        """
+        reference = Picking(module) if form.with_nms else module
+        height, width = images.shape[2:]
+        net: nn.Module = deploy(module, None if form.dynamic == "size" else (height, width))
+        net = Picking(net) if form.with_nms else net
+        if form.with_pre:
+            assert preprocessing is not None, "the form needs it"
+            net = Normalising(net, preprocessing)
+        flat = Flat(net).cpu().to(memory_format=torch.contiguous_format)  # tool-chains need plain strides
+        batch = images[:1] if form.dynamic == "none" else images[:1].expand(2, -1, -1, -1)  # exporters keep 1 fixed
+        example = file_input(batch, preprocessing if form.with_pre else None)
+        return Artifact(form, reference, flat, example, flat.names(example), preprocessing)
+
+    def write(self, folder: Path) -> Delegation | None:
+        """Write the file in the folder."""
+        return self.form.target.write(self.net, self.example, self.path(folder), self.names, self.form.dynamic)
+
+    def quantizer(self, folder: Path, images: Tensor) -> Quantizer:
+        """Write the file in the folder in float, ready to be written in int8 with ranges from normalised `images`."""
+        inputs = [part.contiguous() for part in self.input(images).split(1)]
+        path, dynamic = self.path(folder), self.form.dynamic
+        return self.form.target.quantizer(self.net, self.example, path, self.names, dynamic, inputs)
+
+    def path(self, folder: Path) -> Path:
+        """The file in a folder."""
+        return folder / self.form.target.file
+
+    def open(self, folder: Path) -> Run:
+        """The file in a folder as a function."""
+        return open_file(self.path(folder), self.form.target.name, trust=True)
+
+    def input(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) as the file takes them."""
+        return file_input(images, self.preprocessing if self.form.with_pre else None)
+
+    def expected(self, images: Tensor) -> dict[str, Tensor]:
+        """Raw tensors of the reference."""
+        with torch.inference_mode():
+            return flatten(self.reference(images))
+
+    def outputs(self, folder: Path, images: Tensor) -> dict[str, Tensor]:
+        """Raw tensors of the file in a folder."""
+        found = run_batch(self.open(folder), self.input(images), self.form.dynamic == "none")
+        return dict(zip(self.names, found, strict=True))
+
+    def compare(self, folder: Path, images: Tensor) -> RawDifference:
+        """Compare the file in a folder with the reference on normalised images."""
+        return raw_difference(self.expected(images), self.outputs(folder, images))
+
+
+def file_input(images: Tensor, preprocessing: Preprocessing | None) -> Tensor:
+    """Normalised images (B, 3, H, W) as a file takes them; `preprocessing` is that of a file which normalises."""
+    return images.contiguous() if preprocessing is None else to_bytes(images, preprocessing)
+
+
+def run_batch(run: Run, given: Tensor, one_image: bool) -> list[Tensor]:
+    """The outputs of a file for a batch; `one_image` if it takes one at a time."""
+    columns = zip(*(run(part) for part in (given.split(1) if one_image else (given,))), strict=True)
+    return [torch.cat(column) for column in columns]
+
+
+def raw_difference(expected: dict[str, Tensor], got: dict[str, Tensor]) -> RawDifference:
+    """Compare raw tensors by name; with other shapes or values that are not finite, the largest difference is inf."""
+    groups: dict[str, list[str]] = {}
+    for name, value in expected.items():
+        if value.is_floating_point():
+            groups.setdefault(name.rstrip("0123456789"), []).append(name)
+    maps = {group: names for group, names in groups.items() if group.removeprefix("things_") not in ROWS}
+    largest, squares = 0.0, []
+    for group, names in (maps or groups).items():
+        if any(got[name].shape != expected[name].shape for name in names):
+            return RawDifference(float("inf"), MAX_ERROR)
+        mine, theirs = (torch.cat([side[name].double().flatten() for name in names]) for side in (expected, got))
+        power = mine.square().mean().clamp(min=1e-24)
+        squares.append(float((mine - theirs).square().mean() / power))
+        if group in maps:
+            worst = float((mine - theirs).abs().max() / power.sqrt())
+            largest = max(largest, worst) if theirs.isfinite().all() else float("inf")
+    error = sqrt(sum(squares) / max(len(squares), 1))
+    return RawDifference(largest, error if error < MAX_ERROR else MAX_ERROR)

@@ -1,0 +1,59 @@
+"""LiteRT files for Android and the edge."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from featherbone.errors import BadRun
+from featherbone.exporters.forms import Flat
+from featherbone.exporters.program import form_for_devices
+from featherbone.exporters.targets.target import Run, Target, quiet
+
+
+class LiteRT(Target):
+    """A file whose outputs are `output_0` and so on."""
+
+    name = "litert"
+    file = "model.tflite"
+    magic = (4, (b"TFL3",))
+    packages = ("litert_torch",)
+    run_packages = ("ai_edge_litert",)
+    dynamic = ("none",)
+    nms = False
+    device_form = True
+    max_rank = 5
+    lacks = (
+        *("torchvision.nms", "torchvision.roi_align", "torchvision.deform_conv2d"),
+        *("aten.col2im", "aten._upsample_bi"),
+    )
+
+    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
+        with quiet():
+            import litert_torch
+
+            with form_for_devices(net):
+                litert_torch.convert(net, (example,), strict_export=False).export(str(path))
+
+    def open(self, path: Path) -> Run:
+        from ai_edge_litert.interpreter import Interpreter
+
+        try:
+            interpreter = Interpreter(str(path), num_threads=torch.get_num_threads())
+            interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            why = str(error).splitlines()[0]
+            raise BadRun(f"{path}: LiteRT does not take it ({why}); export the run again") from None
+        signatures = interpreter.get_signature_list()
+        if len(signatures) != 1:
+            raise BadRun(f"{path}: {len(signatures)} signatures instead of one; export the run again")
+        ((_, signature),) = signatures.items()
+        runner = interpreter.get_signature_runner()
+        (given,) = signature["inputs"]
+        order = sorted(signature["outputs"], key=lambda name: int(name.rpartition("_")[2]))
+
+        def run(images: Tensor) -> list[Tensor]:
+            found = runner(**{given: images.contiguous().numpy()})
+            return [torch.from_numpy(found[name].copy()) for name in order]
+
+        return run

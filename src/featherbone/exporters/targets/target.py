@@ -1,0 +1,140 @@
+"""What a target is: how its files are written and run, and what they cannot hold."""
+
+import logging
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from featherbone.errors import MissingExtra
+from featherbone.exporters.forms import Flat
+
+DYNAMIC = ("none", "batch", "size")
+"""Which axes of the input may vary: none, the batch, or batch, height and width."""
+
+Run = Callable[[Tensor], Sequence[Tensor]]
+"""The input of a file to its outputs in order."""
+
+
+@dataclass(frozen=True)
+class Delegation:
+    """How a program is divided between an accelerator and the runtime's own operators."""
+
+    parts: int
+    """Delegated parts."""
+    between: dict[str, int]
+    """Operators between these parts, with their counts."""
+
+
+class Quantizer(Protocol):
+    """A network as a float file, and int8 files made from it."""
+
+    @property
+    def layers(self) -> set[str]:
+        """Layers that can be int8."""
+
+    def write(self, path: Path, chosen: Collection[str]) -> None:
+        """A file with the `chosen` layers in int8; everything else stays float."""
+
+
+class Target(ABC):
+    """A kind of exported file. `register` in `featherbone.exporters.targets` makes a subclass's instance available."""
+
+    name: ClassVar[str]
+    file: ClassVar[str]
+    """Name of the file in an export's folder."""
+    companions: ClassVar[tuple[str, ...]] = ()
+    """Names of further files that belong to it, such as weights."""
+    magic: ClassVar[tuple[int, tuple[bytes, ...]]] = (0, (b"",))
+    """An offset in the file, and the byte strings one of which is there."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Python packages that write the file."""
+    run_packages: ClassVar[tuple[str, ...]] = ()
+    """Python packages that run it."""
+    int8_packages: ClassVar[tuple[str, ...] | None] = None
+    """Further packages that write int8 files; None if the target has no int8 form."""
+    extra: ClassVar[str] = ""
+    """Extra of Featherbone that installs the packages; empty if none does."""
+    platform: ClassVar[str | None] = None
+    """`sys.platform` on which files run; None for all."""
+    machine_code: ClassVar[bool] = False
+    """Whether files hold machine code, which runs only with the user's trust."""
+    published: ClassVar[bool] = False
+    """Whether the folder is for publication; reports with the user's images are then written beside it."""
+    dynamic: ClassVar[tuple[str, ...]] = DYNAMIC
+    forms: ClassVar[bool] = True
+    """Whether normalisation and NMS of detectors may be part of the file."""
+    nms: ClassVar[bool] = True
+    """Whether NMS and RoIAlign can be part of the file."""
+    device_form: ClassVar[bool] = False
+    """Whether networks are exported in the form of `exporters.program`, in basic operators."""
+    max_rank: ClassVar[int | None] = None
+    """Maximum number of dimensions of a tensor."""
+    lacks: ClassVar[tuple[str, ...]] = ()
+    """Keys of `concerns.REMEDIES`: operators that the target does not have."""
+    slow: ClassVar[tuple[str, ...]] = ()
+    """Keys of `concerns.REMEDIES`: operators that it has in a slow form, or outside of its accelerator."""
+
+    @abstractmethod
+    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> Delegation | None:
+        """Write a network; `example` is an input, `names` are those of its outputs, `dynamic` is as in `DYNAMIC`."""
+
+    @abstractmethod
+    def open(self, path: Path) -> Run:
+        """A file as a function on the CPU. Raises `BadRun` for a file that the runtime refuses."""
+
+    def finish(self, folder: Path, about: dict[str, Any]) -> None:  # noqa: B027 - nothing to do for most targets
+        """Complete the folder of a written file, given the content of its `featherbone.json`."""
+
+    def quantizer(
+        self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str, inputs: Sequence[Tensor]
+    ) -> Quantizer:
+        """As `write`, in float, and ready to be written in int8 with ranges from `inputs`."""
+        raise AssertionError(f"{self.name} has no int8 form")
+
+    def require(self) -> None:
+        """Raise `MissingExtra` unless files can be written."""
+        require(self.packages, self.extra)
+
+    def size(self, folder: Path) -> int:
+        """Bytes of the file in a folder and of those that belong to it."""
+        return sum((folder / name).stat().st_size for name in (self.file, *self.companions))
+
+
+def require(packages: Sequence[str], extra: str) -> None:
+    """Raise `MissingExtra`, with the command that installs it, unless the packages of a tool-chain are installed."""
+    if missing := [package for package in packages if find_spec(package) is None]:
+        what = f"'featherbone[{extra}]'" if extra else " ".join(missing)
+        where = "" if extra else " (in a separate environment: docs/exports.md)"
+        raise MissingExtra(f"{', '.join(missing)} not installed; pip install {what}{where}")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress the output, logging and warnings of tool-chains about their own internals."""
+    with ExitStack() as stack:
+        sink = stack.enter_context(open(os.devnull, "w"))
+        stack.enter_context(redirect_stdout(sink))
+        stack.enter_context(redirect_stderr(sink))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.callback(logging.disable, logging.root.manager.disable)
+        logging.disable(logging.WARNING)
+        yield
+
+
+def dynamic_shapes(dynamic: str, example: Tensor) -> tuple[dict[int, Any]] | None:
+    """The `dynamic_shapes` of `torch.export` for the one input, like `example`: float NCHW, or uint8 NHWC."""
+    if dynamic == "none":
+        return None
+    height = 1 if example.dtype == torch.uint8 else 2
+    axes = (0, height, height + 1) if dynamic == "size" else (0,)
+    return (dict.fromkeys(axes, torch.export.Dim.DYNAMIC),)
