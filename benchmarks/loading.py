@@ -18,7 +18,7 @@ import timm.data
 import torch
 
 from featherbone.benchmarking.training import training_step
-from featherbone.benchmarking.worker import Job, build
+from featherbone.benchmarking.worker import build
 from featherbone.data.dataset import open_data
 from featherbone.data.loading import Batches, Samples, train_loader
 from featherbone.data.scenes import write_classification
@@ -63,7 +63,7 @@ def measure(given: argparse.Namespace, data: Path) -> dict[str, Any]:
         device=cpu,
     )
     images = torch.randn(given.batch_size, 3, p.height, p.width)
-    step = training_step(build(Job(given.model, "name"), (p.height, p.width)), images, compiled=False, bf16=False)
+    step = training_step(build(given.model, (p.height, p.width)), images, compiled=False, bf16=False)
 
     def our_epoch() -> int:
         batches.begin(batches.epoch + 1, 0)  # other draws than in the last one, as timm's

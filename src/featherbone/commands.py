@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from featherbone.benchmarking.speed import BenchResult
+from featherbone.benchmarking.table import BenchResult
 from featherbone.errors import BadImage, BadOption
 from featherbone.explainers import ExplainResult
 from featherbone.exporters.int8 import Int8Result
@@ -385,11 +385,23 @@ def bench(
         out: Folder to write to.
 
     """
-    from featherbone.benchmarking.speed import Plan, measure_speed
+    from featherbone.benchmarking.speed import Plan, measure_speed, write_result
 
     check_writable(Path(out), folder=True)
-    about = (tuple(models), tuple(runtimes), tuple(batch_size), tuple(image_size))
-    return measure_speed(Plan(*about, repeats, train, per_layer, device, precision, threads, trust)).write(Path(out))
+    plan = Plan(
+        models=tuple(models),
+        runtimes=tuple(runtimes),
+        batches=tuple(batch_size),
+        sides=tuple(image_size),
+        repeats=repeats,
+        train=train,
+        per_layer=per_layer,
+        device=device,
+        precision=precision,
+        threads=threads,
+        trust=trust,
+    )
+    return write_result(measure_speed(plan), Path(out))
 
 
 def models(pattern: Positional[str | None] = None) -> ModelsResult:

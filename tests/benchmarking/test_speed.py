@@ -10,22 +10,22 @@ from torch import nn
 
 import featherbone
 from exporting import a_model, pictures
-from featherbone.benchmarking import speed
+from featherbone.benchmarking import clock, speed
 from featherbone.benchmarking.layers import LayerTable, LayerTime, layer_times
 from featherbone.benchmarking.picture import front
 from featherbone.benchmarking.speed import (
-    BenchResult,
-    Failed,
-    Machine,
     Plan,
     Source,
-    SpeedRow,
     Worker,
+    WorkerError,
     check,
-    subjects_of,
+    measure_speed,
+    measurements_of,
+    write_result,
 )
+from featherbone.benchmarking.table import BenchResult, Machine, SpeedRow
 from featherbone.benchmarking.training import training_step
-from featherbone.benchmarking.worker import Job, Subject
+from featherbone.benchmarking.worker import LIMITS, WRITING, Job, MachineLimits, Subject, Writer
 from featherbone.cli import main
 from featherbone.errors import BadOption, BadRun, MissingExtra, UnknownModel
 from featherbone.exporters.artifact import Form
@@ -45,16 +45,45 @@ def exported(tmp_path_factory):
     return out
 
 
+class Inline:
+    """A worker in the test's process."""
+
+    def __init__(self, job):
+        self.pipe = self.process = self
+        self.owner = {LIMITS: MachineLimits, WRITING: Writer}.get(job.runtime, Subject)(job)
+
+    def ask(self, method, *arguments):
+        try:
+            return getattr(self.owner, method)(*arguments)
+        except Exception as error:
+            raise WorkerError(str(error)) from None
+
+    def is_alive(self):
+        return True
+
+    def close(self):
+        pass
+
+    def stop(self, patience):
+        pass
+
+
 @pytest.fixture(scope="module")
 def measured(exported, tmp_path_factory):
-    """Standard output and the folder of one comparison by the command line, in two runtimes and beside a file."""
+    """Standard output and the folder of one comparison by the command line, in two runtimes and beside a file.
+
+    The workers are in this process; another test starts processes.
+    """
     out = tmp_path_factory.mktemp("bench") / "new" / "bench"
-    command = f"bench test_resnet {exported} --image-size 64 --batch-size 2 1 --repeats 2 --threads 1 --device cpu"
+    command = f"bench test_resnet {exported} --image-size 64 --batch-size 2 1 --repeats 1 --device cpu"
     with pytest.MonkeyPatch.context() as patch:
         printed = []
+        patch.setattr(speed, "Worker", Inline)
+        patch.setattr(speed, "WARM_UP", 0)
+        patch.setattr(clock, "SHAPES", {"cpu": (512,)})
         patch.setattr("builtins.print", lambda *parts, **_: printed.extend(parts))
         code = main([*command.split(), "--runtimes", "eager", "onnx", "--out", str(out), "--json"])
-    assert code == 0 and not multiprocessing.active_children()
+    assert code == 0
     (text,) = printed
     return json.loads(text), out
 
@@ -65,7 +94,7 @@ def test_every_combination_is_there_once(measured, exported, tmp_path):
     pairs = [("test_resnet", "eager"), ("test_resnet", "onnx"), (str(exported), "onnx")]
     assert found == sorted((*pair, 64, batch) for pair in pairs for batch in (1, 2))
     plan = Plan(("test_resnet", "test_resnet"), ("onnx", "eager", "eager"), (4, 1, 4), (96, 64), device="cpu")
-    subjects = list(subjects_of(plan, check(plan)[1], Job("", "", folder=tmp_path)))
+    subjects = list(measurements_of(plan, check(plan)[1], Job("", "", folder=tmp_path)))
     shapes = [((side, side), batch) for side in (96, 64) for batch in (1, 4)]
     assert [(one.job.runtime, one.call) for one in subjects] == [(r, s) for r in ("onnx", "eager") for s in shapes]
     macs = {one.row.height: one.row.macs for one in subjects}
@@ -75,7 +104,7 @@ def test_every_combination_is_there_once(measured, exported, tmp_path):
 def test_rows_obey_laws(measured):
     rows = [SpeedRow(**row) for row in measured[0]["rows"] if not row["error"]]
     machine = measured[0]["machine"]
-    assert len(rows) == 4 and machine["threads"] == 1 and machine["device"] == "cpu"
+    assert len(rows) == 4 and machine["threads"] == torch.get_num_threads() and machine["device"] == "cpu"
     for row in rows:
         assert 0 < row.p25 <= row.p50 <= row.p75 <= row.p95
         assert row.images_per_second == pytest.approx(1e3 * row.batch / row.p50)
@@ -104,7 +133,7 @@ def test_files_say_the_same(measured):
 
 def test_a_comparison_where_all_failed_has_its_picture_too(tmp_path):
     machine = Machine("a CPU", "cpu", 1, "2.11", "2026-01-01", "fp32", (90.0, 100.0, 110.0), (9.0, 10.0, 11.0))
-    BenchResult((SpeedRow("lvt", "eager", 1, 224, 224, error="no"),), machine, True, 1).write(tmp_path)
+    write_result(BenchResult((SpeedRow("lvt", "eager", 1, 224, 224, error="no"),), machine, True, 1), tmp_path)
     with Image.open(tmp_path / "bench.png") as picture:
         assert picture.width > 900
 
@@ -171,10 +200,18 @@ def test_a_step_of_training_changes_the_weights(head):
     assert len(same) <= len(before) // 5, same
 
 
-def test_a_dead_process_says_why():
+def test_every_model_has_its_process(monkeypatch):
+    """One model in a process and the machine's limits in another; none is left."""
+    monkeypatch.setattr(speed, "WARM_UP", 0)
+    result = measure_speed(Plan(("test_resnet",), sides=(32,), repeats=1, device="cpu", threads=1))
+    assert result.rows[0].p50 > 0 and not result.rows[0].error and result.machine.threads == 1
+    assert not multiprocessing.active_children()
+
+
+def test_a_dead_process_is_an_error_with_its_reason():
     worker = Worker(Job("test_resnet", "name"))
     worker.process.kill()
-    with pytest.raises(Failed, match="memory"):
+    with pytest.raises(WorkerError, match="memory"):
         worker.ask("measure", (64, 64), 1)
     worker.stop(1)
 
@@ -203,10 +240,10 @@ def test_the_text_names_machine_layers_and_failures():
         (Plan(("test_resnet",), repeats=0), BadOption, "repeats 0"),
         (Plan(("test_resnet",), threads=0), BadOption, "threads 0"),
         (Plan(("test_resnt",)), UnknownModel, "test_resnet"),
-        (Plan(("test_resnet",), ("onnx",), train=True), BadOption, "train is for eager and compiled"),
-        (Plan(("test_resnet",), ("onnx",), precision="bf16"), BadOption, "precision bf16 is for eager"),
-        (Plan(("test_resnet",), ("compiled",), per_layer=True), BadOption, "per-layer is for eager alone"),
-        (Plan(("test_resnet",), train=True, per_layer=True), BadOption, "leave train out"),
+        (Plan(("test_resnet",), ("onnx",), train=True), BadOption, "train applies only to eager and compiled"),
+        (Plan(("test_resnet",), ("onnx",), precision="bf16"), BadOption, "precision bf16 applies only to eager"),
+        (Plan(("test_resnet",), ("compiled",), per_layer=True), BadOption, "per-layer applies only to eager"),
+        (Plan(("test_resnet",), train=True, per_layer=True), BadOption, "omit train"),
         (Plan(("test_resnet",), device="mps"), BadOption, "auto, cpu or cuda"),
     ],
 )
@@ -221,13 +258,13 @@ def test_cuda_is_refused_where_it_is_not_or_not_for_files(monkeypatch):
         check(Plan(("test_resnet",), device="cuda"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(BadOption, match="on the CPU; leave onnx out"):
+    with pytest.raises(BadOption, match="on the CPU; omit onnx"):
         check(Plan(("test_resnet",), ("eager", "onnx"), device="cuda"))
     assert check(Plan(("test_resnet",)))[0].type == "cuda" and check(Plan(("test_resnet",), ("onnx",)))[0].type == "cpu"
 
 
 def test_training_an_exported_file_and_a_folder_that_is_none_are_refused(exported, tmp_path):
-    with pytest.raises(BadOption, match="train is for eager and compiled alone"):
+    with pytest.raises(BadOption, match="train applies only to eager and compiled"):
         check(Plan((str(exported),), train=True))
     (tmp_path / "no.onnx").write_bytes(b"nothing")
     with pytest.raises(BadRun, match=r"featherbone\.json"):

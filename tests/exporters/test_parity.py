@@ -3,9 +3,8 @@
 from dataclasses import replace
 
 import numpy as np
-import torch
 
-from featherbone.exporters.parity import Bounds, alike, compare, raw_difference
+from featherbone.exporters.parity import Bounds, alike, compare
 from featherbone.ops import rle
 from featherbone.results import Classification, Detections, Instances, PanopticMap, Segment, SemanticMap
 
@@ -92,11 +91,3 @@ def test_the_worst_image_decides():
     assert not compare([good], [good], float("nan")).holds
     told = parity.to_json()
     assert told["failures"] and told["worst"]["score"] == parity.worst.score
-
-
-def test_raw_values_are_measured_by_their_size():
-    raw = {"logits_0": torch.full((4,), 2.0), "logits_1": torch.zeros(1), "boxes": torch.zeros(2)}
-    got = {**raw, "logits_1": torch.full((1,), 0.01), "boxes": torch.ones(2)}
-    assert abs(raw_difference(raw, got) - 0.01 / (16 / 5) ** 0.5) < 1e-6, "rows of objects are left to the records"
-    assert raw_difference(raw, {**raw, "logits_1": torch.zeros(2)}) == float("inf")
-    assert raw_difference(raw, {**raw, "logits_1": torch.tensor([float("nan")])}) != 0

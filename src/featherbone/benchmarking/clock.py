@@ -1,4 +1,4 @@
-"""What a worker reads off its machine: time, memory, and how fast products and copies can be at best."""
+"""Measurements of a worker: time, memory, and the rates of matrix products and copies."""
 
 import ctypes
 import gc
@@ -12,15 +12,15 @@ import torch
 from featherbone.ops.product import product
 
 SHAPES = {"cpu": (512, 1024, 1536), "cuda": (2048, 4096, 8192)}
-"""Sides of the square matrices whose products are tried."""
+"""Sides of the square matrices that are multiplied."""
 COPIED = 2**27
-"""Bytes that are copied at a time, more than caches hold."""
-SHORT, MOST = 0.1, 5
-"""Seconds that a turn may last, and calls that it may time, where one call is short."""
+"""Bytes of a copy, more than caches hold."""
+TURN_SECONDS, TURN_CALLS = 0.1, 5
+"""Maximum duration of a turn with several timed calls, and maximum number of them."""
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Of one call, until the device has done it."""
+    """Seconds of one call, until the device has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = perf_counter()
@@ -31,20 +31,20 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 def turn(call: Callable[[], object], device: torch.device) -> list[float]:
-    """Milliseconds of a few calls behind an untimed one, which finds the caches full of another's data."""
+    """Milliseconds of a few calls after an untimed one, which fills the caches."""
     first = seconds(call, device)
-    count = max(1, min(MOST, int(SHORT / first)))
+    count = max(1, min(TURN_CALLS, int(TURN_SECONDS / first)))
     return [1e3 * seconds(call, device) for _ in range(count)]
 
 
 class Memory:
-    """Bytes that this process holds: the device's where it has its own memory, else what lies in RAM; None: unknown."""
+    """Bytes that this process holds, in the memory of the GPU or in RAM; None if unknown."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
     def held(self) -> int | None:
-        """Now, without what is only kept for later."""
+        """At present, without what allocators keep for later."""
         gc.collect()
         if self.device.type == "cuda":
             return torch.cuda.memory_allocated(self.device)
@@ -53,7 +53,7 @@ class Memory:
         return _status("VmRSS")
 
     def reset(self) -> None:
-        """Forget earlier peaks, where the system allows it."""
+        """Forget earlier peaks, if the system allows it."""
         self.held()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -61,7 +61,7 @@ class Memory:
             Path("/proc/self/clear_refs").write_text("5")
 
     def peak(self) -> int | None:
-        """The most since `reset`."""
+        """Maximum since `reset`."""
         return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else _status("VmHWM")
 
 
@@ -74,7 +74,7 @@ def _status(name: str) -> int | None:
 
 
 class Limits:
-    """The machine's own limits in one precision."""
+    """The machine's limits in one precision."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device

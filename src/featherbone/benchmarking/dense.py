@@ -1,12 +1,9 @@
-"""Facts of the dense models of the papers, set beside what the papers say."""
+"""Facts of the papers' dense models, beside the figures of the papers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-from featherbone.benchmarking.models import count_macs
+from featherbone.benchmarking.models import count_cost
 from featherbone.tasks.backbone import preprocessing_of
 from featherbone.tasks.card import Card
 from featherbone.tasks.run import build_task
@@ -14,7 +11,7 @@ from featherbone.tasks.run import build_task
 
 @dataclass(frozen=True)
 class DenseModel:
-    """One dense model of a paper, and what is published of it."""
+    """One dense model of a paper, with its published figures."""
 
     backbone: str
     task: str
@@ -25,9 +22,9 @@ class DenseModel:
     published: str
     """Parameters and multiply-adds, as the paper prints them."""
     result: str
-    """Of the paper."""
+    """Result in the paper."""
     things: int = 0
-    """Classes that are counted, for panoptic segmentation."""
+    """Number of thing classes, for panoptic segmentation."""
 
 
 PAPERS = (
@@ -50,19 +47,17 @@ PAPERS = (
 
 def dense_cost(model: DenseModel) -> tuple[int, int]:
     """Parameters and multiply-adds of one image, convolutions and matrix products counted; nothing is computed."""
-    preprocessing = preprocessing_of(model.backbone, (model.height, model.width))
     card = Card(
         task=model.task,
         backbone=model.backbone,
         head=model.head,
         classes=tuple(str(i) for i in range(model.classes)),
-        preprocessing=preprocessing,
+        preprocessing=preprocessing_of(model.backbone, (model.height, model.width)),
         things=tuple(range(model.things)),
     )
-    net = build_task(card).requires_grad_(False)
-    params = sum(parameter.numel() for parameter in net.parameters())
-    with FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv()):
-        return params, count_macs(net, model.height, model.width)
+    params, macs = count_cost(lambda: build_task(card), model.height, model.width)
+    assert macs is not None, "shapes of the papers' models can be derived"
+    return params, macs
 
 
 def dense_table(costs: Mapping[DenseModel, tuple[int, int]]) -> str:
@@ -72,8 +67,8 @@ def dense_table(costs: Mapping[DenseModel, tuple[int, int]]) -> str:
     for model, (params, macs) in costs.items():
         name = f"{model.backbone} + {model.head}"
         cost = f"{params / 1e6:.3f}M | {macs / 1e9:.2f}G"
-        about = f"{model.published} | {model.result} | not run"
-        lines.append(f"| {name} | {model.classes} | {model.width}x{model.height} | {cost} | {about} |")
+        paper = f"{model.published} | {model.result} | not run"
+        lines.append(f"| {name} | {model.classes} | {model.width}x{model.height} | {cost} | {paper} |")
     return "\n".join(lines)
 
 

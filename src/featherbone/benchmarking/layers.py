@@ -1,4 +1,4 @@
-"""Where the time of a network goes, module by module."""
+"""Time of a network by module."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,37 +13,37 @@ from torch import nn
 from featherbone.benchmarking.models import as_table
 
 TOP = 20
-"""Layers that a table tells of."""
+"""Maximum number of layers in a table."""
 
 
 @dataclass(frozen=True)
 class LayerTime:
-    """A module's own time: what passes in it and in none of its children."""
+    """Time of a module without its children."""
 
     layer: str
     """Name of the module; empty for the network itself."""
     kind: str
     milliseconds: float
     share: float
-    """Of all modules' times."""
+    """Share of all modules' times."""
 
 
 @dataclass(frozen=True)
 class LayerTable:
-    """The slowest layers of one model at one size, the slowest first."""
+    """The slowest layers of one model at one size, slowest first."""
 
     model: str
     batch: int
     height: int
     width: int
     milliseconds: float
-    """Of all layers; watching them costs time, too, the more the smaller they are."""
+    """Sum of all layers; timing adds to it, more for small layers."""
     layers: tuple[LayerTime, ...]
 
     def to_text(self, markdown: bool) -> str:
         """A title and a table."""
         rows = [
-            (one.layer or "(outside of any layer)", one.kind, f"{one.milliseconds:.3f}", f"{one.share:.1%}")
+            (one.layer or "(outside of layers)", one.kind, f"{one.milliseconds:.3f}", f"{one.share:.1%}")
             for one in self.layers
         ]
         title = f"{self.model}, {self.height}x{self.width}, batch {self.batch}: {self.milliseconds:.1f} ms by layer"
@@ -51,13 +51,13 @@ class LayerTable:
 
 
 def layer_times(net: nn.Module, call: Callable[[], object], repeats: int, device: torch.device) -> list[LayerTime]:
-    """The own time of every module that `call` reaches, medians of `repeats` calls, the slowest first.
+    """The time of every module that `call` reaches, medians of `repeats` calls, slowest first.
 
-    Operators that are no modules count for the module that calls them.
+    Operators outside of modules count for the module that calls them.
     """
     names = {id(module): (name, type(module).__name__) for name, module in net.named_modules()}
     runs: list[dict[int, float]] = []
-    stack: list[list[float]] = []  # of the modules that are being run: when they began, and their children's seconds
+    stack: list[list[float]] = []  # of the running modules: start, and seconds of children
 
     def now() -> float:
         if device.type == "cuda":

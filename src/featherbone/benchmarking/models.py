@@ -1,12 +1,14 @@
-"""Facts of a backbone: what it costs, and what its paper says."""
+"""Facts of a backbone: its cost, and the figures of its paper."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import timm
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils.flop_counter import FlopCounterMode
 
 from featherbone.backbones import FAMILIES
@@ -25,9 +27,9 @@ class ModelFacts:
     macs: int
     """Multiply-adds of one image at `image_size`, convolutions and matrix products counted."""
     strides: tuple[int, ...]
-    """Of the maps a dense head gets."""
+    """Strides of the maps for dense heads."""
     published: Published | None
-    """What the paper states; None for backbones that are not of the four families."""
+    """Figures of the paper; None for backbones outside of the four families."""
     measured_top1: float | None = None
     """ImageNet-1K top-1 of weights trained here, in per cent; None: not run."""
 
@@ -42,11 +44,26 @@ def published() -> dict[str, Published]:
 
 
 def count_macs(model: nn.Module, height: int, width: int) -> int:
-    """Multiply-adds of one image (3, H, W), convolutions and matrix products counted, in the model's own device."""
+    """Multiply-adds of one image (3, H, W), convolutions and matrix products counted, on the model's device."""
     device = next(model.parameters()).device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(torch.zeros(1, 3, height, width, device=device))
     return counter.get_total_flops() // 2
+
+
+def count_cost(make: Callable[[], nn.Module], height: int, width: int) -> tuple[int, int | None]:
+    """Parameters of the network that `make` builds, and multiply-adds of one image; nothing is computed.
+
+    The latter are None if the network refuses the size, or has an operator whose shapes cannot be derived.
+    """
+    with torch.random.fork_rng(devices=()), torch.device("meta"):
+        net = make().requires_grad_(False)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv()):
+            macs = count_macs(net.to_empty(device="cpu"), height, width)
+    except Exception:  # networks raise errors of any type
+        macs = None
+    return sum(parameter.numel() for parameter in net.parameters()), macs
 
 
 def model_facts(name: str) -> ModelFacts:
@@ -58,7 +75,7 @@ def model_facts(name: str) -> ModelFacts:
         try:
             maps: Any = timm.create_model(name, features_only=True)
             strides = tuple(maps.feature_info.reduction())
-        except (RuntimeError, AttributeError, TypeError, ValueError, AssertionError):  # timm's ways to say no maps
+        except (RuntimeError, AttributeError, TypeError, ValueError, AssertionError):  # timm has no maps of it
             strides = ()
     params = sum(parameter.numel() for parameter in model.parameters())
     return ModelFacts(
@@ -73,7 +90,7 @@ def model_table(rows: Sequence[ModelFacts], markdown: bool) -> str:
 
 
 def as_table(cells: Sequence[Sequence[str]], markdown: bool) -> str:
-    """Rows of cells, the first of them titles, as a table for a terminal or in Markdown."""
+    """Rows of cells, the first with the titles, as a table for a terminal or in Markdown."""
     if markdown:
         lines = [f"| {' | '.join(row)} |" for row in cells]
         return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from featherbone.benchmarking.speed import BenchResult, SpeedRow
+from featherbone.benchmarking.table import BenchResult, SpeedRow
 from featherbone.draw import INK, colour
 from featherbone.files import atomic
 

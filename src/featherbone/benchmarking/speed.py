@@ -1,21 +1,21 @@
-"""How fast models are, how much memory they take, and how much of the machine they use, measured in turn.
+"""Speed, memory and use of the machine by models in several runtimes, measured in turn.
 
-Every model in every runtime lives in a process of its own, so that memory is its own and pools of threads do not fight.
-One more measures the machine's limits. The parent asks them one after another, round after round: what slows the
-machine for a while slows all of them. A turn is an untimed call and a few timed ones.
+Every model in every runtime has its process, so that memory is counted by model and thread pools do not compete. One
+more process measures the machine's limits. The parent asks them one after another, round after round, so that a slow
+phase of the machine affects all of them. A turn is an untimed call and a few timed ones.
 
-`share` is what a model makes of the machine: operations per second, 2 * MACs * batch / latency (three times that for a
-step of training: the backward pass costs twice the forward one), in those of the fastest square matrix product of the
-same precision in the same rounds. Layers that are no products, such as norms and activations, have no MACs, and cost
-time: a share far below 1 means that memory or the overhead of small operators is the limit. It can pass 1 where a
-runtime computes in less precision than the product does, as in int8, or avoids products, as by Winograd's algorithm.
+`share` relates a model to the machine: operations per second, 2 * MACs * batch / latency (three times that for a step
+of training: the backward pass costs twice the forward one), divided by those of the fastest square matrix product of
+the same precision in the same rounds. Norms and activations take time and have no MACs: a share far below 1 means that
+memory or the overhead of small operators is the limit. It can exceed 1 where a runtime computes in less precision, as
+in int8, or saves products, as by Winograd's algorithm.
 """
 
 import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -26,13 +26,15 @@ import numpy as np
 import torch
 
 from featherbone.benchmarking.layers import TOP, LayerTable
-from featherbone.benchmarking.models import as_table, count_macs
-from featherbone.benchmarking.worker import LIMITS, TORCH, WRITING, Job, Size, build, serve
+from featherbone.benchmarking.models import count_cost
+from featherbone.benchmarking.picture import save_picture
+from featherbone.benchmarking.table import BenchResult, Machine, SpeedRow
+from featherbone.benchmarking.worker import LIMITS, TORCH, WRITING, Job, Size, build, serve, target_of
 from featherbone.devices import find_device
 from featherbone.errors import BadOption, did_you_mean
 from featherbone.exporters.artifact import choose_form
 from featherbone.exporters.manifest import MANIFEST, read_manifest
-from featherbone.exporters.targets import TARGETS, find_target, require_trust
+from featherbone.exporters.targets import require_trust
 from featherbone.exporters.targets.target import require
 from featherbone.files import write_json, write_text
 from featherbone.progress import bar
@@ -43,22 +45,22 @@ from featherbone.tasks.run import build_task
 CHOICES = (*TORCH, "onnx", "onnx-int8", "openvino", "torch")
 """Runtimes to choose from."""
 WARM_UP = 2
-"""Rounds that do not count."""
+"""Rounds before those that count."""
 BOUND = 1e-3
-"""Beyond which a file made on the fly is said to differ from eager."""
+"""Maximum error of a file without a note."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure."""
+    """What to measure, and how."""
 
     models: tuple[str, ...]
     runtimes: tuple[str, ...] = ("eager",)
     batches: tuple[int, ...] = (1,)
     sides: tuple[int, ...] = ()
-    """Of square images; by default each model's own size."""
+    """Of square images; by default each model's size."""
     repeats: int = 20
-    """Rounds."""
+    """Rounds that count."""
     train: bool = False
     per_layer: bool = False
     device: str = "auto"
@@ -69,129 +71,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class SpeedRow:
-    """One model in one runtime at one size and batch; what is not known is None."""
-
-    model: str
-    runtime: str
-    batch: int
-    height: int
-    width: int
-    params: int | None = None
-    macs: int | None = None
-    """Of the forward pass of one image."""
-    file_mb: float | None = None
-    """Of the exported file, or the parameters in fp32."""
-    p25: float | None = None
-    """Milliseconds of a batch: a quarter of the calls took less."""
-    p50: float | None = None
-    p75: float | None = None
-    p95: float | None = None
-    images_per_second: float | None = None
-    """At the median."""
-    peak_mb: float | None = None
-    """Memory at its highest, weights included, over what the process held before the model was loaded."""
-    share: float | None = None
-    """Of the machine's matrix-product rate."""
-    differs: float | None = None
-    """Of a file made on the fly from eager: root mean square of the error, in those of the outputs."""
-    top1: float | None = None
-    """From the run's card."""
-    note: str = ""
-    error: str = ""
-    """Why it was not measured."""
-
-    def cells(self) -> list[str]:
-        """Of the table."""
-
-        def show(value: float | None, form: str, scale: float = 1.0) -> str:
-            return "" if value is None else form.format(value / scale)
-
-        spread = "" if self.p50 is None else f"{self.p25:.2f} to {self.p75:.2f}"
-        return [
-            *(self.model, self.runtime, f"{self.height}x{self.width}", str(self.batch)),
-            *(show(self.params, "{:.2f}M", 1e6), show(self.macs, "{:.2f}G", 1e9), show(self.file_mb, "{:.1f}")),
-            *(show(self.p50, "{:.2f}"), spread, show(self.p95, "{:.2f}"), show(self.images_per_second, "{:.1f}")),
-            *(show(self.peak_mb, "{:.1f}"), show(self.share, "{:.1%}"), show(self.differs, "{:.0e}")),
-            " ".join(self.error.split()).replace("|", "/") or self.note,
-        ]
-
-
-TITLES = (
-    *("model", "runtime", "input", "batch", "params", "MACs", "MB", "ms", "quartiles", "p95", "images/s"),
-    *("peak MB", "of limit", "differs", "note"),
-)
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where it was measured."""
-
-    cpu: str
-    device: str
-    """cpu, or the name of the card."""
-    threads: int
-    torch: str
-    date: str
-    precision: str
-    gflops: tuple[float, float, float]
-    """Of the fastest square matrix product, in that precision: lower quartile, median, upper quartile."""
-    gbytes: tuple[float, float, float]
-    """Per second of a large copy, bytes read and written, likewise."""
-
-    def __str__(self) -> str:
-        flops, copies = (
-            f"{middle:.1f} {unit} ({low:.1f} to {high:.1f})"
-            for (low, middle, high), unit in ((self.gflops, "GFLOP/s"), (self.gbytes, "GB/s"))
-        )
-        return (
-            f"machine  {self.cpu}, device {self.device}, {self.threads} threads, torch {self.torch}, {self.date}\n"
-            f"limits   matrix product {flops} in {self.precision}, copy {copies}"
-        )
-
-
-@dataclass(frozen=True)
-class BenchResult:
-    """All rows, and where they were measured."""
-
-    rows: tuple[SpeedRow, ...]
-    machine: Machine
-    train: bool
-    repeats: int
-    layers: tuple[LayerTable, ...] = ()
-    out: Path | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**asdict(self), "out": self.out and str(self.out)}
-
-    def to_text(self, markdown: bool) -> str:
-        """The tables, for a terminal or in Markdown."""
-        rows = [TITLES, *(row.cells() for row in self.rows)]
-        shown = [i for i in range(len(TITLES)) if any(row[i] for row in rows[1:])]
-        what = "a step of training" if self.train else "a forward pass"
-        lines = [as_table([[row[i] for i in shown] for row in rows], markdown), ""]
-        lines += [f"{what}, {self.repeats} rounds in turn; ms of a batch at the median", str(self.machine)]
-        return "\n".join([*lines, *(f"\n{table.to_text(markdown)}" for table in self.layers)])
-
-    def __str__(self) -> str:
-        written = f"\nfiles    bench.json, bench.md and bench.png in {self.out}" if self.out else ""
-        return self.to_text(markdown=False) + written
-
-    def write(self, out: Path) -> "BenchResult":
-        """Itself with `bench.json`, `bench.md` and `bench.png` in the folder `out`."""
-        from featherbone.benchmarking.picture import save_picture
-
-        written = replace(self, out=out)
-        write_json(out / "bench.json", written.to_json())
-        write_text(out / "bench.md", written.to_text(markdown=True) + "\n")
-        save_picture(written, out / "bench.png")
-        return written
-
-
-@dataclass(frozen=True)
 class Source:
-    """One model of a plan: what it is, and how it can run."""
+    """One model of a plan, with its runtimes and sizes."""
 
     model: str
     kind: str
@@ -200,39 +81,29 @@ class Source:
     card: Card | None = None
 
     def cost(self, size: Size) -> tuple[int, int | None]:
-        """Parameters, and multiply-adds of one image, None where they cannot be counted; nothing is computed."""
-        from torch._subclasses.fake_tensor import FakeTensorMode
-        from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-        job = Job(self.model, self.kind)
-        with torch.random.fork_rng(devices=()):
-            net = (build(job, size) if self.card is None else build_task(self.card)).requires_grad_(False)
-        try:
-            with FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv()):
-                macs = count_macs(net, *size)
-        except Exception:  # the model refuses the size, which its row tells, or an operator has no shapes
-            macs = None
-        return sum(parameter.numel() for parameter in net.parameters()), macs
+        """Parameters, and multiply-adds of one image, as `count_cost`."""
+        card = self.card
+        return count_cost(lambda: build(self.model, size) if card is None else build_task(card), *size)
 
 
-class Failed(Exception):
-    """What a worker was asked for did not work; the message says why."""
+class WorkerError(Exception):
+    """A worker's method failed; the message is the reason."""
 
 
 class Worker:
-    """A process of `worker.serve`, and the way to ask it."""
+    """A process of `worker.serve`, and the pipe to it."""
 
     def __init__(self, job: Job) -> None:
         spawn = multiprocessing.get_context("spawn")
         self.pipe, theirs = spawn.Pipe()
         self.process = spawn.Process(target=serve, args=(job, theirs), daemon=True)
-        resource_tracker.ensure_running()  # else starting it lets interrupts through again
+        resource_tracker.ensure_running()  # starting it later would let interrupts through again
         with uninterrupted():
             self.process.start()
         theirs.close()
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """What a method of the worker returns. Raises `Failed`."""
+        """What a method of the worker returns. Raises `WorkerError`."""
         try:
             self.pipe.send((method, arguments))
             done, answer = self.pipe.recv()
@@ -240,13 +111,13 @@ class Worker:
             self.process.join(5)
             code = self.process.exitcode
             why = "killed, perhaps for want of memory" if code == -9 else f"exit code {code}"
-            raise Failed(f"its process ended ({why})") from None
+            raise WorkerError(f"its process ended ({why})") from None
         if not done:
-            raise Failed(answer)
+            raise WorkerError(answer)
         return answer
 
     def stop(self, patience: float) -> None:
-        """End the process, in good order if it comes to an end within so many seconds."""
+        """End the process; it is killed if it does not end within `patience` seconds."""
         self.pipe.close()
         self.process.join(patience)
         self.process.kill()
@@ -256,7 +127,7 @@ class Worker:
 
 @contextmanager
 def working(job: Job) -> Iterator[Worker]:
-    """A worker, for as long as it is needed."""
+    """A worker that is stopped on leaving."""
     worker = Worker(job)
     try:
         yield worker
@@ -268,7 +139,7 @@ def working(job: Job) -> Iterator[Worker]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Processes started meanwhile hear no interrupt: their parent does, and ends them."""
+    """Processes started inside ignore interrupts: the parent receives them, and ends its processes."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -280,8 +151,8 @@ def uninterrupted() -> Iterator[None]:
 
 
 @dataclass
-class Subject:
-    """A row in the making."""
+class Measurement:
+    """A row that is being measured."""
 
     row: SpeedRow
     job: Job
@@ -290,20 +161,20 @@ class Subject:
 
     @property
     def call(self) -> tuple[Size, int]:
-        """What its worker knows it by: size and batch."""
+        """Size and batch, by which its worker finds it."""
         return (self.row.height, self.row.width), self.row.batch
 
     def ask(self, worker: Worker, method: str, *arguments: Any) -> Any:
-        """What a method of the worker returns; None if the row has failed before, or does now."""
+        """What a method of the worker returns; None if the row has failed before, or fails now."""
         if self.row.error:
             return None
         try:
             return worker.ask(method, *arguments)
-        except Failed as why:
+        except WorkerError as why:
             self.row = replace(self.row, error=str(why))
 
     def finished(self, rate: float, train: bool) -> SpeedRow:
-        """The row with what its times come to, on a machine that multiplies at `rate` GFLOP/s."""
+        """The row with statistics of its times, on a machine with `rate` GFLOP/s."""
         if self.row.error:
             return self.row
         (p25, p50, p75), p95 = quartiles(self.times), float(np.percentile(self.times, 95))
@@ -314,47 +185,55 @@ class Subject:
 
 
 def measure_speed(plan: Plan) -> BenchResult:
-    """Measure what a plan says; a pair of model and runtime that fails has a row that says why.
+    """Measure a plan; a pair of model and runtime that fails has a row with the reason.
 
-    Raises `BadOption` for what cannot be meant, `UnknownModel`, `BadRun`, and `MissingExtra` before any work starts. A
-    script that calls it needs `if __name__ == "__main__":`, as all do that start processes.
+    Raises `BadOption`, `UnknownModel`, `BadRun` and `MissingExtra` before any work starts. A script that calls it needs
+    `if __name__ == "__main__":`, because it starts processes.
     """
     device, sources = check(plan)
     with TemporaryDirectory() as name, ExitStack() as workers:
         base = Job(
-            LIMITS, "", LIMITS, str(device), plan.precision, plan.threads, plan.train, Path(name), trust=plan.trust
+            model=LIMITS,
+            kind="",
+            runtime=LIMITS,
+            device=str(device),
+            precision=plan.precision,
+            threads=plan.threads,
+            train=plan.train,
+            folder=Path(name),
+            trust=plan.trust,
         )
-        subjects = list(subjects_of(plan, sources, base))
+        measurements = list(measurements_of(plan, sources, base))
         limits = workers.enter_context(working(base))
-        jobs = dict.fromkeys(one.job for one in subjects)
-        running = {job: workers.enter_context(working(job)) for job in jobs}  # they load torch meanwhile
+        jobs = dict.fromkeys(one.job for one in measurements)
+        running = {job: workers.enter_context(working(job)) for job in jobs}  # they import torch meanwhile
         for worker in running.values():
-            workers.callback(worker.pipe.close)  # before any is waited for: all end at once
-        write_files(subjects, base)
+            workers.callback(worker.pipe.close)  # all at once, before waiting for any
+        write_files(measurements, base)
         threads, card = limits.ask("about")
-        with bar("loading", len(subjects)) as advance:
-            for one in subjects:
+        with bar("loading", len(measurements)) as advance:
+            for one in measurements:
                 found = one.ask(running[one.job], "open", *one.call, one.dynamic)
                 one.row = noted(replace(one.row, **(found or {})))
                 advance(note=f"{one.row.model} {one.row.runtime}")
-        rates = list(rounds(plan.repeats, subjects, running, limits))
+        rates = list(rounds(plan.repeats, measurements, running, limits))
         layers = []
-        for one in subjects if plan.per_layer else ():
+        for one in measurements if plan.per_layer else ():
             if times := one.ask(running[one.job], "layers", *one.call, plan.repeats):
                 total = sum(time.milliseconds for time in times)
                 layers.append(LayerTable(one.row.model, one.row.batch, *one.call[0], total, tuple(times[:TOP])))
     products, copies = (quartiles(column) for column in zip(*rates, strict=True))
     date = datetime.now().astimezone().isoformat(timespec="minutes")
     machine = Machine(cpu_name(), card, threads, torch.__version__, date, plan.precision, products, copies)
-    rows = tuple(one.finished(products[1], plan.train) for one in subjects)
+    rows = tuple(one.finished(products[1], plan.train) for one in measurements)
     return BenchResult(rows, machine, plan.train, plan.repeats, tuple(layers))
 
 
 def rounds(
-    repeats: int, subjects: Sequence[Subject], running: dict[Job, Worker], limits: Worker
+    repeats: int, measurements: Sequence[Measurement], running: dict[Job, Worker], limits: Worker
 ) -> Iterator[tuple[float, float]]:
-    """Measure all in turn, round after round; yields the machine's limits of each."""
-    alive = [one for one in subjects if not one.row.error]
+    """Measure all in turn, round after round; yields the machine's limits in each round."""
+    alive = [one for one in measurements if not one.row.error]
     with bar("measuring", (WARM_UP + repeats) * len(alive)) as advance:
         for number in range(WARM_UP + repeats):
             rates = limits.ask("measure")
@@ -368,13 +247,13 @@ def rounds(
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """The lower one, the median, and the upper one."""
+    """Lower quartile, median and upper quartile."""
     low, middle, high = np.percentile(values, (25, 50, 75))
     return float(low), float(middle), float(high)
 
 
-def subjects_of(plan: Plan, sources: Sequence[Source], base: Job) -> Iterator[Subject]:
-    """Every combination once; batches ascend, as the workers want them. `base` is what their jobs have in common."""
+def measurements_of(plan: Plan, sources: Sequence[Source], base: Job) -> Iterator[Measurement]:
+    """Every combination once, batches ascending as the workers need them. `base` holds the common fields of jobs."""
     with bar("counting", sum(len(source.sizes) for source in sources)) as advance:
         for number, source in enumerate(sources):
             costs = {}
@@ -386,19 +265,19 @@ def subjects_of(plan: Plan, sources: Sequence[Source], base: Job) -> Iterator[Su
                 dynamic = "none"
                 if source.kind != "file" and runtime not in TORCH:
                     task = source.card or Card("classification", "", (), preprocessing_of(source.model))
-                    dynamic = choose_form(find_target(runtime.removesuffix("-int8")), task.task, task.head).dynamic
+                    dynamic = choose_form(target_of(runtime), task.task, task.head).dynamic
                 of_source = replace(base, model=source.model, kind=source.kind)
                 folder = base.folder / f"{number}-{runtime}"
                 job = replace(of_source, runtime=runtime, dynamic=dynamic, folder=folder)
                 for (height, width), (params, macs) in costs.items():
                     for batch in sorted(set(plan.batches)):
                         row = SpeedRow(source.model, runtime, batch, height, width, params, macs, params * 4e-6)
-                        yield Subject(replace(row, top1=top1), job)
+                        yield Measurement(replace(row, top1=top1), job)
 
 
-def write_files(subjects: Sequence[Subject], base: Job) -> None:
-    """Make the files that runtimes need, in a process that then ends; one that dies of it is followed by another."""
-    made = [one for one in subjects if one.job.kind != "file" and one.row.runtime not in TORCH]
+def write_files(measurements: Sequence[Measurement], base: Job) -> None:
+    """Write the files that runtimes need, in a process that then ends; if it dies, another one continues."""
+    made = [one for one in measurements if one.job.kind != "file" and one.row.runtime not in TORCH]
     answers: dict[tuple[Job, Size], tuple[str, str] | str] = {}
     with bar("exporting", len(made)) as advance, ExitStack() as workers:
         writer = None
@@ -417,30 +296,39 @@ def write_files(subjects: Sequence[Subject], base: Job) -> None:
             advance(note=f"{one.row.model} {one.row.runtime}")
 
 
+def write_result(result: BenchResult, out: Path) -> BenchResult:
+    """Write `bench.json`, `bench.md` and `bench.png` in the folder `out`; returns the result with it."""
+    result = replace(result, out=out)
+    write_json(out / "bench.json", result.to_json())
+    write_text(out / "bench.md", result.to_text(markdown=True) + "\n")
+    save_picture(result, out / "bench.png")
+    return result
+
+
 def noted(row: SpeedRow) -> SpeedRow:
-    """The row with a note where its file is not what eager is; of int8 that is expected."""
+    """The row with a note if its file differs from eager; in int8 that is expected."""
     if row.differs is None or row.differs <= BOUND or row.runtime.endswith("-int8"):
         return row
     return replace(row, note="; ".join(filter(None, (row.note, f"differs from eager by more than {BOUND:g}"))))
 
 
 def check(plan: Plan) -> tuple[torch.device, list[Source]]:
-    """The device and the models of a plan. Raises for what is wrong with it."""
+    """The device and the models of a plan. Raises the errors of `measure_speed`."""
     if not plan.models:
-        raise BadOption("measure what? Give names of models, run folders or exported files: featherbone bench lvt")
+        raise BadOption("no model; give names of models, run folders or exported files: featherbone bench lvt")
     for name in plan.runtimes or ("",):
         if name not in CHOICES:
             raise BadOption(f"no runtime {name!r}{did_you_mean(name, CHOICES)}; there is {', '.join(CHOICES)}")
-    for what, numbers, least in (
+    for what, numbers, minimum in (
         ("batch size", plan.batches or (0,), 1),
         ("image size", plan.sides, 32),
         ("repeats", (plan.repeats,), 1),
         ("threads", () if plan.threads is None else (plan.threads,), 1),
     ):
-        if min(numbers, default=least) < least:
-            raise BadOption(f"{what} {min(numbers)} is not {least} or more")
+        if min(numbers, default=minimum) < minimum:
+            raise BadOption(f"{what} {min(numbers)} is not {minimum} or more")
     if plan.per_layer and plan.train:
-        raise BadOption("per-layer tells of the forward pass; leave train out, or measure it by itself")
+        raise BadOption("per-layer measures the forward pass; omit train, or measure training separately")
     sources = [source_of(model, plan) for model in dict.fromkeys(plan.models)]
     files = [source.model for source in sources if source.kind == "file"]
     foreign = [*(name for name in plan.runtimes if name not in TORCH), *files]
@@ -452,23 +340,23 @@ def check(plan: Plan) -> tuple[torch.device, list[Source]]:
     ):
         if given and wrong:
             allowed = "eager" if option == "per-layer" else "eager and compiled"
-            raise BadOption(f"{option} is for {allowed} alone; leave it or {wrong[0]} out")
+            raise BadOption(f"{option} applies only to {allowed}; omit it or {wrong[0]}")
     if plan.device not in ("auto", "cpu") and plan.device.partition(":")[0] != "cuda":
-        raise BadOption(f"device {plan.device!r} is not measured; give auto, cpu or cuda")
+        raise BadOption(f"device {plan.device!r} cannot be measured; give auto, cpu or cuda")
     on_cpu = plan.device == "auto" and (foreign or not torch.cuda.is_available())
     device = find_device("cpu" if on_cpu else "cuda" if plan.device == "auto" else plan.device)
     if device.type == "cuda" and foreign:
-        raise BadOption(f"exported files are measured on the CPU; leave {foreign[0]} out, or give --device cpu")
+        raise BadOption(f"exported files are measured on the CPU; omit {foreign[0]}, or give --device cpu")
     for name in {runtime for source in sources for runtime in source.runtimes} - set(TORCH):
-        target = name.removesuffix("-int8")
-        require(TARGETS[target].run_packages, TARGETS[target].extra)
+        target = target_of(name)
+        require(target.run_packages, target.extra)
         if name in plan.runtimes:
-            require(TARGETS[target].packages, TARGETS[target].extra)
+            target.require()
     return device, sources
 
 
 def source_of(model: str, plan: Plan) -> Source:
-    """A model by name, run folder, exported file or its folder. Raises `UnknownModel` and `BadRun`."""
+    """The model of a name, run folder, exported file or its folder. Raises `UnknownModel` and `BadRun`."""
     squares = tuple((side, side) for side in dict.fromkeys(plan.sides))
     path, names = Path(model), tuple(dict.fromkeys(plan.runtimes))
     if (path / CARD).is_file():
@@ -487,7 +375,7 @@ def source_of(model: str, plan: Plan) -> Source:
 
 
 def cpu_name() -> str:
-    """Of this machine."""
+    """Name of this machine's processor."""
     import platform
 
     try:

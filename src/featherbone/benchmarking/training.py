@@ -1,4 +1,4 @@
-"""A step of training on random images and targets, as a call that can be timed."""
+"""A step of training on random images and targets, as a call to be timed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +19,9 @@ def training_step(
     layout: torch.memory_format = torch.channels_last,
     fused: bool = True,
 ) -> Callable[[], object]:
-    """Forward in training, the task's losses, backward, and a step of AdamW; a timm model becomes a classifier.
+    """Forward pass, the task's losses, backward pass and a step of AdamW; a timm model becomes a classifier.
 
-    bf16 is by autocast; `layout` and `fused` optimiser are by default those of `featherbone train`, too.
+    bf16 is by autocast; the defaults of `layout` and `fused` are those of `featherbone train`.
     """
     task: Any = model if hasattr(model, "losses") else Classifier(model, range(getattr(model, "num_classes", 0)))  # type: ignore[arg-type]
     task.to(images.device, memory_format=layout).train()
