@@ -1,4 +1,4 @@
-"""Untrained models of every head that say something of every picture, for tests of exports."""
+"""Small untrained models of every head whose results differ between images, for tests of exports."""
 
 from dataclasses import replace
 
@@ -22,6 +22,15 @@ HEADS = {
     "semantic_fpn": "semantic",
     "panoptic_fpn_light": "panoptic",
 }
+SMALL = {
+    "retinanet": {"dim": 24, "num_convs": 1},
+    "yolov3": {"dim": 24},
+    "mask_rcnn": {"dim": 16, "fc_dim": 16, "proposals": 60},
+    "segformer": {"dim": 16},
+    "semantic_fpn": {"dim": 16, "branch_dim": 16},
+    "panoptic_fpn_light": {"dim": 16, "fc_dim": 16, "proposals": 60, "branch_dim": 8},
+}
+"""Arguments of the heads."""
 
 
 def pictures(count=3):
@@ -34,8 +43,8 @@ def drawn(height, width):
     return draw_portrait(0, height % 5, (height, width), width % 6).image
 
 
-def a_model(head=None, backbone="test_resnet", side=64, **head_args):
-    """The card and the task of an untrained model whose answers differ."""
+def a_model(head=None, backbone="test_resnet", side=64, model_args=None, **head_args):
+    """The card and the task of an untrained model whose results differ between images."""
     torch.manual_seed(0)
     task = HEADS[head]
     if head is None:
@@ -44,6 +53,8 @@ def a_model(head=None, backbone="test_resnet", side=64, **head_args):
         size = replace(dense_preprocessing(backbone, KINDS[task].find_head(head)[1], side), width=side + 32)
     things = (0, 1) if task == "panoptic" else ()
     about = {"settings": {"seed": 0}, "data": {"path": "secret"}}
+    about["model_args"] = model_args or {}
+    head_args = {**SMALL.get(head, {}), **head_args}
     card = Card(task, backbone, CLASSES, size, head=head, head_args=head_args, things=things, **about)
     model = build_task(card)
     enliven(model, torch.stack([size.transform()(picture) for picture in pictures()]))
@@ -51,7 +62,7 @@ def a_model(head=None, backbone="test_resnet", side=64, **head_args):
 
 
 def a_run(folder, head=None, **head_args):
-    """A run folder of an untrained model whose answers differ; its card and the task."""
+    """A run folder of such a model; its card and the task."""
     card, model = a_model(head, **head_args)
     folder.mkdir(parents=True)
     replace(card, data={}).write(folder)

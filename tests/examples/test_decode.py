@@ -29,7 +29,6 @@ SIZES = [(50, 80), (197, 121), (64, 96)]
 """Heights and widths of pictures: enlarged, reduced, and as the input is."""
 SHAPES = [(64, 96), (64, 64)]
 """Of inputs."""
-SMALL = {"mask_rcnn": {"dim": 16, "fc_dim": 16, "proposals": 60}}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +70,7 @@ def same(expected, got):
 @pytest.mark.parametrize("head", ["retinanet", "yolov3", "mask_rcnn"])
 def test_objects_are_those_of_the_package(head, decoders):
     """Boxes, scores, labels and masks in the same order, above the limit that users see and above the lowest one."""
-    card, task = a_model(head, **SMALL.get(head, {}))
+    card, task = a_model(head)
     about = manifest_of(card, task)
     seen = 0
     for outputs, inner, raw, frame in answers(card, task, about, decoders):
@@ -99,7 +98,7 @@ def test_objects_of_a_file_with_nms_are_those_of_the_package(decoders):
 
 @pytest.mark.parametrize("head", ["segformer", "semantic_fpn"])
 def test_maps_of_classes_are_those_of_the_package(head, decoders):
-    card, task = a_model(head, dim=16)
+    card, task = a_model(head)
     about = manifest_of(card, task)
     for outputs, inner, raw, frame in answers(card, task, about, decoders):
         labels = task.decoder(raw, [frame])[0].labels
@@ -108,7 +107,7 @@ def test_maps_of_classes_are_those_of_the_package(head, decoders):
 
 
 def test_segments_are_those_of_the_package(decoders):
-    card, task = a_model("panoptic_fpn_light", **SMALL["mask_rcnn"], branch_dim=8)
+    card, task = a_model("panoptic_fpn_light")
     about = manifest_of(card, task)
     things = stuff = 0
     for outputs, inner, raw, frame in answers(card, task, about, decoders):

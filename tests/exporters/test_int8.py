@@ -45,6 +45,12 @@ def accuracy(task):
         return float((task(VAL[0]).argmax(1) == VAL[1]).float().mean())
 
 
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Latencies are measured briefly."""
+    monkeypatch.setattr("featherbone.exporters.int8.SECONDS", 0.1)
+
+
 @pytest.fixture(scope="module")
 def learned():
     """Weights of a classifier that knows the directions."""
