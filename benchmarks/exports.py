@@ -28,11 +28,11 @@ from featherbone.data.transforms import Preprocessing
 from featherbone.errors import FeatherboneError
 from featherbone.exporters.artifact import choose_form
 from featherbone.exporters.contract import ExportDiffers, export_task
+from featherbone.exporters.exported import open_task
 from featherbone.exporters.parity import Parity
 from featherbone.exporters.targets import TARGETS, find_target
 from featherbone.tasks.card import Card
 from featherbone.tasks.dense import dense_preprocessing
-from featherbone.exporters.exported import open_task
 from featherbone.tasks.run import build_task
 from featherbone.tasks.task import KINDS
 

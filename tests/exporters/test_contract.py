@@ -63,7 +63,7 @@ def test_a_written_file_says_what_the_model_says(head, tmp_path):
     ],
 )
 def test_batch_and_size_may_vary_where_it_is_asked_for(backbone, head, tmp_path):
-    card, task = a_model(head, backbone, model_args={"depths": (1, 1, 1, 1)} if backbone == "lvt" else None)
+    card, task = a_model(head, backbone, model_args={"recursion": 1} if backbone == "lvt" else None)
     assert export(card, task, tmp_path / "out", dynamic="size").holds
     _, exported = open_task(tmp_path / "out")
     images = torch.randn(3, 3, 160, 128)

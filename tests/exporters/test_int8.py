@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption, MissingExtra
 from featherbone.exporters.artifact import Form
+from featherbone.exporters.exported import open_task
 from featherbone.exporters.int8 import Int8Drops, export_int8
 from featherbone.exporters.int8.search import MAX_TRIES, Point, plan, search
 from featherbone.exporters.int8.sensitivity import Sensitivity, rank_layers
@@ -18,7 +19,6 @@ from featherbone.exporters.targets import TARGETS
 from featherbone.ops.boxes import Target
 from featherbone.tasks.card import Card
 from featherbone.tasks.classification import ClassTargets, build_classifier
-from featherbone.exporters.exported import open_task
 from featherbone.tasks.run import build_task
 from scenes import THINGS, draw_scene
 

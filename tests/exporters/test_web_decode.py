@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from featherbone.data.transforms import Preprocessing
+from featherbone.exporters.forms import flatten
 from featherbone.exporters.web import PAGE
 from featherbone.heads.mask_rcnn import MaskDecoder
 from featherbone.heads.panoptic_fpn import PanopticRaw
@@ -22,7 +23,6 @@ from featherbone.ops.boxes import Picked
 from featherbone.tasks.classification import ClassDecoder
 from featherbone.tasks.detection import ObjectDecoder
 from featherbone.tasks.panoptic import PanopticDecoder
-from featherbone.exporters.forms import flatten
 from featherbone.tasks.semantic import ClassMapDecoder
 from scenes import draw_portrait, draw_scene
 
