@@ -158,7 +158,7 @@ def test_a_package_of_machine_code_by_another_name_is_not_opened(tmp_path, targe
         package(tmp_path / name)
         if (target, name) == ("coreml", "model.mlpackage.zip"):
             continue  # both are ZIP archives; CoreML finds no package inside
-        with pytest.raises(BadRun, match=rf"not a {suffix_of(target)} file, as {target} takes it"):
+        with pytest.raises(BadRun, match=rf"not a {suffix_of(target)} file as {target} needs it"):
             open_file(tmp_path / name, target, trust=trust)
 
 
