@@ -1,6 +1,6 @@
 """Our int8 search beside NNCF's accuracy-controlled quantisation: metric, size and latency of the same run's files.
 
-    python benchmarks/quantization.py runs/flowers5 --targets onnx openvino
+python benchmarks/quantization.py runs/flowers5 --targets onnx openvino
 """
 
 import argparse
@@ -32,7 +32,9 @@ def ours(artifact: Artifact, card: Any, images: torch.Tensor, measure: Any, max_
     """Our search."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            found = export_int8(card, artifact.reference, artifact.form, Path(folder) / "out", images, measure, max_drop)
+            found = export_int8(
+                card, artifact.reference, artifact.form, Path(folder) / "out", images, measure, max_drop
+            )
         except Int8Drops as error:
             return {"failed": str(error)}
     return {

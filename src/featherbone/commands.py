@@ -254,7 +254,7 @@ def explain(
 def export(
     run: Positional[Path],
     *,
-    to: Literal["onnx", "openvino", "executorch", "torch", "litert", "coreml", "web"] = "onnx",
+    to: str = "onnx",
     images: Path | None = None,
     count: int = 32,
     dynamic: Literal["none", "batch", "size"] | None = None,
@@ -273,7 +273,8 @@ def export(
 
     Args:
         run: Run folder.
-        to: Runtime of the file; web is a page that runs the model in a browser.
+        to: Target of the file: onnx, openvino, executorch, torch, litert, coreml, or web, a page that runs the model in
+            a browser.
         images: Folder of pictures for the verification; by default the run's validation images.
         count: Number of pictures for the verification.
         dynamic: Variable part of the input: none, batch, or size (batch, height and width); by default batch where
