@@ -20,9 +20,9 @@ from featherbone.data.listing import SUFFIXES, list_images
 from featherbone.data.sampling import spread
 from featherbone.devices import find_device
 from featherbone.errors import BadImage, BadRun
+from featherbone.exporters.exported import open_task
 from featherbone.results import Record
 from featherbone.tasks.card import Card
-from featherbone.exporters.exported import open_task
 from featherbone.tasks.inference import Inference
 from featherbone.tasks.task import kind_of
 

@@ -24,8 +24,9 @@ from featherbone.files import atomic_folder, write_json
 from featherbone.progress import say, track
 from featherbone.results import Record
 from featherbone.tasks.card import Card
+from featherbone.tasks.kind import Decoder
 from featherbone.tasks.likeness import count_objects
-from featherbone.tasks.task import Decoder, kind_of
+from featherbone.tasks.task import kind_of
 
 PARITY, PAGE = "parity.json", "parity.html"
 REPORTS = (PARITY, PAGE, "int8.json", "int8.html")

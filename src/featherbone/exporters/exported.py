@@ -15,8 +15,9 @@ from featherbone.exporters.targets import open_file
 from featherbone.exporters.targets.target import Run
 from featherbone.tasks.card import CARD, Card
 from featherbone.tasks.detection import ObjectDecoder
+from featherbone.tasks.kind import Decoder
 from featherbone.tasks.run import build_task, load_task
-from featherbone.tasks.task import Decoder, decoder_of
+from featherbone.tasks.task import decoder_of
 
 MAX_STRIDE = 1024
 
