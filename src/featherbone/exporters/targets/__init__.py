@@ -30,7 +30,7 @@ for each in (ONNX(), OpenVINO(), ExecuTorch(), AOTInductor(), LiteRT(), CoreML()
 def find_target(name: str) -> Target:
     """A target by name. Raises `BadOption`."""
     if name not in TARGETS:
-        raise BadOption(f"no target {name!r}{did_you_mean(name, TARGETS)}; there is {', '.join(TARGETS)}")
+        raise BadOption(f"no target {name!r}{did_you_mean(name, TARGETS)}; available: {', '.join(TARGETS)}")
     return TARGETS[name]
 
 
