@@ -172,7 +172,7 @@ def view_section(view: View) -> Section:
     tall = min(3.6, WIDTH / DPI / sum(aspects))
     figure = Figure(figsize=(tall * sum(aspects) + 0.1, tall + 0.25), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=aspects)
-    left.imshow(legible(view.image, least=480), extent=(0, width, height, 0))
+    left.imshow(legible(view.image, min_width=480), extent=(0, width, height, 0))
     hidden = ((0, 0, x1, height), (x2, 0, width - x2, height), (x1, 0, x2 - x1, y1), (x1, y2, x2 - x1, height - y2))
     for corner_x, corner_y, wide, high in hidden:
         left.add_patch(Rectangle((corner_x, corner_y), wide, high, facecolor="white", alpha=0.6, linewidth=0))
