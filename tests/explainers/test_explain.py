@@ -136,7 +136,7 @@ class TestLIT:
         for tap in range(4):
             expected = torch.stack([2 * x + tap % 2, 2 * y + tap // 2], dim=-1) * 4 + 2.0
             assert torch.equal(points[:, :, tap], expected)
-        assert "Nothing is learned yet" in offsets_caption([torch.zeros(1, 8, 2, 2)])
+        assert "The offsets are untrained" in offsets_caption([torch.zeros(1, 8, 2, 2)])
         assert "5.00 positions on average" in offsets_caption([torch.tensor([3.0, 4.0] * 4)[None, :, None, None]])
 
     def test_a_tap_samples_what_it_is_drawn_on(self):
@@ -304,5 +304,5 @@ def test_what_cannot_be_explained(file, tmp_path):
         explain("resnet18x", file, out=tmp_path)
     with pytest.raises(BadRun, match=r"no card\.json"):
         explain("runs/nothing", file, out=tmp_path)
-    with pytest.raises(BadOption, match="leave --pretrained out"):
+    with pytest.raises(BadOption, match="omit --pretrained"):
         explain(make_run(tmp_path / "run", "resnet18", ("a", "b")), file, out=tmp_path, pretrained=True)

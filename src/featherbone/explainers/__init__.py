@@ -1,6 +1,6 @@
-"""What a model looked at: pictures of one image's way through a network, and one page that shows them all.
+"""What a model looked at: pictures of the attention and feature maps of one image, and a page of them all.
 
-Our four families are read by their papers' own terms; any other timm backbone by Grad-CAM, or as a plain ViT by
+The four families are explained in their papers' terms; other timm backbones by Grad-CAM, plain ViTs by
 attention rollout.
 """
 
@@ -48,14 +48,14 @@ PAGE = "explain.html"
 
 @dataclass(frozen=True)
 class ExplainResult:
-    """Where the explanation of one image lies."""
+    """The files that explain one image."""
 
     page: Path
-    """HTML that needs nothing else."""
+    """One self-contained HTML file."""
     pictures: tuple[Path, ...]
     """The page's pictures as PNG."""
     record: Classification | None
-    """What a run says of the image; None for a backbone by name."""
+    """Prediction of a run; None for a backbone by name."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -63,24 +63,24 @@ class ExplainResult:
         return {"page": str(self.page), "pictures": [str(path) for path in self.pictures], "record": record}
 
     def __str__(self) -> str:
-        said = "" if self.record is None else f"{self.record.name} {self.record.score:.1%}\n"
-        return f"{said}{len(self.pictures)} pictures in {self.page.parent}\npage    {self.page}"
+        prediction = "" if self.record is None else f"{self.record.name} {self.record.score:.1%}\n"
+        return f"{prediction}{len(self.pictures)} pictures in {self.page.parent}\npage    {self.page}"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A network to be explained, and what is known of it."""
+    """A network to explain."""
 
     name: str
     net: Any
     """A timm model in evaluation mode."""
     preprocessing: Preprocessing
     weights: str
-    """Where they come from, as the page says it."""
+    """Origin of the weights, in the words of the page."""
     task: Classifier | None = None
-    """Of a run."""
+    """The task of a run; None for a backbone by name."""
     warning: str = ""
-    """What the reader must know before anything else."""
+    """Shown at the top of the page."""
 
 
 def explain(
@@ -92,11 +92,11 @@ def explain(
     pretrained: bool = False,
     device: str = "auto",
 ) -> ExplainResult:
-    """Draw what a model looked at in `image`, and write pictures and the page `explain.html` to the folder `out`.
+    """Draw what a model looked at in `image`: pictures and the page `explain.html` in the folder `out`.
 
-    `model` is a run folder or a timm name, whose weights are drawn at random unless `pretrained`. `point` (x, y), in
-    pixels of the image, is where attention is asked from; by default the centre. Raises `BadOption` for a point that
-    the network does not see and for a network that has no map to show, `BadImage`, and `BadRun` or `UnknownModel`.
+    `model` is a run folder or a timm name, with random weights unless `pretrained`. `point` (x, y), in pixels of the
+    image, is the query whose attention is shown; by default the centre. Raises `BadOption` for a point outside the
+    network's input and for a network without a map to show, `BadImage`, and `BadRun` or `UnknownModel`.
     """
     subject = find_subject(model, pretrained)
     picture = read_image(image)
@@ -125,12 +125,12 @@ def explain(
 
 
 def find_subject(model: str | Path, pretrained: bool) -> Subject:
-    """The network of a run folder or of a timm name. Raises what loading and building them raise."""
+    """The network of a run folder or of a timm name. Raises `BadRun`, `BadOption` or `UnknownModel`."""
     run, name = Path(model), str(model)
     known = timm.is_model(split_model_name_tag(name)[0])
     if (run / CARD).is_file() or (not known and (run.exists() or len(run.parts) > 1)):
         if pretrained:
-            raise BadOption(f"{model} is a run and has weights of its own; leave --pretrained out")
+            raise BadOption(f"{model} is a run and has its own weights; omit --pretrained")
         card, task = load_task(run)
         if card.task != "classification":
             raise BadOption(f"{model} is a run for {card.task}; explain takes runs for classification in this version")
@@ -144,14 +144,14 @@ def find_subject(model: str | Path, pretrained: bool) -> Subject:
         torch.manual_seed(0)
         net = build_backbone(name).eval()
     warning = (
-        "These weights are untrained. Nothing below says what matters in the picture: it only shows how the mechanism "
-        "works. Give a run folder, or ask for pretrained weights where timm has some."
+        "These weights are untrained. The maps below show how the mechanism works, not what matters in the picture. "
+        "Pass a run folder, or --pretrained if timm has weights for this model."
     )
     return Subject(name, net, preprocessing_of(name), "untrained weights", warning=warning)
 
 
 def explain_net(subject: Subject, x: Tensor, view: View) -> list[Section]:
-    """All sections on one network input (1, 3, H, W). Raises `BadOption` where there is nothing to show."""
+    """All sections for one network input (1, 3, H, W). Raises `BadOption` if there is nothing to show."""
     classes = None if subject.task is None else subject.task.classes
     for family, sections in FAMILIES:
         if isinstance(subject.net, family):
@@ -161,8 +161,8 @@ def explain_net(subject: Subject, x: Tensor, view: View) -> list[Section]:
     found = cam_sections(subject.net, x, view, classes)
     if not found:
         raise BadOption(
-            f"{subject.name}: there is nothing to draw, because no class score depends on its last feature map (it "
-            "reads a class token alone, or its classifier is still zero) and it is no plain ViT; explain takes lvt, "
-            "lit, lightvit, xformer, networks that pool a map, like resnet18, and plain ViTs"
+            f"{subject.name} has nothing to draw: it is not a plain ViT, and no class score depends on its last "
+            "feature map (it reads only a class token, or its classifier is zero); explain supports lvt, lit, "
+            "lightvit, xformer (a reconstruction), plain ViTs, and networks that pool a feature map, such as resnet18"
         )
     return found

@@ -1,4 +1,4 @@
-"""Grad-CAM: which positions of the last feature map speak for the predicted class (arXiv 1610.02391)."""
+"""Grad-CAM: positions of the last feature map that raise the score of the predicted class (arXiv 1610.02391)."""
 
 import math
 from collections.abc import Sequence
@@ -18,30 +18,30 @@ def grad_cam(features: Tensor, gradient: Tensor) -> Tensor:
 
 
 def last_map(net: Any, x: Tensor) -> tuple[Tensor, Any]:
-    """Logits (1, K) and the features they are made of, linked by autograd; x is (1, 3, H, W).
+    """Logits (1, K) and the features they are computed from, linked by autograd; x is (1, 3, H, W).
 
-    The features are what timm's `forward_features` gives. Where the classifier reads nothing of them but a class
-    token, they are what the attention of the last block reads.
+    The features are the result of timm's `forward_features`, or, if the classifier reads only its class token, the
+    input of the last block's attention.
     """
     if isinstance(net, LIT) and net.global_pool == "token":
-        seen: list[Tensor] = []
-        handle = net.stages[-1].blocks[-1].norm1.register_forward_hook(lambda *call: seen.append(call[2]))
+        features: list[Tensor] = []
+        handle = net.stages[-1].blocks[-1].norm1.register_forward_hook(lambda *call: features.append(call[2]))
         try:
             with torch.enable_grad():
                 logits = net(x.detach().requires_grad_())
         finally:
             handle.remove()
-        return logits, seen[0]
+        return logits, features[0]
     with torch.no_grad():
-        features = net.forward_features(x)
-    if isinstance(features, Tensor):
-        features = features.detach().requires_grad_()
+        found = net.forward_features(x)
+    if isinstance(found, Tensor):
+        found = found.detach().requires_grad_()
     with torch.enable_grad():
-        return net.forward_head(features), features
+        return net.forward_head(found), found
 
 
 def as_map(values: Tensor, net: Any, height: int, width: int) -> Tensor:
-    """Features (1, C, h, w), (1, h, w, C) or (1, P + N, C), by timm's attributes, as (h, w, C)."""
+    """Features (1, C, h, w), (1, h, w, C) or (1, P + N, C), distinguished by timm's attributes, as (h, w, C)."""
     if values.ndim == 4:
         return values[0] if getattr(net, "output_fmt", "NCHW") == "NHWC" else values[0].permute(1, 2, 0)
     tokens = values[0, getattr(net, "num_prefix_tokens", 0) :]
@@ -49,14 +49,14 @@ def as_map(values: Tensor, net: Any, height: int, width: int) -> Tensor:
 
 
 def grid_of(count: int, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of `count` tokens of an image: among the factors of `count`, the nearest to its shape."""
+    """Rows and columns of `count` tokens: the factors of `count` closest to the aspect ratio of the image."""
     rows = [r for r in range(1, count + 1) if count % r == 0]
     best = min(rows, key=lambda r: abs(math.log(r * r / count * width / height)))
     return best, count // best
 
 
 def stride_of(net: Any, view: View, height: int, width: int) -> float | None:
-    """Pixels of the input per position of the last map, as timm states it; None where that does not fit the map."""
+    """Pixels of the input per position of the last map, from timm's `feature_info`; None if it does not fit the map."""
     info = getattr(net, "feature_info", None)
     stride = info[-1]["reduction"] if isinstance(info, list) and info else 0
     sides = ((view.height, height), (view.width, width))
@@ -64,7 +64,7 @@ def stride_of(net: Any, view: View, height: int, width: int) -> float | None:
 
 
 def cam_sections(net: Any, x: Tensor, view: View, classes: Sequence[str] | None) -> list[Section]:
-    """Grad-CAM of the predicted class; none where there is no classifier, or it reads no map."""
+    """Grad-CAM of the predicted class; empty without a classifier that reads a map."""
     if not net.num_classes:
         return []
     logits, features = last_map(net, x)
@@ -77,7 +77,7 @@ def cam_sections(net: Any, x: Tensor, view: View, classes: Sequence[str] | None)
         return []
     cam = grad_cam(*maps)
     name = f"class {label}" if classes is None else f"“{classes[label]}”"
-    silent = "" if cam.any() else " No position speaks for it."
+    nothing = "" if cam.any() else " No position raises it."
     sheet = Sheet(view, 2, 2)
     sheet.show(title="what the network saw", point=False)
     height, width = cam.shape
@@ -85,10 +85,10 @@ def cam_sections(net: Any, x: Tensor, view: View, classes: Sequence[str] | None)
     sheet.show(cam, stride_of(net, view, height, width), title, limits=limits, smooth=True, point=False)
     caption = (
         f"The predicted class is {name}, at {logits[0].softmax(0)[label].item():.1%}. Bright positions of the last "
-        f"feature map raise its score; dark ones do not, or lower it.{silent}"
+        f"feature map raise its score; dark ones lower it or have no effect.{nothing}"
     )
     text = (
-        "Channels of the last feature map are summed, each weighed by how much it raises the class's score, and what "
-        "is negative is left out. The map is coarse and was enlarged; it says where, not why."
+        "Channels of the last feature map are summed weighted by the mean gradient of the class's score; negative sums "
+        "are set to zero. The map is coarse and was enlarged; it shows where, not why."
     )
-    return [Section("What speaks for the class (Grad-CAM)", text, (Picture("gradcam", sheet.image(), caption),))]
+    return [Section("Evidence for the class (Grad-CAM)", text, (Picture("gradcam", sheet.image(), caption),))]

@@ -1,4 +1,4 @@
-"""What modules are given while a network runs."""
+"""The inputs of modules while a network runs."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def watch(modules: Iterable[nn.Module]) -> Iterator[dict[nn.Module, tuple[Any, ...]]]:
-    """A dict that fills with the positional inputs of each module as it runs; nothing is changed, no hook stays."""
+    """A dict that receives the positional inputs of each module as it runs; the hooks are removed at the end."""
     seen: dict[nn.Module, tuple[Any, ...]] = {}
     handles = [module.register_forward_pre_hook(seen.__setitem__) for module in modules]
     try:

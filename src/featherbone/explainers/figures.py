@@ -19,15 +19,15 @@ from featherbone.explainers.view import View
 
 Array = np.ndarray[Any, Any]
 
-WIDTH = 1200  # pixels of a full row
+WIDTH = 1200  # pixels per row
 DPI = 100
-GAP, LINE = 6, 22  # pixels between panels, and of a title
+GAP, LINE = 6, 22  # pixels between panels, and per title
 POINT = "#00e5ff"
 HOW_TO_READ = (
-    "Colours run from 0 (dark) to the maximum of each map, or to twice the even weight where that is more; the number "
-    "is the maximum as a multiple of the even weight."
+    "Colours run from 0 (dark) to the maximum of each map, or to twice the uniform weight if that is more; the number "
+    "is the maximum as a multiple of the uniform weight."
 )
-"""What every section with `attention_sheet` says of it."""
+"""Explains the colours of `attention_sheet`."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading of the page, what the reader must know of it, and its pictures."""
+    """A heading of the page, an explanation, and pictures."""
 
     title: str
     text: str
@@ -49,14 +49,14 @@ class Section:
 
 
 class Sheet:
-    """Panels of the view's shape, filled row by row, at most `most` pixels wide each.
+    """Panels of the view's shape, filled row by row, each up to `max_width` pixels wide.
 
-    All lie in one set of axes, whose unit is the pixel of the sheet: one set for each panel is several times slower.
+    All share one set of axes in pixels of the sheet, which is several times faster than axes for each panel.
     """
 
-    def __init__(self, view: View, count: int, columns: int, most: int = 360) -> None:
+    def __init__(self, view: View, count: int, columns: int, max_width: int = 360) -> None:
         self.view, self.columns = view, columns
-        self.wide = min(most, WIDTH // columns - GAP)
+        self.wide = min(max_width, WIDTH // columns - GAP)
         self.scale = self.wide / view.width  # pixels of the sheet per pixel of the network's input
         self.high = round(view.height * self.scale)
         size = columns * (self.wide + GAP) + GAP, -(-count // columns) * (self.high + LINE + GAP)
@@ -77,36 +77,36 @@ class Sheet:
         smooth: bool = False,
         point: bool = True,
     ) -> None:
-        """Fill the next panel: the picture in grey under a map (h, w) in colours, or as it is without; the query point.
+        """Fill the next panel with a map (h, w) over the picture in grey, or with the picture, and the query point.
 
-        Position (row, column) of the map covers `stride` pixels of the input; without it the map covers the picture.
-        Limits around 0 are signed: the nearer a value is to 0, the clearer the picture.
+        A position of the map covers `stride` pixels of the input; without a stride the map covers the picture. If the
+        lower limit is negative, values near 0 are transparent.
         """
         row, column = divmod(self.filled, self.columns)
         self.left, self.top = GAP + column * (self.wide + GAP), LINE + row * (self.high + LINE + GAP)
         self.filled += 1
         if values is None:
-            self._lay(np.asarray(self.view.picture(2 * self.wide)), self.wide, self.high)
+            self._draw(np.asarray(self.view.picture(2 * self.wide)), self.wide, self.high)
         else:
-            self._lay(np.asarray(self.grey), self.wide, self.high, cmap="gray", vmin=0, vmax=255)
+            self._draw(np.asarray(self.grey), self.wide, self.high, cmap="gray", vmin=0, vmax=255)
             array = values.detach().float().cpu().numpy()
             high, wide = (self.high, self.wide) if stride is None else (n * stride * self.scale for n in array.shape)
             signed = limits[0] < 0
             alpha = 0.9 * np.clip(np.abs(array) / limits[1], 0, 1) ** 0.7 if signed else 0.62
             look: dict[str, Any] = dict(cmap=colours, vmin=limits[0], vmax=limits[1], alpha=alpha)
-            self._lay(array, wide, high, interpolation="bilinear" if smooth else "nearest", **look)
+            self._draw(array, wide, high, interpolation="bilinear" if smooth else "nearest", **look)
         self.axes.text(
             self.left + self.wide / 2, self.top - 0.5 * LINE, title, fontsize=8.5, ha="center", va="center_baseline"
         )
         if point:
             mark(self.axes, *self.place(np.array([self.view.x, self.view.y])))
 
-    def _lay(self, array: Array, width: float, height: float, **look: Any) -> None:
+    def _draw(self, array: Array, width: float, height: float, **look: Any) -> None:
         extent = (self.left, self.left + width, self.top + height, self.top)
         self.clip(self.axes.imshow(array, extent=extent, aspect="auto", **look))
 
     def clip(self, *drawn: Artist) -> None:
-        """Cut off what was drawn beyond the panel filled last."""
+        """Clip what was drawn to the panel filled last."""
         for artist in drawn:
             artist.set_clip_path(Rectangle((self.left, self.top), self.wide, self.high, transform=self.axes.transData))
 
@@ -115,14 +115,16 @@ class Sheet:
         return points * self.scale + (self.left, self.top)
 
     def show_attention(self, weights: Tensor, stride: float | None, title: str, point: bool = True) -> None:
-        """Weights (h, w) of a distribution, from 0 to their maximum, or to twice the even weight if that is more."""
-        most, even = weights.max().item(), 1 / weights.numel()
-        self.show(weights, stride, f"{title}: {most / even:.1f}×", limits=(0.0, max(most, 2 * even)), point=point)
+        """Weights (h, w) of a distribution, from 0 to their maximum, or to twice the uniform weight if that is more."""
+        largest, uniform = weights.max().item(), 1 / weights.numel()
+        self.show(
+            weights, stride, f"{title}: {largest / uniform:.1f}×", limits=(0.0, max(largest, 2 * uniform)), point=point
+        )
 
     def show_signed(self, values: Tensor, stride: float | None, title: str) -> None:
         """Values (h, w) of either sign, red above 0 and blue below."""
-        most = max(values.abs().max().item(), 1e-12)
-        self.show(values, stride, f"{title}: ±{most:.2g}", limits=(-most, most), colours="RdBu_r")
+        largest = max(values.abs().max().item(), 1e-12)
+        self.show(values, stride, f"{title}: ±{largest:.2g}", limits=(-largest, largest), colours="RdBu_r")
 
     def image(self) -> Image.Image:
         """The sheet as RGB."""
@@ -137,18 +139,18 @@ def attention_sheet(
     columns: int | None = None,
     point: bool = True,
 ) -> Image.Image:
-    """Distributions (n, h, w), in rows of `columns` panels, by default what fits."""
+    """Distributions (n, h, w) in rows of `columns` panels, by default as many as fit."""
     sheet = Sheet(view, len(maps), columns or columns_of(len(maps)))
     for weights, title in zip(maps, titles, strict=True):
         sheet.show_attention(weights, stride, title, point)
     return sheet.image()
 
 
-def columns_of(count: int, most: int = 8) -> int:
-    """Columns of a grid of `count` panels: one row if it fits, else the most that leave no gap, if that is not few."""
-    if count <= most:
+def columns_of(count: int, limit: int = 8) -> int:
+    """Columns of a grid of `count` panels: one row if it fits, else the largest number that leaves no gap."""
+    if count <= limit:
         return count
-    return next((n for n in range(most, most // 2, -1) if count % n == 0), most)
+    return next((n for n in range(limit, limit // 2, -1) if count % n == 0), limit)
 
 
 def mark(axes: Axes, x: float, y: float) -> None:
@@ -165,7 +167,7 @@ def render(figure: Figure) -> Image.Image:
 
 
 def view_section(view: View) -> Section:
-    """The whole image with what the network saw of it, and that part alone."""
+    """The whole image with the network's crop, and the crop by itself."""
     (width, height), (x1, y1, x2, y2) = view.image.size, view.box
     x, y = x1 + view.x / view.width * (x2 - x1), y1 + view.y / view.height * (y2 - y1)
     aspects = width / height, view.width / view.height
@@ -185,10 +187,10 @@ def view_section(view: View) -> Section:
         mark(ax, mark_x, mark_y)
     caption = (
         f"The network saw x {x1:.0f} to {x2:.0f} and y {y1:.0f} to {y2:.0f} of the image's {width} × {height} pixels; "
-        f"the rest was cut off. The ring is the query point, x {x:.0f}, y {y:.0f}."
+        f"the rest was cropped. The ring is the query point, x {x:.0f}, y {y:.0f}."
     )
     text = (
-        "Below, each position of a map is drawn as its own cell of the picture, as many pixels wide as positions are "
-        "apart; what a position knows of the picture reaches further."
+        "Below, each position of a map is drawn as a cell of the picture as wide as the stride of the map; the "
+        "receptive field of a position is larger."
     )
     return Section("What the network saw", text, (Picture("view", render(figure), caption),))

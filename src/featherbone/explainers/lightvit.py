@@ -1,4 +1,4 @@
-"""LightViT: what the global tokens gather, and the two gates of bi-dimensional attention."""
+"""LightViT: attention of the global tokens, and the two gates of bi-dimensional attention."""
 
 import torch
 from matplotlib.figure import Figure
@@ -35,8 +35,8 @@ def lightvit_sections(net: LightViT, x: Tensor, view: View) -> list[Section]:
     sections = [
         Section(
             "Global tokens",
-            "A few learned tokens gather the image, G = softmax(q_g k_xᵀ / √d) v_x, and hand it back to every "
-            f"position. Each map is where one of them looks in the last block of a stage. {HOW_TO_READ}",
+            "A few learned tokens aggregate the image, G = softmax(q_g k_xᵀ / √d) v_x, and broadcast it to every "
+            f"position. Each map is the attention of one token in the last block of a stage. {HOW_TO_READ}",
             tuple(pictures),
         )
     ]
@@ -50,19 +50,19 @@ def lightvit_sections(net: LightViT, x: Tensor, view: View) -> list[Section]:
         sections.append(
             Section(
                 "Bi-dimensional attention",
-                "The feed-forward network's result is multiplied by two gates between 0 and 1: one for each position, "
-                "one for each channel.",
+                "The output of the feed-forward network is multiplied by two gates between 0 and 1: one for each "
+                "position, one for each channel.",
                 (
                     Picture(
                         "gate-spatial",
                         draw_spatial(maps, view),
-                        "The spatial gate in the last block of each stage. Colours run from each map's least value to "
-                        "its largest, which stand above it: a narrow range is a gate that hardly chooses.",
+                        "The spatial gate in the last block of each stage. Colours run from the minimum to the maximum "
+                        "of each map, which are in its title: a gate with a narrow range hardly selects.",
                     ),
                     Picture(
                         "gate-channel",
                         draw_channels([gate.flatten() for gate in channel]),
-                        "The channel gate, sorted; the dashed line is 0.5, what an undecided gate gives.",
+                        "The channel gate, sorted; the dashed line is 0.5, the value of a gate with input 0.",
                     ),
                 ),
             )
@@ -71,7 +71,7 @@ def lightvit_sections(net: LightViT, x: Tensor, view: View) -> list[Section]:
 
 
 def draw_spatial(maps: list[Tensor], view: View) -> Image.Image:
-    """Gates (h, w), side by side."""
+    """Gates (h, w) side by side."""
     sheet = Sheet(view, len(maps), len(maps))
     for i, gate in enumerate(maps):
         low, high = gate.min().item(), gate.max().item()
@@ -81,7 +81,7 @@ def draw_spatial(maps: list[Tensor], view: View) -> Image.Image:
 
 
 def draw_channels(gates: list[Tensor]) -> Image.Image:
-    """Gates (C), sorted, as bars side by side."""
+    """Gates (C), sorted, as bar charts side by side."""
     figure = Figure(figsize=(WIDTH / DPI, 1.9), layout="constrained")
     axes = figure.subplots(1, len(gates), sharey=True)
     for i, (ax, gate) in enumerate(zip(axes, gates, strict=True)):

@@ -1,4 +1,4 @@
-"""LIT: where the taps of deformable token merging look, and attention in the stages that have it."""
+"""LIT: sampling points of deformable token merging, and attention in the stages that have it."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ from featherbone.explainers.view import View
 from featherbone.ops.deform import TAPS, sampling_points
 
 TAP_COLOURS = ("#ffb000", "#fe6100", "#dc267f", "#648fff")  # IBM's colour-blind safe palette
-MOST_WINDOWS = 12  # along a side: more arrows cannot be told apart
+MAX_WINDOWS = 12  # per side; more arrows could not be distinguished
 
 
 @torch.no_grad()
@@ -29,9 +29,9 @@ def lit_sections(net: LIT, x: Tensor, view: View) -> list[Section]:
         sections.append(
             Section(
                 "Deformable token merging (DTM)",
-                "Four positions become one, and the network learns where to look them up: each arrow runs from a tap "
-                "of the regular 2 × 2 grid (hollow) to its learned sampling point (filled), at true length. Only some "
-                "of the windows are drawn; what lies beyond the picture is read as zero.",
+                "Four positions are merged into one, with learned sampling points: each arrow runs from a tap of the "
+                "regular 2 × 2 grid (hollow) to its sampling point (filled), at true length. Only some of the windows "
+                "are drawn; outside the picture, zeros are read.",
                 (Picture("dtm", draw_merges(offsets, view), offsets_caption(offsets)),),
             )
         )
@@ -43,7 +43,7 @@ def lit_sections(net: LIT, x: Tensor, view: View) -> list[Section]:
         sections.append(
             Section(
                 "Attention",
-                f"softmax(q kᵀ / √d{bias}) of the last block of each stage that attends. {HOW_TO_READ}",
+                f"softmax(q kᵀ / √d{bias}) of the last block of each stage with attention. {HOW_TO_READ}",
                 tuple(pictures),
             )
         )
@@ -51,7 +51,7 @@ def lit_sections(net: LIT, x: Tensor, view: View) -> list[Section]:
 
 
 def attention_pictures(attention: Attention, given: tuple[Tensor, int, int], stage: int, view: View) -> list[Picture]:
-    """Maps of all heads for the query point and, where there is one, for the class token."""
+    """Maps of all heads for the query point and, if there is one, for the class token."""
     tokens, height, width = given
     stride = 4 * 2**stage
     maps = attention.attend(tokens, height, width)[0]  # (heads, N, N)
@@ -65,8 +65,8 @@ def attention_pictures(attention: Attention, given: tuple[Tensor, int, int], sta
     if prefix:
         of_class = maps[:, 0, prefix:].unflatten(1, (height, width))
         caption = (
-            f"Stage {stage + 1}, the class token. It keeps {maps[:, 0, 0].mean():.1%} of its attention for itself, on "
-            "the mean of the heads."
+            f"Stage {stage + 1}, the class token. On average over the heads, {maps[:, 0, 0].mean():.1%} of its "
+            "attention is on itself."
         )
         drawn = attention_sheet(view, of_class, stride, titles, point=False)
         pictures.insert(0, Picture(f"{name}-class", drawn, caption))
@@ -74,31 +74,31 @@ def attention_pictures(attention: Attention, given: tuple[Tensor, int, int], sta
 
 
 def offsets_caption(offsets: list[Tensor]) -> str:
-    """How far the taps wander, (1, 8, h, w) for each merging."""
+    """How far the taps move; offsets are (1, 8, h, w) for each merging."""
     lengths = [o.unflatten(1, (TAPS, 2)).norm(dim=2) for o in offsets]  # (1, 4, h, w)
-    told = (
-        f"into stage {i + 2} by {length.mean():.2f} positions on average, {length.max():.2f} at most"
+    distances = (
+        f"into stage {i + 2} by {length.mean():.2f} positions on average, maximum {length.max():.2f}"
         for i, length in enumerate(lengths)
     )
-    unlearned = " Nothing is learned yet: offsets begin at zero." if all(not o.any() for o in offsets) else ""
-    return f"Taps wander: {'; '.join(told)}.{unlearned}"
+    untrained = " The offsets are untrained: they start at zero." if all(not o.any() for o in offsets) else ""
+    return f"Taps move {'; '.join(distances)}.{untrained}"
 
 
 def tap_pixels(offsets: Tensor, stride: int) -> Tensor:
-    """Where `offsets` (1, 8, h, w) make the taps look: x and y (h, w, 4, 2) in pixels of the network's input.
+    """Sampling points of `offsets` (1, 8, h, w): x and y (h, w, 4, 2) in pixels of the network's input.
 
-    `stride` is of the finer map, whose position p has its centre at (p + 1/2) stride.
+    `stride` is that of the finer map, whose position p has its centre at (p + 1/2) stride.
     """
     y, x = sampling_points(offsets)
     return (torch.stack([x, y], dim=-1)[0] + 0.5) * stride
 
 
 def draw_merges(offsets: list[Tensor], view: View) -> Image.Image:
-    """The mergings side by side: arrows from regular taps to where they look, for windows spread over the map."""
-    sheet = Sheet(view, len(offsets), len(offsets), most=400)
+    """The mergings side by side: arrows from regular taps to sampling points, for windows spread over the map."""
+    sheet = Sheet(view, len(offsets), len(offsets), max_width=400)
     for i, offset in enumerate(offsets):
         sheet.show(title=f"into stage {i + 2}", point=False)
-        step = math.ceil(max(offset.shape[2:]) / MOST_WINDOWS)
+        step = math.ceil(max(offset.shape[2:]) / MAX_WINDOWS)
         ends, starts = (
             sheet.place(tap_pixels(values, 4 * 2**i)[step // 2 :: step, step // 2 :: step].cpu().numpy())
             for values in (offset, torch.zeros_like(offset))

@@ -1,4 +1,4 @@
-"""LVT: the kernels that CSA makes for a point, RASA's attention at each recursion, and its atrous queries."""
+"""LVT: the kernels that CSA computes for a point, RASA's attention in each recursion, and its atrous queries."""
 
 import numpy as np
 import torch
@@ -27,11 +27,11 @@ from featherbone.explainers.figures import (
 from featherbone.explainers.view import View
 from featherbone.ops.csa import TAPS
 
-STRIDE = 4  # of the map of stage 1
+STRIDE = 4  # of stage 1
 
 
 def windows_of(row: int, column: int, height: int, width: int) -> list[tuple[int, int, int]]:
-    """Windows (row, column) among height x width that contain a position of the map, with its tap in each.
+    """Of height x width windows, the (row, column) of those that contain a position, with the position's tap in each.
 
     Along an axis, position 2p is tap 1 of window p; position 2p + 1 is tap 2 of window p and tap 0 of window p + 1.
     """
@@ -45,7 +45,7 @@ def windows_of(row: int, column: int, height: int, width: int) -> list[tuple[int
 
 
 def csa_weights(csa: CSA, x: Tensor, row: int, column: int) -> Tensor:
-    """A (heads, 9, 9) of the window (row, column): how each output tap weighs the input taps; x is (1, H, W, C)."""
+    """A (heads, 9, 9) of a window: the weights of the input taps (columns) for each output tap; x is (1, H, W, C)."""
     return csa.attend(x)[0, row, column].unflatten(1, (TAPS, TAPS))
 
 
@@ -76,23 +76,23 @@ def lvt_sections(net: LVT, x: Tensor, view: View) -> list[Section]:
     return [
         Section(
             "Convolutional self-attention (CSA), stage 1",
-            "Every 3 × 3 window of the map makes a matrix A: row i says how output position i of the window weighs its "
-            "nine input positions j, which each pass through a matrix W_j of their own. Windows lie two positions "
-            "apart and their results are summed where they overlap, so a position belongs to one, two or four.",
+            "Every 3 × 3 window of the map has a matrix A: row i has the weights of the nine input positions j for "
+            "output position i; each input position is multiplied by its own matrix W_j. Windows have stride 2 and "
+            "their results are summed where they overlap, so a position is in one, two or four windows.",
             (
                 Picture(
                     "csa",
                     draw_csa(csa, inputs[csa], view),
                     "One row for each window that contains the ring. For every head: the matrix A (rows i, columns j; "
-                    "the ring's own row framed), and over the picture the kernel of the window's centre, row i = 5. "
-                    "An even weight is 11%; positions beyond the picture are zeros.",
+                    "the row of the ring framed), and over the picture the kernel of the window's centre, row i = 5. "
+                    "A uniform weight is 11%; positions outside the picture are zeros.",
                 ),
             ),
         ),
         Section(
             "Recursive atrous self-attention (RASA), stages 2 to 4",
-            "softmax(q kᵀ / √d) of the last block for the query at the ring: what the position there gathers. The "
-            f"block is applied to its own result with the same weights: one row for each step. {HOW_TO_READ}",
+            "softmax(q kᵀ / √d) of the last block for the query at the ring. The attention is applied repeatedly with "
+            f"the same weights: one row for each step. {HOW_TO_READ}",
             tuple(
                 Picture(f"rasa-stage{i + 2}", draw_rasa(rasa, inputs[rasa], view, 8 * 2**i), f"Stage {i + 2}.")
                 for i, rasa in enumerate(rasas)
@@ -100,9 +100,9 @@ def lvt_sections(net: LVT, x: Tensor, view: View) -> list[Section]:
         ),
         Section(
             "Atrous queries",
-            "The query is a sum over the dilations r = 1, 3, 5 of SiLU(conv(q)) with one shared kernel. Shown is the "
-            "length over the channels of each term, in the first recursion: where each scale answers.",
-            (Picture("atrous", draw_responses(responses, view), "Rows are stages 2 to 4, columns the dilations."),),
+            "The query is the sum of SiLU(conv(q)) over the dilations r = 1, 3, 5 with one shared kernel. Shown is the "
+            "norm over the channels of each term in the first recursion.",
+            (Picture("atrous", draw_responses(responses, view), "Rows are stages 2 to 4, columns are dilations."),),
         ),
     ]
 
@@ -116,26 +116,26 @@ def draw_csa(csa: CSA, x: Tensor, view: View) -> Image.Image:
     axes = figure.subplots(len(found), 2 * csa.num_heads, squeeze=False)
     for (row, column, tap), line in zip(found, axes, strict=True):
         weights = csa_weights(csa, x, row, column).cpu().numpy()
-        most = max(weights.max(), 2 / TAPS)
+        limit = max(weights.max(), 2 / TAPS)
         for head, (left, right) in enumerate(line.reshape(-1, 2)):
-            left.imshow(weights[head], cmap="magma", vmin=0, vmax=most)
+            left.imshow(weights[head], cmap="magma", vmin=0, vmax=limit)
             left.add_patch(Rectangle((-0.5, tap - 0.5), TAPS, 1, fill=False, edgecolor=POINT, linewidth=2))
             left.set_xticks(range(TAPS), range(1, TAPS + 1), fontsize=7)
             left.set_yticks(range(TAPS), range(1, TAPS + 1), fontsize=7)
             left.set_title(f"head {head + 1}, window {row + 1}, {column + 1}: A", fontsize=9, pad=3)
-            draw_kernel(right, view, weights[head, TAPS // 2].reshape(3, 3), row, column, most)
+            draw_kernel(right, view, weights[head, TAPS // 2].reshape(3, 3), row, column, limit)
             right.set_title(f"head {head + 1}: kernel of the centre", fontsize=9, pad=3)
     return render(figure)
 
 
-def draw_kernel(axes: Axes, view: View, kernel: Array, row: int, column: int, most: float) -> None:
-    """The nine weights of a window over its positions, and the picture around them, enlarged."""
+def draw_kernel(axes: Axes, view: View, kernel: Array, row: int, column: int, limit: float) -> None:
+    """The nine weights of a window on its positions, over an enlarged part of the picture."""
     left, top = (2 * column - 1) * STRIDE, (2 * row - 1) * STRIDE
     right, bottom, margin = left + 3 * STRIDE, top + 3 * STRIDE, 1.5 * STRIDE
     axes.imshow(view.picture(4 * WIDTH // 3), extent=(0, view.width, view.height, 0))
-    axes.imshow(kernel, extent=(left, right, bottom, top), cmap="magma", vmin=0, vmax=most, alpha=0.7)
+    axes.imshow(kernel, extent=(left, right, bottom, top), cmap="magma", vmin=0, vmax=limit, alpha=0.7)
     for (i, j), weight in np.ndenumerate(kernel):
-        x, y, colour = left + (j + 0.5) * STRIDE, top + (i + 0.5) * STRIDE, "black" if weight > 0.7 * most else "white"
+        x, y, colour = left + (j + 0.5) * STRIDE, top + (i + 0.5) * STRIDE, "black" if weight > 0.7 * limit else "white"
         axes.text(x, y, f"{weight:.0%}", color=colour, fontsize=9, ha="center", va="center")
     mark(axes, view.x, view.y)
     axes.set(xlim=(left - margin, right + margin), ylim=(bottom + margin, top - margin), xticks=(), yticks=())
@@ -153,8 +153,8 @@ def draw_rasa(rasa: RASA, x: Tensor, view: View, stride: int) -> Image.Image:
 
 
 def draw_responses(responses: list[Tensor], view: View) -> Image.Image:
-    """Lengths of the atrous terms, a row for each stage."""
-    sheet = Sheet(view, len(responses) * len(DILATIONS), len(DILATIONS), most=240)
+    """Norms of the atrous terms, a row for each stage."""
+    sheet = Sheet(view, len(responses) * len(DILATIONS), len(DILATIONS), max_width=240)
     for i, terms in enumerate(responses):
         lengths = terms.norm(dim=3)  # (3, H, W)
         limits = 0.0, lengths.max().item()

@@ -27,7 +27,7 @@ def is_plain_vit(net: nn.Module) -> bool:
 
 @contextmanager
 def unfused(modules: list[Any]) -> Iterator[None]:
-    """The modules compute their attention in the open, then as before."""
+    """The modules compute their attention unfused inside the block."""
     before = [module.fused_attn for module in modules]
     try:
         for module in modules:
@@ -42,7 +42,7 @@ def unfused(modules: list[Any]) -> Iterator[None]:
 def attention_maps(net: nn.Module, x: Tensor) -> list[Tensor]:
     """softmax(q k^T d^-1/2) (heads, N, N) of each block of a plain ViT; x is (1, 3, H, W)."""
     modules = attentions_of(net)
-    drops = [module.attn_drop for module in modules]  # what they are given is what we want
+    drops = [module.attn_drop for module in modules]  # their input is the attention
     with unfused(modules), watch(drops) as seen:
         net(x)
     return [seen[drop][0][0] for drop in drops]
@@ -72,12 +72,12 @@ def rollout_sections(net: Any, x: Tensor, view: View) -> list[Section]:
     return [
         Section(
             "Attention rollout",
-            "Attention followed through all blocks: the product of (A + I) / 2, A being the mean over the heads and I "
-            "standing for the residual path. It is a rough account: values, MLPs and signs are left out. "
+            "Attention multiplied through all blocks: the product of (A + I) / 2, where A is the mean over the heads "
+            "and I the residual path. It is approximate: values, MLPs and signs are ignored. "
             f"{HOW_TO_READ}",
             (
-                Picture("rollout", drawn, f"What reaches the {reader}, and the patch at the ring, from each patch."),
-                Picture("last-block", heads, f"The last block alone: the {reader}, head by head."),
+                Picture("rollout", drawn, f"Contribution of each patch to the {reader}, and to the patch at the ring."),
+                Picture("last-block", heads, f"Attention of the {reader} in the last block, one map for each head."),
             ),
         )
     ]

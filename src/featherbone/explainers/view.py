@@ -1,4 +1,4 @@
-"""The part of a user's image that the network saw, and where a point of the image lies in it."""
+"""The part of a user's image that the network saw, and the query point in it."""
 
 from dataclasses import dataclass
 from math import ceil, floor
@@ -14,30 +14,30 @@ class View:
     """A rectangle of the user's image, resized to the network's input."""
 
     image: Image.Image
-    """All of it."""
+    """The whole image."""
     box: tuple[float, float, float, float]
-    """x1 y1 x2 y2 of what the network saw, in pixels of the image."""
+    """Crop that the network saw, x1 y1 x2 y2 in pixels of the image."""
     height: int
-    """Of the network's input, in pixels."""
+    """Height of the network's input in pixels."""
     width: int
     x: float
-    """Of the query point, in pixels of the network's input."""
+    """The query point, in pixels of the network's input."""
     y: float
 
     def picture(self, width: int) -> Image.Image:
-        """What the network saw, from the image's own pixels, `width` pixels wide."""
+        """What the network saw, resized from the original image to a width of `width` pixels."""
         return self.image.resize(
             (width, round(width * self.height / self.width)), Image.Resampling.BICUBIC, box=self.box
         )
 
     def cell(self, height: int, width: int, stride: float) -> tuple[int, int]:
-        """Row and column of the query point on a map whose positions are `stride` pixels of the input apart."""
+        """Row and column of the query point on a map with a stride of `stride` pixels."""
         return min(int(self.y / stride), height - 1), min(int(self.x / stride), width - 1)
 
 
 def visible_box(image: Image.Image, preprocessing: Preprocessing) -> tuple[float, float, float, float]:
-    """The rectangle x1 y1 x2 y2 of the image that survives resizing and centre crop, in pixels of the image."""
-    resize = preprocessing.transform().transforms[0]  # type: ignore[attr-defined]  # asked, so that they cannot differ
+    """The part x1 y1 x2 y2 of the image that is inside the centre crop, in pixels of the image."""
+    resize = preprocessing.transform().transforms[0]  # type: ignore[attr-defined]
     width, height = resize(image).size
     left, top = round((width - preprocessing.width) / 2), round((height - preprocessing.height) / 2)
     x, y = image.width / width, image.height / height
@@ -46,13 +46,13 @@ def visible_box(image: Image.Image, preprocessing: Preprocessing) -> tuple[float
 
 
 def see(image: Image.Image, preprocessing: Preprocessing, point: tuple[float, float] | None = None) -> View:
-    """The view of an RGB image at `point` (x, y), by default its centre. Raises `BadOption` for one out of sight."""
+    """The view of an RGB image at `point` (x, y), by default its centre. Raises `BadOption` if it is cropped away."""
     x1, y1, x2, y2 = box = visible_box(image, preprocessing)
     x, y = (image.width / 2, image.height / 2) if point is None else point
     if not (x1 <= x <= x2 and y1 <= y <= y2):
         raise BadOption(
-            f"point {x:g} {y:g} is not in what the network sees of the image: x from {ceil(x1)} to {floor(x2)}, "
-            f"y from {ceil(y1)} to {floor(y2)}, of {image.width} x {image.height} pixels; choose one inside"
+            f"point {x:g} {y:g} is outside the network's view of the image: x from {ceil(x1)} to {floor(x2)}, "
+            f"y from {ceil(y1)} to {floor(y2)}, of {image.width} x {image.height} pixels; choose a point inside"
         )
     height, width = preprocessing.height, preprocessing.width
     return View(image, box, height, width, (x - x1) / (x2 - x1) * width, (y - y1) / (y2 - y1) * height)
