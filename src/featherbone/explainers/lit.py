@@ -74,14 +74,13 @@ def attention_pictures(attention: Attention, given: tuple[Tensor, int, int], sta
 
 
 def offsets_caption(offsets: list[Tensor]) -> str:
-    """How far the taps move; offsets are (1, 8, h, w) for each merging."""
+    """Mean and maximum length of the offsets (1, 8, h, w) of each merging."""
     lengths = [o.unflatten(1, (TAPS, 2)).norm(dim=2) for o in offsets]  # (1, 4, h, w)
     distances = (
-        f"into stage {i + 2} by {length.mean():.2f} positions on average, maximum {length.max():.2f}"
-        for i, length in enumerate(lengths)
+        f"into stage {i + 2} mean {length.mean():.2f}, maximum {length.max():.2f}" for i, length in enumerate(lengths)
     )
     untrained = " The offsets are untrained: they start at zero." if all(not o.any() for o in offsets) else ""
-    return f"Taps move {'; '.join(distances)}.{untrained}"
+    return f"Length of the offsets in positions: {'; '.join(distances)}.{untrained}"
 
 
 def tap_pixels(offsets: Tensor, stride: int) -> Tensor:
