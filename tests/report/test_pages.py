@@ -1,0 +1,71 @@
+import math
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from jinja2 import UndefinedError
+from PIL import Image
+
+from examined import Page
+from featherbone.exporters.int8.page import write_int8_page
+from featherbone.exporters.int8.search import Point
+from featherbone.report import format_metric, render
+from featherbone.report.run import wilson_interval
+
+CARD = SimpleNamespace(backbone="<b>net", head=None, task="classification")
+
+
+def test_a_page_loads_nothing_and_escapes_names(tmp_path):
+    points = tuple(Point(floats, 1000 + floats, 0.1, 0.7 + floats / 100, 2.0) for floats in (0, 4, 8))
+    result = SimpleNamespace(
+        path=Path("<i>.onnx"),
+        target="onnx",
+        metric="top1",
+        max_drop=0.02,
+        calibration=16,
+        before=Point(44, 4000, 0.0, 0.79, 3.0),
+        points=points,
+        kept=points[2],
+        ranking=[SimpleNamespace(layer=f"blocks.{i}", error=1 / (1 + i)) for i in range(44)],
+        drop=lambda point: 0.79 - point.metric,
+    )
+    write_int8_page(tmp_path / "int8.html", CARD, result)
+    html = (tmp_path / "int8.html").read_text()
+    page = Page(html)
+    text = " ".join(page.text)
+    assert page.open == [] and "<b>net" in text and "<i>.onnx" in text
+    assert not re.search(r"<i>|<script|https?://|\burl\(", html) and "default-src 'none'" in html
+    assert len(page.addresses) == 1 and page.addresses[0].startswith("data:image/svg+xml;base64,")
+    assert "8 of 44 layers are float" in text and "14 more, in int8.json" in text and "0.7800" in text
+
+
+def test_a_missing_value_is_an_error(tmp_path):
+    with pytest.raises(UndefinedError, match="'model' is undefined"):
+        render("explain.html", tmp_path / "page.html", subtitle="", warning="", record=None, sections=[])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_are_reduced_to_the_pixels_that_are_shown(tmp_path):
+    picture = Image.effect_noise((900, 600), 80).convert("RGB")
+    pages = []
+    for cell in (300, 60):
+        section = SimpleNamespace(cells={}, note="", classes=[], sheets=[sheet([picture], cell)])
+        card = SimpleNamespace(**vars(CARD), classes=(), data={}, settings={"lr": 0.1})
+        values = dict(card=card, summary=section, cells={}, plots=[], data="d", measured="m", skipped={}, versions={})
+        render("run.html", tmp_path / f"{cell}.html", **values)
+        pages.append(len((tmp_path / f"{cell}.html").read_text()))
+    assert pages[1] < pages[0] / 4 and picture.size == (900, 600)
+
+
+def sheet(pictures, cell):
+    return SimpleNamespace(title="t", text="", pictures=pictures, captions=["c"] * len(pictures), columns=3, cell=cell)
+
+
+def test_metrics_and_their_interval():
+    assert (format_metric(None), format_metric(0.12345)) == ("not measured", "0.123")
+    assert wilson_interval(0.5, 0) == (0.0, 1.0)
+    low, high = wilson_interval(0.9, 50)
+    for bound in (low, high):  # the bounds solve (p - share)^2 = z^2 p (1 - p) / n
+        assert (bound - 0.9) ** 2 == pytest.approx(1.96**2 * bound * (1 - bound) / 50)
+    assert low < 0.9 < high and not math.isclose(high - 0.9, 0.9 - low)
