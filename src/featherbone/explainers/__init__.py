@@ -4,6 +4,7 @@ The four families are explained in their papers' terms; other timm backbones by 
 attention rollout.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from featherbone.tasks.card import CARD
 from featherbone.tasks.classification import Classifier
 from featherbone.tasks.run import load_task
 
-FAMILIES: tuple[tuple[type[nn.Module], Any], ...] = (
+FAMILIES: tuple[tuple[type[nn.Module], Callable[[Any, Tensor, View], list[Section]]], ...] = (
     (LVT, lvt_sections),
     (LIT, lit_sections),
     (LightViT, lightvit_sections),
