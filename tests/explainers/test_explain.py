@@ -137,7 +137,7 @@ class TestLIT:
         for tap in range(4):
             expected = torch.stack([2 * x + tap % 2, 2 * y + tap // 2], dim=-1) * 4 + 2.0
             assert torch.equal(points[:, :, tap], expected)
-        assert "The offsets are untrained" in offsets_caption([torch.zeros(1, 8, 2, 2)])
+        assert "All offsets are zero" in offsets_caption([torch.zeros(1, 8, 2, 2)])
         assert "mean 5.00, maximum 5.00" in offsets_caption([torch.tensor([3.0, 4.0] * 4)[None, :, None, None]])
 
     def test_a_tap_samples_what_it_is_drawn_on(self):

@@ -79,8 +79,8 @@ def offsets_caption(offsets: list[Tensor]) -> str:
     distances = (
         f"into stage {i + 2} mean {length.mean():.2f}, maximum {length.max():.2f}" for i, length in enumerate(lengths)
     )
-    untrained = " The offsets are untrained: they start at zero." if all(not o.any() for o in offsets) else ""
-    return f"Length of the offsets in positions: {'; '.join(distances)}.{untrained}"
+    note = " All offsets are zero, as they are at initialisation." if all(not o.any() for o in offsets) else ""
+    return f"Length of the offsets in positions: {'; '.join(distances)}.{note}"
 
 
 def tap_pixels(offsets: Tensor, stride: int) -> Tensor:
