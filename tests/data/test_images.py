@@ -259,7 +259,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, read):
                 read(tmp_path / name)
     with open(tmp_path / "long.jpg", "wb") as file:
         file.truncate(10**12)
-    with pytest.raises(BadImage, match=r"1,000,000,000,000 bytes; at most .* cut it into tiles"):
+    with pytest.raises(BadImage, match=r"1,000,000,000,000 bytes; the maximum is .* cut it into tiles"):
         read(tmp_path / "long.jpg")
     (tmp_path / "broken.jpg").symlink_to(tmp_path / "gone.jpg")
     with pytest.raises(BadImage, match="there is no such file"):

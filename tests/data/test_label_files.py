@@ -165,7 +165,7 @@ def test_lists_of_indices_of_other_tools(tmp_path):
         ("class_dict.csv", "name,r,g,b\nsky,0,0,999\n", "a channel above 255; write a name and"),
         ("label_colors.txt", "0 0 255\n", "write R G B and a name a line"),
         ("objectInfo150.txt", "wall\nbuilding\n", r"not ADE20K's table .* write classes\.txt instead"),
-        ("_classes.csv", "Pixel Value, Class\n1, a\n1, b\n", "value 1 of b is another class's"),
+        ("_classes.csv", "Pixel Value, Class\n1, a\n1, b\n", "value 1 of b is also another class's"),
     ],
 )
 def test_a_list_of_another_form_is_refused(tmp_path, file, text, remedy):

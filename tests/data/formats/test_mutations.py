@@ -70,7 +70,7 @@ def test_damage_is_read_or_refused(written, name):
     data, generator = written / name, random.Random(7)
     files = sorted(path for pattern in FILES[name].split() for path in data.glob(pattern))
     num_refused = 0
-    for number in range(16):
+    for number in range(40):
         path = generator.choice(files)
         before = path.read_bytes()
         path.write_bytes(damage(before, generator))
@@ -85,4 +85,4 @@ def test_damage_is_read_or_refused(written, name):
             assert seen_by_the_doctor(data), f"damage {number} of {path.name}: {error}"
         finally:
             path.write_bytes(before)
-    assert 2 <= num_refused < 16
+    assert 5 < num_refused < 40
