@@ -35,7 +35,7 @@ def evaluate(
     there is no validation loss; nor is there where a task has none.
     """
     kind, device = kind_of(card), accelerator.device
-    outcome = Outcome(len(split), kind.metrics(task.decoder), kind.is_map)
+    outcome = kind.outcome(len(split), task.decoder)
     losses: list[Tensor] = []
 
     def batches() -> Iterator[tuple[int, Any]]:
@@ -61,6 +61,6 @@ def evaluate(
     outcome.finish()
     total = add_up(accelerator, float(torch.stack(losses).cpu().double().sum()) if losses else 0.0)
     loss = {"loss": total / len(split)} if total else {}
-    metrics = {**outcome.metrics.compute(), **loss}
+    metrics = {**outcome.compute(), **loss}
     outcome.score = metrics.get("best_score") or kind.score or 0.0
     return metrics, outcome

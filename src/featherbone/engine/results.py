@@ -41,10 +41,10 @@ def evaluate_results(
     for notice in opened.notices:
         say(notice, "note")
     images: Any = opened.images
-    metrics, read = kind.metrics(images), reader(results, images)
+    outcome, read = kind.outcome(len(images), images), reader(results, images)
     for index in track(range(len(images)), "evaluating", len(images)):
-        metrics.update(index, images.truth(index), read(index))
-    return {**metrics.compute(), "split": opened.split}, images.classes, kind
+        outcome.add(index, images.truth(index), read(index))
+    return {**outcome.compute(), "split": opened.split}, images.classes, kind
 
 
 def find_reader(

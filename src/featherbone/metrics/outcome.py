@@ -20,6 +20,8 @@ class Outcome:
     count: int
     """Images of the split."""
     metrics: Metrics[Any, Any]
+    extra: tuple[Metrics[Any, Any], ...] = ()
+    """Registered metrics, computed beside those of the task."""
     is_map: bool = False
     records: dict[int, Any] = field(default_factory=dict)
     """By index."""
@@ -42,6 +44,8 @@ class Outcome:
     def add(self, index: int, truth: Any, record: Any) -> None:
         """Count an image and keep its record if it is shown."""
         score = self.metrics.update(index, truth, record)
+        for metrics in self.extra:
+            metrics.update(index, truth, record)
         if score is not None:
             self.scores[index] = score
         self.records[index] = record
@@ -62,8 +66,13 @@ class Outcome:
     def synchronise(self, gather: Callable[[list[Any]], list[Any]]) -> None:
         """Join the counts and records of all processes."""
         self.trim()
-        self.metrics.synchronise(gather)
+        for metrics in (self.metrics, *self.extra):
+            metrics.synchronise(gather)
         parts = gather([(self.records, self.scores)])
         self.records = dict(sorted(pair for records, _ in parts for pair in records.items()))
         self.scores = dict(sorted(pair for _, scores in parts for pair in scores.items()))
         self.trim()
+
+    def compute(self) -> dict[str, Any]:
+        """All metrics by name."""
+        return {name: value for metrics in (*self.extra, self.metrics) for name, value in metrics.compute().items()}

@@ -98,7 +98,7 @@ class DetectionKind(Kind):
     headline = "AP"
     same = staticmethod(compare_objects)
     figures: ClassVar[Mapping[str, str]] = named("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
-    heads: ClassVar[Mapping[str, Any]] = {"retinanet": RetinaNet, "yolov3": YOLOv3}
+    heads: ClassVar[dict[str, Any]] = {"retinanet": RetinaNet, "yolov3": YOLOv3}
     score = SURE
     inference = frozenset({"score", "tile"})
     options = OBJECT_OPTIONS
@@ -150,7 +150,7 @@ class InstanceKind(DetectionKind):
     figures: ClassVar[Mapping[str, str]] = named(
         "AP", "AP50", "mask_AP", "mask_AP50", "AP75", "APs", "APm", "APl", "AR100"
     )
-    heads: ClassVar[Mapping[str, Any]] = {"mask_rcnn": MaskRCNN}
+    heads: ClassVar[dict[str, Any]] = {"mask_rcnn": MaskRCNN}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small-data": SMALL_DATA}
     has_validation_loss = False
     masks = True

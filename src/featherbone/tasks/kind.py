@@ -20,9 +20,10 @@ from featherbone.data.split import Split
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption, did_you_mean
 from featherbone.metrics.metrics import Metrics
+from featherbone.metrics.outcome import Outcome
 from featherbone.results import Record
 from featherbone.tasks.card import Card
-from featherbone.tasks.dense import dense_preprocessing
+from featherbone.tasks.dense import Head, dense_preprocessing
 from featherbone.tasks.likeness import Likeness
 
 
@@ -81,8 +82,10 @@ class Kind(ABC):
     """The validation metric by which weights are best."""
     figures: ClassVar[Mapping[str, str]]
     """Metrics shown to people and their names, in order; those of the first two are printed after each epoch."""
-    heads: ClassVar[Mapping[str, Any]] = {}
+    heads: ClassVar[dict[str, Any]] = {}
     """Heads by name, the default first; none where the backbone's classifier gives the result."""
+    extra_metrics: ClassVar[list[Callable[[Any], Metrics[Any, Any]]]]
+    """Metrics registered beside those of the task, each made from the source that `metrics` takes."""
     score: ClassVar[float | None] = None
     """Score above which objects are shown, where a run has found no better one; None for a task without objects."""
     inference: ClassVar[frozenset[str]] = frozenset()
@@ -103,6 +106,19 @@ class Kind(ABC):
     """Compares two records of one image; `score` is the tolerance of scores, objects above `limit` count."""
     collate: ClassVar[Callable[..., Any] | None] = staticmethod(collate)
     """How samples become a batch; None for torch's default."""
+
+    def __init_subclass__(cls) -> None:
+        cls.extra_metrics = []
+
+    @classmethod
+    def register_head(cls, name: str, head: type[Head]) -> None:
+        """Make a head available by its name, for training, export and every command."""
+        cls.heads[name] = head
+
+    @classmethod
+    def register_metrics(cls, metrics: Callable[[Any], Metrics[Any, Any]]) -> None:
+        """Compute metrics in every evaluation of the task, made from a decoder or split that states `classes`."""
+        cls.extra_metrics.append(metrics)
 
     def find_head(self, name: str | None) -> tuple[str | None, Any]:
         """Name and class of a head, by default the first; None twice for a task without heads. Raises `BadOption`."""
@@ -139,6 +155,11 @@ class Kind(ABC):
     @abstractmethod
     def metrics(self, source: Any) -> Metrics[Any, Any]:
         """Metrics without any image; a decoder or a split states `classes` and, if there are any, `things`."""
+
+    def outcome(self, count: int, source: Any) -> Outcome:
+        """What an evaluation of `count` images starts with; `source` is that of `metrics`."""
+        extra = tuple(make(source) for make in self.extra_metrics)
+        return Outcome(count, self.metrics(source), extra, self.is_map)
 
     @abstractmethod
     def truth_record(self, truth: Any, split: Split[Any]) -> Record:

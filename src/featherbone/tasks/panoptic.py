@@ -113,7 +113,7 @@ class PanopticKind(Kind):
     headline = "PQ"
     same = staticmethod(compare_segments)
     figures: ClassVar[Mapping[str, str]] = named("PQ", "PQ_things", "PQ_stuff", "SQ", "RQ")
-    heads: ClassVar[Mapping[str, Any]] = {"panoptic_fpn_light": LightPanopticFPN, "panoptic_fpn": PanopticFPN}
+    heads: ClassVar[dict[str, Any]] = {"panoptic_fpn_light": LightPanopticFPN, "panoptic_fpn": PanopticFPN}
     score = KEPT
     inference = frozenset({"score"})
     options = HEAD_OPTIONS | {"iou_crop"}

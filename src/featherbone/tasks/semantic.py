@@ -64,7 +64,7 @@ class SemanticKind(Kind):
     headline = "mIoU"
     same = staticmethod(compare_class_maps)
     figures: ClassVar[Mapping[str, str]] = named("mIoU", "boundary_mIoU", "pixel_accuracy", "mean_accuracy")
-    heads: ClassVar[Mapping[str, Any]] = {"segformer": SegFormer, "semantic_fpn": SemanticFPN}
+    heads: ClassVar[dict[str, Any]] = {"segformer": SegFormer, "semantic_fpn": SemanticFPN}
     inference = frozenset({"slide", "scales", "mirror"})
     options = HEAD_OPTIONS | {
         "class_share",
