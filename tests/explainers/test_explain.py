@@ -256,7 +256,7 @@ def test_maps_lie_on_their_cells(picture):
     view = see(Image.new("RGB", (100, 60), "black"), Preprocessing(60, 100, 1.0))
     values = torch.zeros(2, 4)
     values[1, 2] = 1
-    sheet = Sheet(view, 1, 1, most=200)
+    sheet = Sheet(view, 1, 1, max_width=200)
     sheet.show(values, 32, point=False, limits=(0, 1))
     lit = np.asarray(sheet.image()).astype(int)[22:142, 6:206].sum(2) > 150  # below the title, right of the gap
     rows, columns = np.where(lit)
