@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import featherbone
+from featherbone.backbones import lightvit, lit, lvt
 from featherbone.ops.atrous import atrous, atrous_plain
 from featherbone.ops.attention import attention_plain
 from featherbone.ops.csa import (
@@ -35,27 +36,28 @@ from featherbone.ops.deform import deformable_merge, deformable_merge_plain
 from featherbone.ops.windows import window_attention_plain
 
 MODELS = ("lvt", "lightvit_tiny", "lit_tiny", "xformer_small")
-BACKBONES = "featherbone.backbones"
 
 
-PLAIN: dict[str, Callable[..., Tensor]] = {
-    "lvt.convolutional_self_attention": convolutional_self_attention_plain,
-    "lvt.tap_attention": tap_attention_plain,
-    "lvt.atrous": atrous_plain,
-    "lvt.attention": attention_plain,
-    "lightvit.window_attention": window_attention_plain,
-    "lightvit.attention": attention_plain,
-    "lit.deformable_merge": deformable_merge_plain,
-    "lit.attention": attention_plain,
-}
+PLAIN: tuple[tuple[type, str, Callable[..., Tensor]], ...] = (
+    (lvt.CSA, "mix", convolutional_self_attention_plain),
+    (lvt.CSA, "attend_taps", tap_attention_plain),
+    (lvt.RASA, "convolve", atrous_plain),
+    (lvt.RASA, "attention", attention_plain),
+    (lvt.ClassBlock, "attention", attention_plain),
+    (lightvit.Attention, "attend_windows", window_attention_plain),
+    (lightvit.Attention, "attend", attention_plain),
+    (lit.DTM, "merge", deformable_merge_plain),
+    (lit.Attention, "attention", attention_plain),
+)
+"""Class, attribute and plain formula."""
 
 
 @contextmanager
 def plain() -> Iterator[None]:
     """Inside, our backbones compute with plain operators."""
     with ExitStack() as stack:
-        for name, form in PLAIN.items():
-            stack.enter_context(patch(f"{BACKBONES}.{name}", form))
+        for kind, name, formula in PLAIN:
+            stack.enter_context(patch.object(kind, name, staticmethod(formula)))
         yield
 
 

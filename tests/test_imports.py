@@ -14,7 +14,7 @@ RANKS = (
     {"files", "progress", "devices"},
     {"layers", "ops", "fonts"},
     {"backbones", "heads", "data", "draw"},
-    {"metrics"},
+    {"metrics", "replacements"},
     {"tasks", "deployment"},
     {"report"},
     {"exporters"},

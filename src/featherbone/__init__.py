@@ -1,15 +1,10 @@
 """Light-weight vision transformers, from a folder of images to a verified file.
 
-Importing registers the backbones with timm; the functions below load what they need when they are first used.
+Importing registers the backbones with timm and changes nothing else; the functions below are imported on first use.
 """
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-# Read when torch is first imported: its threads then spin only briefly before they sleep while they wait for each
-# other. Spinning for long, their default, makes training several times slower where another program uses a core.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from featherbone import backbones as backbones
 

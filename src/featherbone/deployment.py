@@ -1,38 +1,44 @@
-"""The inference form of a network: what only training needs is gone, and what never changes is computed once."""
+"""The forms of a network for inference, compilation and export: batch norms folded, modules replaced by a table."""
 
 from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
-from timm.layers import DropPath
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
-from featherbone.ops.product import convolve, fuses, product
+from featherbone.replacements import TABLE
 
+Form = Literal["inference", "compiled", "graph", "size", "device"]
 Net = TypeVar("Net", bound=nn.Module)
 
-DROPS = (DropPath, nn.Dropout, nn.Dropout2d)
+STEPS: dict[str, tuple[str, ...]] = {
+    "inference": ("deployed", "inference"),
+    "compiled": ("deployed", "compiled"),
+    "graph": ("deployed", "compiled", "graph"),
+    "size": ("deployed", "compiled", "graph", "size"),
+    "device": ("deployed", "compiled", "device"),
+}
+"""The columns of the table that make each form, applied in this order."""
 
 
-def deploy(model: Net, image_size: tuple[int, int] | None = None) -> Net:
-    """A copy of a network for inference, equal to it within rounding (1e-5); the network itself stays as it is.
+def deploy(model: Net, image_size: tuple[int, int] | None = None, form: Form = "inference") -> Net:
+    """A copy of a network for inference, equal to it within rounding (1e-5); the network itself is not changed.
 
-    A BatchNorm is folded into the convolution before it, and an activation computed with the convolution or Linear
-    before it, wherever nothing else reads what stands between the two, which running one image tells. Branches that
-    timm knows how to merge are merged. Dropout and drop path are gone. Modules that have a method `fold_constants` have
-    computed what never changes. With `image_size` (H, W), learned tables have their size there: the copy is equal at
-    that size alone. Kernels lie channels-last in memory. The copy has no gradients: train and save the network itself.
+    A BatchNorm is folded into the convolution before it where nothing else reads the convolution's result, which is
+    found by running one image. timm's mergeable branches are merged. Dropout and drop path are removed. With
+    `image_size` (H, W), tables of positions are resized, and the copy is equal at that size only. The copy has no
+    gradients: train and save the network itself. Forms: `inference` for eager PyTorch; `compiled` for torch.compile;
+    `graph` for exported files, whose batch may stay open; `size` for those whose height and width stay open, too (do
+    not give `image_size`); `device` for phones.
     """
     net = reparameterize_model(deepcopy(model).eval()).requires_grad_(False)
-    size = image_size or _own_size(net)
     with torch.inference_mode(False), torch.no_grad():
-        for convolution, norm in _neighbours(net, size, (nn.Conv2d,), _tracks):
+        for convolution, norm in _foldable(net, image_size or _own_size(net)):
             convolution.weight, convolution.bias = fuse_conv_bn_weights(
                 convolution.weight,
                 convolution.bias,
@@ -42,52 +48,31 @@ def deploy(model: Net, image_size: tuple[int, int] | None = None) -> Net:
                 norm.weight,
                 norm.bias,
             )
-            _replace(net, norm, getattr(norm, "act", nn.Identity()))  # timm has norms that hold an activation
-        for module in list(net.modules()):
-            if image_size is not None and hasattr(module, "set_input_size") and hasattr(module, "levels"):
-                module.set_input_size(image_size)
-            if hasattr(module, "fold_constants"):
-                module.fold_constants()
-            if isinstance(module, DROPS):
-                _replace(net, module, nn.Identity())
-        for module, activation in _neighbours(net, size, (nn.Conv2d, nn.Linear), fuses):
-            usual = type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-            if usual or type(module) is nn.Linear:
-                _replace(net, activation, nn.Identity())
-                _replace(net, module, Convolution(module, activation) if usual else Product(module, activation))
-        for module in list(net.modules()):
-            if type(module) is nn.Linear:
-                _replace(net, module, Product(module))
+            _replace(net, {norm: getattr(norm, "act", nn.Identity())})  # timm has norms that hold an activation
+        for step in STEPS[form]:
+            use_form(net, step, image_size)
     return net.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-class Product(nn.Linear):
-    """A Linear, and the activation behind it, by the fastest product."""
-
-    def __init__(self, linear: nn.Linear, activation: nn.Module | None = None) -> None:
-        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
-        self.weight, self.bias, self.activation = linear.weight, linear.bias, activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        return product(x, self.weight, self.bias, self.activation)
-
-
-class Convolution(nn.Conv2d):
-    """A convolution and the activation behind it at once."""
-
-    def __init__(self, conv: Any, activation: nn.Module) -> None:
-        sizes = conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation
-        super().__init__(*sizes, conv.groups, conv.bias is not None, device="meta")
-        self.weight, self.bias, self.activation = conv.weight, conv.bias, activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        assert not isinstance(self.padding, str), "none is padded by a word"
-        how = self.stride, self.padding, self.dilation, self.groups
-        return convolve(x, self.weight, self.bias, self.activation, *how)
+def use_form(net: nn.Module, step: str, image_size: tuple[int, int] | None = None) -> None:
+    """Replace the modules inside `net` by one column of the table, such as `compiled` or `triton`, in place."""
+    if step == "device":
+        for module in net.modules():
+            if getattr(module, "fused_attn", False):  # timm's switch, in many classes
+                module.fused_attn = False  # type: ignore[assignment]
+    replaced = {}
+    for module in net.modules():
+        if row := TABLE.get((type(module), step)):
+            replaced[module] = row.build(module, image_size)
+    _replace(net, replaced)
 
 
-def _tracks(module: nn.Module) -> bool:
-    return isinstance(module, _BatchNorm) and module.track_running_stats
+def _replace(net: nn.Module, replaced: dict[nn.Module, nn.Module]) -> None:
+    """Put modules in the place of others, wherever those are used."""
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if replaced.get(child, child) is not child:
+                setattr(parent, name, replaced[child])
 
 
 def _own_size(net: nn.Module) -> tuple[int, int]:
@@ -98,61 +83,54 @@ def _own_size(net: nn.Module) -> tuple[int, int]:
     return 224, 224
 
 
-def _neighbours(
-    net: nn.Module, image_size: tuple[int, int], kinds: tuple[type, ...], follows: Callable[[nn.Module], bool]
-) -> list[tuple[Any, Any]]:
-    """Modules of some kinds, and ones that always and alone read what those give."""
-    made: dict[int, tuple[Any, Tensor]] = {}  # by the tensor, which is kept so that none takes its place
-    pairs: list[tuple[Any, Any, int]] = []
+def _foldable(net: nn.Module, image_size: tuple[int, int]) -> list[tuple[Any, Any]]:
+    """Convolutions, and the norms that are always the only readers of their results."""
+    made: dict[int, tuple[nn.Module, Tensor]] = {}  # by the tensor's id, which it keeps in use
+    pairs: list[tuple[nn.Module, nn.Module, int]] = []
     calls: Counter[nn.Module] = Counter()
 
-    def seen(module: Any, given: tuple[Any, ...], result: Any) -> None:
+    def record(module: nn.Module, given: tuple[Any, ...], result: Any) -> None:
         calls[module] += 1
-        if isinstance(module, kinds):
+        if isinstance(module, nn.Conv2d):
             made[id(result)] = module, result
-            readers.count[id(result)] = 0  # it may have the place of one that is gone
+            readers.count[id(result)] = 0
         elif given and id(given[0]) in made:
             pairs.append((made[id(given[0])][0], module, id(given[0])))
 
-    first = [module for module in net.modules() if isinstance(module, kinds)]
-    behind = [module for module in net.modules() if follows(module)]
-    if not first or not behind:
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d | nn.SyncBatchNorm) and m.track_running_stats]
+    if not norms:
         return []
-    in_place: list[Any] = [module for module in behind if getattr(module, "inplace", False)]  # makes what it reads
-    handles = [module.register_forward_hook(seen) for module in (*first, *behind)]
-    channels = next((m.in_channels for m in net.modules() if isinstance(m, nn.Conv2d)), 3)
+    convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+    handles = [module.register_forward_hook(record) for module in (*convolutions, *norms)]
+    channels = convolutions[0].in_channels if convolutions else 3
     image = next(net.parameters()).new_zeros(1, channels, *image_size)
-    readers = _Readers()
     try:
-        for activation in in_place:
-            activation.inplace = False
-        with readers:
+        with _Readers() as readers:
             net(image)
     finally:
-        for activation in in_place:
-            activation.inplace = True
         for handle in handles:
             handle.remove()
-    alone = Counter((one, other) for one, other, tensor in pairs if readers.count[tensor] == 1)
-    return [(one, other) for (one, other), times in alone.items() if times == calls[one] == calls[other]]
+    only = Counter((one, other) for one, other, tensor in pairs if readers.count[tensor] == 1)
+    return [(one, other) for (one, other), times in only.items() if times == calls[one] == calls[other]]
 
 
-class _Readers(TorchDispatchMode):
-    """Counts the operators that read each tensor."""
+class _Readers(TorchFunctionMode):
+    """Counts the functions of torch that read each tensor; one that returns no tensor, as a shape, does not count."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count: Counter[int] = Counter()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        leaves = torch.utils._pytree.tree_leaves((args, kwargs or {}))
-        self.count.update(id(leaf) for leaf in leaves if isinstance(leaf, Tensor))
-        return func(*args, **(kwargs or {}))
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(True for _ in _tensors(result)):
+            self.count.update(id(x) for x in _tensors((args, list((kwargs or {}).values()))))
+        return result
 
 
-def _replace(net: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put a module where another is, wherever it is."""
-    for parent in list(net.modules()):
-        for name, child in parent.named_children():
-            if child is old:
-                setattr(parent, name, new)
+def _tensors(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.export import Dim
 
 from featherbone import backbones
+from featherbone.deployment import deploy
 from featherbone.errors import BadOption
 from registered import (
     NAMES,
@@ -334,10 +335,11 @@ def test_compiles_whole(name):
 @each_but_only_smallest_is_fast()
 def test_exports_with_free_batch_and_size(name):
     """From two positions, or two windows, a side of the last map on: torch.export takes a 1 for a constant."""
-    windows = [module.window_size for module in net(name).modules() if hasattr(module, "window_size")]
+    model = deploy(net(name), form="size")
+    windows = [module.window_size for module in model.modules() if hasattr(module, "window_size")]
     least = 32 * max(windows, default=1) + 1 if windows else 64
     free = {0: Dim("batch", max=64), 2: Dim("height", min=least, max=1024), 3: Dim("width", min=least, max=1024)}
-    program = torch.export.export(net(name), (image(2, 3, least + 26, least + 64),), dynamic_shapes=(free,)).module()
+    program = torch.export.export(model, (image(2, 3, least + 26, least + 64),), dynamic_shapes=(free,)).module()
     for shape in ((1, 3, least, least), (3, 3, least + 3, least + 67), (2, 3, least + 32, least + 160)):
         with torch.no_grad():
             torch.testing.assert_close(program(image(*shape)), net(name)(image(*shape)), **CLOSE)

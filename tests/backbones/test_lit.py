@@ -1,4 +1,3 @@
-import copy
 import re
 import sys
 from pathlib import Path
@@ -9,8 +8,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-import featherbone.backbones.lit as lit
 from featherbone.backbones.lit import DTM, LIT, Attention, LearnedGrid, PositionBias, checkpoint_filter_fn
+from featherbone.deployment import deploy
 from featherbone.errors import BadCheckpoint, BadOption
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "goldens"))
@@ -110,42 +109,6 @@ def test_embeddings_are_resized_but_for_that_of_the_class_token():
     torch.testing.assert_close(tokens[1, 1:].T.reshape(32, 3, 10), expected)
 
 
-def test_resized_maps_are_kept_until_something_changes(monkeypatch):
-    calls = []
-    resize = lit.resize_grid
-    monkeypatch.setattr(lit, "resize_grid", lambda *arguments: calls.append(arguments) or resize(*arguments))
-    grid = LearnedGrid(3, 4, 4, "bilinear").eval()
-    torch.nn.init.normal_(grid.weight)
-
-    def fresh():
-        return F.interpolate(grid.weight.detach()[None], (6, 5), mode="bilinear")[0]
-
-    with torch.inference_mode():
-        assert torch.equal(grid(6, 5), fresh()) and grid(6, 5) is grid(6, 5)
-    assert len(calls) == 1
-    with torch.no_grad():
-        grid(6, 5)
-        assert len(calls) == 1
-        grid.weight.mul_(2)  # as an optimiser does
-        assert torch.equal(grid(6, 5), fresh())
-        grid.load_state_dict({"weight": torch.randn(3, 4, 4)})
-        assert torch.equal(grid(6, 5), fresh())
-        grid.train()
-        grid.weight.data.mul_(2)
-        assert torch.equal(grid.eval()(6, 5), fresh())
-        grid.half().float()
-        assert torch.equal(grid(6, 5), fresh())
-        twin = copy.deepcopy(grid)
-        twin.weight.zero_()
-        assert not twin(6, 5).any() and grid(6, 5).any()
-    assert list(grid.state_dict()) == ["weight"]
-    assert grid(6, 5).requires_grad  # gradients must reach the weight, in evaluation too
-    grid.requires_grad_(False)
-    (grid(6, 5) * torch.ones(1, requires_grad=True)).sum().backward()  # kept from inference mode or not
-    doubled = torch.func.functional_call(grid, {"weight": 2 * grid.weight}, (6, 5))
-    torch.testing.assert_close(doubled, 2 * fresh())
-
-
 @KINDS
 def test_gradients_reach_every_parameter_and_recomputation_changes_nothing(class_token):
     gradients = []
@@ -222,28 +185,6 @@ def test_features_of_every_subset_without_memory(name):
 
 
 @KINDS
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision(class_token, dtype):
-    net, x = mini(class_token), image(70, 64)
-    with torch.inference_mode():
-        exact = net(x)
-        got = net.to(dtype)(x.to(dtype))
-    assert got.dtype == dtype
-    assert (got.float() - exact).abs().max() < 0.1 * exact.std()
-
-
-def test_drop_path_and_dropout_act_only_in_training():
-    x = image(64, 64)
-    for option in ("drop_rate", "drop_path_rate"):
-        net = mini(**{option: 0.5})
-        torch.testing.assert_close(net(x), mini()(x))
-        for module in net.train().modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.eval()
-        assert not torch.allclose(net(x), net(x))
-
-
-@KINDS
 def test_attention_stages(class_token):
     stages = (1, 2, 3) if class_token else (0, 1)
     net = mini(class_token, attention_stages=stages)
@@ -298,19 +239,17 @@ def test_learning_at_another_size_gives_the_same_there(class_token):
     torch.testing.assert_close(program.module()(x[:1]), expected[:1])
 
 
-@KINDS
-def test_exports_with_any_batch_and_size(class_token):
-    net = mini(class_token, depths=(1, 1, 1, 1))
+def test_exports_with_any_batch_and_size():
+    net = mini(depths=(1, 1, 1, 1))
     side = {name: torch.export.Dim(name, min=64, max=1024) for name in ("height", "width")}
     axes = {0: torch.export.Dim("batch"), 2: side["height"], 3: side["width"]}
-    program = torch.export.export(net, (image(96, 128),), dynamic_shapes=(axes,)).module()
+    program = torch.export.export(deploy(net, form="size"), (image(96, 128),), dynamic_shapes=(axes,)).module()
     for size in ((64, 64), (224, 224), (131, 97)):
         torch.testing.assert_close(program(image(*size, batch=3)), net(image(*size, batch=3)))
 
 
-@KINDS
-def test_compiles_whole(class_token):
-    net = mini(class_token, depths=(1, 1, 1, 1))
+def test_compiles_whole():
+    net = mini(depths=(1, 1, 1, 1))
     compiled = torch.compile(net, fullgraph=True, backend="eager", dynamic=True)
     with torch.no_grad():
         for size in ((64, 96), (70, 131)):

@@ -3,7 +3,6 @@ import sys
 from importlib.util import find_spec
 
 import pytest
-import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -12,7 +11,6 @@ from torchvision.ops import nms
 from featherbone.errors import BadOption, BadRun, UnknownModel
 from featherbone.exporters import target_check
 from featherbone.exporters.concerns import concerns, highest_rank, operators
-from featherbone.exporters.program import device_program, spelt_out
 from featherbone.exporters.target_check import examine_target, untrained_card
 from featherbone.exporters.targets import TARGETS
 from featherbone.exporters.targets.aotinductor import AOTInductor
@@ -74,19 +72,6 @@ def test_attention_of_five_dimensions_is_not_for_onnx():
     program = exported(Five(), torch.randn(1, 2, 3, 4, 5))
     (concern,) = concerns(program, TARGETS["onnx"])
     assert concern.lacks and concern.count == 1 and "4 dimensions" in concern.remedy
-
-
-def test_attention_of_timm_is_spelt_out_and_comes_back():
-    net = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=2).eval()
-    example = torch.randn(1, 3, 32, 32)
-    program = device_program(net, example)
-    assert not any("scaled_dot_product" in name for name in operators(program))
-    assert net.blocks[0].attn.fused_attn is True
-    with torch.inference_mode():
-        torch.testing.assert_close(program.module()(example), net(example), rtol=1e-5, atol=1e-5)
-    with pytest.raises(RuntimeError), spelt_out(net):
-        raise RuntimeError
-    assert net.blocks[0].attn.fused_attn is True
 
 
 def test_names_that_are_none_are_the_callers_mistake():

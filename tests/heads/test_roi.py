@@ -6,7 +6,7 @@ from torchvision.ops import roi_align
 
 from featherbone.exporters.concerns import operators
 from featherbone.heads.levels import Level
-from featherbone.heads.roi import align, crop_masks
+from featherbone.heads.roi import align, align_all, crop_masks
 from featherbone.ops.boxes import Target
 
 LEVELS = [Level(3, 4), Level(3, 8), Level(3, 16), Level(3, 32)]
@@ -39,23 +39,21 @@ def slow(maps, levels, boxes, cells):
 
 
 @pytest.mark.parametrize("scale", [1, 14 / 16])
-@pytest.mark.parametrize("compiling", [False, True])
-def test_each_box_is_read_from_the_level_of_its_size(monkeypatch, compiling, scale):
+@pytest.mark.parametrize("form", [align, align_all])
+def test_each_box_is_read_from_the_level_of_its_size(form, scale):
     torch.manual_seed(0)
     levels = [Level(channels, stride * scale) for channels, stride in LEVELS]
     maps, boxes = draw_maps(2, levels), [draw_boxes(40), draw_boxes(7)]
     expected = slow(maps, levels, boxes, 7)
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     assert expected.flatten(1).any(1).sum() == 47  # all but the empty ones
-    torch.testing.assert_close(align(maps, levels, boxes, 7), expected)
+    torch.testing.assert_close(form(maps, levels, boxes, 7), expected)
 
 
-def test_gradients_of_both_forms_are_equal(monkeypatch):
+def test_gradients_of_both_forms_are_equal():
     maps, boxes = [x.requires_grad_() for x in draw_maps(2)], [draw_boxes(20), draw_boxes(5)]
     grads = []
-    for compiling in (False, True):
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda answer=compiling: answer)
-        grads.append(torch.autograd.grad(align(maps, LEVELS, boxes, 7).square().sum(), maps))
+    for form in (align, align_all):
+        grads.append(torch.autograd.grad(form(maps, LEVELS, boxes, 7).square().sum(), maps))
     for ours, other in zip(*grads, strict=True):
         assert ours.any()
         torch.testing.assert_close(ours, other)
@@ -97,7 +95,7 @@ def test_an_export_holds_no_zeros_the_size_of_all_boxes():
 
     class Net(torch.nn.Module):
         def forward(self, maps, boxes):
-            return align(maps, LEVELS, [boxes], 7)
+            return align_all(maps, LEVELS, [boxes], 7)
 
     maps = [torch.randn(1, level.channels, 256 // level.stride, 256 // level.stride) for level in LEVELS]
     program = torch.export.export(Net(), (maps, torch.tensor([[8.0, 8, 120, 90], [0, 0, 30, 30]])), strict=False)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from featherbone.ops.atrous import _TapByTap, atrous, atrous_plain
+from featherbone.ops.atrous import TapByTap, atrous, atrous_plain
 
 
 @pytest.mark.parametrize("height,width", [(1, 1), (2, 2), (4, 7), (3, 11), (8, 5), (13, 6)])
@@ -12,7 +12,7 @@ def test_tap_by_tap_is_the_convolution(height, width, dilation):
     kernel = torch.randn(3, 1, 3, 3, dtype=torch.float64, requires_grad=True)
     grad = torch.randn(2, 3, height, width, dtype=torch.float64)
     plain = atrous_plain(x, kernel, dilation)
-    taps = _TapByTap.apply(x, kernel, dilation)
+    taps = TapByTap.apply(x, kernel, dilation)
     torch.testing.assert_close(taps, plain, rtol=0, atol=1e-12)
     for mine, other in zip(
         torch.autograd.grad(taps, (x, kernel), grad), torch.autograd.grad(plain, (x, kernel), grad), strict=True

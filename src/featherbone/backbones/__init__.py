@@ -3,4 +3,4 @@
 from featherbone.backbones import lightvit, lit, lvt, xformer
 
 FAMILIES = (lvt, lightvit, xformer, lit)
-"""One module a paper; each has `PUBLISHED`, what the paper states of its sizes."""
+"""One module per paper; its `PUBLISHED` holds the figures that the paper states."""

@@ -1,4 +1,4 @@
-"""Published checkpoints: out of their wrappers and into the model, or an error that names whatever does not fit."""
+"""Published checkpoints: unwrapped and loaded, or an error that names every weight that does not fit."""
 
 import argparse
 import warnings
@@ -15,9 +15,9 @@ from featherbone.errors import BadCheckpoint
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 
-# Published checkpoints hold their script's arguments beside the weights. torch's safe loader, which runs no code of a
-# file, refuses the class until it is named here; it holds plain values only, and they are read as safely as the rest.
-torch.serialization.add_safe_globals([argparse.Namespace])
+ARGUMENTS: list[Any] = [argparse.Namespace]
+"""Classes of plain values in published checkpoints, the arguments of their scripts, which torch's safe loader refuses
+unless they are named. It runs no code of a file either way."""
 
 
 def build(
@@ -34,18 +34,19 @@ def build(
     """
     if pretrained:
         require_source(variant, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
-    return build_model_with_cfg(
-        model_class,
-        variant,
-        pretrained,
-        pretrained_filter_fn=lambda checkpoint, model: fit(checkpoint_filter_fn(checkpoint, model), model),
-        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls="getter"),
-        **kwargs,
-    )
+    with torch.serialization.safe_globals(ARGUMENTS):
+        return build_model_with_cfg(
+            model_class,
+            variant,
+            pretrained,
+            pretrained_filter_fn=lambda checkpoint, model: fit(checkpoint_filter_fn(checkpoint, model), model),
+            feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls="getter"),
+            **kwargs,
+        )
 
 
 def unwrap(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights alone of a checkpoint that may be wrapped in `WRAPPERS` and prefixed by `module.`."""
+    """The weights of a checkpoint that may be wrapped in `WRAPPERS` and prefixed by `module.`."""
     for key in WRAPPERS:
         if isinstance(checkpoint.get(key), dict):
             checkpoint = checkpoint[key]
@@ -54,7 +55,7 @@ def unwrap(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def require_source(variant: str, cfg: Any = None, overlay: dict[str, Any] | None = None) -> None:
-    """Raise `BadCheckpoint`, with the way to get weights, where timm's configuration leads to none."""
+    """Raise `BadCheckpoint`, with the way to get weights, if timm's configuration names none."""
     resolved = resolve_pretrained_cfg(variant, cfg, overlay)
     if resolved.file and not Path(resolved.file).exists():
         raise BadCheckpoint(f"{resolved.file}: there is no such file to start {variant} from; give an existing one")
@@ -62,12 +63,12 @@ def require_source(variant: str, cfg: Any = None, overlay: dict[str, Any] | None
         notes = f" ({'; '.join(resolved.notes)})" if resolved.notes else ""
         raise BadCheckpoint(
             f"{variant} comes without weights{notes}; get a checkpoint, see {resolved.origin_url}, and give its file: "
-            "pretrained_cfg_overlay=dict(file='PATH'); or leave pretrained out to start from random weights"
+            "pretrained_cfg_overlay=dict(file='PATH'); or omit pretrained to start from random weights"
         )
 
 
 def fit(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Weights that timm can load into `model`, a classifier for another number of classes left out with a warning.
+    """Weights that timm can load into `model`; a classifier for another number of classes is omitted with a warning.
 
     Raises `BadCheckpoint` with the name of every other weight that is missing, unexpected or of another shape. The
     first convolution may differ in its input channels, which timm adapts.
@@ -78,13 +79,13 @@ def fit(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     stem = f"{cfg['first_conv']}.weight"
     expected = model.state_dict()
 
-    # timm compares the model with what the configuration says of the checkpoint; the file knows better
+    # timm compares the model with the configuration of the checkpoint; the file is right
     cfg["num_classes"] = len(weights.get(head[0], ()))
     if stem in weights and weights[stem].ndim == 4:
         cfg["input_size"] = (weights[stem].shape[1], *cfg["input_size"][1:])
 
     new_head = cfg["num_classes"] != model.num_classes
-    if not model.num_classes:  # all that belongs to the head only
+    if not model.num_classes:  # everything that belongs to the head
         head = tuple(n for n in weights if n.partition(".")[0] == head[0].partition(".")[0] and n not in expected)
     if new_head:
         weights = {name: value for name, value in weights.items() if name not in head}
@@ -113,9 +114,9 @@ def fit(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def recorded_loads() -> Iterator[list[Any]]:
-    """The missing and unexpected names of each `load_state_dict` inside of the block.
+    """The missing and unexpected names of each `load_state_dict` inside the block.
 
-    timm loads without `strict`, and keeps the names to itself, where the number of classes differs.
+    timm loads without `strict` and does not return the names if the number of classes differs.
     """
     load, found = nn.Module.load_state_dict, []
 
@@ -125,7 +126,8 @@ def recorded_loads() -> Iterator[list[Any]]:
 
     nn.Module.load_state_dict = record  # type: ignore[method-assign]
     try:
-        yield found
+        with torch.serialization.safe_globals(ARGUMENTS):
+            yield found
     finally:
         nn.Module.load_state_dict = load  # type: ignore[method-assign]
 
@@ -133,7 +135,7 @@ def recorded_loads() -> Iterator[list[Any]]:
 def require_complete(model: Any, loads: Sequence[Any], source: str) -> None:
     """Raise `BadCheckpoint` unless all of `model` but its classifier was in `source`, finite, at the last of `loads`.
 
-    Weights of `source` that the model has no use for are named in a warning.
+    Weights of `source` that the model does not have are named in a warning.
     """
     classifiers = model.pretrained_cfg.get("classifier") or ()
     names = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
@@ -159,8 +161,8 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     return [name for name, x in tensors.items() if x.is_floating_point() and not bool(x.isfinite().all())]
 
 
-def _first(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+def _first(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
 def _has_shape(weight: Tensor, shape: torch.Size, any_channels: bool) -> bool:

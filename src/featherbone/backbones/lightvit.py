@@ -1,7 +1,7 @@
 """LightViT: Towards Light-Weight Convolution-Free Vision Transformers (arXiv 2207.05557).
 
-Three stages of pre-norm transformer blocks on tokens: a few learned global tokens, then the image row by row.
-Attention is local inside unshifted windows; the global tokens gather the whole image and hand it back to every
+Three stages of pre-norm transformer blocks on tokens: a few learned global tokens, then those of the image, row by row.
+Attention is local inside unshifted windows; the global tokens gather the whole image and return it to every
 position. The feed-forward network ends in two gates, one over channels and one over positions (bi-dimensional
 attention), both of which see the mean of all tokens. A convolutional stem replaces the patch embedding.
 Written from the paper; the numbers agree with the published code.
@@ -21,16 +21,7 @@ from featherbone.backbones.published import Published, imagenet_cfg
 from featherbone.errors import BadOption
 from featherbone.layers.pyramid import PyramidBackbone
 from featherbone.ops.attention import attention
-from featherbone.ops.product import split_linear
-from featherbone.ops.windows import (
-    crop,
-    cuts_evenly,
-    pad_to_windows,
-    position_bias,
-    row_by_row,
-    window_attention,
-    window_by_window,
-)
+from featherbone.ops.windows import OpenWindows, Windows, position_bias, window_attention
 
 HEAD_DIM = 32
 MLP_RATIOS = (8, 4, 4)
@@ -75,6 +66,8 @@ class Embed(nn.Module):
 class Merge(nn.Module):
     """2x2 neighbours to one token, with a max-pooled residual; odd maps get a row or column of zeros first."""
 
+    windows: type[Windows] | type[OpenWindows] = Windows
+
     def __init__(self, in_dim: int, dim: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(4 * in_dim)
@@ -85,7 +78,7 @@ class Merge(nn.Module):
 
     def forward(self, state: State) -> State:
         global_tokens, image = state.split()
-        image = pad_to_windows(image, 2)
+        image = self.windows.pad(image, 2)
         _, h, w, _ = image.shape
         pooled = F.max_pool2d(image.permute(0, 3, 1, 2), 2).flatten(2).transpose(1, 2)  # (B, N, C)
         top, bottom = image[:, ::2], image[:, 1::2]
@@ -96,6 +89,30 @@ class Merge(nn.Module):
         return State(tokens, h // 2, w // 2)
 
 
+class Projection(nn.Linear):
+    """Queries, keys and values (B, N, 3C) of tokens (B, N, C)."""
+
+    def split(self, tokens: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queries (B, t, C) of the global tokens; queries, keys and values (B, N, C) of the image's."""
+        q, k, v = self(tokens).chunk(3, dim=2)
+        return q[:, :t], q[:, t:], k[:, t:], v[:, t:]
+
+
+class SplitProjection(nn.Module):
+    """The same by three Linear layers in the same memory; runtimes copy what they split."""
+
+    def __init__(self, joined: Projection) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(joined.in_features, joined.in_features, device="meta") for _ in range(3))
+        parts = zip((self.q, self.k, self.v), joined.weight.chunk(3), joined.bias.chunk(3), strict=True)
+        for layer, weight, bias in parts:
+            layer.weight, layer.bias = (nn.Parameter(x, requires_grad=False) for x in (weight, bias))
+
+    def split(self, tokens: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        image = tokens[:, t:]
+        return self.q(tokens[:, :t]), self.q(image), self.k(image), self.v(image)
+
+
 class Attention(nn.Module):
     """Local window attention and global aggregation and broadcast (Sec. 3.2) on tokens (B, T + H*W, C).
 
@@ -104,21 +121,19 @@ class Attention(nn.Module):
     attention to G. The result is proj(concat[G, local + broadcast]).
     """
 
+    windows: type[Windows] | type[OpenWindows] = Windows
+    attend_windows = staticmethod(window_attention)
+    attend = staticmethod(attention)
+
     def __init__(self, dim: int, window_size: int) -> None:
         super().__init__()
         self.window_size, self.num_heads = window_size, dim // HEAD_DIM
         self.bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, self.num_heads))
-        self.bias: Tensor | None  # B, once it no longer learns
+        self.bias: Tensor | None  # B, once it is constant
         self.register_buffer("bias", None, persistent=False)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.parts: nn.ModuleList | None = None  # `qkv` in three
+        self.qkv: Projection | SplitProjection = Projection(dim, 3 * dim)
         self.kv_global = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
-
-    def fold_constants(self) -> None:
-        """Keep B, which learns no more, and have q, k and v apart for exports: runtimes copy what they split."""
-        self.bias = self.position_bias()
-        self.parts = split_linear(self.qkv, 3)
 
     def position_bias(self) -> Tensor:
         """B (heads, 49, 49) of a window."""
@@ -130,40 +145,31 @@ class Attention(nn.Module):
         """Tokens (B, N, C) as (B, heads, N, d)."""
         return x.reshape(*x.shape[:2], self.num_heads, HEAD_DIM).transpose(1, 2)
 
-    def project(self, tokens: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Queries (B, t, C) of the global tokens; queries, keys and values (B, N, C) of the image's."""
-        if self.parts is None or not torch.compiler.is_exporting():
-            q, k, v = self.qkv(tokens).chunk(3, dim=2)
-            return q[:, :t], q[:, t:], k[:, t:], v[:, t:]
-        q_part, k_part, v_part = self.parts
-        image = tokens[:, t:]
-        return q_part(tokens[:, :t]), q_part(image), k_part(image), v_part(image)
-
     def global_attention(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """(B, heads, T, H*W), how the global tokens look at the image; takes what `forward` takes."""
-        q, _, k, _ = map(self.heads, self.project(tokens, tokens.shape[1] - height * width))
+        """How the global tokens attend to the image, (B, heads, T, H*W); takes the arguments of `forward`."""
+        q, _, k, _ = map(self.heads, self.qkv.split(tokens, tokens.shape[1] - height * width))
         return (q * HEAD_DIM**-0.5 @ k.transpose(2, 3)).softmax(-1)
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
         state, size = State(tokens, height, width), self.window_size
         global_tokens, image = state.split()
-        padded = pad_to_windows(image, size)  # with zeros, which carry the bias from here on
+        padded = self.windows.pad(image, size)  # with zeros, which carry the bias from here on
         rows, columns = padded.shape[1:3]
         if padded is not image or columns != size:
-            tokens = state.with_image(window_by_window(padded, size), rows, columns).tokens
+            tokens = state.with_image(self.windows.cut(padded, size), rows, columns).tokens
 
         def in_map(x: Tensor) -> Tensor:
-            """What belongs to the image of tokens (B, rows*columns, C), row by row."""
-            return crop(row_by_row(x, rows, columns, size), height, width).flatten(1, 2)
+            """The image's part of tokens (B, rows*columns, C), row by row."""
+            return self.windows.crop(self.windows.join(x, rows, columns, size), height, width).flatten(1, 2)
 
-        q_global, queries, keys, values = self.project(tokens, global_tokens.shape[1])
+        q_global, queries, keys, values = self.qkv.split(tokens, global_tokens.shape[1])
         q, k, v = map(self.heads, (queries, keys, values))
-        local = window_attention(q, k, v, self.position_bias())
+        local = self.attend_windows(q, k, v, self.position_bias())
         if padded is not image:  # where zeros are no keys
             k, v = self.heads(in_map(keys)), self.heads(in_map(values))
-        gathered = attention(self.heads(q_global), k, v).transpose(1, 2).flatten(2)  # G (B, T, C)
+        gathered = self.attend(self.heads(q_global), k, v).transpose(1, 2).flatten(2)  # G (B, T, C)
         k, v = map(self.heads, self.kv_global(gathered).chunk(2, dim=2))
-        both = (local + attention(q, k, v)).transpose(1, 2).flatten(2)
+        both = (local + self.attend(q, k, v)).transpose(1, 2).flatten(2)
         return self.proj(torch.cat([gathered, in_map(both)], dim=1))
 
 
@@ -226,33 +232,32 @@ class Block(nn.Module):
 class Stage(nn.Module):
     """From the level before to this one's tokens, then blocks; `recompute` checkpoints each of them.
 
-    Blocks know positions by their windows alone, so with `in_column` they are given the windows one below the other:
-    the tokens of a window lie together, and none is moved until the stage is over.
+    With `in_column`, for inference, blocks see the windows one below the other: all that a block does is the same for
+    tokens in any order, except windows, and those of a map as wide as a window need no cutting. Tokens are then moved
+    once a stage instead of once a block.
     """
+
+    in_column = False
 
     def __init__(self, embed: Embed | Merge, blocks: list[Block], window_size: int) -> None:
         super().__init__()
         self.embed = embed
         self.blocks = nn.ModuleList(blocks)
-        self.window_size, self.in_column = window_size, False
-
-    def fold_constants(self) -> None:
-        """For inference, where nobody reads a block's tokens as a map."""
-        self.in_column = True
+        self.window_size = window_size
 
     def forward(self, state: State, recompute: bool) -> State:
         state, size = self.embed(state), self.window_size
         tokens, height, width = state
-        in_column = self.in_column and cuts_evenly(height, width, size) and width != size  # or it is one already
+        in_column = self.in_column and height % size == width % size == 0 and width != size
         if in_column:
-            image = window_by_window(state.split()[1], size)
+            image = Windows.cut(state.split()[1], size)
             tokens, height, width = state.with_image(image, height * width // size, size)
         for block in self.blocks:
             tokens = checkpoint(block, tokens, height, width) if recompute else block(tokens, height, width)
         out = State(tokens, state.height, state.width)
         if in_column:
             windows = tokens[:, -height * width :]
-            out = out.with_image(row_by_row(windows, *out[1:], size).flatten(1, 2), *out[1:])
+            out = out.with_image(Windows.join(windows, *out[1:], size).flatten(1, 2), *out[1:])
         return out
 
 
@@ -340,18 +345,18 @@ class LightViT(PyramidBackbone):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """As `PyramidBackbone` says; the final features are tokens."""
+        """As in `PyramidBackbone`; the final features are tokens."""
         result = super().forward_intermediates(x, indices, norm, stop_early, output_fmt, intermediates_only)
         if intermediates_only:
             return result
         tokens, maps = result[0].tokens, result[1]
-        stopped = tokens.shape[2] != self.feature_info[-1]["num_chs"]  # every level has a width of its own
+        stopped = tokens.shape[2] != self.feature_info[-1]["num_chs"]  # every level has another width
         return tokens if stopped else self.neck(tokens), maps
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """As `PyramidBackbone` says; the neck goes with the head."""
+        """As in `PyramidBackbone`; the neck is removed with the head."""
         take = super().prune_intermediate_layers(indices, prune_norm, prune_head)
         if prune_head or len(self.stages) < len(self.feature_info) - 1:
             self.neck = nn.Identity()
@@ -371,7 +376,7 @@ class LightViT(PyramidBackbone):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         if global_pool not in (None, "avg", ""):
-            raise BadOption(f"global_pool {global_pool!r} is not 'avg', or '' to leave the tokens unpooled")
+            raise BadOption(f"global_pool {global_pool!r} is not 'avg', or '' for tokens without pooling")
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = global_pool
@@ -429,7 +434,7 @@ PUBLISHED_NAMES = (  # patterns of the published parameter names, and ours
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """A published LightViT checkpoint under our names; ours is left alone."""
+    """A published LightViT checkpoint under our names; one of ours is returned unchanged."""
     state_dict = unwrap(state_dict)
     if "global_token" not in state_dict:
         return state_dict
@@ -475,20 +480,20 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> LightViT:
 
 @register_model
 def lightvit_tiny(pretrained: bool = False, **kwargs: Any) -> LightViT:
-    """LightViT-T, 9.378M parameters, 0.78 GMACs at 224; 78.7% top-1 in the paper."""
+    """LightViT-T, 9.378M parameters, 0.77 GMACs at 224; 78.7% top-1 in the paper."""
     size = dict(dims=(64, 128, 256), depths=(2, 6, 6), num_global_tokens=8)
     return _create("lightvit_tiny", pretrained, **dict(size, **kwargs))
 
 
 @register_model
 def lightvit_small(pretrained: bool = False, **kwargs: Any) -> LightViT:
-    """LightViT-S, 19.200M parameters, 1.84 GMACs at 224; 80.9% top-1 in the paper."""
+    """LightViT-S, 19.200M parameters, 1.83 GMACs at 224; 80.9% top-1 in the paper."""
     size = dict(dims=(96, 192, 384), depths=(2, 6, 6), num_global_tokens=16)
     return _create("lightvit_small", pretrained, **dict(size, **kwargs))
 
 
 @register_model
 def lightvit_base(pretrained: bool = False, **kwargs: Any) -> LightViT:
-    """LightViT-B, 35.196M parameters, 4.13 GMACs at 224; 82.1% top-1 in the paper."""
+    """LightViT-B, 35.196M parameters, 4.11 GMACs at 224; 82.1% top-1 in the paper."""
     size = dict(dims=(128, 256, 512), depths=(3, 8, 6), num_global_tokens=24)
     return _create("lightvit_base", pretrained, **dict(size, **kwargs))

@@ -1,11 +1,11 @@
 """LIT: Less is More, pay Less attention in vIsion Transformers (AAAI 2022, arXiv 2105.14217).
 
-Early layers of a pyramid transformer look locally whatever they are given, so stages 1 and 2 have no attention at
-all: their blocks are MLPs. Stages 3 and 4 attend globally. Between stages, deformable token merging (DTM) lets the
-2x2 positions that become one be looked up where the network wants them. LIT-Ti adds learned position embeddings and
-reads a class token; the others add a relative position bias to the scores and read the mean.
-Written from the paper. Differs from the published code in that any image size from 32 pixels is taken: embeddings
-and bias tables are resized.
+Early layers of a pyramid transformer attend locally in any case, so stages 1 and 2 have no attention: their blocks
+are MLPs. Stages 3 and 4 attend globally. Between stages, deformable token merging (DTM) samples
+the 2x2 positions that become one at learned offsets. LIT-Ti adds learned position embeddings and
+classifies a class token; the others add a relative position bias to the scores and classify the mean.
+Written from the paper. Differs from the published code in that any image size from 32 pixels works: embeddings and
+bias tables are resized.
 """
 
 import math
@@ -17,16 +17,15 @@ from timm.layers import DropPath, get_device_dtype, trunc_normal_
 from timm.models import checkpoint, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from featherbone.backbones.checkpoints import build, unwrap
 from featherbone.backbones.published import Published, imagenet_cfg
 from featherbone.errors import BadCheckpoint, BadOption
 from featherbone.layers.pyramid import PyramidBackbone
-from featherbone.ops.attention import attention, in_device_form
+from featherbone.ops.attention import attention
 from featherbone.ops.deform import TAPS, deformable_merge
 
-SIDE = 56  # positions of stage 1 along a side of 224 pixels, the size that embeddings and tables are learned at
+SIDE = 56  # positions of stage 1 along a side of 224 pixels, the size that embeddings and tables are trained at
 OFFSET_RATE = 0.01  # of the learning rate, for the weights that make the offsets
 
 
@@ -39,74 +38,50 @@ class State(NamedTuple):
     num_prefix: int
 
     def map(self) -> Tensor:
-        """The positions alone, (B, H, W, C)."""
+        """The positions, (B, H, W, C)."""
         return self.tokens[:, self.num_prefix :].unflatten(1, (self.height, self.width))
 
 
-class LearnedGrid(nn.Module):
-    """A learned map (C, h, w), resized to the size asked for; `mode` is bilinear or bicubic, corners not aligned.
+def resize_grid(grid: Tensor, height: int, width: int, mode: str) -> Tensor:
+    """(C, h, w) to (C, height, width), corners not aligned; the grid itself where it has that size."""
+    return grid if grid.shape[1:] == (height, width) else resize_grid_open(grid, height, width, mode)
 
-    What was made of it last is kept while the weight does not change, in evaluation without gradients.
-    """
+
+def resize_grid_open(grid: Tensor, height: int, width: int, mode: str) -> Tensor:
+    """The same for graphs in which height and width stay open."""
+    return F.interpolate(grid[None], size=(height, width), mode=mode, align_corners=False)[0]
+
+
+class LearnedGrid(nn.Module):
+    """A learned map (C, h, w), resized on demand; `mode` is bilinear or bicubic."""
+
+    resize = staticmethod(resize_grid)
 
     def __init__(self, channels: int, height: int, width: int, mode: str) -> None:
         super().__init__()
         self.mode = mode
         self.weight = nn.Parameter(torch.empty(channels, height, width))
-        self.kept: tuple[Any, Tensor] | None = None
-
-    def make(self, height: int, width: int) -> Tensor:
-        """The map at a size."""
-        return resize_grid(self.weight, height, width, self.mode)
 
     def forward(self, height: int, width: int) -> Tensor:
-        """What `make` gives."""
-        weight = self.weight
-        if torch.compiler.is_compiling() or self.training or (torch.is_grad_enabled() and weight.requires_grad):
-            return self.make(height, width)
-        if type(weight) is not nn.Parameter or weight.is_inference():  # neither has what the key is made of
-            return self.make(height, width)
-        key = (height, width, weight._version, weight.data_ptr(), weight.dtype, weight.device)
-        kept = self.kept
-        if kept is None or kept[0] != key:
-            with torch.inference_mode(False), torch.no_grad():  # it may be asked for outside of inference mode later
-                kept = self.kept = (key, self.make(height, width).detach())
-        return kept[1]
+        """The map at a size, (C, height, width)."""
+        return self.resize(self.weight, height, width, self.mode)
 
     def set_size(self, height: int, width: int) -> None:
-        """Learn at (height, width) from here on: the weight becomes its own resized map."""
+        """Replace the weight by its map at a size."""
         with torch.no_grad():
             resized = resize_grid(self.weight, height, width, self.mode).clone()
         self.weight = nn.Parameter(resized, requires_grad=self.weight.requires_grad)
 
-    def train(self, mode: bool = True) -> "LearnedGrid":
-        self.kept = None
-        return super().train(mode)
-
-    def _apply(self, *args: Any, **kwargs: Any) -> "LearnedGrid":
-        self.kept = None
-        return super()._apply(*args, **kwargs)
-
-
-def resize_grid(grid: Tensor, height: int, width: int, mode: str) -> Tensor:
-    """(C, h, w) to (C, height, width); the grid itself where that is its size already."""
-    known = not isinstance(height, torch.SymInt) and not isinstance(width, torch.SymInt)
-    if known and grid.shape[1:] == (height, width):  # a size still open in an export must not be decided here
-        return grid
-    return F.interpolate(grid[None], size=(height, width), mode=mode, align_corners=False)[0]
-
 
 class PositionBias(LearnedGrid):
-    """One table (heads, 2H - 1, 2W - 1) of score biases, by how far key and query lie apart."""
+    """One table (heads, 2H - 1, 2W - 1) of score biases by the distance of key and query."""
 
     def __init__(self, num_heads: int, side: int) -> None:
         super().__init__(num_heads, 2 * side - 1, 2 * side - 1, "bicubic")
 
-    def make(self, height: int, width: int) -> Tensor:
+    def forward(self, height: int, width: int) -> Tensor:
         """B (heads, H*W, H*W) of queries (y, x), keys (y', x'): row (y - y' + H - 1)(2W - 1) + (x - x' + W - 1)."""
-        table = super().make(2 * height - 1, 2 * width - 1)
-        if in_device_form(height, width):
-            return spread_bias(table, height, width)
+        table = super().forward(2 * height - 1, 2 * width - 1)
         y, x = (torch.arange(side, device=table.device) for side in (height, width))
         row = y[:, None] - y + height - 1  # (H, H)
         column = x[:, None] - x + width - 1  # (W, W)
@@ -116,19 +91,20 @@ class PositionBias(LearnedGrid):
         return table.flatten(1).index_select(1, index.flatten()).reshape(-1, count, count)
 
 
-def spread_bias(table: Tensor, height: int, width: int) -> Tensor:
-    """B of `PositionBias` from its table (heads, 2H - 1, 2W - 1), by rows, then columns, of constant places."""
-    row, column = (
-        torch.tensor([query - key + side - 1 for query in range(side) for key in range(side)])
-        for side in (height, width)
-    )
-    spread = table.index_select(1, row).index_select(2, column)  # (heads, H*H, W*W)
-    spread = spread.reshape(-1, height, height, width, width).transpose(2, 3)
-    return spread.reshape(-1, height * width, height * width)
+class ConstantBias(nn.Module):
+    """The bias of the one size whose table the given bias holds."""
+
+    def __init__(self, bias: PositionBias) -> None:
+        super().__init__()
+        height, width = ((side + 1) // 2 for side in bias.weight.shape[1:])
+        self.register_buffer("bias", bias(height, width).detach())
+
+    def forward(self, height: int, width: int) -> Tensor:
+        return self.bias  # type: ignore[return-value]
 
 
 class PositionEmbed(nn.Module):
-    """Adds learned embeddings to a map (B, H, W, C), tokens (B, P + H*W, C); a class token comes with its own."""
+    """Adds learned embeddings to a map (B, H, W, C), tokens (B, P + H*W, C); a class token has a separate one."""
 
     def __init__(self, dim: int, side: int, class_token: bool) -> None:
         super().__init__()
@@ -159,8 +135,10 @@ class PatchEmbed(nn.Module):
 class DTM(nn.Module):
     """Deformable token merging, Sec. 3.2: (B, H, W, C) to (B, H // 2, W // 2, D).
 
-    Without `deformable` the taps stay where they are: a plain 2x2 convolution.
+    Without `deformable` the taps stay in place: a plain 2x2 convolution.
     """
+
+    merge = staticmethod(deformable_merge)
 
     def __init__(self, in_dim: int, dim: int, deformable: bool) -> None:
         super().__init__()
@@ -174,20 +152,11 @@ class DTM(nn.Module):
             raise BadOption("this network merges tokens by a plain convolution; build it with deformable=True")
         return self.offset(x.permute(0, 3, 1, 2).contiguous())  # the references' layout: rounding here moves the taps
 
-    def fold_constants(self) -> None:
-        """Fold the norm into the weights that the sampled rows meet."""
-        if self.offset is not None and isinstance(norm := self.norm, nn.BatchNorm2d):
-            assert norm.running_mean is not None and norm.running_var is not None, "as it was made"
-            self.conv.weight, self.conv.bias = fuse_conv_bn_weights(
-                self.conv.weight, self.conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-            )
-            self.norm = nn.Identity()
-
     def forward(self, x: Tensor) -> Tensor:
         if self.offset is None:
             y = self.norm(self.conv(x.permute(0, 3, 1, 2).contiguous())).permute(0, 2, 3, 1).contiguous()
         else:
-            y = deformable_merge(x, self.offsets(x), self.conv.weight, self.conv.bias)
+            y = self.merge(x, self.offsets(x), self.conv.weight, self.conv.bias)
             rows = y.flatten(0, 2)[:, :, None, None]  # (B*h*w, D, 1, 1): a layout that an export need not guess
             y = self.norm(rows).reshape(y.shape)
         return F.gelu(y)
@@ -196,11 +165,13 @@ class DTM(nn.Module):
 class Attention(nn.Module):
     """Global multi-head attention on tokens (B, N, C), with a position bias where there is a table for it."""
 
+    attention = staticmethod(attention)
+
     def __init__(self, dim: int, num_heads: int, bias: PositionBias | None) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim)
-        self.bias = bias
+        self.bias: nn.Module | None = bias
         self.proj = nn.Linear(dim, dim)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -220,14 +191,13 @@ class Attention(nn.Module):
         return (scores if bias is None else scores + bias).softmax(-1)
 
     def attend(self, x: Tensor, height: int, width: int) -> Tensor:
-        """The attention maps (B, heads, N, N) of tokens x, row by row the weights of what a position looks at."""
+        """The attention maps (B, heads, N, N) of tokens x, in each row the weights of one query."""
         q, k, _ = self.project(x)
         return self.maps(q, k, self.position_bias(height, width))
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         q, k, v = self.project(x)
-        bias = self.position_bias(height, width)
-        y = attention(q, k, v, bias)
+        y = self.attention(q, k, v, self.position_bias(height, width))
         return self.proj(y.transpose(1, 2).flatten(2))
 
 
@@ -304,7 +274,7 @@ class LIT(PyramidBackbone):
     ) -> None:
         super().__init__()
         if not set(attention_stages) <= set(range(4)):
-            raise BadOption(f"attention_stages {attention_stages}: stages are 0, 1, 2 and 3; leave the others out")
+            raise BadOption(f"attention_stages {attention_stages}: stages are 0, 1, 2 and 3; omit the others")
         if class_token and 3 not in attention_stages:
             raise BadOption(f"attention_stages {attention_stages}: the class token reads the image in stage 3; add it")
         self.in_chans, self.drop_rate, self.num_prefix_tokens = in_chans, drop_rate, int(class_token)
@@ -343,7 +313,7 @@ class LIT(PyramidBackbone):
                     module.set_size(height, width)
 
     def levels(self, image: Tensor, last: int) -> list[State]:
-        if not torch.compiler.is_compiling() and min(image.shape[2:]) < 32:
+        if min(image.shape[2:]) < 32:
             raise BadOption(f"image of {image.shape[2]}x{image.shape[3]} pixels; enlarge it to 32 or more on each side")
         states: list[State] = []
         for stage in self.stages[: last + 1]:
@@ -364,14 +334,14 @@ class LIT(PyramidBackbone):
 
     @torch.jit.ignore
     def forward_intermediates(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """As `PyramidBackbone` says; the final features are those of `forward_features`."""
+        """As in `PyramidBackbone`; the final features are those of `forward_features`."""
         result = super().forward_intermediates(x, *args, **kwargs)
         return (self.as_features(result[0]), result[1]) if isinstance(result, tuple) else result
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """As `PyramidBackbone` says; the class token goes with the last stage, and maps remain."""
+        """As in `PyramidBackbone`; the class token is removed with the last stage, and maps remain."""
         take = super().prune_intermediate_layers(indices, prune_norm, prune_head)
         if len(self.stages) < 4:
             self.num_prefix_tokens, self.output_fmt = 0, "NHWC"  # type: ignore[misc]
@@ -408,7 +378,7 @@ class LIT(PyramidBackbone):
 
     @torch.jit.ignore
     def lr_scales(self) -> dict[str, float]:
-        """Patterns of parameter names, and the part of the learning rate at which they learn: DTM's offsets slowly."""
+        """Patterns of parameter names, and their factor of the learning rate: small for DTM's offsets."""
         return {r"\.offset\.weight$": OFFSET_RATE}
 
     @torch.jit.ignore
@@ -461,7 +431,7 @@ PUBLISHED_NAMES = (  # patterns of the published parameter names, and ours
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """A published LIT checkpoint under our names, embeddings and tables at the model's sizes; ours is left alone."""
+    """A published LIT checkpoint under our names, with tables of the model's sizes; one of ours is unchanged."""
     state_dict = unwrap(state_dict)
     if not any(name.startswith("patch_embed") for name in state_dict):
         return state_dict
@@ -488,7 +458,7 @@ def _square(name: str, rows: Tensor) -> Tensor:
     """Rows (side * side, C) of a square grid as (C, side, side)."""
     side = math.isqrt(len(rows))
     if side * side != len(rows):
-        raise BadCheckpoint(f"{name} comes as {len(rows)} rows, not a square grid; resize it before loading")
+        raise BadCheckpoint(f"{name} has {len(rows)} rows, not a square grid; resize it before loading")
     return rows.T.unflatten(1, (side, side))
 
 
@@ -525,7 +495,7 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> LIT:
 
 @register_model
 def lit_tiny(pretrained: bool = False, **kwargs: Any) -> LIT:
-    """LIT-Ti, 19.886M parameters, 3.62 GMACs at 224; 81.1% top-1 in the paper: embeddings and a class token."""
+    """LIT-Ti, 19.886M parameters, 3.61 GMACs at 224; 81.1% top-1 in the paper: embeddings and a class token."""
     size = dict(dims=(64, 128, 320, 512), depths=(3, 4, 6, 3), mlp_ratios=(8, 8, 4, 4), head_dim=64, eps=1e-6)
     return _create("lit_tiny", pretrained, **{**size, "class_token": True, "global_pool": "token", **kwargs})
 
@@ -539,13 +509,13 @@ def lit_small(pretrained: bool = False, **kwargs: Any) -> LIT:
 
 @register_model
 def lit_medium(pretrained: bool = False, **kwargs: Any) -> LIT:
-    """LIT-M, 49.372M parameters, 8.61 GMACs at 224; 83.0% top-1 in the paper: only stage 3 is deeper."""
+    """LIT-M, 49.372M parameters, 8.59 GMACs at 224; 83.0% top-1 in the paper: only stage 3 is deeper."""
     size = dict(dims=(96, 192, 384, 768), depths=(2, 2, 18, 2))
     return _create("lit_medium", pretrained, **dict(size, **kwargs))
 
 
 @register_model
 def lit_base(pretrained: bool = False, **kwargs: Any) -> LIT:
-    """LIT-B, 87.292M parameters, 15.05 GMACs at 224; 83.4% top-1 in the paper."""
+    """LIT-B, 87.292M parameters, 15.03 GMACs at 224; 83.4% top-1 in the paper."""
     size = dict(dims=(128, 256, 512, 1024), depths=(2, 2, 18, 2))
     return _create("lit_base", pretrained, **dict(size, **kwargs))

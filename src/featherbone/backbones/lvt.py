@@ -1,10 +1,10 @@
 """LVT: Lite Vision Transformer with Enhanced Self-Attention (CVPR 2022, arXiv 2112.10809).
 
 Four stages of pre-norm transformer blocks on maps. Stage 1 mixes low-level features by convolutional self-attention
-(CSA): the attention of a 3x3 window weighs values that each tap sees through a matrix of its own. Stages 2 to 4 see
+(CSA): the attention of a 3x3 window weighs values that each tap sees through a separate matrix. Stages 2 to 4 see
 several scales at once by recursive atrous self-attention (RASA): one depth-wise kernel at three dilations makes the
-query, and the block is applied to its own result. `lvt_cls` ends in two class-attention blocks and an auxiliary head.
-Written from the paper. Differs from the published training in one flag: drop path works.
+query, and the block is applied to its result. `lvt_cls` ends in two class-attention blocks and an auxiliary head.
+Written from the paper. Differs from the published training: drop path works.
 """
 
 import math
@@ -22,8 +22,8 @@ from featherbone.backbones.published import Published, imagenet_cfg
 from featherbone.layers.pyramid import PyramidBackbone, require_pool
 from featherbone.layers.token_labelling import Box, TokenLabels, draw_box, swap_box
 from featherbone.ops.atrous import atrous
-from featherbone.ops.attention import attention, in_device_form
-from featherbone.ops.csa import TAPS, convolutional_self_attention, tap_attention
+from featherbone.ops.attention import attention
+from featherbone.ops.csa import TAPS, convolutional_self_attention, pool_windows, tap_attention
 
 DILATIONS = (1, 3, 5)
 CELL = 8  # positions of stage 1 along one final position
@@ -39,15 +39,11 @@ def channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1)
 
 
-def pointwise(linear: nn.Linear, maps: Tensor) -> Tensor:
-    """A Linear over the channels of maps (B, C, H, W), which leaves for runtimes as a 1x1 convolution.
+class Pointwise(nn.Linear):
+    """A Linear over the channels of maps (B, C, H, W)."""
 
-    ONNX Runtime keeps what lies between convolutions in a layout of its own; a matrix product beside a depth-wise
-    convolution would cost a change out of it and one back.
-    """
-    if torch.compiler.is_exporting() and not in_device_form():
-        return F.conv2d(maps, linear.weight[:, :, None, None], linear.bias)
-    return channels_first(linear(channels_last(maps)))
+    def forward(self, input: Tensor) -> Tensor:
+        return channels_first(super().forward(channels_last(input)))
 
 
 class PatchEmbed(nn.Module):
@@ -65,6 +61,10 @@ class PatchEmbed(nn.Module):
 class CSA(nn.Module):
     """Convolutional self-attention on a map (B, H, W, C), Sec. 3.1."""
 
+    pool = staticmethod(pool_windows)
+    attend_taps = staticmethod(tap_attention)
+    mix = staticmethod(convolutional_self_attention)
+
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -75,28 +75,26 @@ class CSA(nn.Module):
 
     def attend(self, x: Tensor) -> Tensor:
         """A (B, h, w, heads, 81): for each output tap i of a window, a distribution over its input taps j."""
-        maps = channels_first(x)
-        if not all(isinstance(side, int) and side % 2 == 0 for side in maps.shape[2:]):
-            # the mean over the valid pixels of an odd border is that over its repetition; ceil_mode would not export
-            maps = F.pad(maps, (0, 1, 0, 1), mode="replicate")
-        pooled = channels_last(F.avg_pool2d(maps, 2))
-        return tap_attention(pooled, self.attention.weight, self.attention.bias, self.num_heads, self.scale)
+        return self.attend_taps(self.pool(x), self.attention.weight, self.attention.bias, self.num_heads, self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(convolutional_self_attention(x, self.attend(x), self.weight))
+        return self.proj(self.mix(x, self.attend(x), self.weight))
 
 
 class RASA(nn.Module):
     """Recursive atrous self-attention on a map (B, H, W, C), Sec. 3.2.
 
-    `reduction` r shrinks keys and values by an r x r convolution; what r does not divide is cut off.
+    `reduction` r shrinks keys and values by an r x r convolution; rows and columns beyond a multiple of r are cut off.
     `recursion` may be changed at any time: the weights are the same.
     """
+
+    convolve = staticmethod(atrous)
+    attention = staticmethod(attention)
 
     def __init__(self, dim: int, num_heads: int, reduction: int, recursion: int) -> None:
         super().__init__()
         self.num_heads, self.recursion = num_heads, recursion
-        self.q = nn.Linear(dim, dim, bias=False)
+        self.q = Pointwise(dim, dim, bias=False)
         self.atrous = nn.Parameter(torch.empty(dim, 1, 3, 3))  # one kernel for all dilations
         self.kv = nn.Linear(dim, 2 * dim, bias=False)
         self.reduce: nn.Module = nn.Identity()
@@ -111,8 +109,8 @@ class RASA(nn.Module):
         """Query (B, heads, N, d), key and value (B, heads, n, d)."""
         b, _, _, c = x.shape
         maps = channels_first(x)
-        q = pointwise(self.q, maps)
-        one, three, five = (F.silu(atrous(q, self.atrous, r)) for r in DILATIONS)
+        q = self.q(maps)
+        one, three, five = (F.silu(self.convolve(q, self.atrous, r)) for r in DILATIONS)
         q = (one + three + five).reshape(b, self.num_heads, c // self.num_heads, -1).transpose(2, 3)
         kv = self.kv(self.norm(channels_last(self.reduce(maps))))
         k, v = kv.reshape(b, -1, 2 * self.num_heads, c // self.num_heads).transpose(1, 2).chunk(2, dim=1)
@@ -120,7 +118,7 @@ class RASA(nn.Module):
 
     def attend(self, x: Tensor) -> Tensor:
         """f(x) = SiLU(proj(softmax(q k^T d^-1/2) v)), Eq. 6."""
-        y = attention(*self.project(x))  # (B, heads, N, d)
+        y = self.attention(*self.project(x))  # (B, heads, N, d)
         return self.act(self.proj(y.transpose(1, 2).reshape(x.shape)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,16 +134,17 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int, depthwise: bool) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
+        linear = Pointwise if depthwise else nn.Linear
+        self.fc1 = linear(dim, hidden)
         self.depthwise = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden) if depthwise else None
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc2 = linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.depthwise is None:
             return self.fc2(self.act(self.fc1(x)))
-        maps = self.depthwise(pointwise(self.fc1, channels_first(x)))
-        return channels_last(pointwise(self.fc2, self.act(maps)))
+        maps = self.depthwise(self.fc1(channels_first(x)))
+        return channels_last(self.fc2(self.act(maps)))
 
 
 class Block(nn.Module):
@@ -182,7 +181,9 @@ class Stage(nn.Module):
 
 
 class ClassBlock(nn.Module):
-    """Class attention: the class token (B, 1, C) alone is updated, from itself and the tokens (B, N, C) of the map."""
+    """Class attention: only the class token (B, 1, C) is updated, from itself and the tokens (B, N, C) of the map."""
+
+    attention = staticmethod(attention)
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: int) -> None:
         super().__init__()
@@ -199,7 +200,7 @@ class ClassBlock(nn.Module):
         n = self.norm1(torch.cat([cls, tokens], dim=1))
         q = self.q(n[:, :1]).reshape(b, 1, self.num_heads, -1).transpose(1, 2)
         k, v = self.kv(n).reshape(b, -1, 2 * self.num_heads, c // self.num_heads).transpose(1, 2).chunk(2, dim=1)
-        cls = cls + self.proj(attention(q, k, v).transpose(1, 2).reshape(b, 1, c))
+        cls = cls + self.proj(self.attention(q, k, v).transpose(1, 2).reshape(b, 1, c))
         return cls + self.mlp(self.norm2(cls))
 
 
@@ -274,7 +275,7 @@ class LVT(PyramidBackbone):
     ) -> None:
         super().__init__()
         if mix_token and not class_attention:
-            raise ValueError("mix_token needs the auxiliary head of lvt_cls; leave it out for lvt")
+            raise ValueError("mix_token needs the auxiliary head of lvt_cls; omit it for lvt")
         dims, depths = (64, 64, 160, 256), (2, 2, 2, 2)
         num_heads, mlp_ratios, reductions = (2, 2, 5, 8), (4, 8, 4, 4), (0, 4, 2, 1)
         self.in_chans, self.drop_rate, self.class_attention, self.mix_token = (
@@ -328,7 +329,7 @@ class LVT(PyramidBackbone):
         return self.head(x, pre_logits)
 
     def forward(self, x: Tensor) -> Any:
-        """Logits (B, K), or with `mix_token` in training what `TokenLabels` says."""
+        """Logits (B, K), or with `mix_token` in training `TokenLabels`."""
         if not (self.mix_token and self.training):
             return super().forward(x)
         box = draw_box(*(math.ceil(side / (4 * CELL)) for side in x.shape[2:]))
@@ -347,7 +348,7 @@ class LVT(PyramidBackbone):
         if self.class_attention and self.global_pool:
             head = ClassAttentionHead(self.num_features, num_classes, self.drop_rate).apply(init_weights)
             old = getattr(self, "head", None)
-            if isinstance(old, ClassAttentionHead):  # all but the two classifiers stays
+            if isinstance(old, ClassAttentionHead):  # only the two classifiers change
                 head.cls_token, head.blocks, head.norm = old.cls_token, old.blocks, old.norm
         else:
             head = MeanHead(self.num_features, num_classes, self.global_pool, self.drop_rate).apply(init_weights)
@@ -400,7 +401,7 @@ PUBLISHED_NAMES = (  # patterns of the published parameter names, and ours
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """A published LVT checkpoint under our names; ours is left alone."""
+    """A published LVT checkpoint under our names; one of ours is returned unchanged."""
     state_dict = unwrap(state_dict)
     if not any(name.startswith("backbone.") for name in state_dict):
         return state_dict
@@ -442,11 +443,11 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> LVT:
 
 @register_model
 def lvt(pretrained: bool = False, **kwargs: Any) -> LVT:
-    """LVT with a mean-pooled head, 3.687M parameters, 0.87 GMACs at 224; the backbone of the paper's dense models."""
+    """LVT with a mean-pooled head, 3.687M parameters, 0.86 GMACs at 224; the backbone of the paper's dense models."""
     return _create("lvt", pretrained, **kwargs)
 
 
 @register_model
 def lvt_cls(pretrained: bool = False, **kwargs: Any) -> LVT:
-    """LVT with class attention, 5.522M parameters, 0.90 GMACs at 224; 74.8% top-1 in the paper."""
+    """LVT with class attention, 5.522M parameters, 0.89 GMACs at 224; 74.8% top-1 in the paper."""
     return _create("lvt_cls", pretrained, **dict(kwargs, class_attention=True))

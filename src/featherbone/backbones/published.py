@@ -1,4 +1,4 @@
-"""What the papers state of their models, and the ImageNet configuration they share."""
+"""The figures that the papers state, and the ImageNet configuration that the models share."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Published:
-    """One row of a paper's ImageNet-1K table; None where the paper says nothing."""
+    """One row of a paper's ImageNet-1K table; None where the paper states nothing."""
 
     params: float | None
     """Millions."""

@@ -1,10 +1,10 @@
 """XFormer: Lightweight Vision Transformer with Cross Feature Attention (arXiv 2207.07268), a RECONSTRUCTION.
 
-No code was ever published. What is fixed are the paper's sums, which this net meets: 5.5M parameters, 6.3M and 3.8
-GMACs under a light YOLOv3 at 320. Widths, depths and the order of layers are ours, and so are all details of them.
+No code was ever published. The paper's totals are given, and this network meets them: 5.5M parameters, 6.3M and 3.8
+GMACs under a light YOLOv3 at 320. Widths, depths, the order of layers and all their details are ours.
 A hybrid: MobileNetV3 blocks (MV3) shrink the map; in the three coarse stages an XF block lets all positions see each
 other by transformer layers with cross feature attention (XFA), whose features, not tokens, are compared: its cost is
-linear in the number of positions. Convolutions carry the position, so any H x W does.
+linear in the number of positions. Convolutions carry the position, so any H x W works.
 """
 
 import math
@@ -112,6 +112,8 @@ class XFA(nn.Module):
 class SoftmaxAttention(nn.Module):
     """The twin to compare XFA with, quadratic in N: proj(softmax(q k^T d^-1/2) v) on tokens (B, N, C)."""
 
+    attention = staticmethod(attention)
+
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -121,7 +123,7 @@ class SoftmaxAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, n, c = x.shape
         qkv = self.qkv(x).reshape(b, n, 3 * self.num_heads, c // self.num_heads).transpose(1, 2)
-        y = attention(*qkv.chunk(3, dim=1))
+        y = self.attention(*qkv.chunk(3, dim=1))
         return self.proj(y.transpose(1, 2).reshape(x.shape))
 
 
@@ -187,7 +189,7 @@ class XFormer(PyramidBackbone):
     """Stem (stride 2, with the paper's stage 1), stages 2 to 5 (`stages[0]` to `[3]`) and a head; a RECONSTRUCTION.
 
     `score_dim` is the m of XFA; None or 0 leaves the scores uncompressed (timm's `create_model` drops arguments that
-    are None: say 0 there). `softmax_attention` puts the softmax twin in XFA's place, where `score_dim` has no part.
+    are None: pass 0 there). `softmax_attention` replaces XFA by its softmax twin, for which `score_dim` has no effect.
     """
 
     output_fmt: ClassVar[str] = "NCHW"
@@ -335,8 +337,8 @@ PUBLISHED = {
 
 @register_model
 def xformer_small(pretrained: bool = False, **kwargs: Any) -> XFormer:
-    """XFormer, RECONSTRUCTED without published code: 5.542M parameters, 1.36 GMACs at 224, 1.78 at its 256.
+    """XFormer, RECONSTRUCTED without published code: 5.542M parameters, 1.34 GMACs at 224, 1.75 GMACs at 256.
 
-    The paper states 5.5M parameters and 78.5% top-1 of its own net, which nobody has measured of this one.
+    The paper states 5.5M parameters and 78.5% top-1 of its network; this one has not been trained.
     """
     return build(XFormer, "xformer_small", pretrained, checkpoint_filter_fn, **kwargs)

@@ -9,8 +9,6 @@ from time import perf_counter
 
 import torch
 
-from featherbone.ops.product import product
-
 SHAPES = {"cpu": (512, 1024, 1536), "cuda": (2048, 4096, 8192)}
 """Sides of the square matrices that are multiplied."""
 COPIED = 2**27
@@ -86,8 +84,7 @@ class Limits:
         """GFLOP/s of the fastest square matrix product, and GB/s of a large copy, read and written bytes counted."""
         with torch.inference_mode():
             products = [
-                2e-6 * len(one) ** 3 / min(turn(lambda one=one, way=way: way(one, one), self.device))  # type: ignore[misc]
-                for way in (torch.mm, product)
+                2e-6 * len(one) ** 3 / min(turn(lambda one=one: torch.mm(one, one), self.device))  # type: ignore[misc]
                 for one in self.squares
             ]
             copy = min(turn(lambda: self.target.copy_(self.source), self.device))

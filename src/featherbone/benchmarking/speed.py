@@ -12,6 +12,7 @@ in int8, or saves products, as by Winograd's algorithm.
 """
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -41,6 +42,7 @@ from featherbone.progress import bar
 from featherbone.tasks.backbone import preprocessing_of, require_model
 from featherbone.tasks.card import CARD, Card
 from featherbone.tasks.run import build_task
+from featherbone_command import SPIN
 
 CHOICES = (*TORCH, "onnx", "onnx-int8", "openvino", "torch")
 """Runtimes to choose from."""
@@ -98,7 +100,7 @@ class Worker:
         self.pipe, theirs = spawn.Pipe()
         self.process = spawn.Process(target=serve, args=(job, theirs), daemon=True)
         resource_tracker.ensure_running()  # starting it later would let interrupts through again
-        with uninterrupted():
+        with uninterrupted(), brief_spinning():
             self.process.start()
         theirs.close()
 
@@ -135,6 +137,19 @@ def working(job: Job) -> Iterator[Worker]:
         worker.stop(0.3)
         raise
     worker.stop(5)
+
+
+@contextmanager
+def brief_spinning() -> Iterator[None]:
+    """Processes started inside have the command's setting for waiting threads, which torch reads when it is loaded."""
+    name, value = SPIN
+    before = os.environ.get(name)
+    os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from featherbone.data.samples import to_device
+from featherbone.deployment import use_form
 from featherbone.tasks.classification import Classifier
 from featherbone.tasks.task import KINDS
 
@@ -25,6 +26,8 @@ def training_step(
     """
     task: Any = model if hasattr(model, "losses") else Classifier(model, range(getattr(model, "num_classes", 0)))  # type: ignore[arg-type]
     task.to(images.device, memory_format=layout).train()
+    if compiled:
+        use_form(task, "compiled")
     forward = torch.compile(task, dynamic=False) if compiled else task
     optimiser = torch.optim.AdamW(task.parameters(), 1e-5, fused=fused)
     size = (images.shape[0], images.shape[2], images.shape[3])

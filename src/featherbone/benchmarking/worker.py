@@ -227,8 +227,9 @@ class Subject:
         net = load_model(job, size)
         if job.train:
             return net
-        net = deploy(net, size).to(self.device, job.dtype)
-        return torch.compile(net, dynamic=False) if job.runtime == "compiled" else net
+        compiled = job.runtime == "compiled"
+        net = deploy(net, size, "compiled" if compiled else "inference").to(self.device, job.dtype)
+        return torch.compile(net, dynamic=False) if compiled else net
 
     def call(self, net: Any, size: Size, batch: int, dynamic: str) -> Callable[[], object]:
         """The call that is timed: `net`, from `load`, on a batch."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from featherbone.data.loading import Batches
+from featherbone.deployment import use_form
 from featherbone.engine.batch_norm import RunningStatistics
 from featherbone.engine.job import Job
 from featherbone.engine.optimiser import set_training
@@ -49,6 +50,8 @@ class LossModule(nn.Module):
     def __init__(self, task: Any, compile: bool) -> None:
         super().__init__()
         self.task = task
+        if compile:
+            use_form(task, "compiled")
         self.network = torch.compile(task.forward) if compile else task.forward
 
     def forward(self, images: Tensor, targets: Any) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from featherbone.data.transforms import Preprocessing
 from featherbone.deployment import deploy
 from featherbone.errors import BadOption
 from featherbone.exporters.forms import Flat, Normalising, Picking, flatten, to_bytes
+from featherbone.exporters.program import form_of
 from featherbone.exporters.targets import TARGETS, open_file
 from featherbone.exporters.targets.target import Delegation, Quantizer, Run, Target
 from featherbone.tasks.task import KINDS
@@ -98,7 +99,8 @@ class Artifact:
         """
         reference = Picking(module) if form.with_nms else module
         height, width = images.shape[2:]
-        net: nn.Module = deploy(module, None if form.dynamic == "size" else (height, width))
+        kind = form_of(form.target.device_form, form.dynamic)
+        net: nn.Module = deploy(module, None if kind == "size" else (height, width), kind)
         net = Picking(net) if form.with_nms else net
         if form.with_pre:
             assert preprocessing is not None, "the form needs it"

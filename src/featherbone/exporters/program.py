@@ -1,38 +1,29 @@
-"""A network as torch's exported program, in the form that devices take."""
+"""A network as torch's exported program, in the form for devices."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from featherbone.ops.attention import device_form
+from featherbone.deployment import STEPS, Form, use_form
 
 
 def device_program(
     net: nn.Module, example: Tensor, shapes: tuple[dict[int, Any]] | None = None
 ) -> torch.export.ExportedProgram:
-    """The program of a network in the `form_for_devices`; `shapes` are `torch.export`'s `dynamic_shapes`."""
-    with form_for_devices(net):
-        return torch.export.export(net, (example,), dynamic_shapes=shapes, strict=False)
+    """The program of a network in the form for devices; `shapes` are `torch.export`'s `dynamic_shapes`."""
+    return torch.export.export(device_form(net), (example,), dynamic_shapes=shapes, strict=False)
 
 
-@contextmanager
-def form_for_devices(net: nn.Module) -> Iterator[None]:
-    """Inside, a network exports in the form that devices take: attention by matrix products, nothing that they lack."""
-    with device_form(), spelt_out(net):
-        yield
+def device_form(net: nn.Module) -> nn.Module:
+    """A copy with attention by matrix products and without operators that devices lack."""
+    net = deepcopy(net)
+    for step in STEPS["device"][1:]:
+        use_form(net, step)
+    return net
 
 
-@contextmanager
-def spelt_out(net: nn.Module) -> Iterator[None]:
-    """Attention of timm's models by matrix products, by timm's own switch."""
-    fused = [module for module in net.modules() if getattr(module, "fused_attn", False) is True]
-    for module in fused:
-        module.fused_attn = False  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        for module in fused:
-            module.fused_attn = True  # type: ignore[assignment]
+def form_of(for_device: bool, dynamic: str) -> Form:
+    """The form of `deploy` for a file: for devices, or for runtimes with a fixed or open image size."""
+    return "device" if for_device else "size" if dynamic == "size" else "graph"

@@ -154,7 +154,9 @@ def _examine(card: Card, form: Form, found: dict[str, Any]) -> None:
         program = export(artifact.net, images, None, target)
     found["operators"], found["rank"] = operators(program), highest_rank(program)
     found["concerns"] = tuple(concerns(program, target))
-    found["varies"] = may_vary(artifact.net, images, target)
+    with step("checking which axes may vary"):
+        flexible = Artifact.of(task, replace(form, dynamic="size"), images, p).net
+    found["varies"] = may_vary(flexible, images, target)
     if form.dynamic != "none" and not found["varies"]["batch"]:
         artifact = Artifact.of(task, form, images, p)
     found["dynamic"] = artifact.form.dynamic

@@ -45,6 +45,51 @@ class Samples(NamedTuple):
     """Of the positive ones the index of their object (p,)."""
 
 
+def align(maps: Sequence[Tensor], levels: Sequence[Level], boxes: Sequence[Tensor], cells: int) -> Tensor:
+    """Read maps (B, C, h, w) in the boxes (n, 4) of each image, image by image: (R, C, cells, cells).
+
+    Each box is read from one of the `levels`: octave floor(4 + log2(sqrt(area) / 224)), or the nearest available one
+    (arXiv 1612.03144, Eq. 1).
+    """
+    rois, places = _assign_levels(levels, boxes)
+    pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], cells, cells)
+    for x, level, here in zip(maps, levels, places, strict=True):
+        index = here.nonzero()[:, 0]
+        pooled[index] = _align(x, level, rois[index], cells)
+    return pooled
+
+
+def align_all(maps: Sequence[Tensor], levels: Sequence[Level], boxes: Sequence[Tensor], cells: int) -> Tensor:
+    """The same for graphs, with known shapes: every box is read on every level, where boxes of others are empty."""
+    rois, places = _assign_levels(levels, boxes)
+    pooled = _align(maps[0], levels[0], rois * places[0][:, None], cells)
+    for x, level, here in zip(maps[1:], levels[1:], places[1:], strict=True):
+        part = _align(x, level, rois * here[:, None], cells)
+        pooled = torch.where(here[:, None, None, None], part, pooled)
+    return pooled
+
+
+def _assign_levels(levels: Sequence[Level], boxes: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Boxes as (R, 5), the image first, and for each level which of them (R,) are read from it."""
+    rois = torch.cat([F.pad(x, (1, 0), value=i) for i, x in enumerate(boxes)])
+    areas = (rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])
+    bounds = [-inf, *((224 * 2.0 ** (level.octave - 4)) ** 2 for level in levels[1:]), inf]
+    return rois, [(areas >= low) & (areas < high) for low, high in pairwise(bounds)]
+
+
+def _align(x: Tensor, level: Level, rois: Tensor, cells: int) -> Tensor:
+    return roi_align(x.to(rois.dtype), rois, cells, 1 / level.stride, sampling_ratio=0, aligned=True).to(x.dtype)
+
+
+class RoIAlign(nn.Module):
+    """`align` as a module, which graphs replace by `align_all`."""
+
+    align = staticmethod(align)
+
+    def forward(self, maps: Sequence[Tensor], levels: Sequence[Level], boxes: Sequence[Tensor], cells: int) -> Tensor:
+        return self.align(maps, levels, boxes, cells)
+
+
 class RoIHeads(nn.Module):
     """Boxes and masks of `num_classes` classes from maps of `levels`, which have the same channels, and proposals.
 
@@ -68,12 +113,13 @@ class RoIHeads(nn.Module):
         super().__init__()
         self.levels, self.num_classes = list(levels), num_classes
         self.candidates, self.nms, self.limit, self.samples = candidates, nms, limit, samples
+        self.align = RoIAlign()
         self.box = BoxHead(levels[0].channels, num_classes, fc_dim)
         self.mask = MaskHead(levels[0].channels, num_classes, mask_dim)
 
     def forward(self, maps: Sequence[Tensor], proposals: Tensor, size: tuple[int, int]) -> MaskRaw:
         """From maps (B, C, h, w) and proposals (B, N, 4) of images of `size` to objects; empty ones are ignored."""
-        logits, deltas = self.box(align(maps, self.levels, proposals.unbind(), BOX_CELLS))
+        logits, deltas = self.box(self.align(maps, self.levels, proposals.unbind(), BOX_CELLS))
         b, n, _ = proposals.shape
         scores = logits.float().softmax(1)[:, :-1].reshape(b, n, -1) * has_area(proposals)[..., None]
         scores, index = scores.flatten(1).topk(min(self.candidates, n * self.num_classes))
@@ -82,7 +128,7 @@ class RoIHeads(nn.Module):
         boxes = decode_deltas(shifts, proposals.gather(1, places // self.num_classes), WEIGHTS)
         images = zip(clip_boxes(boxes, *size), scores, index % self.num_classes, strict=True)
         boxes, scores, labels = (torch.stack(x) for x in zip(*(self._select(*image) for image in images), strict=True))
-        masks = self.mask(align(maps, self.levels, boxes.unbind(), MASK_CELLS))
+        masks = self.mask(self.align(maps, self.levels, boxes.unbind(), MASK_CELLS))
         masks = masks.gather(1, labels.reshape(-1, 1, 1, 1).expand(-1, -1, *masks.shape[2:]))
         return MaskRaw(boxes, scores, labels, masks.float().sigmoid().reshape(*labels.shape, *masks.shape[2:]))
 
@@ -102,7 +148,7 @@ class RoIHeads(nn.Module):
         with torch.no_grad():
             images = [self._sample(boxes, target) for boxes, target in zip(proposals, targets, strict=True)]
         counts, positives = [len(x.boxes) for x in images], [len(x.objects) for x in images]
-        logits, deltas = self.box(align(maps, self.levels, [x.boxes for x in images], BOX_CELLS))
+        logits, deltas = self.box(self.align(maps, self.levels, [x.boxes for x in images], BOX_CELLS))
         labels = torch.cat([x.labels for x in images])
         entropy = F.cross_entropy(logits.float(), labels, reduction="none")
 
@@ -112,7 +158,7 @@ class RoIHeads(nn.Module):
         wanted = torch.cat([encode_deltas(target.boxes[x.objects], boxes, WEIGHTS) for boxes, target, x in pairs])
         distance = (deltas[positive, labels[positive]].float() - wanted).abs().sum(1)
 
-        masks = self.mask(align(maps, self.levels, found, MASK_CELLS))
+        masks = self.mask(self.align(maps, self.levels, found, MASK_CELLS))
         masks = masks[torch.arange(len(masks), device=masks.device), labels[positive]].float()
         shapes = torch.cat([crop_masks(target, x.objects, boxes, masks.shape[-1]) for boxes, target, x in pairs])
         pixels = F.binary_cross_entropy_with_logits(masks, shapes, reduction="none").mean((1, 2))
@@ -169,33 +215,6 @@ class MaskHead(nn.Module):
         for convolution in self.convolutions:
             x = torch.relu(convolution(x))
         return self.classes(torch.relu(self.finer(x)))
-
-
-def align(maps: Sequence[Tensor], levels: Sequence[Level], boxes: Sequence[Tensor], cells: int) -> Tensor:
-    """Features of maps (B, C, h, w) in the boxes (n, 4) of each image, image by image: (R, C, cells, cells).
-
-    Each box is read from one of the `levels`: octave floor(4 + log2(sqrt(area) / 224)), or the nearest one
-    (arXiv 1612.03144, Eq. 1).
-    """
-    rois = torch.cat([F.pad(x, (1, 0), value=i) for i, x in enumerate(boxes)])  # (R, 5), the image first
-    areas = (rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])
-    bounds = [-inf, *((224 * 2.0 ** (level.octave - 4)) ** 2 for level in levels[1:]), inf]
-    places = [(areas >= low) & (areas < high) for low, high in pairwise(bounds)]
-    if torch.compiler.is_compiling():  # for shapes that are known, every box on every level; an empty one is free
-        pooled = _align(maps[0], levels[0], rois * places[0][:, None], cells)
-        for x, level, here in zip(maps[1:], levels[1:], places[1:], strict=True):
-            part = _align(x, level, rois * here[:, None], cells)
-            pooled = torch.where(here[:, None, None, None], part, pooled)
-        return pooled
-    pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], cells, cells)
-    for x, level, here in zip(maps, levels, places, strict=True):
-        index = here.nonzero()[:, 0]
-        pooled[index] = _align(x, level, rois[index], cells)
-    return pooled
-
-
-def _align(x: Tensor, level: Level, rois: Tensor, cells: int) -> Tensor:
-    return roi_align(x.float(), rois, cells, 1 / level.stride, sampling_ratio=0, aligned=True).to(x.dtype)
 
 
 def crop_masks(target: Target, objects: Tensor, boxes: Tensor, cells: int) -> Tensor:

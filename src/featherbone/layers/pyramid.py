@@ -1,4 +1,4 @@
-"""timm's model contract, written once for every backbone that is a ladder of levels."""
+"""timm's model contract, for backbones that compute one level after another."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar
@@ -11,9 +11,9 @@ from featherbone.errors import BadOption
 
 
 def require_pool(global_pool: str) -> str:
-    """`global_pool`, if it is avg or empty (not pooled), the two ways our heads know. Raises `BadOption`."""
+    """`global_pool`, if it is avg or empty (not pooled). Raises `BadOption` for others."""
     if global_pool not in ("avg", ""):
-        raise BadOption(f"global_pool {global_pool!r} is not 'avg', or '' to leave the pooling out")
+        raise BadOption(f"global_pool {global_pool!r} is not 'avg', or '' for no pooling")
     return global_pool
 
 
@@ -47,11 +47,11 @@ class PyramidBackbone(nn.Module):
 
     @abstractmethod
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """What `forward_features` gave, to logits (B, K), or to what the classifier reads."""
+        """The result of `forward_features` to logits (B, K), or to the input of the classifier."""
 
     @abstractmethod
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier for `num_classes`; 0 leaves none. `global_pool=""` leaves the pooling out too."""
+        """A new classifier for `num_classes`; 0 removes it. `global_pool=""` removes the pooling, too."""
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last state after the last norm, not pooled."""

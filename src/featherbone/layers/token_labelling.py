@@ -17,12 +17,12 @@ class Box(NamedTuple):
 
 
 class TokenLabels(NamedTuple):
-    """What a token-labelling backbone yields in training."""
+    """The output of a token-labelling backbone in training."""
 
     logits: Tensor
     """Class logits (B, K)."""
     aux_logits: Tensor
-    """Logits of every position (B, h, w, K), the mixed box already swapped back."""
+    """Logits of every position (B, h, w, K), with the mixed box swapped back."""
     box: Box
     """Cells of the h x w grid that came from the batch in reverse order."""
 
@@ -38,7 +38,7 @@ def draw_box(height: int, width: int) -> Box:
 def swap_box(maps: Tensor, box: Box, cell: int = 1) -> Tensor:
     """Maps (B, H, W, C) with the box, in cells of `cell` positions, taken from the batch in reverse order.
 
-    Its own inverse: the second swap brings every box home.
+    Swapping twice restores the maps.
     """
     mask = maps.new_zeros(maps.shape[1:3], dtype=torch.bool)
     mask[box.top * cell : box.bottom * cell, box.left * cell : box.right * cell] = True

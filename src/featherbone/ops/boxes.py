@@ -1,4 +1,4 @@
-"""Boxes x1 y1 x2 y2 and what heads do with them; the shapes of all results are known before any value is."""
+"""Boxes x1 y1 x2 y2 and operations on them whose result shapes are known in advance."""
 
 from math import log
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Target(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a head finds in one image, the surest first, in pixels of the network's input."""
+    """Detections of a head in one image, highest-scoring first, in pixels of the network's input."""
 
     boxes: Tensor
     """(n, 4)"""
@@ -33,7 +33,7 @@ class Found(NamedTuple):
 
 
 class Picked(NamedTuple):
-    """What is found in each image, of fixed shapes, the surest first; where less is found, the rest has score 0."""
+    """Detections in each image, of fixed shapes, highest-scoring first; the rest has score 0."""
 
     boxes: Tensor
     """(B, n, 4), in pixels of the network's input."""
@@ -54,7 +54,7 @@ SELECTION = {
     "iou": "intersection / union, sides are x2 - x1 and y2 - y1",
     **FOUND,
 }
-"""How `pick_surest` chooses, likewise: candidates, clip, score, NMS, limit."""
+"""The selection of `pick_surest`, likewise: candidates, clip, score, NMS, limit."""
 
 
 def encode_deltas(boxes: Tensor, anchors: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
@@ -89,9 +89,9 @@ def clip_boxes(boxes: Tensor, height: float, width: float) -> Tensor:
 
 
 def keep_nms(boxes: Tensor, scores: Tensor, threshold: float, groups: Tensor | None = None) -> Tensor:
-    """Which boxes (N, 4) no surer one of the same group (N,) overlaps by more than `threshold` in IoU: bool (N,).
+    """Which boxes (N, 4) no higher-scoring one of their group (N,) overlaps by more than `threshold` in IoU, (N,).
 
-    The number of survivors varies, the shape of the answer does not, so what follows it exports.
+    The number of survivors varies, the shape of the result does not, so the operators after it export.
     """
     if groups is not None and len(boxes):
         boxes = boxes + (groups * (boxes.max() - boxes.min() + 1))[:, None]  # no two groups meet
@@ -101,9 +101,9 @@ def keep_nms(boxes: Tensor, scores: Tensor, threshold: float, groups: Tensor | N
 def pick_surest(
     boxes: Tensor, labels: Tensor, scores: Tensor, threshold: float, nms_threshold: float, limit: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The `limit` surest of one image's boxes (N, 4), labels (N,) and scores (N,) above `threshold`, after NMS.
+    """The `limit` highest-scoring of one image's boxes (N, 4), labels (N,) and scores (N,) above `threshold`.
 
-    NMS is that of each class by itself, see `keep_nms`. Where less is found, the rest has score 0.
+    Boxes that `keep_nms` suppresses within their class are dropped. The result is padded by scores of 0.
     """
     kept = keep_nms(boxes, scores, nms_threshold, labels) & (scores > threshold)
     values, index = scores.where(kept, 0).topk(min(limit, len(scores)))
@@ -113,7 +113,7 @@ def pick_surest(
 def select_surest(
     boxes: Tensor, labels: Tensor, scores: Tensor, threshold: float, nms_threshold: float, limit: int
 ) -> Found:
-    """What `pick_surest` finds, and no more."""
+    """`pick_surest` without the padding."""
     boxes, labels, scores = pick_surest(boxes, labels, scores, threshold, nms_threshold, limit)
     found = scores > 0
     return Found(boxes[found], labels[found], scores[found])

@@ -1,29 +1,40 @@
 """Convolutional self-attention of LVT on 3x3 windows, stride 2, padding 1 (arXiv 2112.10809, Sec. 3.1)."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from featherbone.ops.attention import in_device_form
-from featherbone.ops.kernels import usable
 from featherbone.ops.one_by_one import image_by_image
-from featherbone.ops.windows import crop
 
 TAPS = 9  # of a 3x3 window, row by row
 SHARED = ((0, 2, 6, 8), (1, 7), (3, 5), (4,))
 """Taps that read odd rows and columns, odd rows and even columns, even rows and odd columns, and even ones."""
 
 
+def pool_windows(x: Tensor) -> Tensor:
+    """The mean of the positions that each window owns, (B, H, W, C) to (B, ceil(H / 2), ceil(W / 2), C)."""
+    return _pool(x) if x.shape[1] % 2 == x.shape[2] % 2 == 0 else pool_open(x)
+
+
+def pool_open(x: Tensor) -> Tensor:
+    """The same at any H and W, known or not."""
+    # the mean over an odd border's valid pixels is that over its repetition; ceil_mode would not export
+    return _pool(F.pad(x.permute(0, 3, 1, 2), (0, 1, 0, 1), mode="replicate").permute(0, 2, 3, 1))
+
+
+def _pool(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+
+
 def tap_attention(pooled: Tensor, weight: Tensor, bias: Tensor, num_heads: int, scale: float) -> Tensor:
     """A: for each output tap i of a window, a distribution over its input taps j, (B, h, w, heads, 81).
 
-    softmax over j of the scores that a Linear of `weight` (81 heads, C) and `bias` gives of `pooled` (B, h, w, C),
-    times `scale`. Its rows are taken j by j, so that many softmaxes over nine go side by side.
+    softmax over j of the scores that a Linear of `weight` (81 heads, C) and `bias` gives for `pooled` (B, h, w, C),
+    times `scale`. Its rows are taken j by j, so that many softmaxes over nine are computed side by side.
     """
-    if torch.compiler.is_exporting() and not in_device_form():  # runtimes have a softmax over a short last axis
-        return tap_attention_plain(pooled, weight, bias, num_heads, scale)
     b, h, w, c = pooled.shape
     weight = weight.reshape(num_heads * TAPS, TAPS, c).transpose(0, 1).reshape(-1, c)
     bias = bias.reshape(num_heads * TAPS, TAPS).t().flatten()
@@ -32,56 +43,60 @@ def tap_attention(pooled: Tensor, weight: Tensor, bias: Tensor, num_heads: int, 
 
 
 def tap_attention_plain(pooled: Tensor, weight: Tensor, bias: Tensor, num_heads: int, scale: float) -> Tensor:
-    """The same by softmax over nine after nine."""
+    """The same by a softmax over the last axis, which runtimes are fast at."""
     b, h, w, _ = pooled.shape
     scores = F.linear(pooled, weight, bias).reshape(b, h, w, num_heads, TAPS, TAPS) * scale
     return scores.softmax(-1).flatten(4)
 
 
 def convolutional_self_attention(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:
-    """Mix the nine taps of every window, each seen through its own matrix, and add the windows up where they overlap.
+    """Mix the nine taps of every window, each seen through its matrix, and add the windows up where they overlap.
 
     v_j = W_j x_j and y_i = sum_j A[i, j] v_j, for the taps i, j of a window; `x` holds x (B, H, W, C), `attention`
-    A (B, h, w, heads, 81) with h, w = ceil(H / 2), ceil(W / 2), and `weight` W (9, C, C). Gives (B, H, W, C).
+    A (B, h, w, heads, 81) with h, w = ceil(H / 2), ceil(W / 2), and `weight` W (9, C, C). Returns (B, H, W, C).
     """
-    return image_by_image(partial(_mix, weight=weight), x, attention)
+    return image_by_image(partial(csa_batched, weight=weight), x, attention)
 
 
-def _mix(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:
-    """`convolutional_self_attention` of all images at once."""
-    b, height, width, c = x.shape
-    h, w, heads = attention.shape[1:4]
-    values = _values(x, weight, h, w)
-    if usable(values[0]):
-        from featherbone.ops.kernels.csa import mix_windows
+def csa_batched(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:
+    """The same for the whole batch."""
+    return _mix(tap_values(x, weight, attention.shape[1:3], skip), attention)[:, : x.shape[1], : x.shape[2]]
 
-        return mix_windows(torch.stack(values, dim=3), attention, height, width)
-    if isinstance(h, torch.SymInt) or isinstance(w, torch.SymInt):  # torch cannot tell that w divides w * heads
-        every_head = torch.stack(values, dim=3).unflatten(4, (heads, -1)).unbind(4)  # (B, h, w, 9, d) each
-        pairs = zip(attention.unflatten(4, (TAPS, TAPS)).unbind(3), every_head, strict=True)
-        mixed = torch.stack([own @ v for own, v in pairs], dim=4)  # (B, h, w, 9, heads, d)
-        return _overlap_add(mixed.reshape(b, h, w, 1, TAPS * c), height, width)
+
+def csa_sliced(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:
+    """The same with even and odd positions separated by reshaping: phones cut maps, but do not skip in them."""
+    return _mix(tap_values(x, weight, attention.shape[1:3], fold), attention)[:, : x.shape[1], : x.shape[2]]
+
+
+def csa_open(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:
+    """The same for graphs in which H and W stay open: torch cannot prove there that heads divide a batched product."""
+    _, height, width, c = x.shape
+    b, h, w, heads, _ = attention.shape
+    values = torch.stack(tap_values(x, weight, (h, w), skip), dim=3).unflatten(4, (heads, -1)).unbind(4)
+    pairs = zip(attention.unflatten(4, (TAPS, TAPS)).unbind(3), values, strict=True)
+    mixed = torch.stack([matrix @ v for matrix, v in pairs], dim=4)  # (B, h, w, 9, heads, d)
+    both = _overlap_add(mixed.reshape(b, h, w, 1, TAPS * c))
+    return F.pad(both, (0, 0, 0, width - both.shape[2], 0, height - both.shape[1]))  # slices would not export
+
+
+def _mix(values: list[Tensor], attention: Tensor) -> Tensor:
+    """The result y of nine maps v_j (B, h, w, C), with an odd border's surplus row and column: (B, 2h, 2w, C)."""
+    heads = attention.shape[3]
     by_head = torch.cat([v.unflatten(3, (heads, -1)) for v in values], dim=4)  # (B, h, w, heads, 9d)
-    mixed = attention.reshape(-1, TAPS, TAPS) @ by_head.reshape(-1, TAPS, c // heads)
-    return _overlap_add(mixed.reshape(b, h, w, heads, TAPS * c // heads), height, width)
+    mixed = attention.reshape(-1, TAPS, TAPS) @ by_head.reshape(-1, TAPS, by_head.shape[4] // TAPS)
+    return _overlap_add(mixed.reshape(by_head.shape))
 
 
-def _values(x: Tensor, weight: Tensor, h: int, w: int) -> list[Tensor]:
-    """v_j of every window, nine maps (B, h, w, C); zero outside the map.
+def tap_values(x: Tensor, weight: Tensor, size: Sequence[int], halve: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
+    """v_j of every window, of `size` h, w of them: nine maps (B, h, w, C); zero outside the map.
 
-    A tap sees every second row and column, and taps that lie two apart see the same: a position meets only the one,
-    two or four matrices of its taps, in one product. Even and odd are told apart by reshaping: phones cut maps, but do
-    not skip in them.
+    A tap sees every second row and column, and taps that are two apart see the same: a position meets only the one,
+    two or four matrices of its taps, in one product. `halve` separates even and odd positions.
     """
-    b, height, width, c = x.shape
+    (_, height, width, _), (h, w) = x.shape, size
     padded = F.pad(x, (0, 0, 1, 2 * w + 1 - width, 1, 2 * h + 1 - height))  # (B, 2h + 2, 2w + 2, C)
-    if torch.compiler.is_exporting() and not in_device_form(height, width):  # torch cannot halve a symbol
-        halves = [padded[:, row::2, column::2] for row in range(2) for column in range(2)]
-    else:
-        rows = padded.reshape(b * (h + 1), 2, w + 1, 2 * c).unbind(1)
-        halves = [half.reshape(b, h + 1, w + 1, c) for row in rows for half in row.chunk(2, dim=2)]
     found = {}
-    for half, taps in zip(halves, SHARED, strict=True):
+    for half, taps in zip(halve(padded), SHARED, strict=True):
         down, right = taps[-1] // 6, taps[-1] % 3 // 2  # 1 where windows meet two of these rows, columns
         seen = F.linear(half[:, : h + down, : w + right], torch.cat([weight[tap] for tap in taps]))
         for tap, v in zip(taps, seen.chunk(len(taps), dim=3), strict=True):
@@ -89,8 +104,20 @@ def _values(x: Tensor, weight: Tensor, h: int, w: int) -> list[Tensor]:
     return [found[tap] for tap in range(TAPS)]
 
 
-def _overlap_add(windows: Tensor, height: int, width: int) -> Tensor:
-    """Nine results per window and head (B, h, w, heads, 9d) added back to their positions, (B, H, W, C).
+def skip(maps: Tensor) -> list[Tensor]:
+    """Every second row and column of maps (B, H, W, C), from each of four starts."""
+    return [maps[:, row::2, column::2] for row in range(2) for column in range(2)]
+
+
+def fold(maps: Tensor) -> list[Tensor]:
+    """The same by reshaping."""
+    b, height, width, c = maps.shape
+    rows = maps.reshape(b * (height // 2), 2, width // 2, 2 * c).unbind(1)
+    return [half.reshape(b, height // 2, width // 2, c) for row in rows for half in row.chunk(2, dim=2)]
+
+
+def _overlap_add(windows: Tensor) -> Tensor:
+    """Nine results per window and head (B, h, w, heads, 9d) added back to their positions, (B, 2h, 2w, C).
 
     Along an axis, position 2p is tap 1 of window p; position 2p + 1 is tap 2 of window p and tap 0 of window p + 1.
     Interleaving even and odd positions needs no scatter, so every export tool-chain takes it.
@@ -101,8 +128,7 @@ def _overlap_add(windows: Tensor, height: int, width: int) -> Tensor:
     rows = torch.stack([middle, odd], dim=2).reshape(b * 2 * h, w, heads, 3 * d)
     left, centre, right = rows.split(d, dim=3)
     odd = right + F.pad(left[:, 1:], (0, 0, 0, 0, 0, 1))
-    both = torch.stack([centre, odd], dim=2).reshape(b, 2 * h, 2 * w, heads * d)
-    return crop(both, height, width)  # cuts an odd border off
+    return torch.stack([centre, odd], dim=2).reshape(b, 2 * h, 2 * w, heads * d)
 
 
 def convolutional_self_attention_plain(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:

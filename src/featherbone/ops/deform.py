@@ -1,22 +1,20 @@
-"""Deformable token merging of LIT: a 2x2 convolution of stride 2 whose taps wander (arXiv 2105.14217, Sec. 3.2)."""
+"""Deformable token merging of LIT: a 2x2 convolution of stride 2 whose taps move (arXiv 2105.14217, Sec. 3.2)."""
 
 import torch
 import torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
-from featherbone.ops.attention import in_device_form
-from featherbone.ops.kernels import usable
 from featherbone.ops.one_by_one import image_by_image
 
 TAPS = 4  # of a 2x2 window, row by row
 
 
 def sampling_points(offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the taps of every window look, y and x (B, h, w, 4) in positions of the finer map, at least in float32.
+    """The points that the taps of every window read, y and x (B, h, w, 4) in positions of x, in float32 or better.
 
-    Tap (row, column) of window (i, j) looks at (2i + row + dy, 2j + column + dx); `offsets` (B, 8, h, w) holds
-    (dy, dx) tap by tap.
+    Tap (row, column) of window (i, j) reads (2i + row + dy, 2j + column + dx); `offsets` (B, 8, h, w) holds (dy, dx)
+    tap by tap.
     """
     offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32)).permute(0, 2, 3, 1)
     _, h, w, _ = offsets.shape
@@ -27,24 +25,33 @@ def sampling_points(offsets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def deformable_merge(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Merge 2x2 positions sampled where `offsets` say, bilinearly, zero outside: x (B, H, W, C) to (B, h, w, D).
+    """Merge 2x2 positions sampled at `offsets`, bilinearly, zero outside: x (B, H, W, C) to (B, h, w, D).
 
     `offsets` (B, 8, h, w) are as in `sampling_points`, h, w = H // 2, W // 2; `weight` (D, C, 2, 2), `bias` (D).
-    Rows are gathered by index, then one matrix product: every export tool-chain takes it, and on the CPU it is faster
-    than torchvision's operator.
     """
-    if in_device_form(*x.shape[1:3]):
-        return F.conv2d(_sample(x, offsets), weight, bias, stride=2).permute(0, 2, 3, 1)
-    matrix = weight.permute(0, 2, 3, 1).flatten(1)  # (D, 4C)
-    if usable(x) and not torch.are_deterministic_algorithms_enabled():  # its gradient is added up atomically
-        from featherbone.ops.kernels.deform import sample_taps
+    return linear_of(image_by_image(_gather, x, offsets), weight, bias)
 
-        return F.linear(sample_taps(x, offsets).flatten(3), matrix, bias)
-    return F.linear(image_by_image(_gather, x, offsets), matrix, bias)
+
+def merge_batched(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The same for the whole batch."""
+    return linear_of(_gather(x, offsets), weight, bias)
+
+
+def merge_sampled(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The same by `grid_sample`, which devices have, at a known H and W of 2 or more."""
+    return F.conv2d(_sample(x, offsets), weight, bias, stride=2).permute(0, 2, 3, 1)
+
+
+def linear_of(sampled: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The convolution's product of sampled windows (B, h, w, 4C)."""
+    return F.linear(sampled, weight.permute(0, 2, 3, 1).flatten(1), bias)
 
 
 def _gather(x: Tensor, offsets: Tensor) -> Tensor:
-    """What x (B, H, W, C) holds where the taps look, (B, h, w, 4C), row by row of it."""
+    """The values of x (B, H, W, C) at the sampling points, (B, h, w, 4C).
+
+    Rows are gathered by index: every export tool-chain takes it, and a CPU does it faster than torchvision's operator.
+    """
     b, height, width, c = x.shape
     y, x_ = sampling_points(offsets)
     _, h, w, _ = y.shape
@@ -64,7 +71,7 @@ def _gather(x: Tensor, offsets: Tensor) -> Tensor:
 
 
 def _sample(x: Tensor, offsets: Tensor) -> Tensor:
-    """What x (B, H, W, C) holds where the taps look, as a map (B, C, 2h, 2w), by the operator that devices have."""
+    """The values of x (B, H, W, C) at the sampling points as a map (B, C, 2h, 2w)."""
     b, height, width, _ = x.shape
     h, w = offsets.shape[2:]
     moved = offsets.reshape(2 * b, 2, 2, h, w).permute(0, 3, 4, 1, 2)  # (B*row, h, w, column, (dy, dx))

@@ -14,9 +14,9 @@ from featherbone.ops.boxes import Target
 from featherbone.results import Rle
 
 IGNORE = 255
-"""The class of pixels of which nothing is known."""
+"""The class of unlabelled pixels."""
 VALUES = 2**26
-"""Scores that `label_map` holds at a time."""
+"""Number of scores that `label_map` holds at a time."""
 LABEL_MAP = {
     "steps": ("resize to the input", "cut the inner part from the upper left", "resize to the image", "argmax"),
     "resize": {
@@ -27,7 +27,7 @@ LABEL_MAP = {
     },
     "ties": "lowest_class",
 }
-"""What `label_map` does with scores, in the words of `featherbone.json`."""
+"""The steps of `label_map`, as `featherbone.json` states them."""
 FUSION = (
     "all pixels are 0; go through the masks of things by score, highest first",
     "drop a mask without free pixels, or of whose area more than overlap * area is not free",
@@ -36,15 +36,15 @@ FUSION = (
     "drop a class with fewer such pixels than stuff_share * image_height * image_width",
     "the others become the next segments, in the order of their channels",
 )
-"""What `fuse` does, likewise."""
+"""The steps of `fuse`, likewise."""
 
 
 class PanopticTarget(NamedTuple):
-    """What one image should have given."""
+    """The annotation of one image."""
 
     things: Target
     stuff: Tensor
-    """(H, W), int64: 0 for any thing, 1 + i for stuff i, `IGNORE` where nothing is known."""
+    """(H, W), int64: 0 for any thing, 1 + i for stuff i, `IGNORE` for unlabelled pixels."""
 
 
 def upsample(scores: Tensor, size: Sequence[int]) -> Tensor:
@@ -71,21 +71,21 @@ def label_map(scores: Tensor, canvas: Sequence[int], inner: Sequence[int], size:
 
 
 class Laid(NamedTuple):
-    """Segments on a map, in the order in which they were laid."""
+    """Segments on a map, in the order in which they were placed."""
 
     ids: NDArray[np.int32]
-    """(H, W): 1 + the segment's place, 0 where there is none."""
+    """(H, W): 1 + the segment's index, 0 for pixels without one."""
     things: list[int]
-    """Indices of the things that were laid."""
+    """Indices of the things that were placed."""
     stuff: list[int]
     """Classes of stuff that follow them."""
 
 
 def fuse(masks: Sequence[Rle], stuff: NDArray[np.integer], num_stuff: int, least: float, overlap: float = 0.5) -> Laid:
-    """One map of things and stuff (arXiv 1801.00868), from masks of one size, the surest first.
+    """One map of things and stuff (arXiv 1801.00868), from masks of one size, highest-scoring first.
 
-    A mask more than `overlap` of which is covered already is dropped, else its free part is laid. What is free then
-    goes to stuff (H, W), 0 for things and 1 + i for stuff i, each class one segment, unless under `least` pixels.
+    A mask is dropped if more than `overlap` of it is covered already, else its free part is placed. Free pixels then
+    take their stuff (H, W), 0 for things and 1 + i for stuff i, one segment per class of at least `least` pixels.
     """
     ids = np.zeros(stuff.shape, np.int32)
     things: list[int] = []

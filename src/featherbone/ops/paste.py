@@ -1,4 +1,4 @@
-"""Masks that a network gives over boxes, as masks of the whole image."""
+"""Masks predicted over boxes, pasted into the whole image."""
 
 from math import ceil, floor
 
@@ -19,7 +19,7 @@ PASTE = {
     },
     "mask_box": "in the image",
 }
-"""What `paste_masks` does by default, in the words of `featherbone.json`."""
+"""The rule of `paste_masks`, as `featherbone.json` states it."""
 
 
 def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5) -> list[Rle]:
@@ -60,10 +60,10 @@ def _weights(low: float, high: float, length: int, cells: int) -> tuple[int, Ten
 
 
 def _encode_part(part: Bools, left: int, top: int, height: int, width: int) -> Rle:
-    """A mask's columns (w, h), each from its top, whose upper left corner lies at `left`, `top` of an image."""
+    """A mask's columns (w, h), each from its top, whose upper left corner is at `left`, `top` of an image."""
     changes = np.diff(part.astype(np.int8), axis=1, prepend=0, append=0)
     places = np.arange(left, left + len(part))[:, None] * height + np.arange(top, top + changes.shape[1])
-    edges = np.setxor1d(places[changes > 0], places[changes < 0])  # a run that goes on in the next column has no end
+    edges = np.setxor1d(places[changes > 0], places[changes < 0])  # a run that continues in the next column has no end
     runs = np.diff(edges, prepend=0, append=height * width).tolist()
     if runs[-1] == 0:
         runs.pop()

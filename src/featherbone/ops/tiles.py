@@ -1,4 +1,4 @@
-"""Large images in overlapping tiles: where to cut, and how to join what was found in them (arXiv 2202.06934)."""
+"""Large images in overlapping tiles: where to cut, and how to join the detections in them (arXiv 2202.06934)."""
 
 from collections.abc import Sequence
 
@@ -47,12 +47,12 @@ def merge_tiles(
     inside: float = 0.7,
     margin: float = 2.0,
 ) -> NDArray[np.intp]:
-    """Which of the objects found in overlapping tiles to keep, the surest first.
+    """Indices of the objects to keep from overlapping tiles, highest-scoring first.
 
-    boxes (n, 4) are in pixels of the whole image, which is `height` by `width`; sources (n,) say in which of `tiles`
-    each was found, and the whole image may be one of them. An object is cut where it comes within `margin` pixels of
-    its tile's border inside the image. Of each class, whole objects come before cut ones, then the surer first; each
-    is dropped where it overlaps one that is kept by more than `iou`, or where it is cut and more than the share
+    boxes (n, 4) are in pixels of the whole image, which is `height` by `width`; sources (n,) is the index of the tile
+    of each, and the whole image may be one of them. An object is cut where it comes within `margin` pixels of
+    its tile's border inside the image. Of each class, whole objects come before cut ones, then higher scores; each is
+    dropped where it overlaps one that is kept by more than `iou`, or where it is cut and more than the share
     `inside` of it lies in one that is kept from another tile.
 
     An object that no source shows whole stays in pieces: add the whole image, or let tiles overlap by more than the

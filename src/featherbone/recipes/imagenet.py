@@ -7,7 +7,7 @@ def lvt_imagenet() -> dict[str, Any]:
     """LVT with token labelling's MixToken and auxiliary loss; every position takes its image's label.
 
     Command: `accelerate launch -m featherbone train --data IMAGENET --model lvt_cls --recipe lvt_imagenet`.
-    Cost: 310 epochs of 1.28M images at 224 px, 0.90 GMACs each. Paper: 74.8% top-1, with 7x7 token labels of a teacher,
+    Cost: 310 epochs of 1.28M images at 224 px, 0.89 GMACs each. Paper: 74.8% top-1, with 7x7 token labels of a teacher,
     which this recipe omits. Ours: not run.
     """
     return dict(
@@ -33,7 +33,7 @@ def lightvit_imagenet() -> dict[str, Any]:
     """LightViT tiny and small; base takes `--drop-path 0.3`.
 
     Command: `accelerate launch -m featherbone train --data IMAGENET --model lightvit_tiny --recipe lightvit_imagenet`.
-    Cost: 300 epochs of 1.28M images at 224 px, 0.78 GMACs each (small 1.84, base 4.13). Paper: 78.7 / 80.9 / 82.1%
+    Cost: 300 epochs of 1.28M images at 224 px, 0.77 GMACs each (small 1.83, base 4.11). Paper: 78.7 / 80.9 / 82.1%
     top-1. Ours: not run.
     """
     return dict(
@@ -60,7 +60,7 @@ def lit_imagenet() -> dict[str, Any]:
     LIT tiny takes `--warmup-epochs 5 --cooldown-epochs 10 --drop-path 0.1`, and in the paper repeated augmentation,
     which this recipe omits. The model states that the weights of the offsets have 0.01 of the learning rate.
     Command: `accelerate launch -m featherbone train --data IMAGENET --model lit_small --recipe lit_imagenet`.
-    Cost: 300 epochs of 1.28M images at 224 px, 4.08 GMACs each (tiny 3.62, medium 8.61, base 15.05). Paper: 81.1 / 81.5
+    Cost: 300 epochs of 1.28M images at 224 px, 4.08 GMACs each (tiny 3.61, medium 8.59, base 15.03). Paper: 81.1 / 81.5
     / 83.0 / 83.4% top-1 for tiny to base. Ours: not run.
     """
     return dict(
@@ -86,7 +86,7 @@ def xformer_imagenet() -> dict[str, Any]:
     """XFormer small, a reconstruction; the recipe is ours, the paper's is not known.
 
     Command: `accelerate launch -m featherbone train --data IMAGENET --model xformer_small --recipe xformer_imagenet`.
-    Cost: 300 epochs of 1.28M images at 256 px, 1.78 GMACs each. Paper: 78.5% top-1. Ours: not run.
+    Cost: 300 epochs of 1.28M images at 256 px, 1.75 GMACs each. Paper: 78.5% top-1. Ours: not run.
     """
     return dict(
         batch_size=1024,

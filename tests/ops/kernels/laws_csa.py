@@ -4,15 +4,14 @@ import os
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from featherbone.ops.csa import convolutional_self_attention_plain
 from featherbone.ops.kernels import csa
-from featherbone.ops.kernels.csa import csa_mix, csa_mix_backward, mix_windows
+from featherbone.ops.kernels.csa import csa_kernel, csa_mix, csa_mix_backward, mix_windows
 
 DEVICE = "cpu" if os.environ["TRITON_INTERPRET"] == "1" else "cuda"
-SIZES = [(1, 1), (1, 2), (2, 1), (5, 3), (4, 6)]
-HEADS = [(2, 32), (3, 24), (1, 5)]
+SIZES = [(1, 2), (5, 3), (4, 2)]
+HEADS = [(2, 8), (1, 5)]
 
 
 def draw(*shape, dtype=torch.float32, seed=0):
@@ -35,13 +34,6 @@ def windows(batch, height, width, heads=2, dim=3, dtype=torch.float32):
     return values, draw(batch, h, w, heads, 81, dtype=dtype, seed=1)
 
 
-def by_kernel(x, attention, weight):
-    b, h, w = attention.shape[:3]
-    taps = F.unfold(x.permute(0, 3, 1, 2), 3, padding=1, stride=2).reshape(b, -1, 9, h, w)
-    values = torch.einsum("jdc,bcjhw->bhwjd", weight, taps)
-    return mix_windows(values, attention, *x.shape[1:3])
-
-
 def with_gradients(operator, given):
     given = [x.detach().requires_grad_() for x in given]
     out = operator(*given)
@@ -61,7 +53,7 @@ def assert_alike(got, expected, bound):
 def test_equals_the_plain_form_in_value_and_gradients(size, heads, dtype, bound):
     given = inputs(2, *size, *heads, dtype=dtype)
     expected = with_gradients(convolutional_self_attention_plain, [x.double() for x in given])
-    assert_alike(with_gradients(by_kernel, given), expected, bound)
+    assert_alike(with_gradients(csa_kernel, given), expected, bound)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

@@ -4,12 +4,14 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 
-from featherbone.ops.kernels import SMALLEST, usable
+from featherbone.backbones.lit import DTM
+from featherbone.backbones.lvt import CSA
+from featherbone.deployment import use_form
 
 LAWS = sorted(map(str, Path(__file__).parent.glob("laws_*.py")))
 TRITON_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -93,38 +95,21 @@ def test_kernels_compile_for_gpus(capability, dtype, monkeypatch, tmp_path):
     assert re.search(r"(atom|red)\.\S*add\.(\S+\.)?f32", ptx)  # the map's gradient is added up in float32
 
 
-def test_featherbone_imports_no_triton():
+def test_kernels_are_used_only_where_asked_for():
     code = (
         "import sys, torch, torchvision, timm; sys.modules['triton'] = None; import featherbone;"
-        "import featherbone.ops.csa, featherbone.ops.deform; from featherbone.ops import kernels;"
-        "assert not kernels.TRITON"
+        "import featherbone.deployment; timm.create_model('lvt')(torch.zeros(1, 3, 32, 32))"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
-def on_gpu(dtype=torch.float32, numel=SMALLEST):
-    return SimpleNamespace(is_cuda=True, dtype=dtype, numel=lambda: numel)
+@with_triton
+def test_a_network_uses_the_kernels_on_demand():
+    from featherbone.ops.kernels.csa import csa_kernel
+    from featherbone.ops.kernels.deform import merge_kernel
 
-
-def test_kernels_take_large_maps_of_a_gpu(monkeypatch):
-    monkeypatch.setattr("featherbone.ops.kernels.TRITON", True)
-    assert all(usable(on_gpu(dtype)) for dtype in TRITON_NAMES)
-    assert not usable(on_gpu(torch.float64))
-    assert not usable(on_gpu(numel=SMALLEST - 1))
-    assert not usable(torch.zeros(SMALLEST))
-    monkeypatch.setattr("featherbone.ops.kernels.TRITON", False)
-    assert not usable(on_gpu())
-
-
-def test_kernels_are_not_for_exports(monkeypatch):
-    monkeypatch.setattr("featherbone.ops.kernels.TRITON", True)
-    seen = []
-
-    class Net(torch.nn.Module):
-        def forward(self, x):
-            seen.append(usable(on_gpu()))
-            return x + 1
-
-    Net()(torch.zeros(2))
-    torch.export.export(Net(), (torch.zeros(2),), strict=False)
-    assert seen[0] and not any(seen[1:]) and len(seen) > 1
+    lvt, lit = timm.create_model("lvt"), timm.create_model("lit_tiny", device="meta")
+    for net in (lvt, lit):
+        use_form(net, "triton")
+    assert [m.mix for m in lvt.modules() if isinstance(m, CSA)] == 2 * [csa_kernel]
+    assert [m.merge for m in lit.modules() if isinstance(m, DTM)] == 3 * [merge_kernel]

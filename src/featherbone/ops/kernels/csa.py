@@ -1,12 +1,12 @@
-"""Convolutional self-attention's mix and overlap-add in one kernel, its gradients in another. Not measured on a GPU.
+"""The mix and overlap-add of convolutional self-attention in one kernel, its gradients in another; not measured.
 
 The values are made outside, by dense products. Forward, a program takes a run of windows and gathers, for the four
-positions that each of them owns, what the up to four windows over a position give: nothing atomic, every result written
-once, every share of the attention read once. Nine multiplications a value leave memory the bound, so the products are
-plain ones. Backward, the gradients of a window are two products of its taps, nine padded to the 16 that `tl.dot` takes.
+positions that each of them owns, the results of up to four windows: nothing is atomic, every result is written and
+every share of the attention read once. With nine multiplications per value memory is the limit, so the products are
+plain. Backward, the gradients of a window are two products of its taps, nine padded to the 16 that `tl.dot` takes.
 
 A `custom_op`, not a `triton_op`: torch.compile and torch.export would call the latter's launching code with fake
-tensors, which the interpreter that tests the kernels refuses, so what is tested would not be what runs.
+tensors, which the interpreter that tests the kernels refuses, so the tests would not run the same code.
 """
 
 from typing import Any
@@ -16,8 +16,16 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
+from featherbone.ops.csa import skip, tap_values
+
 TILE = 2048  # bytes a forward program loads of a tap of its windows: 16 for each of 128 threads, one load
-CHANNELS = 64  # of a head, at most, in a block
+CHANNELS = 64  # maximum of a head in a block
+
+
+def csa_kernel(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:
+    """`convolutional_self_attention` of maps x (B, H, W, C) on a GPU."""
+    values = tap_values(x, weight, attention.shape[1:3], skip)
+    return mix_windows(torch.stack(values, dim=3), attention, *x.shape[1:3])
 
 
 def mix_windows(values: Tensor, attention: Tensor, height: int, width: int) -> Tensor:
@@ -25,8 +33,8 @@ def mix_windows(values: Tensor, attention: Tensor, height: int, width: int) -> T
 
     y[b, Y, X] = sum over windows (i, j) and their tap t at (Y, X) = (2i - 1 + t // 3, 2j - 1 + t % 3) of
     sum_s A[b, i, j, head, t, s] v[b, i, j, s]. `values` holds v (B, h, w, 9, C), zero for taps outside of the map,
-    `attention` A (B, h, w, heads, 81); h, w = ceil(H / 2), ceil(W / 2). Sums are float32, of float64 float64; y has the
-    dtype of the values. It has gradients, they have none.
+    `attention` A (B, h, w, heads, 81); h, w = ceil(H / 2), ceil(W / 2). Sums are float32, or float64 for float64; y has
+    the dtype of the values. Differentiable once.
     """
     return csa_mix(values, attention, height, width)
 

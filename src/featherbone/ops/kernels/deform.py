@@ -1,8 +1,8 @@
-"""Bilinear sampling of deformable token merging in one kernel, its gradients in another. Not measured on a GPU.
+"""The sampling of deformable token merging in one kernel, its gradients in another; not measured.
 
-A program takes a run of points, so that what it writes is one piece of memory, and gathers the four corners of each,
-whose channels lie together. Backward, the gradient of a map is added up atomically in at least float32: taps wander
-little, so few meet. Why a `custom_op` is said in `csa`.
+A program takes a run of points, so that it writes one piece of memory, and gathers the four corners of each, whose
+channels are contiguous. Backward, the gradient of a map is added up atomically in float32 or better: offsets are small,
+so few additions meet. `csa` gives the reason for a `custom_op`.
 """
 
 from typing import Any
@@ -12,18 +12,25 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
-TAPS = 4  # of a 2x2 window, row by row
+from featherbone.ops.deform import TAPS, linear_of, merge_batched
+
 TILE = 2048  # bytes of a block of channels of points: 16 for each of 128 threads, one load
-CHANNELS = 128  # at most in a block
+CHANNELS = 128  # maximum in a block
+
+
+def merge_kernel(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`deformable_merge` on a GPU; without the kernel where torch must be deterministic, as its gradient is not."""
+    if torch.are_deterministic_algorithms_enabled():
+        return merge_batched(x, offsets, weight, bias)
+    return linear_of(sample_taps(x, offsets).flatten(3), weight, bias)
 
 
 def sample_taps(x: Tensor, offsets: Tensor) -> Tensor:
-    """What a map x (B, H, W, C) holds where the taps of its 2x2 windows look, (B, h, w, 4, C); zero outside.
+    """The values of a map x (B, H, W, C) at the points of its 2x2 windows, (B, h, w, 4, C); zero outside.
 
-    Tap (row, column) of window (i, j) looks at (y, x) = (2i + row + dy, 2j + column + dx), and sees the sum over the
-    four whole positions (Y, X) around of (1 - |y - Y|) (1 - |x - X|) x[b, Y, X]. `offsets` (B, 8, h, w) holds (dy, dx)
-    tap by tap. Points and sums are float32, of float64 float64; the result has the dtype of the map. It has gradients,
-    they have none.
+    Tap (row, column) of window (i, j) reads (y, x) = (2i + row + dy, 2j + column + dx): the sum over the four whole
+    positions (Y, X) around of (1 - |y - Y|) (1 - |x - X|) x[b, Y, X]. `offsets` (B, 8, h, w) holds (dy, dx) tap by tap.
+    Points and sums are float32, or float64 for float64; the result has the dtype of the map. Differentiable once.
     """
     return deform_sample(x, offsets)
 
@@ -104,7 +111,7 @@ def _sample_backward(
 
 @triton.jit
 def _offset(point: tl.tensor, h: int, w: int) -> tl.tensor:
-    """Where the offsets (B, 4, (dy, dx), h, w) hold the dy of a point."""
+    """The place of a point's dy in the offsets (B, 4, (dy, dx), h, w)."""
     window = point // 4
     return ((window // (h * w) * 4 + point % 4).to(tl.int64) * 2 * h + window // w % h) * w + window % w
 
@@ -113,7 +120,7 @@ def _offset(point: tl.tensor, h: int, w: int) -> tl.tensor:
 def _look(
     offsets: tl.tensor, point: tl.tensor, valid: tl.tensor, h: int, w: int, SUM: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """The image of a point, and y and x where it looks."""
+    """The image of a point, and the y and x that it reads."""
     window = point // 4
     first = _offset(point, h, w)
     dy = tl.load(offsets + first, mask=valid, other=0).to(SUM)
@@ -128,7 +135,7 @@ def _place(
 ) -> tuple[tl.tensor, tl.tensor]:
     """The number of a position among those of all images, and whether it is on its map; not a number is not."""
     inside = valid & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    row = tl.where(inside, row, 0).to(tl.int32)  # what is far outside may be no integer
+    row = tl.where(inside, row, 0).to(tl.int32)  # far outside it may not fit an integer
     column = tl.where(inside, column, 0).to(tl.int32)
     return (image * height + row).to(tl.int64) * width + column, inside
 
