@@ -27,7 +27,7 @@ SMALL = {
     "yolov3": {"dim": 24},
     "mask_rcnn": {"dim": 16, "fc_dim": 16, "proposals": 60},
     "segformer": {"dim": 16},
-    "semantic_fpn": {"dim": 16, "branch_dim": 16},
+    "semantic_fpn": {"dim": 16},
     "panoptic_fpn_light": {"dim": 16, "fc_dim": 16, "proposals": 60, "branch_dim": 8},
 }
 """Arguments of the heads."""
