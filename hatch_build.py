@@ -1,4 +1,4 @@
-"""Puts ONNX Runtime's files for browsers into the wheel, so that its users export pages without npm."""
+"""Puts ONNX Runtime's files for browsers into the wheel, so that its users export pages without a download."""
 
 import importlib.util
 import shutil
@@ -12,17 +12,17 @@ PAGE = Path("featherbone") / "exporters" / "page" / "ort"
 
 
 class CustomBuildHook(BuildHookInterface[Any]):
-    """For the standard wheel only: an editable install, or one without npm, fetches them when it first needs them."""
+    """For the standard wheel only; an editable install, or a wheel built offline, downloads them when it first needs them."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Fetch the files beside the build and list them for the wheel."""
+        """Download the files to a temporary folder and list them for the wheel."""
         self.folder = None
         if self.target_name != "wheel" or version != "standard":
             return
         source = Path(self.root) / "src" / "featherbone" / "exporters" / "ort_files.py"
         spec = importlib.util.spec_from_file_location("ort_files", source)
         assert spec is not None and spec.loader is not None
-        files = importlib.util.module_from_spec(spec)  # by its path, for the package itself needs torch
+        files = importlib.util.module_from_spec(spec)  # by its path, because importing the package needs torch
         spec.loader.exec_module(files)
         self.folder = Path(tempfile.mkdtemp(prefix="featherbone-ort-"))
         try:
@@ -30,12 +30,12 @@ class CustomBuildHook(BuildHookInterface[Any]):
         except files.NotFetched as error:
             shutil.rmtree(self.folder)
             self.folder = None
-            self.app.display_warning(f"this wheel fetches {files.PACKAGE} when it exports a page: {error}")
+            self.app.display_warning(f"this wheel downloads {files.PACKAGE} at its first export to web: {error}")
             return
         for name in files.NAMES:
             build_data["force_include"][str(self.folder / "ort" / name)] = str(PAGE / name)
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """Remove what was fetched."""
+        """Remove the temporary folder."""
         if self.folder is not None:
             shutil.rmtree(self.folder)

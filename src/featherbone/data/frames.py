@@ -47,9 +47,9 @@ class Frame:
 
     def to_image(self, boxes: Tensor) -> Tensor:
         """Boxes (n, 4) in pixels of the input, in pixels of the image, clipped to it."""
-        scale = boxes.new_tensor([self.width / self.inner_width, self.height / self.inner_height] * 2)
-        limit = boxes.new_tensor([self.width, self.height] * 2)
-        return (boxes * scale).clamp(min=0).minimum(limit)
+        x = (boxes[:, 0::2] * (self.width / self.inner_width)).clamp(0, self.width)
+        y = (boxes[:, 1::2] * (self.height / self.inner_height)).clamp(0, self.height)
+        return torch.stack((x, y), 2).flatten(1)
 
 
 def fit(height: int, width: int, canvas_height: int, canvas_width: int) -> Frame:

@@ -52,18 +52,21 @@ def upsample(scores: Tensor, size: Sequence[int]) -> Tensor:
     return scores if scores.shape[-2:] == tuple(size) else F.interpolate(scores, size=tuple(size), mode="bilinear")
 
 
-def label_map(scores: Tensor, canvas: Sequence[int], inner: Sequence[int], size: Sequence[int]) -> Tensor:
+def label_map(
+    scores: Tensor, canvas: Sequence[int], inner: Sequence[int], size: Sequence[int], at_once: int | None = None
+) -> Tensor:
     """The best class of each pixel of an image of `size`, (H, W), uint8, from scores (K, h, w) of a network's input.
 
     The scores are brought to `canvas`, the input's size, of which the image fills `inner` from the upper left corner,
-    and this part to the image's. A few classes at a time, so that large images of many classes fit in memory.
+    and this part to the image's. `at_once` classes at a time, so that large images of many classes fit in memory; by
+    default as many as `VALUES` allows.
     """
-    at_once = max(VALUES // max(canvas[0] * canvas[1], size[0] * size[1]), 1)
+    at_once = at_once or max(VALUES // max(canvas[0] * canvas[1], size[0] * size[1]), 1)
     best = scores.new_full(tuple(size), -torch.inf, dtype=torch.float32)
     labels = torch.zeros(tuple(size), dtype=torch.uint8, device=scores.device)
     for first in range(0, len(scores), at_once):
         shown = upsample(scores[None, first : first + at_once].float(), canvas)[..., : inner[0], : inner[1]]
-        value, index = upsample(shown, size)[0].max(0)
+        value, index = F.interpolate(shown, size=tuple(size), mode="bilinear")[0].max(0)
         better = value > best
         best = torch.where(better, value, best)
         labels = torch.where(better, (index + first).to(torch.uint8), labels)

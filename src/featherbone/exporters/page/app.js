@@ -1,59 +1,51 @@
-/** The page: a photo or the camera in, the result on the picture and in words. */
+/** The page: a photo or the camera in, the result on the image and in words. */
 
-import { decode } from "./decode.js";
 import { coloursOf, rowsOf, show } from "./draw.js";
 import { Model } from "./model.js";
 import { closeCamera, openCamera, readFile, readFrame } from "./picture.js";
-import { preprocess } from "./preprocess.js";
+import { interpret } from "./record.js";
 import { facts, knows, percent, summary, title } from "./words.js";
 
 const part = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
-const state = { manifest: null, model: null, least: null, seen: null, video: null, opening: false, turn: 0 };
+export const state = { manifest: null, model: null, limit: null, seen: null, video: null, opening: false, turn: 0 };
 
-// else a browser shows a picture that is dropped, and the page is gone
+// without this a browser opens a dropped image in place of the page
 for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (event) => event.preventDefault());
 start();
 
 async function start() {
   part.unserved.hidden = true;
   try {
-    state.manifest = await readManifest();
+    const answer = await fetch("featherbone.json");
+    if (!answer.ok) throw new Error("featherbone.json was not found beside this page");
+    state.manifest = await answer.json();
     introduce(state.manifest);
     state.model = await Model.load(state.manifest, (share) => (part.loading.value = share));
   } catch (error) {
-    part.loading.hidden = true;
     part.summary.textContent = "";
-    return tellProblem(`The model failed to load: ${error.message || error}. Load the page again, or export it anew.`);
+    return showProblem(`The model failed to load: ${error.message || error}. Reload the page, or export the run again.`);
+  } finally {
+    part.loading.hidden = true;
   }
-  part.loading.hidden = true;
-  part.summary.textContent = "Ready for a picture.";
+  part.summary.textContent = "Ready for an image.";
   part.choose.disabled = part.camera.disabled = false;
   listen();
   mark("ready");
 }
 
-async function readManifest() {
-  const answer = await fetch("featherbone.json");
-  if (!answer.ok) throw new Error("featherbone.json was not found beside this page");
-  return answer.json();
-}
-
-/** What the page says before there is a picture. */
+/** What the page shows before there is an image. */
 function introduce(manifest) {
   document.title = part.title.textContent = title(manifest);
   const head = manifest.head ? ` with ${manifest.head}` : "";
-  part.subtitle.textContent = `${manifest.backbone}${head}. Runs in this browser; no picture leaves your device.`;
+  part.subtitle.textContent = `${manifest.backbone}${head}. Runs in this browser; images stay on your device.`;
   part.knows.textContent = knows(manifest);
-  part.facts.replaceChildren(
-    ...facts(manifest).flatMap(([name, value]) => [element("dt", "", name), element("dd", "", value)]),
-  );
+  const rows = facts(manifest).flatMap(([name, value]) => [element("dt", "", name), element("dd", "", value)]);
+  part.facts.replaceChildren(...rows);
   part.about.hidden = false;
-  const { kind, shown, score } = manifest.decode;
-  state.least = shown ?? score ?? null;
-  part.limit.hidden = state.least === null;
-  if (state.least === null || kind === "softmax") return;
-  part.score.value = state.least;
-  part.least.value = percent(state.least);
+  state.limit = manifest.decode.shown ?? manifest.decode.score ?? null;
+  part.limit.hidden = state.limit === null;
+  part.score.value = state.limit;
+  part.minimum.value = percent(state.limit);
 }
 
 function listen() {
@@ -64,16 +56,16 @@ function listen() {
   });
   part.camera.addEventListener("click", () => (state.video ? stopCamera() : startCamera()));
   part.score.addEventListener("input", () => {
-    state.least = Number(part.score.value);
-    part.least.value = percent(state.least);
-    if (state.seen && !state.video) tell();
+    state.limit = Number(part.score.value);
+    part.minimum.value = percent(state.limit);
+    if (state.seen && !state.video) present();
   });
   document.addEventListener("paste", ({ clipboardData }) => takeGiven(clipboardData, "pasted"));
   document.addEventListener("dragover", () => part.stage.classList.add("over"));
   document.addEventListener("dragleave", () => part.stage.classList.remove("over"));
-  document.addEventListener("drop", (event) => {
+  document.addEventListener("drop", ({ dataTransfer }) => {
     part.stage.classList.remove("over");
-    takeGiven(event.dataTransfer, "dropped");
+    takeGiven(dataTransfer, "dropped");
   });
   addEventListener("pagehide", () => state.video && closeCamera(state.video));
   new ResizeObserver(() => state.seen && paint()).observe(part.stage);
@@ -81,39 +73,38 @@ function listen() {
 
 function takeGiven(data, how) {
   if (data?.files[0]) take(data.files[0]);
-  else tellProblem(`What was ${how} is no picture; give a JPEG, PNG or WebP file.`);
+  else showProblem(`What was ${how} is not an image; use a JPEG, PNG or WebP file.`);
 }
 
-/** Look at a file. */
+/** Run the model on a file. */
 async function take(file) {
   stopCamera();
   const turn = ++state.turn;
   mark("busy");
-  part.summary.textContent = "Looking…";
+  part.summary.textContent = "Running the model…";
   await nextPaint();
   try {
     const picture = await readFile(file);
-    const values = await look(picture, turn);
-    if (values && (await state.model.improve(values))) await look(picture, turn);
-    document.documentElement.dataset.runtime = state.model.runtime; // decided, for whoever drives the page
+    const images = await look(picture, turn);
+    if (images && (await state.model.improve(images))) await look(picture, turn);
+    document.documentElement.dataset.runtime = state.model.runtime; // final, for scripts that drive the page
   } catch (error) {
-    part.summary.textContent = state.seen ? summary(state.seen.result.record) : "Ready for a picture.";
-    tellProblem(error.message || String(error));
+    part.summary.textContent = state.seen ? summary(state.seen.result.record) : "Ready for an image.";
+    showProblem(error.message || String(error));
   }
 }
 
-/** Run the model on a picture and tell what it says; the values it saw, nothing if another picture came meanwhile. */
+/** Run the model on an image and show the result; returns the network's input, null if another image came meanwhile. */
 async function look(picture, turn) {
-  const { values, frame } = preprocess(picture.image, state.manifest.input);
-  const { outputs, milliseconds } = await state.model.run(values);
+  const { images, outputs, milliseconds } = await state.model.run(picture.image);
   if (turn !== state.turn) return null;
-  state.seen = { picture, frame, outputs, milliseconds, result: null };
-  tell();
-  return values;
+  state.seen = { picture, images, outputs, milliseconds, result: null };
+  present();
+  return images;
 }
 
 async function startCamera() {
-  if (state.opening) return; // not disabled meanwhile, which would take the focus away
+  if (state.opening) return; // the button is not disabled meanwhile, which would move the focus
   const turn = ++state.turn;
   state.opening = true;
   try {
@@ -121,13 +112,11 @@ async function startCamera() {
     if (turn !== state.turn) return closeCamera(video);
     state.video = video;
   } catch (error) {
-    return tellProblem(error.message);
+    return showProblem(error.message);
   } finally {
     state.opening = false;
   }
-  part.camera.textContent = "Stop the camera";
-  part.camera.setAttribute("aria-pressed", "true");
-  part.summary.setAttribute("aria-live", "off"); // a reader could not follow
+  showCamera(true);
   await live(state.video, turn);
 }
 
@@ -138,16 +127,16 @@ async function live(video, turn) {
     while (state.video === video) {
       if (video.videoWidth) {
         const now = performance.now();
-        const values = await look(readFrame(video), turn);
-        if (values) part.time.textContent += `, ${Math.round(now - before)} ms a frame`;
-        if (values && !state.model.tried) state.model.improve(values);
+        const images = await look(readFrame(video), turn);
+        if (images) part.time.textContent += `, ${Math.round(now - before)} ms per frame`;
+        if (images && !state.model.tried) state.model.improve(images);
         before = now;
       }
       await nextPaint();
     }
   } catch (error) {
     stopCamera();
-    tellProblem(error.message || String(error));
+    showProblem(error.message || String(error));
   }
 }
 
@@ -156,22 +145,26 @@ function stopCamera() {
   closeCamera(state.video);
   state.video = null;
   state.turn += 1;
-  part.camera.textContent = "Use the camera";
-  part.camera.setAttribute("aria-pressed", "false");
-  part.summary.setAttribute("aria-live", "polite");
+  showCamera(false);
 }
 
-/** Decode what was last seen and show it everywhere. */
-function tell() {
-  const { outputs, frame, milliseconds } = state.seen;
-  state.seen.result = decode(outputs, state.manifest, frame, ...(part.limit.hidden ? [] : [state.least]));
+function showCamera(on) {
+  part.camera.textContent = on ? "Stop the camera" : "Use the camera";
+  part.camera.setAttribute("aria-pressed", String(on));
+  part.summary.setAttribute("aria-live", on ? "off" : "polite"); // a screen reader could not follow
+}
+
+/** Show what was last seen, at the current limit. */
+function present() {
+  const { outputs, picture, milliseconds } = state.seen;
+  state.seen.result = interpret(outputs, state.manifest, picture.image, state.limit);
   const { record } = state.seen.result;
   part.problem.hidden = true;
   part.summary.textContent = summary(record);
   part.rows.replaceChildren(...listed(record));
   part.time.textContent = `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms of inference on ${state.model.runtime}`;
   part.record.textContent = JSON.stringify(record);
-  part.canvas.setAttribute("aria-label", `The picture. ${summary(record)}`);
+  part.canvas.setAttribute("aria-label", `The image. ${summary(record)}`);
   paint();
   mark("done");
 }
@@ -186,43 +179,31 @@ function paint() {
 
 /** A row for each class, object or segment, the first fifty. */
 function listed(record) {
-  const colours = record.task === "classification" ? [] : coloursOf(record);
+  const colours = coloursOf(record);
   return rowsOf(record).slice(0, 50).map((row, i) => {
     const share = row.share ?? (row.area ? row.area / (record.width * record.height) : row.score);
-    const swatch = element("span", "swatch");
-    swatch.style.background = colours[i] ?? "";
-    swatch.hidden = !colours[i];
     const item = element("li", colours[i] ? "" : "barred");
-    item.append(swatch, element("span", "name", row.name), element("span", "number", percent(share)));
-    if (!colours[i]) item.append(bar(share));
+    const sign = item.appendChild(element("span", colours[i] ? "swatch" : "bar"));
+    if (colours[i]) sign.style.background = colours[i];
+    else sign.appendChild(element("span")).style.width = `${100 * share}%`;
+    item.append(element("span", "name", row.name), element("span", "number", percent(share)));
     return item;
   });
 }
 
-function bar(share) {
-  const [outer, inner] = [element("span", "bar"), element("span")];
-  outer.setAttribute("aria-hidden", "true");
-  inner.style.width = `${100 * share}%`;
-  outer.append(inner);
-  return outer;
-}
-
-function tellProblem(text) {
+function showProblem(text) {
   part.problem.textContent = text;
   part.problem.hidden = false;
   mark("failed");
 }
 
-/** How far the page is, for whoever drives it: loading, ready, busy, done, failed. */
+/** The page's progress, for scripts that drive it: ready, busy, done, failed. */
 function mark(word) {
   document.documentElement.dataset.state = word;
 }
 
-function element(name, kind = "", text = "") {
-  const made = document.createElement(name);
-  if (kind) made.className = kind;
-  made.textContent = text;
-  return made;
+function element(name, className = "", textContent = "") {
+  return Object.assign(document.createElement(name), { className, textContent });
 }
 
 function nextPaint() {

@@ -1,26 +1,19 @@
 /** Sentences about a model and its results. */
 
-const TITLES = {
-  classification: "Image classification",
-  detection: "Object detection",
-  instance: "Instance segmentation",
-  semantic: "Semantic segmentation",
-  panoptic: "Panoptic segmentation",
-};
-
 /** What the page is about. */
-export function title(manifest) {
-  return TITLES[manifest.task] ?? "Featherbone";
+export function title({ task }) {
+  const titles = { classification: "Image classification", detection: "Object detection" };
+  return titles[task] ?? `${task[0].toUpperCase()}${task.slice(1)} segmentation`;
 }
 
-/** What to show the model. */
+/** What the model recognises. */
 export function knows({ classes }) {
   const few = classes.slice(0, 4);
   const rest = classes.length - few.length;
-  return `It knows ${listed(rest ? [...few, `${rest} more`] : few)}.`;
+  return `It recognises ${listed(rest ? [...few, `${rest} more`] : few)}.`;
 }
 
-/** Names and values for whoever wants to know. */
+/** Names and values of the panel “About this model”. */
 export function facts(manifest) {
   const { input, versions = {} } = manifest;
   const rows = [
@@ -35,20 +28,14 @@ export function facts(manifest) {
 }
 
 /** A record in one sentence. */
-export function summary(record) {
-  switch (record.task) {
-    case "classification":
-      return `${record.classes[0].name}, ${percent(record.classes[0].score)}`;
-    case "semantic":
-      return `Mostly ${listed(record.classes.slice(0, 3).map((row) => row.name))}`;
-    case "panoptic":
-      return panoptic(record.segments);
-    default:
-      return counted(record.objects) || "Nothing found";
-  }
+export function summary({ objects, segments, classes, width }) {
+  if (objects) return counted(objects) || "Nothing found";
+  if (segments) return panoptic(segments);
+  if (width) return `Mostly ${listed(classes.slice(0, 3).map(({ name }) => name))}`;
+  return `${classes[0].name}, ${percent(classes[0].score)}`;
 }
 
-/** A share as people read it. */
+/** A share in percent. */
 export function percent(share) {
   return share > 0 && share < 0.01 ? "<1%" : `${Math.round(100 * share)}%`;
 }
