@@ -12,7 +12,7 @@ PAGE = Path("featherbone") / "exporters" / "page" / "ort"
 
 
 class CustomBuildHook(BuildHookInterface[Any]):
-    """For the standard wheel only; an editable install, or a wheel built offline, downloads them when it first needs them."""
+    """For the standard wheel; an editable install, or a wheel built offline, downloads them when first needed."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Download the files to a temporary folder and list them for the wheel."""

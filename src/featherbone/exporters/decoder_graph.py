@@ -7,67 +7,39 @@ box only.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from featherbone.data.frames import Frame
 from featherbone.exporters.onnx import OPSET, quiet
-from featherbone.ops.boxes import Picked, keep_nms
-from featherbone.ops.label_maps import label_map
-from featherbone.tasks.classification import Classifier
-from featherbone.tasks.panoptic import DOUBLE, PanopticSegmenter
 from featherbone.tasks.raw import rebuild
-from featherbone.tasks.semantic import Segmenter
-
-AT_ONCE = 4
-"""Classes of a label map that are resized to the image at a time."""
+from featherbone.tasks.task import Decoder
 
 
 class DecoderGraph(nn.Module):
-    """The decoding of a task's raw tensors called `names`, for an input of the size `canvas`.
+    """`decoder.tensors` as a module, from raw tensors called `names`, for an input of the size `canvas`."""
 
-    The result holds `scores` and `labels` of classes or objects, highest score first; of objects `boxes` in the image
-    and, where the network gives them, `masks` over the boxes; `label_map` of the image's size.
-    """
-
-    def __init__(self, task: Any, names: Sequence[str], canvas: tuple[int, int]) -> None:
+    def __init__(self, decoder: Decoder, names: Sequence[str], canvas: tuple[int, int]) -> None:
         super().__init__()
-        self.task, self.names, self.canvas = [task], tuple(names), canvas  # in a list, so that it is no submodule
+        self.decoder, self.names, self.canvas = decoder, tuple(names), canvas
 
     def forward(self, size: Tensor, inner: Tensor, *raw: Tensor) -> dict[str, Tensor]:
         """Height and width of the image, int64, those of the resized image on the input, and the raw tensors."""
-        sides = [*size.tolist(), *inner.tolist()]
-        for side in sides:
-            torch._check(side >= 1)  # what torch.export must know about sizes that are values
-        task, frame = self.task[0], Frame(*sides, *self.canvas)
-        values = rebuild(task.raw, dict(zip(self.names, raw, strict=True)))
-        if isinstance(task, Classifier):
-            scores, labels = values.softmax(1).topk(min(task.decoding(0)["top"], values.shape[1]), dim=1)
-            return {"scores": scores[0], "labels": labels[0]}
-        if isinstance(task, Segmenter):
-            return {"label_map": label_map(values[0], frame.canvas, frame.inner, frame.size, AT_ONCE)}
-        if not isinstance(task, PanopticSegmenter):
-            return objects(values if hasattr(values, "boxes") else task.head.pick(values), frame)
-        things = objects(values.things, frame)
-        kept = keep_nms(things["boxes"], things["scores"], DOUBLE)
-        stuff = label_map(values.stuff[0], frame.canvas, frame.inner, frame.size, AT_ONCE)
-        return {**things, "scores": things["scores"].where(kept, 0), "label_map": stuff}
+        (height, width), (inner_height, inner_width) = size.tolist(), inner.tolist()
+        for side in (height, width, inner_height, inner_width):
+            torch._check(side >= 1)  # documented for torch.export, which does not know the value of a size
+        frame = Frame(height, width, inner_height, inner_width, *self.canvas)
+        values = rebuild(self.decoder.raw, dict(zip(self.names, raw, strict=True)))
+        return self.decoder.tensors(values, frame)
 
 
-def objects(picked: Picked, frame: Frame) -> dict[str, Tensor]:
-    """The objects of the first image of a batch, with boxes in the image."""
-    found = {name: values[0] for name, values in picked._asdict().items()}
-    return {**found, "boxes": frame.to_image(found["boxes"])}
-
-
-def write_decoder(task: Any, raw: dict[str, Tensor], canvas: tuple[int, int], path: Path) -> None:
+def write_decoder(decoder: Decoder, raw: dict[str, Tensor], canvas: tuple[int, int], path: Path) -> None:
     """Write the graph for raw tensors like `raw` as an ONNX file.
 
-    Its inputs are `size`, `inner` and those of the raw tensors that it reads; outputs are called `result_boxes` and so on.
+    Its inputs are `size`, `inner` and those of the raw tensors that it reads; the output `boxes` is `result_boxes`.
     """
-    graph = DecoderGraph(task, list(raw), canvas).eval()
+    graph = DecoderGraph(decoder, list(raw), canvas).eval()
     example = (torch.tensor(canvas), torch.tensor(canvas), *raw.values())
     with quiet(), torch.no_grad():
         program = torch.onnx.export(

@@ -1,7 +1,7 @@
 """Preprocessing as an ONNX graph: from the pixels of an image of any size to the network's input.
 
-ONNX Runtime's antialiased `Resize` differs from Pillow's by up to 8 of 255. This graph follows Pillow 13 to the bit: one
-pass along the rows and one along the columns, weights in fixed point, each pass rounded to bytes. Functions with
+ONNX Runtime's antialiased `Resize` differs from Pillow's by up to 8 of 255. This graph equals Pillow 13 to the bit: one
+pass along the rows and one along the columns, with weights in fixed point, each rounded to bytes. Functions with
 `@script` are compiled to ONNX, not run by Python; their parameters of type `int` are attributes.
 """
 
@@ -18,9 +18,6 @@ RADIUS = {"bilinear": 1, "bicubic": 2}
 ONE = 2**22
 """The weight 1 in fixed point."""
 HALF = 2**21
-ANY_IMAGE = UINT8["height", "width", "channels"]
-PIXELS = UINT8["height", "width", 3]
-IMAGES = FLOAT[1, 3, "height", "width"]
 TO_BYTE, TO_INT32, TO_INT64, TO_FLOAT, TO_DOUBLE = (
     TensorProto.UINT8,
     TensorProto.INT32,
@@ -59,7 +56,7 @@ def weights(length: INT64, new: INT64, radius: int) -> tuple[INT64, INT32]:
 
 
 @script()
-def resize_lines(image: PIXELS, new: INT64, radius: int) -> PIXELS:
+def resize_lines(image: UINT8[None, None, 3], new: INT64, radius: int) -> UINT8[None, None, 3]:
     """An image (H, W, 3) of bytes at (new, W, 3)."""
     index, value = weights(op.Squeeze(op.Shape(image, end=1)), new, radius=radius)
     total = op.CastLike(0, value)
@@ -71,7 +68,7 @@ def resize_lines(image: PIXELS, new: INT64, radius: int) -> PIXELS:
 
 
 @script()
-def resize(image: PIXELS, size: INT64[2], radius: int) -> PIXELS:
+def resize(image: UINT8[None, None, 3], size: INT64[2], radius: int) -> UINT8[None, None, 3]:
     """An image (H, W, 3) at another size: along the rows first, unless it loses much more height, as in Pillow 13."""
     saved = op.Shape(image, end=2) - size
     height_first = op.Squeeze(op.And(saved[0:1] > 0, saved[0:1] > 2 * saved[1:2]))
@@ -111,7 +108,7 @@ def covering_square(size: INT64[2], box: INT64[2]) -> INT64[2]:
 
 
 @script()
-def centred(image: PIXELS, canvas: INT64[2]) -> PIXELS:
+def centred(image: UINT8[None, None, 3], canvas: INT64[2]) -> UINT8[None, None, 3]:
     """An image on a canvas: black beside it, and what is beyond is cut off."""
     room = canvas - op.Shape(image, end=2)
     cut = op.Cast(op.Round(op.Cast(-1 * room, to=TO_DOUBLE) / 2.0), to=TO_INT64)
@@ -120,7 +117,7 @@ def centred(image: PIXELS, canvas: INT64[2]) -> PIXELS:
 
 
 @script()
-def normalised(image: PIXELS, mean: FLOAT[3], std: FLOAT[3]) -> IMAGES:
+def normalised(image: UINT8[None, None, 3], mean: FLOAT[3], std: FLOAT[3]) -> FLOAT[1, 3, None, None]:
     """Bytes as the values that the network takes."""
     values = (op.Cast(image, to=TO_FLOAT) / 255.0 - mean) / std
     return op.Unsqueeze(op.Transpose(values, perm=[2, 0, 1]), [0])
@@ -145,7 +142,7 @@ def preprocessing_graph(p: Preprocessing) -> ModelProto:
     )
 
     @script()
-    def fit(image: ANY_IMAGE) -> tuple[IMAGES, INT64[2]]:
+    def fit(image: UINT8[None, None, None]) -> tuple[FLOAT[1, 3, None, None], INT64[2]]:
         inner = fitted(op.Shape(image, end=2), op.Constant(value=canvas))
         resized = resize(image[:, :, 0:3], inner, radius=radius)
         shown = normalised(resized, op.Constant(value=mean), op.Constant(value=std))
@@ -153,7 +150,7 @@ def preprocessing_graph(p: Preprocessing) -> ModelProto:
         return images, inner
 
     @script()
-    def crop(image: ANY_IMAGE) -> tuple[IMAGES, INT64[2]]:
+    def crop(image: UINT8[None, None, None]) -> tuple[FLOAT[1, 3, None, None], INT64[2]]:
         size = cover(op.Shape(image, end=2), op.Constant(value=box))
         resized = resize(image[:, :, 0:3], size, radius=radius)
         placed = centred(resized, op.Constant(value=canvas))

@@ -10,7 +10,7 @@ import torch
 from featherbone.errors import MissingExtra
 from featherbone.exporters.ort_files import NAMES, PACKAGE, NotFetched, complete, fetch
 from featherbone.tasks.card import Card
-from featherbone.tasks.run import build_task
+from featherbone.tasks.task import decoder_of
 
 PAGE = Path(__file__).parent / "page"
 """The page's files; in a released wheel the runtime's are below, in `ort`."""
@@ -51,10 +51,10 @@ def write_web(folder: Path, manifest: dict[str, Any]) -> None:
     card = Card.parse(manifest["card"], "featherbone.json", "export the run again")
     p = card.preprocessing
     onnx.save(preprocessing_graph(p), folder / "pre.onnx")
-    with torch.device("meta"):
-        task = build_task(card)
+    decoder = decoder_of(card, manifest["decode"].get("strides", ()))
     raw = open_file(folder / manifest["file"])(torch.zeros(1, 3, p.height, p.width))
-    write_decoder(task, dict(zip(manifest["outputs"], raw, strict=True)), (p.height, p.width), folder / "decode.onnx")
+    named = dict(zip(manifest["outputs"], raw, strict=True))
+    write_decoder(decoder, named, (p.height, p.width), folder / "decode.onnx")
 
 
 def copy_page(folder: Path) -> None:

@@ -15,6 +15,8 @@ from featherbone.results import Rle
 
 IGNORE = 255
 """The class of unlabelled pixels."""
+AT_ONCE = 4
+"""Classes that `label_map` resizes to the image at a time where its size is not known."""
 VALUES = 2**26
 """Number of scores that `label_map` holds at a time."""
 LABEL_MAP = {

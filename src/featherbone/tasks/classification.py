@@ -47,11 +47,16 @@ class ClassDecoder:
         self, raw: Tensor, frames: Sequence[Frame] = (), *, score: float | None = None
     ) -> list[Classification]:
         """Records from logits (B, K); `frames` and `score` have no effect."""
-        scores, labels = raw.float().softmax(1).topk(min(self.top, raw.shape[1]), dim=1)
+        scores, labels = self._best(raw)
         return [
             Classification(tuple(row), tuple(self.classes[i] for i in row), tuple(best))
             for row, best in zip(labels.tolist(), scores.tolist(), strict=True)
         ]
+
+    def tensors(self, raw: Tensor, frame: Frame) -> dict[str, Tensor]:
+        """See `Decoder`."""
+        scores, labels = self._best(raw)
+        return {"scores": scores[0], "labels": labels[0]}
 
     def exhaustive(self) -> "ClassDecoder":
         """A decoder whose records hold every class."""
@@ -66,6 +71,9 @@ class ClassDecoder:
             "top": self.top,
             "order": "score_descending",
         }
+
+    def _best(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.topk(raw.float().softmax(1), min(self.top, raw.shape[1]), dim=1)
 
 
 class Classifier(nn.Module):

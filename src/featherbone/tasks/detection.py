@@ -63,6 +63,12 @@ class ObjectDecoder:
         found = picked_objects(raw, score) if isinstance(raw, Picked) else self.head(raw, score)
         return [self._record(objects, frame) for objects, frame in zip(found, frames, strict=True)]
 
+    def tensors(self, raw: Any, frame: Frame) -> dict[str, Tensor]:
+        """See `Decoder`."""
+        picked = self.head.pick(raw) if hasattr(self.head, "pick") else raw
+        found = {name: values[0] for name, values in picked._asdict().items()}
+        return {**found, "boxes": frame.to_image(found["boxes"])}
+
     def exhaustive(self) -> "ObjectDecoder":
         """The decoder itself: its records hold everything above the score."""
         return self

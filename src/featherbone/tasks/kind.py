@@ -50,6 +50,13 @@ class Decoder(Protocol):
     def __call__(self, raw: Any, frames: Sequence[Frame], *, score: float | None = None) -> list[Any]:
         """The record of each image that its frame describes; objects have a score above `score`."""
 
+    def tensors(self, raw: Any, frame: Frame) -> dict[str, Tensor]:
+        """The part of the first image's record that needs no loop over objects, as an exporter can trace it.
+
+        `scores` and `labels` of classes or objects, highest score first; `boxes` in the image and `masks` over them of
+        objects, whose score is 0 where there is none; `label_map` of the image's size.
+        """
+
     def exhaustive(self) -> "Decoder":
         """A decoder whose records hold everything that raw tensors give, to compare two of them."""
 

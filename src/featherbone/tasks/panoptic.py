@@ -19,8 +19,8 @@ from featherbone.heads.box_decoder import HeadDecoder
 from featherbone.heads.mask_rcnn import OUTPUTS, MaskDecoder
 from featherbone.heads.panoptic_fpn import LightPanopticFPN, PanopticFPN, PanopticRaw
 from featherbone.metrics.panoptic import PanopticMetrics
-from featherbone.ops.boxes import FOUND, Found
-from featherbone.ops.label_maps import FUSION, IGNORE, LABEL_MAP, PanopticTarget, fuse, label_map
+from featherbone.ops.boxes import FOUND, Found, keep_nms
+from featherbone.ops.label_maps import AT_ONCE, FUSION, IGNORE, LABEL_MAP, PanopticTarget, fuse, label_map
 from featherbone.ops.paste import PASTE, paste_masks
 from featherbone.ops.rle import box_of
 from featherbone.results import PanopticMap, Segment
@@ -62,6 +62,14 @@ class PanopticDecoder:
         """The map of each image that its frame describes, with the things of a score above `score`."""
         found = self.head(raw.things, KEPT if score is None else score)
         return [self._map(*image) for image in zip(found, raw.stuff, frames, strict=True)]
+
+    def tensors(self, raw: PanopticRaw, frame: Frame) -> dict[str, Tensor]:
+        """See `Decoder`; labels are those of `things`, and `label_map` holds 1 + the index of `stuff`."""
+        things = {name: values[0] for name, values in raw.things._asdict().items()}
+        boxes = frame.to_image(things["boxes"])
+        scores = things["scores"].where(keep_nms(boxes, things["scores"], DOUBLE), 0)
+        stuff = label_map(raw.stuff[0], frame.canvas, frame.inner, frame.size, AT_ONCE)
+        return {**things, "boxes": boxes, "scores": scores, "label_map": stuff}
 
     def exhaustive(self) -> "PanopticDecoder":
         """The decoder itself: its records hold every pixel."""

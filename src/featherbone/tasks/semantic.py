@@ -20,7 +20,7 @@ from featherbone.heads.pixels import PixelLoss
 from featherbone.heads.segformer import SegFormer
 from featherbone.heads.semantic_fpn import SemanticFPN
 from featherbone.metrics.semantic import SemanticMetrics
-from featherbone.ops.label_maps import IGNORE, LABEL_MAP, label_map
+from featherbone.ops.label_maps import AT_ONCE, IGNORE, LABEL_MAP, label_map
 from featherbone.results import SemanticMap
 from featherbone.tasks.card import Card
 from featherbone.tasks.dense import HEAD_OPTIONS, SMALL_DATA, augmentation_of
@@ -46,6 +46,10 @@ class ClassMapDecoder:
             labels = label_map(logits, frame.canvas, frame.inner, frame.size)
             found.append(SemanticMap(labels.cpu().numpy(), self.classes))
         return found
+
+    def tensors(self, raw: Tensor, frame: Frame) -> dict[str, Tensor]:
+        """See `Decoder`."""
+        return {"label_map": label_map(raw[0], frame.canvas, frame.inner, frame.size, AT_ONCE)}
 
     def exhaustive(self) -> "ClassMapDecoder":
         """The decoder itself: its records hold every pixel."""
