@@ -1,4 +1,4 @@
-"""An exported page on this machine, to try it before it goes to a real host."""
+"""A server for an exported page on this machine, to try it before publication."""
 
 import errno
 import re
@@ -16,15 +16,15 @@ from featherbone.progress import say
 TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm", ".json": "application/json"}
 HOST = r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:\d{1,5})?"
 NEEDED = ("index.html", "featherbone.json")
-REASONS = {errno.EADDRINUSE: "another program has it", errno.EACCES: "it needs the rights of root"}
+REASONS = {errno.EADDRINUSE: "another program uses it", errno.EACCES: "it needs root privileges"}
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Files of one folder, with the headers that let WASM use several threads; quiet, and without listings."""
+    """Files of one folder, with the headers that let WASM use several threads; no log and no listings."""
 
     timeout = 30
-    """Seconds that a request may take to arrive, and to be taken."""
-    extensions_map = {**SimpleHTTPRequestHandler.extensions_map, **TYPES}  # noqa: RUF012 - as its base has it
+    """Seconds that a client may take to send its request, and to receive the answer."""
+    extensions_map = {**SimpleHTTPRequestHandler.extensions_map, **TYPES}  # noqa: RUF012 - as in the base class
 
     def end_headers(self) -> None:
         self.send_header("Cross-Origin-Opener-Policy", "same-origin")
@@ -35,9 +35,9 @@ class Handler(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def send_head(self) -> Any:
-        """The file of the request, of the folder and not hidden, asked for by a name of this server.
+        """The requested file, if it is in the folder, is not hidden, and `Host` is a name of this server.
 
-        Another name in `Host` is that of a page elsewhere whose owner lets it lead here (DNS rebinding).
+        Another name in `Host` belongs to a page elsewhere whose owner directs it here (DNS rebinding).
         """
         if not self._is_ours(self.headers.get("Host")):
             self.send_error(403, "Host is not this server")
@@ -47,7 +47,7 @@ class Handler(SimpleHTTPRequestHandler):
             inside = found.relative_to(Path(self.directory).resolve())
             hidden = any(part.startswith(".") for part in (*inside.parts, *unquote(self.path).split("/")))
             readable = found.is_file() or found.is_dir()  # a pipe would never end
-        except (ValueError, OSError):  # it leads out of the folder, or is no path at all
+        except (ValueError, OSError):  # outside of the folder, or not a path
             hidden = readable = False
         if hidden or not readable:
             self.send_error(404)
@@ -55,7 +55,7 @@ class Handler(SimpleHTTPRequestHandler):
         return super().send_head()
 
     def _is_ours(self, host: str | None) -> bool:
-        assert isinstance(self.server, Server), "it is made by open_server"
+        assert isinstance(self.server, Server), "only open_server uses this class"
         name = urlsplit(f"//{host}").hostname if host and re.fullmatch(HOST, host) else None
         return name in self.server.names or self.server.names[0] in ("0.0.0.0", "::")
 
@@ -67,11 +67,11 @@ class Handler(SimpleHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Threads that end with the process; quiet about clients that go away."""
+    """Threads end with the process; clients that disconnect are not reported."""
 
     daemon_threads = True
     names: tuple[str, ...] = ()
-    """By which it may be asked, the address that it listens on first."""
+    """Names that a request may give as `Host`; the first is the address that it listens on."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exception(), OSError):
@@ -79,17 +79,17 @@ class Server(ThreadingHTTPServer):
 
 
 def open_server(folder: Path, host: str = "127.0.0.1", port: int = 8000) -> Server:
-    """A server of the folder that holds its port already; port 0 takes a free one. Raises `BadOption`."""
+    """A server of the folder, bound to its port; port 0 chooses a free one. Raises `BadOption`."""
     for name in NEEDED:
         if not (folder / name).is_file():
             raise BadOption(f"{folder}: no {name} there; give a folder that featherbone export --to web wrote")
     if not 0 <= port <= 65535:
-        raise BadOption(f"port {port} is outside 0 to 65535; 8000 is usual, 0 takes a free one")
+        raise BadOption(f"port {port} is outside 0 to 65535; 8000 is usual, 0 chooses a free one")
     try:
         server = Server((host, port), partial(Handler, directory=str(folder)))
     except OSError as error:
         why = REASONS.get(error.errno or 0, error.strerror or str(error))
-        raise BadOption(f"{host}:{port} cannot be served ({why}); try --port 0, which takes a free one") from None
+        raise BadOption(f"{host}:{port} cannot be served ({why}); try --port 0, which chooses a free one") from None
     server.names = (host.lower(), "localhost", "127.0.0.1", "::1")
     return server
 
@@ -97,10 +97,10 @@ def open_server(folder: Path, host: str = "127.0.0.1", port: int = 8000) -> Serv
 def serve_web(folder: Path, host: str = "127.0.0.1", port: int = 8000) -> None:
     """Serve an exported page until Ctrl-C. By default only this machine reaches it.
 
-    Raises `BadOption` for a folder without a page, and for a port that cannot be had.
+    Raises `BadOption` for a folder without a page, and for a port that is not available.
     """
     with open_server(folder, host, port) as server:
         say(f"{folder} at http://{'127.0.0.1' if host == '0.0.0.0' else host}:{server.server_port}/", "serving")
-        say("Ctrl-C ends it")
+        say("press Ctrl-C to stop")
         with suppress(KeyboardInterrupt):
             server.serve_forever()
