@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from featherbone.data.frames import Frame
 from featherbone.exporters.onnx import OPSET, quiet
+from featherbone.tasks.kind import Decoder
 from featherbone.tasks.raw import rebuild
-from featherbone.tasks.task import Decoder
 
 
 class DecoderGraph(nn.Module):
