@@ -15,7 +15,9 @@ from PIL import Image
 
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption, MissingExtra
-from featherbone.exporters.contract import Form, export_task
+from featherbone.exporters.artifact import Form
+from featherbone.exporters.contract import export_task
+from featherbone.exporters.forms import flatten, rebuild
 from featherbone.exporters.serve import open_server, serve_web
 from featherbone.exporters.targets import find_target
 from featherbone.exporters.web import require_web
@@ -23,7 +25,6 @@ from featherbone.ops import rle
 from featherbone.predictor import Predictor
 from featherbone.tasks.card import Card
 from featherbone.tasks.inference import Inference
-from featherbone.tasks.raw import flatten, rebuild
 from featherbone.tasks.run import build_task
 from scenes import draw_scene
 

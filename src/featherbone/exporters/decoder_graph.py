@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from featherbone.data.frames import Frame
-from featherbone.exporters.onnx import OPSET, quiet
+from featherbone.exporters.forms import rebuild
+from featherbone.exporters.targets.onnx import OPSET
+from featherbone.exporters.targets.target import quiet
 from featherbone.tasks.kind import Decoder
-from featherbone.tasks.raw import rebuild
 
 
 class DecoderGraph(nn.Module):

@@ -45,14 +45,14 @@ def write_web(folder: Path, manifest: dict[str, Any]) -> None:
 
     from featherbone.exporters.decoder_graph import write_decoder
     from featherbone.exporters.preprocessing_graph import preprocessing_graph
-    from featherbone.runtimes.onnx import open_file
+    from featherbone.exporters.targets.onnx import ONNX
 
     copy_page(folder)
     card = Card.parse(manifest["card"], "featherbone.json", "export the run again")
     p = card.preprocessing
     onnx.save(preprocessing_graph(p), folder / "pre.onnx")
     decoder = decoder_of(card, manifest["decode"].get("strides", ()))
-    raw = open_file(folder / manifest["file"])(torch.zeros(1, 3, p.height, p.width))
+    raw = ONNX().open(folder / manifest["file"])(torch.zeros(1, 3, p.height, p.width))
     named = dict(zip(manifest["outputs"], raw, strict=True))
     write_decoder(decoder, named, (p.height, p.width), folder / "decode.onnx")
 
