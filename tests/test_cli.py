@@ -221,7 +221,7 @@ def test_doctor_ends_in_one_where_training_would_be_spoiled(world, capsys, tmp_p
         *([(["export", "RUN", "--to", "coreml"], "verified only on darwin")] if sys.platform != "darwin" else []),
         (["export", "RUN", "--int8", "--evaluate"], "omit evaluate"),
         (["doctor"], "check what"),
-        (["doctor", "--target", "onnx", "--model", "lvt", "--zero-ignored"], "leave them out for a target"),
+        (["doctor", "--target", "onnx", "--model", "lvt", "--zero-ignored"], "omit them for a target"),
         (["doctor", "DATA", "--head", "yolov3"], "head is for --target alone"),
         (["doctor", "--target", "onx", "--model", "lvt"], "did you mean onnx"),
         (["serve-web", "DATA"], "export --to web"),

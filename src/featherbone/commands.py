@@ -448,8 +448,8 @@ def doctor(
 
     Args:
         data: Data folder, whose images and labels are checked.
-        target: Instead: what an untrained `model` is exported to; its operators, what of its input may vary, and the
-            file's results are told.
+        target: Check an export target instead of data: an untrained `model` is exported to it, and its operators, the
+            axes of its input that may vary and the file's results are reported.
         model: Backbone to export.
         head: Head to export on it; by default the task's first.
         task: What the data or the model is for. Where a folder serves several tasks, by default panoptic, where its
@@ -474,11 +474,11 @@ def doctor(
         raise BadOption("check what? Give a data folder, or --target TARGET with --model NAME, and not both")
     if target is not None and model is not None:
         if ignore_index is not None or zero_ignored:
-            raise BadOption("ignore-index and zero-ignored are for masks of classes; leave them out for a target")
+            raise BadOption("ignore-index and zero-ignored apply to masks of classes; omit them for a target")
         return examine_target(model, target, task or "classification", head, image_size)
     assert data is not None, "it was asked for"
     if head is not None:
-        raise BadOption("head is for --target alone; leave it out")
+        raise BadOption("head applies only to --target; omit it")
     check_writable(Path(out))
     reading = Reading(unlabelled, crowds, ignore_index, zero_ignored)
     examination = examine(Path(data), choose_task(Path(data), task), image_size, val_share, seed, reading)
@@ -495,10 +495,10 @@ def make_data(
     ignore_index: int | None = None,
     zero_ignored: bool = False,
 ) -> DataResult:
-    """Make a COCO panoptic set from objects with masks and maps of classes, and tell how overlaps were settled.
+    """Make a COCO panoptic set from objects with masks and maps of classes, and report how overlaps were resolved.
 
-    Things lie on stuff, smaller things on larger ones; what has a thing's class but is no object is void. The images
-    are copied, and `overlaps.json` beside them holds what is told.
+    Things are placed over stuff, smaller things over larger ones; pixels with a thing's class outside of any object are
+    void. The images are copied, and `overlaps.json` beside them holds the report.
 
     Args:
         what: Kind of data to make.

@@ -1,4 +1,4 @@
-"""The mistakes a user can make; each message says what came in, what is allowed and what to do next.
+"""The mistakes a user can make; each message states what was given, what is allowed and what to do.
 
 The command line turns any of them into that one message and exit code 2.
 """

@@ -21,7 +21,7 @@ def say(text: str, mark: str = "", style: str = "yellow") -> None:
 
 
 class Bar(Protocol):
-    """What the work tells its bar."""
+    """Reports progress to a bar."""
 
     def __call__(self, advance: int = 1, note: str = "") -> None: ...
 

@@ -15,7 +15,7 @@ from featherbone.exporters.forms import PickedDecoder
 from featherbone.exporters.targets import TARGETS
 from featherbone.files import parse_value, read_json, write_json
 from featherbone.tasks.card import Card, Reading
-from featherbone.tasks.detection import SURE
+from featherbone.tasks.detection import DEFAULT_SCORE
 
 FORMAT = 1
 MANIFEST = "featherbone.json"
@@ -75,7 +75,7 @@ class Manifest:
 
 def describe(card: Card, task: Any, form: Form, outputs: Sequence[str], precision: str = "fp32") -> Manifest:
     """The manifest of a file made from a task."""
-    shown = card.metrics.get("best_score") or SURE
+    shown = card.metrics.get("best_score") or DEFAULT_SCORE
     decoder = task.decoder
     if form.with_nms:
         decoder = replace(decoder, head=PickedDecoder(decoder.head.score))

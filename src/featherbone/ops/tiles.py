@@ -53,7 +53,7 @@ def merge_tiles(
     of each, and the whole image may be one of them. An object is cut where it comes within `margin` pixels of
     its tile's border inside the image. Of each class, whole objects come before cut ones, then higher scores; each is
     dropped where it overlaps one that is kept by more than `iou`, or where it is cut and more than the share
-    `inside` of it lies in one that is kept from another tile.
+    `inside` of it is inside one that is kept from another tile.
 
     An object that no source shows whole stays in pieces: add the whole image, or let tiles overlap by more than the
     largest object.

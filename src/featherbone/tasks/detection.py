@@ -27,7 +27,7 @@ from featherbone.tasks.dense import HEAD_OPTIONS, SMALL_DATA, augmentation_of, b
 from featherbone.tasks.kind import Kind, named
 from featherbone.tasks.likeness import compare_objects
 
-SURE = 0.3
+DEFAULT_SCORE = 0.3
 """Minimum score of an object that is shown, where a run has found no better one on its validation images."""
 OBJECT_OPTIONS = HEAD_OPTIONS | {"iou_crop", "mosaic", "unlabelled", "crowds"}
 OBJECT_DEFAULTS = {
@@ -105,7 +105,7 @@ class DetectionKind(Kind):
     same = staticmethod(compare_objects)
     figures: ClassVar[Mapping[str, str]] = named("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
     heads: ClassVar[dict[str, Any]] = {"retinanet": RetinaNet, "yolov3": YOLOv3}
-    score = SURE
+    score = DEFAULT_SCORE
     inference = frozenset({"score", "tile"})
     options = OBJECT_OPTIONS
     defaults: ClassVar[Mapping[str, Any]] = OBJECT_DEFAULTS

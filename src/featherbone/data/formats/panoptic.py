@@ -294,7 +294,7 @@ def _opened(task: str, split: str, images: PanopticSplit, missing: Sequence[str]
 
 
 def _check_split(split: str, images: PanopticSplit, task: str) -> list[Finding]:
-    """What the file of a split says of classes and segments."""
+    """What the file of a split states about classes and segments."""
     findings = []
     for kind, of in (("things", images.things), ("stuff", images.stuff)):
         if not of and task == "panoptic":

@@ -97,7 +97,7 @@ def fold_transposes(model: Any) -> None:
 def nodes_of(model: Any, layers: Collection[str]) -> dict[str, str]:
     """The layer of each product with a constant, by the name of its node; what belongs to no layer is left out.
 
-    The constant has the name of its parameter, unless the exporter computed with it; then the modules tell.
+    The constant has the name of its parameter, unless the exporter computed with it; then it is found by the module.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
     found = {}

@@ -28,7 +28,7 @@ class Source:
     ) -> None:
         import openvino
 
-        os.environ.setdefault("NNCF_CI", "1")  # NNCF would tell its makers of its use
+        os.environ.setdefault("NNCF_CI", "1")  # no telemetry
         source = onnx.Source(net, example, path.with_suffix(".onnx"), names, dynamic, inputs)
         self.path, self.inputs = path, source.inputs
         with quiet():

@@ -1,4 +1,4 @@
-"""How much a network's output suffers when one layer alone computes in int8: a ranking that no runtime enters into.
+"""How much a network's output suffers when only one layer computes in int8, independent of the runtime.
 
 A layer is a weight that images are convolved or multiplied with. Its weight is rounded per output channel,
 symmetric; what goes in and what comes out per tensor, asymmetric, over the range seen on calibration images. What comes
@@ -35,7 +35,7 @@ class Sensitivity:
     layer: str
     """Name of the module, or of the parameter where a module holds several."""
     error: float
-    """Of the raw tensors, root mean square in root mean squares of the float network's, if it alone is int8."""
+    """Of the raw tensors, root mean square in root mean squares of the float network's, if only this layer is int8."""
 
 
 def layer_names(net: nn.Module) -> dict[int, str]:

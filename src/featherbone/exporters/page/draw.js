@@ -10,8 +10,8 @@ const INK = "#1d2433";
 export function coloursOf(record) {
   const rows = rowsOf(record);
   if (rows === record.classes && !record.width) return [];
-  const alone = record.objects && new Set(rows.map((row) => row.label)).size === 1;
-  const single = (row) => row.thing ?? (alone || record.task === "instance");
+  const oneClass = record.objects && new Set(rows.map((row) => row.label)).size === 1;
+  const single = (row) => row.thing ?? (oneClass || record.task === "instance");
   const classes = ofClasses(rows.filter((row) => !single(row)).map((row) => row.label));
   const free = PALETTE.filter((colour) => ![...classes.values()].includes(colour));
   const others = free.length ? free : PALETTE;
