@@ -61,7 +61,7 @@ def rasa_steps(rasa: RASA, x: Tensor) -> list[Tensor]:
 
 def atrous_responses(rasa: RASA, x: Tensor) -> Tensor:
     """The three terms of the query, SiLU(conv of q at dilation 1, 3, 5), (3, H, W, C); x is (1, H, W, C)."""
-    q = channels_first(rasa.q(x))
+    q = rasa.q(channels_first(x))
     terms = [F.silu(F.conv2d(q, rasa.atrous, padding=r, dilation=r, groups=q.shape[1])) for r in DILATIONS]
     return torch.cat(terms).permute(0, 2, 3, 1)
 
