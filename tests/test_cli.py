@@ -222,7 +222,7 @@ def test_doctor_ends_in_one_where_training_would_be_spoiled(world, capsys, tmp_p
         (["export", "RUN", "--int8", "--evaluate"], "omit evaluate"),
         (["doctor"], "check what"),
         (["doctor", "--target", "onnx", "--model", "lvt", "--zero-ignored"], "omit them for a target"),
-        (["doctor", "DATA", "--head", "yolov3"], "head is for --target alone"),
+        (["doctor", "DATA", "--head", "yolov3"], "head applies only to --target"),
         (["doctor", "--target", "onx", "--model", "lvt"], "did you mean onnx"),
         (["serve-web", "DATA"], "export --to web"),
         (["export", "RUN", "--to", "executorch", "--dynamic", "size"], "give none"),

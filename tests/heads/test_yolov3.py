@@ -13,7 +13,7 @@ from featherbone.benchmarking.models import count_macs
 from featherbone.engine.settings import parse_keywords
 from featherbone.heads.anchors import IGNORED, NEGATIVE
 from featherbone.heads.levels import Level
-from featherbone.heads.yolov3 import ANCHORS, YoloDecoder, YoloRaw, YOLOv3, assign, cells_of, decode, encode
+from featherbone.heads.yolov3 import ANCHORS, YoloDecoder, YoloRaw, YOLOv3, assign, cells_of, decode, encode, grid
 from featherbone.ops.boxes import WIDEST, Target
 from featherbone.tasks.pyramid import Pyramid
 from registered import on_meta, randomise
@@ -104,18 +104,17 @@ def plain_assign(boxes, sizes, shapes):
 @pytest.mark.parametrize("sizes", [ANCHORS[320], EQUAL], ids=["built in", "all equal"])
 def test_assignment_equals_the_plain_one(height, width, sizes):
     torch.manual_seed(0)
-    head = YOLOv3(PYRAMID, CLASSES, DIM, sizes)
     scale = torch.tensor([width, height], dtype=torch.float64)
     centres, sides = torch.rand(60, 2).double() * scale * 1.05, torch.rand(60, 2).double() * scale + 1
     boxes = torch.cat((centres - sides / 2, centres + sides / 2), 1)  # some centres lie beyond the map
     boxes = torch.cat((boxes, boxes[:5], torch.tensor([[6.0, 4, 16, 19], [60, 0, 66, 7]])))  # some objects are alike
     shapes = [(ceil(height / stride), ceil(width / stride)) for stride in STRIDES]
-    anchors, strides = head._grid(silent(height, width))
+    anchors, strides = grid(silent(height, width), sizes, STRIDES)
     cells = cells_of(boxes, [(*shape, stride) for shape, stride in zip(shapes, STRIDES, strict=True)])
-    wanted, said, grid = plain_assign(boxes.tolist(), sizes, shapes)
+    wanted, said, places = plain_assign(boxes.tolist(), sizes, shapes)
     assert assign(boxes, anchors.double(), cells).tolist() == wanted
-    assert anchors.tolist() == [list(anchor) for *_, anchor in grid]
-    assert strides.tolist() == [STRIDES[level] for level, *_ in grid]
+    assert anchors.tolist() == [list(anchor) for *_, anchor in places]
+    assert strides.tolist() == [STRIDES[level] for level, *_ in places]
     assert all(said.values()) or (height, width) != (96, 128), said
 
 
