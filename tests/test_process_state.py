@@ -1,13 +1,12 @@
-"""Importing featherbone, and calling it, leaves the state of the process as it was."""
+"""Importing featherbone leaves the state of the process as it was."""
 
 import subprocess
 import sys
 
 STATE = """
-import argparse, logging, os, random, signal, sys, warnings
+import logging, os, random, signal, sys, warnings
 import accelerate, matplotlib, numpy, PIL.Image, pyarrow, safetensors, timm, torch, torchvision
 from importlib.util import find_spec
-from pathlib import Path
 if find_spec("onnxscript"):
     import onnx, onnxruntime, onnxscript
 
@@ -37,45 +36,11 @@ def changed(before, after):
 """
 
 
-def run(code, *arguments):
-    result = subprocess.run([sys.executable, "-c", STATE + code, *map(str, arguments)], capture_output=True, text=True)
+def run(code):
+    result = subprocess.run([sys.executable, "-c", STATE + code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert not result.stdout.strip(), result.stdout
 
 
 def test_importing_changes_nothing():
     run("before = state(); import featherbone\nif names := changed(before, state()): print(names)")
-
-
-def test_calls_change_nothing(drawn, tmp_path):
-    """A short training run, with a checkpoint that holds arguments of a script, and what is done with a run."""
-    run(
-        """
-import featherbone
-data, folder = map(Path, sys.argv[1:])
-path, net = str(folder / "weights.pth"), timm.create_model("lvt")
-torch.save({"model": net.state_dict(), "args": argparse.Namespace(lr=1)}, path)
-
-def train():
-    featherbone.train(data, model="lvt", checkpoint=path, image_size=32, batch_size=8, epochs=1, warmup_epochs=0,
-                      workers=0, device="cpu", deterministic=True, out=folder / "run")
-
-def evaluate():
-    featherbone.evaluate(folder / "run")
-
-def deploy():
-    featherbone.deploy(net, (32, 32))
-
-def export():
-    featherbone.export(folder / "run", to="onnx", out=folder / "onnx", images=data / "val", count=2)
-
-logging.disable(5)
-for call in (train, evaluate, deploy) + ((export,) if find_spec("onnxscript") else ()):
-    before = state()
-    call()
-    if names := changed(before, state()):
-        print(call.__name__, names)
-""",
-        drawn,
-        tmp_path,
-    )

@@ -58,8 +58,8 @@ def lvt_panoptic_fpn() -> dict[str, Any]:
     """The light Panoptic FPN on LVT, COCO at 800, 1x.
 
     Command: `accelerate launch -m featherbone train --data COCO --task panoptic --model lvt --pretrained
-    --recipe lvt_panoptic_fpn`. Cost: 12 epochs of 118k images, 56.8 GMACs each at 1216 x 800. Paper: PQ 42.8, things 49.5,
-    stuff 32.6. Ours: not run.
+    --recipe lvt_panoptic_fpn`. Cost: 12 epochs of 118k images, 56.8 GMACs each at 1216 x 800. Paper: PQ 42.8, things
+    49.5, stuff 32.6. Ours: not run.
     """
     return dict(
         head="panoptic_fpn_light",
