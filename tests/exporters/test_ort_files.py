@@ -59,6 +59,17 @@ def test_a_registry_that_does_not_answer_is_named(address, registry, monkeypatch
         require_web()
 
 
+def test_the_registry_is_that_of_npm_or_must_be_stated(registry, tmp_path, monkeypatch):
+    monkeypatch.delenv("npm_config_registry")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingExtra, match="set npm_config_registry to the address of an npm registry, or install npm"):
+        require_web()
+    npm = tmp_path / "npm"
+    npm.write_text("#!/bin/sh\necho http://127.0.0.1:9/\n")
+    npm.chmod(0o755)
+    assert ort_files.find_registry() == "http://127.0.0.1:9/"
+
+
 def test_all_that_a_page_needs_is_copied(tmp_path):
     try:
         copy_page(tmp_path)

@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import shutil
+import subprocess
 import tarfile
 import tempfile
 from http.client import HTTPException
@@ -17,9 +18,8 @@ from urllib.request import urlopen
 PACKAGE = "onnxruntime-web@1.30.0"
 INTEGRITY = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 """SHA-512 of the package's archive, as npm publishes it."""
-REGISTRY = "https://registry.npmjs.org"
-"""Used unless one of `VARIABLES` in the environment names another registry."""
 VARIABLES = ("npm_config_registry", "NPM_CONFIG_REGISTRY")
+"""Environment variables that state the address of the registry, as npm reads them."""
 NAMES = (
     "ort.wasm.min.mjs",
     "ort-wasm-simd-threaded.mjs",
@@ -45,8 +45,7 @@ def complete(folder: Path) -> bool:
 def fetch(folder: Path) -> None:
     """Download the files into `folder`; each appears there complete. Raises `NotFetched`."""
     name, version = PACKAGE.split("@")
-    registry = next((os.environ[key] for key in VARIABLES if os.environ.get(key)), REGISTRY)
-    address = f"{registry.rstrip('/')}/{name}/-/{name}-{version}.tgz"
+    address = f"{find_registry().rstrip('/')}/{name}/-/{name}-{version}.tgz"
     try:
         with urlopen(address, timeout=TIMEOUT) as answer:
             archive = answer.read()
@@ -59,6 +58,24 @@ def fetch(folder: Path) -> None:
         folder.mkdir(exist_ok=True)
         for wanted in NAMES:
             (files / wanted).replace(folder / wanted)
+
+
+def find_registry() -> str:
+    """The address of the npm registry: that of the environment, else the one that npm is configured with.
+
+    Raises `NotFetched` where neither states one.
+    """
+    for key in VARIABLES:
+        if os.environ.get(key):
+            return os.environ[key]
+    npm = shutil.which("npm")
+    if npm is None:
+        raise NotFetched(f"no registry is known; set {VARIABLES[0]} to the address of an npm registry, or install npm")
+    try:
+        done = subprocess.run([npm, "config", "get", "registry"], capture_output=True, text=True, timeout=TIMEOUT)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotFetched(f"npm does not state its registry ({error}); set {VARIABLES[0]}") from None
+    return done.stdout.strip()
 
 
 def unpack(archive: bytes, folder: Path) -> None:
