@@ -99,7 +99,7 @@ def enliven(net: torch.nn.Module, images: Tensor) -> None:
     """Give an untrained task answers that differ, neither alike nor all sure: it is ready for evaluation then.
 
     Batch norms take the statistics of the `images`; layers of the head are scaled to outputs of variance 1, one after
-    the other (arXiv 1511.06422); where biases say that there is almost no object, they say so less.
+    the other (arXiv 1511.06422); biases that predict almost no object are raised.
     """
 
     def scale(layer: Any, _: Any, output: Tensor) -> Tensor:

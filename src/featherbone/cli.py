@@ -17,7 +17,7 @@ from featherbone import commands
 from featherbone.engine.settings import command_options
 from featherbone.errors import FeatherboneError
 from featherbone.files import NO_ROOM, refusal, to_json
-from featherbone.progress import say
+from featherbone.progress import notify
 from featherbone.text import printable
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if result is not None:
             show(in_ascii(result.to_json()) if as_json else str(result))
     except KeyboardInterrupt:
-        say("interrupted; continue a training run with: featherbone train --resume RUN")
+        notify("interrupted; continue a training run with: featherbone train --resume RUN")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of a result or of help, such as head, has closed the pipe
         if result is None and not {"-h", "--help"} & set(arguments):
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             error = refusal(Path(error.filename or tempfile.gettempdir()), error)
         if not error.of_group and os.environ.get("LOCAL_RANK", "0") != "0":
             return error.exit_code  # the first process reports errors that all have
-        say(str(error), "error", "red")
+        notify(str(error), "error", "red")
         if as_json:
             with suppress(FeatherboneError):
                 show(in_ascii({"error": str(error), "kind": type(error).__name__}))

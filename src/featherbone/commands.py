@@ -22,7 +22,7 @@ from featherbone.outcomes import (
     PredictResult,
     TrainResult,
 )
-from featherbone.progress import bar, say
+from featherbone.progress import bar, notify
 
 Task = Literal["classification", "detection", "instance", "semantic", "panoptic"]
 
@@ -213,7 +213,7 @@ def predict(
                     readable.append((path, read_image(path)))
                 except BadImage as error:
                     files.skipped[str(path)] = str(error)
-                    say(str(error), "skipped")
+                    notify(str(error), "skipped")
             records = predictor.predict([image for _, image in readable])
             for (path, image), record in zip(readable, records, strict=True):
                 files.add(path, image, record)
@@ -535,7 +535,7 @@ def demo(
     find_target("onnx").require()
     out = Path(out)
     check_new_folder(out)
-    say("drawing pictures")
+    notify("drawing pictures")
     write_classification(out / "data")
     trained = train(
         out / "data",

@@ -9,7 +9,7 @@ from matplotlib.font_manager import findSystemFonts
 from matplotlib.ft2font import FT2Font
 from PIL import ImageFont
 
-from featherbone.progress import say
+from featherbone.progress import notify
 from featherbone.text import printable
 
 DEJAVU = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
@@ -30,7 +30,7 @@ def readable(text: str, file: str) -> str:
         text = text.replace(letter, f"[{ord(letter):04X}]")
     if new := [letter for letter in missing if letter not in _reported]:
         _reported.update(new)
-        say(
+        notify(
             f"no installed font has {''.join(new)}: pictures show the codes of these letters; install a font that has "
             "them, such as fonts-noto-cjk for Chinese, Japanese and Korean",
             "note",

@@ -15,7 +15,7 @@ T = TypeVar("T")
 console = Console(stderr=True, highlight=False)
 
 
-def say(text: str, mark: str = "", style: str = "yellow") -> None:
+def notify(text: str, mark: str = "", style: str = "yellow") -> None:
     """One line to standard error, `mark` before it in colour; nothing in `text` is taken for formatting."""
     console.print(Text.assemble((f"{mark} ", style) if mark else "", printable(text)), soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""Published checkpoints load by timm's own way, run no code, and say what does not fit."""
+"""Published checkpoints load by timm's own way, run no code, and report what does not fit."""
 
 import argparse
 import json

@@ -15,7 +15,7 @@ from scenes import write_coco, write_masks, write_panoptic
 
 
 def test_drawn_sets_become_what_was_drawn(tmp_path):
-    """The same scenes as objects, as classes and as segments; void is where the maps say it."""
+    """The same scenes as objects, as classes and as segments; void is where the maps have it."""
     for name, write in (("coco", write_coco), ("masks", write_masks), ("panoptic", write_panoptic)):
         write(tmp_path / name, 6, 3, (48, 64))
     settled = make_panoptic_set(tmp_path / "coco", tmp_path / "masks", tmp_path / "made")

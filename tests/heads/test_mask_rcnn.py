@@ -127,7 +127,7 @@ def theirs_of(monkeypatch):
 
 
 def run_theirs(theirs, head, maps, target=None):
-    """What torchvision's two stages say of one image: proposals, and detections or losses."""
+    """The output of torchvision's two stages for one image: proposals, and detections or losses."""
     levels = OrderedDict((str(i), x) for i, x in enumerate(head.fpn(maps)))
     images = ImageList(torch.zeros(1, 3, HEIGHT, WIDTH), [(HEIGHT, WIDTH)])
     wanted = target and [{"boxes": target.boxes, "labels": target.labels + 1, "masks": target.masks}]

@@ -63,7 +63,7 @@ def iou(a, b):
 
 
 def plain_assign(boxes, sizes, shapes):
-    """What each anchor, in order, should find, one after the other; and how often each rule had a say."""
+    """The expected assignment of each anchor, computed one by one, and how often each rule applied."""
     grid = []
     for level, (rows, columns) in enumerate(shapes):
         for row, column, (w, h) in product(range(rows), range(columns), sizes[3 * level : 3 * level + 3]):

@@ -27,7 +27,7 @@ def test_counts_by_hand():
 
 
 def test_the_mean_is_over_the_set_not_over_images():
-    """One image in which class 1 is a single missed pixel: the mean of images would say 0.25 less."""
+    """One image in which class 1 is a single missed pixel: the mean of images would be 0.25 lower."""
     whole = ([[1, 1, 1, 1]], [[1, 1, 1, 1]])
     missed = ([[0, 0, 0, 1]], [[0, 0, 0, 0]])
     result, own = measure(whole, missed, classes=2)

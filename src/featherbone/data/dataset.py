@@ -96,7 +96,7 @@ def inspect_data(
 
 
 def check_opened(split: str, opened: Opened) -> list[Finding]:
-    """What the files of a split say, and what is missing."""
+    """The content of the files of a split, and what is missing."""
     listing = check_listing(split, opened) if isinstance(opened.images, ObjectSplit) else ()
     return [*listing, *opened.findings]
 

@@ -26,7 +26,7 @@ from featherbone.errors import BadData
 from featherbone.files import write_json
 from featherbone.metrics.detection import DetectionMetrics
 from featherbone.metrics.outcome import SHOWN, Outcome
-from featherbone.progress import say
+from featherbone.progress import notify
 from featherbone.report import format_metric
 from featherbone.report.run import summarise, write_run_report
 from featherbone.tasks.backbone import weights_licence
@@ -116,7 +116,7 @@ class Job:
             return card
         sizes = input_sizes(self.train, card.preprocessing)
         anchors = fit_anchors(sizes, seed=s.seed)
-        say(f"anchors fitted: mean best IoU {mean_best_iou(sizes, anchors):.3f}", "note")
+        notify(f"anchors fitted: mean best IoU {mean_best_iou(sizes, anchors):.3f}", "note")
         return replace(card, head_args={**card.head_args, "anchors": anchors})
 
     def _licence(self, model: str) -> str:
@@ -135,7 +135,7 @@ class Job:
         if s.backbone_from:
             source = Path(s.backbone_from)
             load_backbone(source, Card.read(source), task.backbone, card.backbone)
-            say(f"backbone from {source}", "note")
+            notify(f"backbone from {source}", "note")
         self.kind.set_loss(task, s, self.train)
         return task.to(device)
 

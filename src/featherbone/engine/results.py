@@ -16,7 +16,7 @@ from featherbone.data.objects import ObjectSplit
 from featherbone.errors import BadData, BadImage, BadOption
 from featherbone.metrics.detection import read_coco_results
 from featherbone.ops.label_maps import IGNORE
-from featherbone.progress import say, track
+from featherbone.progress import notify, track
 from featherbone.results import Instances, PanopticMap, SemanticMap
 from featherbone.tasks.detection import DetectionKind, InstanceKind
 from featherbone.tasks.kind import Kind
@@ -39,7 +39,7 @@ def evaluate_results(
     find_task(data, kind.name)
     opened = open_evaluation(data, kind.name, split, {**reading, "crowds": crowds})
     for notice in opened.notices:
-        say(notice, "note")
+        notify(notice, "note")
     images: Any = opened.images
     outcome, read = kind.outcome(len(images), images), reader(results, images)
     for index in track(range(len(images)), "evaluating", len(images)):

@@ -29,7 +29,7 @@ from featherbone.engine.tensorboard import curves
 from featherbone.errors import BadOption, BadRun
 from featherbone.exporters.exported import beside, open_task
 from featherbone.files import check_new_folder, check_writable, locked, writing
-from featherbone.progress import say
+from featherbone.progress import notify
 from featherbone.tasks.card import CARD, Card
 from featherbone.tasks.inference import Inference
 from featherbone.tasks.run import load_task
@@ -52,10 +52,10 @@ def start_run(data: Path, model: str, task: str | None, out: Path | None, settin
         card = job.card(model)
         if main:
             for notice in job.notices:
-                say(notice, "note")
+                notify(notice, "note")
             if used != settings.batch_size:
                 given = settings.batch_size
-                say(f"batch size {used}, not {given}: there are {len(job.train)} training images", "note")
+                notify(f"batch size {used}, not {given}: there are {len(job.train)} training images", "note")
         return _train(run, card, job, accelerator, begun=False)
 
 
@@ -150,7 +150,7 @@ def _train(run: Path, card: Card, job: Job, accelerator: Accelerator, begun: boo
             write(row)
             best = f"  best {loop.progress.best:.3f}" if loop.progress.best >= 0 else ""
             val = f"  {job.headline(metrics)}{best}" if metrics else ""
-            say(f"epoch {row['epoch']}/{loop.epochs}  loss {row['train']['loss']:.3f}{val}  {row['seconds']:.0f} s")
+            notify(f"epoch {row['epoch']}/{loop.epochs}  loss {row['train']['loss']:.3f}{val}  {row['seconds']:.0f} s")
 
         loop.on_epoch = on_epoch
         loop.fit()
@@ -184,7 +184,7 @@ def evaluate_run(
     job.inference = inference
     with accelerate(job.settings) as accelerator:
         for notice in job.notices if accelerator.is_main_process else ():
-            say(notice, "note")
+            notify(notice, "note")
         metrics, outcome = job.measure(task, card, accelerator)
         page = out or (beside(run, "report.html") if job.split == "val" and is_of(card, folder, job.val) else None)
         if page is not None and accelerator.is_main_process:

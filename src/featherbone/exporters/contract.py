@@ -21,7 +21,7 @@ from featherbone.exporters.parity_page import write_parity_page
 from featherbone.exporters.targets import TARGETS
 from featherbone.exporters.targets.target import Target
 from featherbone.files import atomic_folder, write_json
-from featherbone.progress import say, track
+from featherbone.progress import notify, track
 from featherbone.results import Record
 from featherbone.tasks.card import Card
 from featherbone.tasks.kind import Decoder
@@ -71,7 +71,7 @@ def export_task(card: Card, task: Any, form: Form, out: Path, pictures: Sequence
     artifact = Artifact.of(task, form, images, card.preprocessing)
     manifest = describe(card, task, form, artifact.names)
     with atomic_folder(out, own, MANIFEST) as folder:
-        say(f"writing {form.target.name}", "export")
+        notify(f"writing {form.target.name}", "export")
         artifact.write(folder)
         finish(folder, form.target, manifest)
         parity = prove(artifact, card, folder, manifest, pictures, images)

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from featherbone.errors import BadOption
-from featherbone.progress import say
+from featherbone.progress import notify
 
 TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm", ".json": "application/json"}
 HOST = r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:\d{1,5})?"
@@ -100,7 +100,7 @@ def serve_web(folder: Path, host: str = "127.0.0.1", port: int = 8000) -> None:
     Raises `BadOption` for a folder without a page, and for a port that is not available.
     """
     with open_server(folder, host, port) as server:
-        say(f"{folder} at http://{'127.0.0.1' if host == '0.0.0.0' else host}:{server.server_port}/", "serving")
-        say("press Ctrl-C to stop")
+        notify(f"{folder} at http://{'127.0.0.1' if host == '0.0.0.0' else host}:{server.server_port}/", "serving")
+        notify("press Ctrl-C to stop")
         with suppress(KeyboardInterrupt):
             server.serve_forever()

@@ -19,7 +19,7 @@ from featherbone.exporters.parity import Bounds
 from featherbone.exporters.program import device_program
 from featherbone.exporters.targets import find_target
 from featherbone.exporters.targets.target import Target, quiet
-from featherbone.progress import say
+from featherbone.progress import notify
 from featherbone.tasks.backbone import preprocessing_of
 from featherbone.tasks.card import Card
 from featherbone.tasks.dense import dense_preprocessing
@@ -182,7 +182,7 @@ def _examine(card: Card, form: Form, found: dict[str, Any]) -> None:
 @contextmanager
 def step(name: str) -> Iterator[None]:
     """Print the name of a step; every error in it becomes a `_StepError`."""
-    say(name, "doctor")
+    notify(name, "doctor")
     try:
         yield
     except FeatherboneError as error:

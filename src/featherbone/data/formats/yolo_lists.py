@@ -21,7 +21,7 @@ NAMES = ("classes.txt", "labels/classes.txt", "images/classes.txt", "obj.names",
 """Files of class names, one per line, of tools that write no list: Label Studio, labelImg, Darknet."""
 MAX_CLASSES = 100_000
 _PLAIN = ("images", "image", "imgs", "img", "data")
-"""Folder names that say nothing about the split."""
+"""Folder names that do not identify a split."""
 
 
 @dataclass(frozen=True)

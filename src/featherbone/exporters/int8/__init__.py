@@ -24,7 +24,7 @@ from featherbone.exporters.manifest import MANIFEST, describe
 from featherbone.exporters.targets import TARGETS
 from featherbone.exporters.targets.target import require
 from featherbone.files import atomic_folder, write_json
-from featherbone.progress import say, track
+from featherbone.progress import notify, track
 from featherbone.tasks.card import Card
 
 REPORT, PAGE = "int8.json", "int8.html"
@@ -116,17 +116,17 @@ def export_int8(
             raise BadOption(f"{card.backbone}: no layer of it can be int8 for {form.target.name}; export it in float")
         before = replace(candidates.point(0, "float"), metric=candidates.measure("float", evaluate))
         assert before.metric is not None, "it was just measured"
-        say(f"float: {metric} {before.metric:.4f}, {before.bytes / 1e6:.1f} MB", "int8")
+        notify(f"float: {metric} {before.metric:.4f}, {before.bytes / 1e6:.1f} MB", "int8")
 
         def make(floats: int) -> Point:
-            say(f"writing {form.target.name} in int8, {floats} layers in float", "export")
+            notify(f"writing {form.target.name} in int8, {floats} layers in float", "export")
             path = candidates.artifact.path(candidates.folder(str(floats)))
             candidates.quantizer.write(path, {each.layer for each in ranking[floats:]})
             return candidates.point(floats, str(floats))
 
         def measure(point: Point) -> Point:
             point = replace(point, metric=candidates.measure(str(point.floats), evaluate))
-            say(f"{point.floats} of {len(ranking)} layers in float: {metric} {point.metric:.4f}", "int8")
+            notify(f"{point.floats} of {len(ranking)} layers in float: {metric} {point.metric:.4f}", "int8")
             return point
 
         minimum = before.metric - max_drop
@@ -191,7 +191,7 @@ class Candidates:
         self.manifest = describe(card, task, form, self.artifact.names)
         self.images = spread_batch(calibration)
         self.expected = self.artifact.expected(self.images)
-        say(f"writing {form.target.name} in float", "export")
+        notify(f"writing {form.target.name} in float", "export")
         self.quantizer = self.artifact.quantizer(self.folder("float"), calibration)
 
     def folder(self, name: str) -> Path:
