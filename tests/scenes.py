@@ -144,3 +144,13 @@ def _write_json(path, count, size, annotations, names):
     categories = [{"id": i, "name": name, "isthing": int(name in THINGS)} for i, name in enumerate(names, 1)]
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+
+
+WRITE = {
+    "classification": write_classification,
+    "detection": write_coco,
+    "instance": write_coco,
+    "semantic": write_masks,
+    "panoptic": write_panoptic,
+}
+"""The writer of drawn data for each task."""

@@ -18,7 +18,7 @@ from featherbone.tasks.classification import Classifier, ClassTargets, build_cla
 from featherbone.tasks.inference import Inference
 from featherbone.tasks.run import load_task
 from runs import Interrupted, rows, same_run, stop_after
-from scenes import write_classification, write_coco, write_masks, write_panoptic
+from scenes import WRITE
 from standin import DEVICE, DeviceFault, Guard
 
 LIGHT = "mobilenetv3_small_050"
@@ -31,13 +31,6 @@ CASES = {
     "panoptic_fpn": ("panoptic", dict(head_args="dim=16,fc_dim=16,branch_dim=8,proposals=50")),
 }
 """Task and settings of every kind of head."""
-WRITE = {
-    "classification": write_classification,
-    "detection": write_coco,
-    "instance": write_coco,
-    "semantic": write_masks,
-    "panoptic": write_panoptic,
-}
 
 
 @pytest.fixture(scope="module")

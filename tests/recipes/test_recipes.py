@@ -9,15 +9,8 @@ from featherbone.engine.train import start_run
 from featherbone.recipes import RECIPES, find_recipe
 from featherbone.tasks.card import Card
 from runs import rows
-from scenes import write_classification, write_coco, write_masks, write_panoptic
+from scenes import WRITE
 
-WRITE = {
-    "classification": write_classification,
-    "detection": write_coco,
-    "instance": write_coco,
-    "semantic": write_masks,
-    "panoptic": write_panoptic,
-}
 SHORT = dict(image_size=64, batch_size=2, epochs=1, cooldown_epochs=0, workers=0, device="cpu")
 SMALL = {
     "retinanet": "dim=8,num_convs=1",
