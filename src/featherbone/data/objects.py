@@ -14,7 +14,7 @@ from PIL import Image
 
 from featherbone.data.findings import Finding, listed
 from featherbone.data.images import upright_size
-from featherbone.data.split import FileSplit, Split
+from featherbone.data.split import ListedSplit, Split
 from featherbone.errors import BadData, BadImage
 from featherbone.ops import rle
 from featherbone.results import Box, Detections, Instances, Rle
@@ -193,7 +193,7 @@ class Objects:
 
 
 @dataclass(frozen=True, eq=False)
-class ObjectSplit(FileSplit[Objects]):
+class ObjectSplit(ListedSplit[Objects]):
     """Images of one split with annotated objects, or known to have none."""
 
     root: Path
@@ -201,20 +201,6 @@ class ObjectSplit(FileSplit[Objects]):
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     """The number of each class in the files."""
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def name(self, index: int) -> str:
-        return self.entries[index].path
-
-    def image_id(self, index: int) -> int:
-        """The image's number in the file that lists it; in formats without numbers its place, from 1."""
-        return self.entries[index].image_id
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Height and width as annotated."""
-        return self.entries[index].height, self.entries[index].width
 
     def image(self, index: int) -> Image.Image:
         """The upright image in RGB. Raises `BadImage`, also where its size is not the annotated one."""

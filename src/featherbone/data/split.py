@@ -133,6 +133,27 @@ class FileSplit(Split[T]):
         return upright_size(self.root / self.name(index), self.name(index))
 
 
+class ListedSplit(FileSplit[T]):
+    """A split whose images are listed in an annotation file, with numbers and sizes."""
+
+    entries: Sequence[Any]
+    """What the file lists of each image: `path`, `image_id`, `height` and `width`."""
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def name(self, index: int) -> str:
+        return self.entries[index].path
+
+    def image_id(self, index: int) -> int:
+        """The image's number in the file that lists it; in formats without numbers its place, from 1."""
+        return self.entries[index].image_id
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width as annotated."""
+        return self.entries[index].height, self.entries[index].width
+
+
 def hold_out(images: Split[T], share: float, seed: int) -> tuple[Split[T], Split[T]]:
     """The images to train on, and the `share` of each of the `groups` that is held out by `seed` for validation.
 

@@ -22,7 +22,8 @@ DIGEST = "sha256"
 def load_task(run: Path) -> tuple[Card, Any]:
     """The card of a run and its model with the run's weights, in evaluation mode. Raises `BadRun`."""
     card = Card.read(run)
-    task = build_task(card)
+    with torch.random.fork_rng(devices=()):  # initial weights are drawn, then replaced
+        task = build_task(card)
     load_weights(run, task)
     return card, task.eval()
 

@@ -19,7 +19,7 @@ from featherbone.data.layouts import names_of, split_folders, split_of
 from featherbone.data.listing import list_images
 from featherbone.data.named_files import NamedFiles, find_below
 from featherbone.data.objects import Annotation, Objects, ObjectSplit, size_of
-from featherbone.data.split import FileSplit, PanopticSegment, PanopticTruth, Split
+from featherbone.data.split import ListedSplit, PanopticSegment, PanopticTruth, Split
 from featherbone.errors import BadData, BadImage
 from featherbone.ops import rle
 from featherbone.ops.label_maps import IGNORE
@@ -55,7 +55,7 @@ class PanopticEntry(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class PanopticSplit(FileSplit[PanopticTruth]):
+class PanopticSplit(ListedSplit[PanopticTruth]):
     """Images of one split, each with a map of segments."""
 
     root: Path
@@ -70,19 +70,6 @@ class PanopticSplit(FileSplit[PanopticTruth]):
     def stuff(self) -> tuple[int, ...]:
         """Indices of the classes that are not countable."""
         return tuple(i for i in range(len(self.classes)) if i not in self.things)
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def name(self, index: int) -> str:
-        return self.entries[index].path
-
-    def image_id(self, index: int) -> int:
-        """The image's number in the file that lists it."""
-        return self.entries[index].image_id
-
-    def size(self, index: int) -> tuple[int, int]:
-        return self.entries[index].height, self.entries[index].width
 
     def ids(self, index: int) -> NDArray[np.int32]:
         """Segment ids (H, W) as stored on the map. Raises `BadImage`."""
