@@ -1,12 +1,13 @@
-"""Importing featherbone leaves the state of the process as it was."""
+"""Importing featherbone, and calling it, leaves the state of the process as it was."""
 
 import subprocess
 import sys
 
 STATE = """
-import logging, os, random, signal, sys, warnings
+import argparse, logging, os, random, signal, sys, warnings
 import accelerate, matplotlib, numpy, PIL.Image, pyarrow, safetensors, timm, torch, torchvision
 from importlib.util import find_spec
+from pathlib import Path
 if find_spec("onnxscript"):
     import onnx, onnxruntime, onnxscript
 
@@ -19,7 +20,7 @@ def state():
         "cudnn": (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark),
         "precision": torch.get_float32_matmul_precision(),
         "defaults": (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()),
-        "safe globals": list(torch.serialization.get_safe_globals()),
+        "safe globals": {str(one) for one in torch.serialization.get_safe_globals()},
         "generators": (torch.get_rng_state().tolist(), random.getstate(), str(numpy.random.get_state())),
         "logging": (logging.root.manager.disable, {n: (l.level, list(l.handlers)) for n, l in loggers.items()}),
         "streams": (sys.stdout, sys.stderr),
@@ -36,11 +37,46 @@ def changed(before, after):
 """
 
 
-def run(code):
-    result = subprocess.run([sys.executable, "-c", STATE + code], capture_output=True, text=True)
+def run(code, *arguments):
+    result = subprocess.run([sys.executable, "-c", STATE + code, *map(str, arguments)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert not result.stdout.strip(), result.stdout
 
 
 def test_importing_changes_nothing():
     run("before = state(); import featherbone\nif names := changed(before, state()): print(names)")
+
+
+def test_calls_change_nothing(drawn, tmp_path):
+    """A short training run, with a checkpoint that holds arguments of a script, and what is done with a run."""
+    run(
+        """
+import featherbone
+data, folder = map(Path, sys.argv[1:])
+path, net = str(folder / "weights.pth"), timm.create_model("test_resnet")
+torch.save({"model": net.state_dict(), "args": argparse.Namespace(lr=1)}, path)
+
+def train():
+    featherbone.train(data, model="test_resnet", checkpoint=path, image_size=32, batch_size=8, epochs=1,
+                      warmup_epochs=0, workers=0, device="cpu", deterministic=True, out=folder / f"run-{round}")
+
+def evaluate():
+    featherbone.evaluate(folder / "run-0", workers=0)
+
+def deploy():
+    featherbone.deploy(net, (32, 32))
+
+def export():
+    featherbone.export(folder / "run-0", to="onnx", out=folder / "onnx", images=data / "val", count=2)
+
+logging.disable(5)
+for round in range(2):  # libraries that a first call imports draw random numbers and set up their logging
+    for call in (train, evaluate, deploy) + ((export,) if find_spec("onnxscript") else ()):
+        before = state()
+        call()
+        if round and (names := changed(before, state())):
+            print(call.__name__, names)
+""",
+        drawn,
+        tmp_path,
+    )

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +36,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     )
 } | {"data": commands.make_data, "serve-web": commands.serve_web}
 INTERRUPTED = 130
+PATIENCE = 60.0
+"""Seconds that a process of a group waits for the first one to report an error that all have, before reporting it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             error = refusal(Path(error.filename or tempfile.gettempdir()), error)
         if not error.of_group and os.environ.get("LOCAL_RANK", "0") != "0":
-            return error.exit_code  # the first process reports errors that all have
+            time.sleep(PATIENCE)  # the first process reports errors that all have; then torchrun ends this one
         notify(str(error), "error", "red")
         if as_json:
             with suppress(FeatherboneError):
