@@ -2,6 +2,8 @@ import os
 import subprocess
 import sys
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two tests at a time, each on one core; read when torch is imported
+
 import pytest
 
 from featherbone.engine.settings import complete

@@ -29,7 +29,6 @@ def test_workers_change_nothing(train, short):
 
 def test_killed_again_and_again(drawn, train, launch, short, tmp_path, monkeypatch):
     """A real process, killed at random moments, ends in the bits of a run that nobody disturbed."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     short |= dict(epochs=8, save_seconds=0)
     whole = train("whole", **short)
