@@ -36,6 +36,10 @@ class Annotation(NamedTuple):
     id: Any = None
     error: str = ""
     """Place, reason and remedy where the annotation cannot be read."""
+    name: str = ""
+    """The class, in formats with class names instead of numbers."""
+    place: str = ""
+    """File and place in it, in these formats."""
 
 
 @dataclass(frozen=True, eq=False)

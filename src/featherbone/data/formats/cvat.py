@@ -8,7 +8,6 @@ split; without subsets it is the folder in its name, or that of the XML file.
 import math
 import re
 from pathlib import Path
-from typing import Any
 from xml.etree.ElementTree import Element
 
 import numpy as np
@@ -16,23 +15,23 @@ import numpy as np
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.named_objects import (
     NamedImage,
-    NamedObject,
-    Shape,
+    Part,
     assemble,
-    box_shape,
+    box,
     check_part,
-    ellipse_shape,
+    ellipse,
     first_files,
-    join_object,
-    mask_shape,
-    polygon_shape,
+    join_parts,
+    mask,
+    polygon,
     split_of_path,
-    turned_shape,
+    turned_polygon,
 )
 from featherbone.data.formats.xml_files import number_of, read_xml, root_of, text_of
 from featherbone.data.layouts import split_of
 from featherbone.data.listing import list_files
 from featherbone.data.named_files import NamedFiles, written_parts
+from featherbone.data.objects import Annotation
 from featherbone.errors import BadData
 
 OBJECTS = frozenset(("box", "polygon", "mask", "ellipse"))
@@ -66,21 +65,6 @@ class Cvat(Format):
         return assemble(folder, split, images, reading, "images", classes=tuple(classes))
 
 
-def _read_image(root: Path, path: Path, element: Element, finder: NamedFiles) -> NamedImage:
-    """An image of a file."""
-    name = element.get("name", "")
-    split = split_of(element.get("subset", "")) or split_of_path(root, root.joinpath(*written_parts(name)))
-    height, width = (int(number_of(element.get(side)) or 0) for side in ("height", "width"))
-    return NamedImage(
-        path=finder.find(name) if name else None,
-        name=name,
-        objects=_objects(element, (height, width), f"{path.relative_to(root).as_posix()}, {name}"),
-        size=(height, width) if min(height, width) > 0 else None,
-        split=split or split_of_path(root, path) or split_of(path.stem),
-        num_ignored=sum(one.tag in OTHERS for one in element),
-    )
-
-
 def _labels(content: Element, name: str) -> list[str]:
     """Names of the classes that a file declares. Raises `BadData` for a file of tracks."""
     if content.find("track") is not None and content.find("image") is None:
@@ -88,54 +72,63 @@ def _labels(content: Element, name: str) -> list[str]:
             f"{name}: CVAT for video, whose tracks run over frames; export the task as CVAT for images 1.1 with "
             "images, or as COCO"
         )
-    names = []
-    for label in content.iterfind("meta//labels/label"):
-        if label.find("parent") is None and text_of(label, "type") not in OTHERS:
-            names.append(text_of(label, "name"))
-    return [one for one in dict.fromkeys(names) if one]
+    labels = [label for label in content.iterfind("meta//labels/label") if label.find("parent") is None]
+    names = [text_of(label, "name") for label in labels if text_of(label, "type") not in OTHERS]
+    return [one for one in names if one]
 
 
-def _objects(element: Element, size: tuple[int, int], where: str) -> tuple[NamedObject, ...]:
-    """The objects of an image; parts of one object are joined."""
-    groups: dict[Any, list[tuple[str, Element]]] = {}
+def _read_image(root: Path, path: Path, element: Element, finder: NamedFiles) -> NamedImage:
+    name = element.get("name", "")
+    where = f"{path.relative_to(root).as_posix()}, {name}"
+    split = split_of(element.get("subset", "")) or split_of_path(root, root.joinpath(*written_parts(name)))
+    height, width = (int(number_of(element.get(side)) or 0) for side in ("height", "width"))
+
+    def read(shape: Element, place: str) -> Annotation:
+        try:
+            return _shape(shape, (height, width))
+        except ValueError as error:
+            raise ValueError(f"{shape.tag}: {error}") from None
+
+    parts = []
     for number, one in enumerate((one for one in element if one.tag in OBJECTS), 1):
         group = one.get("group_id") if one.tag in ("polygon", "mask") else None
-        key = (one.get("label"), group) if group and group != "0" else number
-        groups.setdefault(key, []).append((f"{where}, object {number}", one))
+        parts.append(
+            Part(f"{where}, object {number}", one.get("label", ""), None if group in ("", "0") else group, one)
+        )
+    return NamedImage(
+        path=finder.find(name) if name else None,
+        name=name,
+        objects=join_parts(parts, read),
+        size=(height, width) if min(height, width) > 0 else None,
+        split=split or split_of_path(root, path) or split_of(path.stem),
+        num_ignored=sum(one.tag in OTHERS for one in element),
+    )
 
-    def read(part: Element, place: str) -> Shape:
-        try:
-            return _shape(part, size)
-        except ValueError as error:
-            raise ValueError(f"{part.tag}: {error}") from None
 
-    return tuple(join_object(of[0][0], (of[0][1].get("label") or "").strip(), of, read) for of in groups.values())
-
-
-def _shape(element: Element, size: tuple[int, int]) -> Shape:
+def _shape(element: Element, size: tuple[int, int]) -> Annotation:
     """Where a shape is. Raises `ValueError` with reason and remedy."""
     if element.tag == "mask":
         return _mask(element, size)
     if element.tag == "polygon":
         text = element.get("points", "")
-        points = [number_of(word) for word in re.split("[,;]", text)] if text else []
+        points = [number_of(word) for word in re.split("[,;]", text)]
         if len(points) < 6 or len(points) % 2 or None in points:
             raise ValueError(f"points {text[:60]!r}; write three or more as x,y;x,y;x,y")
-        return polygon_shape([[value for value in points if value is not None]])
-    turn = math.radians(_value(element, "rotation") if element.get("rotation") else 0.0)
+        return polygon(points)
+    turn = math.radians(_value(element, "rotation")) if element.get("rotation") else 0.0
     if element.tag == "ellipse":
         x, y, rx, ry = (_value(element, name) for name in ("cx", "cy", "rx", "ry"))
-        return ellipse_shape((x, y), (rx, ry), turn)
+        return ellipse((x, y), (rx, ry), turn)
     x1, y1, x2, y2 = (_value(element, name) for name in ("xtl", "ytl", "xbr", "ybr"))
     if x2 < x1 or y2 < y1:
         raise ValueError(f"from {x1:g}, {y1:g} to {x2:g}, {y2:g}; write the upper left corner first")
     if not turn:
-        return box_shape(x1, y1, x2, y2)
-    half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * ((x2 - x1) / 2, (y2 - y1) / 2)
-    return turned_shape(((x1 + x2) / 2, (y1 + y2) / 2), half, turn)
+        return box(x1, y1, x2, y2)
+    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * ((x2 - x1) / 2, (y2 - y1) / 2)
+    return turned_polygon(corners, turn, ((x1 + x2) / 2, (y1 + y2) / 2))
 
 
-def _mask(element: Element, size: tuple[int, int]) -> Shape:
+def _mask(element: Element, size: tuple[int, int]) -> Annotation:
     """A mask, stored as runs along the rows of a part of the image, outside and inside in turn."""
     left, top, width, height = (int(_value(element, name)) for name in ("left", "top", "width", "height"))
     check_part(left, top, width, height, size)
@@ -146,7 +139,7 @@ def _mask(element: Element, size: tuple[int, int]) -> Shape:
     if runs.sum() != width * height:
         raise ValueError(f"runs of {int(runs.sum()):,} pixels in a part of {width * height:,}; export it again")
     part = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
-    return mask_shape(part, left, top, size)
+    return mask(part, left, top, size)
 
 
 def _value(element: Element, name: str) -> float:

@@ -16,21 +16,21 @@ import numpy as np
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.named_objects import (
     NamedImage,
-    NamedObject,
-    Shape,
+    Part,
     assemble,
-    box_shape,
+    box,
     check_part,
-    ellipse_shape,
+    ellipse,
     first_files,
-    join_object,
-    mask_shape,
-    polygon_shape,
+    join_parts,
+    mask,
+    polygon,
     split_of_path,
 )
 from featherbone.data.images import open_image
 from featherbone.data.listing import list_files
 from featherbone.data.named_files import NamedFiles
+from featherbone.data.objects import Annotation
 from featherbone.errors import BadData
 from featherbone.files import read_json
 
@@ -38,6 +38,8 @@ NO_OBJECTS = frozenset(("point", "points", "line", "linestrip"))
 """Shapes that cover nothing."""
 POLYGONS = frozenset(("polygon", "rotation", "oriented_rectangle", "quadrilateral"))
 """Shapes whose points are corners."""
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+"""Suffixes of images that a file of the same name belongs to, where it names none."""
 
 
 class LabelmeShape(msgspec.Struct):
@@ -93,40 +95,38 @@ def _has_shapes(head: bytes) -> bool:
 
 def _read(root: Path, path: Path, finders: dict[Path, NamedFiles]) -> NamedImage:
     """What a file states; one that cannot be read has one object with `error`."""
-    name, split = path.relative_to(root).as_posix(), split_of_path(root, path)
+    name, error = path.relative_to(root).as_posix(), ""
     if path.parent not in finders:
         beside = [path.parent, path.parent.parent / "images"] if path.parent != root else [root, root / "images"]
         finders[path.parent] = NamedFiles(root, beside, name)
-    error = ""
     try:
         content = read_json(path, name, Content, remedy="save it with labelme again")
     except BadData as fault:
-        content, error = Content(), str(fault).removeprefix(f"{name}: ")
-    stems = [path.stem + suffix for suffix in (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")]
-    finder = finders[path.parent]
-    image = next((found for named in (content.imagePath, *stems) if named and (found := finder.find(named))), None)
+        content, error = Content(), str(fault)
+    names = [content.imagePath, *(path.stem + suffix for suffix in IMAGES)]
     height, width = content.imageHeight, content.imageWidth
     size = (int(height), int(width)) if height and width and min(height, width) >= 1 else None
-    called = content.imagePath or path.name
-    if error:
-        return NamedImage(image, called, (NamedObject(name, error=error),), size, split)
-    shapes = content.shapes or []
-    groups: dict[Any, list[tuple[str, LabelmeShape]]] = {}
-    for number, shape in enumerate(shapes, 1):
-        if shape.shape_type not in NO_OBJECTS:
-            where = f"{name}, shape {number}"
-            key = where if shape.group_id is None else (str(shape.label), shape.group_id)
-            groups.setdefault(key, []).append((where, shape))
 
-    def read(shape: LabelmeShape, where: str) -> Shape:
-        return _shape(shape, size, where)
+    def read(shape: LabelmeShape, place: str) -> Annotation:
+        return _shape(shape, size, place)
 
-    objects = [join_object(of[0][0], str(of[0][1].label).strip(), of, read) for of in groups.values()]
-    ignored = len(shapes) - sum(map(len, groups.values()))
-    return NamedImage(image, called, tuple(objects), size, split, ignored)
+    shapes = list(enumerate(content.shapes or [], 1))
+    parts = [
+        Part(f"{name}, shape {number}", str(shape.label), shape.group_id, shape)
+        for number, shape in shapes
+        if shape.shape_type not in NO_OBJECTS
+    ]
+    return NamedImage(
+        path=next((found for one in names if one and (found := finders[path.parent].find(one))), None),
+        name=content.imagePath or path.name,
+        objects=(Annotation(error=error),) if error else join_parts(parts, read),
+        size=size,
+        split=split_of_path(root, path),
+        num_ignored=len(shapes) - len(parts),
+    )
 
 
-def _shape(shape: LabelmeShape, size: tuple[int, int] | None, where: str) -> Shape:
+def _shape(shape: LabelmeShape, size: tuple[int, int] | None, place: str) -> Annotation:
     """Where a shape is. Raises `ValueError` or `BadImage` with reason and remedy."""
     points = np.array(shape.points, np.float64).reshape(-1, 2)
     kind = shape.shape_type
@@ -135,18 +135,18 @@ def _shape(shape: LabelmeShape, size: tuple[int, int] | None, where: str) -> Sha
     if kind in POLYGONS:
         if len(points) < 3:
             raise ValueError(f"a polygon of {len(points)} points; draw three or more, or remove it")
-        return polygon_shape([points.ravel().tolist()])
+        return polygon(points)
     if kind == "rectangle" and len(points) in (2, 4):
-        return box_shape(*points.min(0).tolist(), *points.max(0).tolist())
+        return box(*points.min(0).tolist(), *points.max(0).tolist())
     if kind == "circle" and len(points) == 2:
-        return ellipse_shape(points[0].tolist(), (math.dist(*points.tolist()),) * 2)
+        return ellipse(points[0].tolist(), (math.dist(*points.tolist()),) * 2)
     if kind == "mask" and len(points) == 2 and shape.mask:
-        return _mask(shape.mask, points, size, where)
+        return _mask(shape.mask, points, size, place)
     known = "polygon, rectangle, circle or mask"
     raise ValueError(f"a {kind!r} of {len(points)} points, which is not read; draw it as {known}")
 
 
-def _mask(text: str, points: Any, size: tuple[int, int] | None, where: str) -> Shape:
+def _mask(text: str, points: Any, size: tuple[int, int] | None, place: str) -> Annotation:
     """A mask that is stored as the part of the image between two points, both included."""
     if size is None:
         raise ValueError("a mask without imageHeight and imageWidth; write the size of the image")
@@ -156,8 +156,8 @@ def _mask(text: str, points: Any, size: tuple[int, int] | None, where: str) -> S
         encoded = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise ValueError("a mask that is not Base64; save the file with labelme again") from None
-    with open_image(encoded, where) as picture:
+    with open_image(encoded, place) as picture:
         if picture.size != (x2 - x1 + 1, y2 - y1 + 1):
             stated = f"{x2 - x1 + 1}x{y2 - y1 + 1}"
             raise ValueError(f"a mask of {picture.width}x{picture.height} pixels in a box of {stated}; draw it again")
-        return mask_shape(np.asarray(picture.convert("L")) > 0, x1, y1, size)
+        return mask(np.asarray(picture.convert("L")) > 0, x1, y1, size)

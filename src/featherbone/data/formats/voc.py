@@ -12,18 +12,18 @@ from xml.etree.ElementTree import Element
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.named_objects import (
     NamedImage,
-    NamedObject,
-    Shape,
     assemble,
-    box_shape,
+    box,
     first_files,
     is_mask,
     split_of_path,
+    unreadable,
 )
 from featherbone.data.formats.xml_files import number_of, read_xml, root_of, text_of
 from featherbone.data.layouts import SPLITS, names_of
 from featherbone.data.listing import list_files, list_folder, list_images
 from featherbone.data.named_files import NamedFiles, written_parts
+from featherbone.data.objects import Annotation
 from featherbone.errors import BadData
 from featherbone.files import read_text
 
@@ -47,13 +47,14 @@ class Voc(Format):
         missing, unlisted, notes = [], None, []
         if listed := _read_lists(folder):
             stems = dict.fromkeys(listed.get(split, ()))
-            annotated = {path.stem for path in paths}
-            splits = [split if path.stem in stems else "" for path in paths]
-            images = [replace(image, split=of) for image, of in zip(images, splits, strict=True)]
-            rest = [stem for stem in stems if stem not in annotated]
-            missing = [stem for stem in rest if stem not in finder.by_stem]
-            unlisted = [finder.by_stem[stem][0] for stem in rest if stem in finder.by_stem]
-        if any(one.shape and min(one.shape.box[:2]) < 0 for image in images for one in image.objects):
+            images = [
+                replace(image, split=split if path.stem in stems else "")
+                for image, path in zip(images, paths, strict=True)
+            ]
+            rest = stems.keys() - {path.stem for path in paths}
+            missing = [stem for stem in stems if stem in rest and stem not in finder.by_stem]
+            unlisted = [finder.by_stem[stem][0] for stem in stems if stem in rest and stem in finder.by_stem]
+        if any(min(one.box[:2]) < 0 for image in images for one in image.objects):
             notes = ["coordinates start at 0, not at VOC's 1, and are used as they are"]
             images = [replace(image, objects=tuple(map(_from_zero, image.objects))) for image in images]
         return assemble(folder, split, images, reading, "XML files", missing=missing, unlisted=unlisted, notes=notes)
@@ -65,42 +66,39 @@ def _read(images: "_Images", path: Path) -> NamedImage:
     try:
         content = read_xml(path, name)
     except BadData as error:
-        reason = str(error).removeprefix(f"{name}: ")
-        return NamedImage(images.find(path, ""), name, (NamedObject(name, error=reason),), None, split)
-    sides = [number_of(text_of(content, f"size/{side}")) for side in ("height", "width")]
-    size = (int(sides[0]), int(sides[1])) if sides[0] and sides[1] and min(sides[0], sides[1]) > 0 else None
+        return NamedImage(images.find(path, ""), name, (Annotation(error=str(error)),), None, split)
+    height, width = (int(number_of(text_of(content, f"size/{side}")) or 0) for side in ("height", "width"))
     rows = enumerate(content.findall("object"), 1)
     objects = tuple(_object(one, f"{name}, object {number}") for number, one in rows)
     filename = text_of(content, "filename")
+    size = (height, width) if min(height, width) > 0 else None
     return NamedImage(images.find(path, filename), filename or name, objects, size, split)
 
 
-def _from_zero(one: NamedObject) -> NamedObject:
+def _from_zero(one: Annotation) -> Annotation:
     """An object whose pixels were assumed to be counted from 1."""
-    if one.shape is None:
-        return one
-    x, y, width, height = one.shape.box
-    return replace(one, shape=Shape((x + 1, y + 1, width - 1, height - 1)))
+    x, y, width, height = one.box
+    return one._replace(box=(x + 1, y + 1, width - 1, height - 1))
 
 
-def _object(element: Element, where: str) -> NamedObject:
+def _object(element: Element, place: str) -> Annotation:
     label = text_of(element, "name")
     if not label:
-        return NamedObject(where, error="no name; write the class of the object")
+        return unreadable(place, "no name; write the class of the object")
     if element.find("bndbox") is None:
-        other = next((tag for tag in ("robndbox", "polygon") if element.find(tag) is not None), "")
-        reason = f"no bndbox, but {other}" if other else "no bndbox"
-        return NamedObject(where, error=f"{reason}; write xmin, ymin, xmax and ymax in pixels")
+        other = next((f", but {tag}" for tag in ("robndbox", "polygon") if element.find(tag) is not None), "")
+        return unreadable(place, f"no bndbox{other}; write xmin, ymin, xmax and ymax in pixels")
     texts = {side: text_of(element, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")}
-    box = {side: number_of(text) for side, text in texts.items()}
-    if wrong := next((side for side, value in box.items() if value is None), ""):
-        return NamedObject(where, error=f"{wrong} {texts[wrong][:40]!r} is not a number; write pixels")
-    x1, y1, x2, y2 = (value for value in box.values() if value is not None)
-    if x2 < x1 or y2 < y1:
-        low, high = ("xmin", "xmax") if x2 < x1 else ("ymin", "ymax")
-        return NamedObject(where, error=f"{low} {texts[low]} is beyond {high} {texts[high]}; swap or correct them")
-    ignored = text_of(element, "difficult").lower() in ("1", "true")
-    return NamedObject(where, label, box_shape(x1 - 1, y1 - 1, x2, y2), ignored)
+    sides = {side: value for side, text in texts.items() if (value := number_of(text)) is not None}
+    if wrong := next((side for side in texts if side not in sides), ""):
+        return unreadable(place, f"{wrong} {texts[wrong][:40]!r} is not a number; write pixels")
+    for low, high in (("xmin", "xmax"), ("ymin", "ymax")):
+        if sides[high] < sides[low]:
+            reason = f"{low} {texts[low]} is beyond {high} {texts[high]}; swap or correct them"
+            return unreadable(place, reason)
+    difficult = text_of(element, "difficult").lower() in ("1", "true")
+    one = box(sides["xmin"] - 1, sides["ymin"] - 1, sides["xmax"], sides["ymax"])
+    return one._replace(name=label, place=place, crowd=difficult)
 
 
 def _read_lists(root: Path) -> dict[str, list[str]]:
@@ -116,9 +114,9 @@ def _read_lists(root: Path) -> dict[str, list[str]]:
 
 def _stem(name: str) -> str:
     """The plain name of an image, with or without suffix, as lists give it."""
-    plain = written_parts(name)[-1:]
+    plain = "".join(written_parts(name)[-1:])
     suffixes = (".jpg", ".jpeg", ".png", ".bmp", ".xml", ".tif", ".tiff", ".webp")
-    return Path(plain[0]).stem if plain and plain[0].lower().endswith(suffixes) else "".join(plain)
+    return Path(plain).stem if plain.lower().endswith(suffixes) else plain
 
 
 class _Images:
@@ -135,16 +133,14 @@ class _Images:
     def find(self, file: Path, filename: str) -> Path | None:
         """The image of a file that names `filename`; None where there is none. Raises `BadData` where it is unclear."""
         found = self.by_stem.get(file.stem, [])
-        if len(found) > 1:
-            folders = {*file.relative_to(self.root).parts[:-1]}
-            ranks = [
-                (path.parent == file.parent, len(folders & {*path.relative_to(self.root).parts})) for path in found
-            ]
-            found = [path for path, rank in zip(found, ranks, strict=True) if rank == max(ranks)]
-        if len(found) > 1 and filename:
-            found = [path for path in found if path.name == filename] or found
-        if len(found) > 1:
-            names = " or ".join(path.relative_to(self.root).as_posix() for path in found[:2])
+        if not found:
+            return self.named.find(filename) if filename else None
+        folders = {*file.relative_to(self.root).parts[:-1]}
+        ranks = [(path.parent == file.parent, len(folders & {*path.relative_to(self.root).parts})) for path in found]
+        best = [path for path, rank in zip(found, ranks, strict=True) if rank == max(ranks)]
+        best = [path for path in best if path.name == filename] or best
+        if len(best) > 1:
+            names = " or ".join(path.relative_to(self.root).as_posix() for path in best[:2])
             name = file.relative_to(self.root).as_posix()
             raise BadData(f"{name}: its image may be {names}; keep one of them, or put the file beside its image")
-        return found[0] if found else self.named.find(filename) if filename else None
+        return best[0]
