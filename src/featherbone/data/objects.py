@@ -224,9 +224,6 @@ class ObjectSplit(ListedSplit[Objects]):
         """Raise `BadImage` where the image's size is not the annotated one, from the head of its file."""
         self._check_size(index, *upright_size(self.root / self.name(index)))
 
-    def take(self, indices: Sequence[int]) -> Self:
-        return replace(self, entries=tuple(self.entries[i] for i in indices))
-
     def matched(self, train: Split[Any]) -> "tuple[Split[Any], ObjectSplit, list[Finding]]":
         if self.classes == train.classes:
             return train, self, []

@@ -1,8 +1,8 @@
 """One split of a data set, whatever its format and its task."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Self, TypeVar
@@ -26,6 +26,10 @@ class PanopticSegment(NamedTuple):
     """Class index; -1 for an unknown class."""
     crowd: bool = False
     """Whether it is a group of things that was not separated."""
+    id: int = 0
+    """Its value on the map as it is stored."""
+    stated: Mapping[str, Any] = {}
+    """`bbox`, `area` and `category_id`, where the file states them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +156,10 @@ class ListedSplit(FileSplit[T]):
     def size(self, index: int) -> tuple[int, int]:
         """Height and width as annotated."""
         return self.entries[index].height, self.entries[index].width
+
+    def take(self, indices: Sequence[int]) -> Self:
+        kept = tuple(self.entries[i] for i in indices)
+        return replace(self, entries=kept)  # type: ignore[type-var]  # every kind is a dataclass
 
 
 def hold_out(images: Split[T], share: float, seed: int) -> tuple[Split[T], Split[T]]:

@@ -199,7 +199,7 @@ def _panoptic_facts(images: PanopticSplit, index: int) -> tuple[MapFacts, tuple[
     for part in parts:
         x1, y1, x2, y2 = rle.box_of(ids == part.id)
         box = (x1, y1, x2 - x1, y2 - y1)
-        segments.append(Segment(part.id, part.label, part.crowd, part.about, pixels.get(part.id, 0), box))
+        segments.append(Segment(part.id, part.label, part.crowd, part.stated, pixels.get(part.id, 0), box))
     listed = pixels if images.entries[index].parts is None else {0, *labels}
     facts = MapFacts(
         unknown={value: count for value, count in pixels.items() if value not in listed},

@@ -104,6 +104,12 @@ class PanopticSegment(msgspec.Struct):
     bbox: list[int | float] | None = None
     area: int | float | None = None
 
+    @property
+    def stated(self) -> dict[str, Any]:
+        """What is given of box, area and category."""
+        given = {"bbox": self.bbox, "area": self.area, "category_id": self.category_id}
+        return {key: value for key, value in given.items() if value is not None}
+
 
 class PanopticAnnotation(msgspec.Struct):
     """The segments of an image, whose map is in `file_name`."""

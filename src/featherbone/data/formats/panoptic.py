@@ -1,6 +1,6 @@
 """COCO's panoptic files and Cityscapes' instance ids: things and stuff on one map per image."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featherbone.data.findings import MAX_EXAMPLES, Example, Finding, listed, many
-from featherbone.data.formats.coco_json import PanopticSegment as SegmentRow
+from featherbone.data.findings import Example, Finding, finding, listed, many
 from featherbone.data.formats.coco_json import read_panoptic
 from featherbone.data.formats.format import Format, Opened, Reading, skipped_files
 from featherbone.data.images import read_file
@@ -29,18 +28,6 @@ CITY_IDS = "_gtFine_instanceIds"
 """End of the names of Cityscapes' instance maps."""
 
 
-class Part(NamedTuple):
-    """One segment of an image, as the file states it."""
-
-    id: int
-    """Its value on the map."""
-    label: int
-    """Class index; -1 for a class that is not listed."""
-    crowd: bool
-    about: Mapping[str, Any]
-    """`bbox`, `area` and `category_id`, where the file states them."""
-
-
 class PanopticEntry(NamedTuple):
     """One image, its map, and the segments on it."""
 
@@ -50,7 +37,7 @@ class PanopticEntry(NamedTuple):
     height: int
     width: int
     image_id: int
-    parts: tuple[Part, ...] | None
+    parts: tuple[PanopticSegment, ...] | None
     """None where the values of the map define the segments, as in Cityscapes."""
 
 
@@ -76,19 +63,18 @@ class PanopticSplit(ListedSplit[PanopticTruth]):
         path = self.entries[index].map
         return read_ids(self.root / path, path)
 
-    def parts(self, index: int, ids: NDArray[np.int32]) -> tuple[Part, ...]:
+    def parts(self, index: int, ids: NDArray[np.int32]) -> tuple[PanopticSegment, ...]:
         """The segments of an image with the map `ids`."""
         stated = self.entries[index].parts
         if stated is not None:
             return stated
         labels = {number: label for label, number in enumerate(self.category_ids)}
-        found = []
-        for value in np.unique(ids).tolist():
-            number = value // 1000 if value >= 1000 else value
-            if number in labels:
-                crowd = value < 1000 and labels[number] in self.things
-                found.append(Part(value, labels[number], crowd, {}))
-        return tuple(found)
+        found = [(value, labels.get(value // 1000 if value >= 1000 else value)) for value in np.unique(ids).tolist()]
+        return tuple(
+            PanopticSegment(label, crowd=value < 1000 and label in self.things, id=value)
+            for value, label in found
+            if label is not None
+        )
 
     def truth(self, index: int) -> PanopticTruth:
         return self.segments(index)
@@ -104,8 +90,7 @@ class PanopticSplit(ListedSplit[PanopticTruth]):
                 f"{entry.map}: {len(odd)} ids that segments_info does not list, as {min(odd)}; list or remove them"
             )
         table = np.array([numbers.get(value, 0) for value in known.tolist()], np.int32)
-        segments = tuple(PanopticSegment(part.label, part.crowd) for part in parts)
-        return PanopticTruth(table[places.reshape(ids.shape)], segments)
+        return PanopticTruth(table[places.reshape(ids.shape)], parts)
 
     def check(self, index: int) -> None:
         """Raise `BadImage` where image or map cannot be read or differ in size, and `BadData` as `segments` does."""
@@ -117,13 +102,10 @@ class PanopticSplit(ListedSplit[PanopticTruth]):
                 "the map in the size of the upright image"
             )
 
-    def take(self, indices: Sequence[int]) -> Self:
-        return replace(self, entries=tuple(self.entries[i] for i in indices))
-
     def fingerprint(self) -> str:
         digest = sha256(to_bytes(f"{len(self)} images of {self.classes}, things {self.things}\n"))
         for entry in self.entries:
-            parts = None if entry.parts is None else [part[:3] for part in entry.parts]
+            parts = None if entry.parts is None else [(part.id, part.label, part.crowd) for part in entry.parts]
             digest.update(to_bytes(f"{entry.path} {entry.map} {parts}\n"))
             digest.update(sha256(read_file(self.root / entry.map, entry.map)).digest())
         return digest.hexdigest()[:16]
@@ -138,7 +120,7 @@ class PanopticSplit(ListedSplit[PanopticTruth]):
             return train, self, [Finding("error", "classes-differ", message, 1)]
         if odd := [Example((train.classes[i],)) for i in sorted({*train.things} ^ {*self.things})]:
             message = f"{many(odd, 'class', 'classes')} a thing in one split and stuff in the other; set isthing alike"
-            return train, self, [Finding("error", "isthing-differs", message, len(odd), tuple(odd[:MAX_EXAMPLES]))]
+            return train, self, [finding("error", "isthing-differs", message, odd)]
         return train, self, []
 
     def objects(self, truth: PanopticTruth) -> Objects:
@@ -184,7 +166,7 @@ class ThingSplit(ObjectSplit):
             rows = [
                 Annotation(
                     label=things.index(part.label),
-                    box=part.about.get("bbox", (0, 0, 0, 0)),
+                    box=part.stated.get("bbox", (0, 0, 0, 0)),
                     segmentation=entry.map,
                     crowd=part.crowd,
                     category_id=source.category_ids[part.label],
@@ -201,7 +183,7 @@ class ThingSplit(ObjectSplit):
         return replace(self.source.objects(self.source.segments(index)), path=entry.path, image_id=entry.image_id)
 
     def take(self, indices: Sequence[int]) -> Self:
-        return replace(self, entries=tuple(self.entries[i] for i in indices), source=self.source.take(indices))
+        return replace(super().take(indices), source=self.source.take(indices))
 
     def drawn(self) -> ObjectSplit:
         """The same images with the boxes of the maps instead of those that are stated, and without masks."""
@@ -211,13 +193,10 @@ class ThingSplit(ObjectSplit):
                 objects = self.truth(index)
             except (BadData, BadImage):
                 objects = entry.take(np.zeros(0, np.int64))
+            size = entry.height, entry.width
+            plain = Objects.of_boxes(size, objects.boxes, objects.labels, objects.crowd)
             numbers = tuple(self.category_ids[label] for label in objects.labels.tolist())
-            unstated = np.full(len(objects), np.nan)
-            entries.append(
-                replace(
-                    objects, stated_areas=unstated, segmentations=(None,) * len(objects), ids=(), category_ids=numbers
-                )
-            )
+            entries.append(replace(plain, path=entry.path, image_id=entry.image_id, category_ids=numbers))
         return ObjectSplit(self.root, tuple(entries), self.classes, self.category_ids)
 
     def matched(self, train: Split[Any]) -> tuple[Split[Any], Self, list[Finding]]:
@@ -263,8 +242,10 @@ class Cityscapes(Format):
 
     def open(self, folder: Path, task: str, split: str, reading: Reading) -> Opened | None:
         for images in split_folders(folder / "leftImg8bit", split):
-            if maps := _city_maps(folder / "gtFine" / images.name):
-                return _opened(task, split, *_read_cityscapes(folder, maps))
+            maps = folder / "gtFine" / images.name
+            found = [path for path in list_images(maps) if path.stem.endswith(CITY_IDS)] if maps.is_dir() else []
+            if found:
+                return _opened(task, split, *_read_cityscapes(folder, found))
         return None
 
 
@@ -289,18 +270,18 @@ def _check_split(split: str, images: PanopticSplit, task: str) -> list[Finding]:
             message = f"{split}: all classes have the same isthing, so there are no {kind}; set isthing to 1 or 0"
             message += ", or train semantic segmentation" if needed else ""
             findings.append(Finding("error" if needed else "warning", f"no-{kind}-in-{split}", message, 0))
-    parts = [(entry, part) for entry in images.entries for part in entry.parts or ()]
-    if unknown := [(entry, part) for entry, part in parts if part.label < 0]:
-        examples = [Example((e.path,), f"segment {p.id}: category {p.about.get('category_id')}") for e, p in unknown]
-        numbers = listed(list(dict.fromkeys(str(part.about.get("category_id")) for _, part in unknown)))
+    parts = [(entry.path, part) for entry in images.entries for part in entry.parts or ()]
+    if unknown := [(path, part.id, part.stated.get("category_id")) for path, part in parts if part.label < 0]:
+        numbers = listed(list(dict.fromkeys(str(number) for *_, number in unknown)))
         message = (
             f"{split}: {many(unknown, 'segment')} of {len(parts):,} of a category that is not listed, as category "
             f"{numbers}; list the classes"
         )
-        findings.append(Finding("error", "unknown-class", message, len(unknown), tuple(examples[:MAX_EXAMPLES])))
+        examples = [Example((path,), f"segment {id_}: category {number}") for path, id_, number in unknown]
+        findings.append(finding("error", "unknown-class", message, examples))
     if twice := [Example((e.path,)) for e in images.entries if e.parts and len({p.id for p in e.parts}) < len(e.parts)]:
         message = f"{split}: {many(twice, 'image')} with an id given to two segments; give each a different id"
-        findings.append(Finding("error", "repeated-ids", message, len(twice), tuple(twice[:MAX_EXAMPLES])))
+        findings.append(finding("error", "repeated-ids", message, twice))
     if task in ("detection", "instance") and all(p.crowd or p.label not in images.things for _, p in parts):
         findings.append(Finding("error", f"no-things-in-{split}", f"no thing on an image of {split}; annotate some", 0))
     return findings
@@ -332,28 +313,20 @@ def _read_coco(data: Path, file: Path) -> tuple[PanopticSplit, list[str]]:
             missing.append(image.file_name if path is None else row.file_name)
             continue
         places = (path.relative_to(data).as_posix(), map_path.relative_to(data).as_posix())
-        parts = tuple(_part(segment, labels) for segment in row.segments_info)
+        parts = tuple(
+            PanopticSegment(labels.get(one.category_id, -1), bool(one.iscrowd), one.id, one.stated)
+            for one in row.segments_info
+        )
         entries.append(PanopticEntry(*places, *size_of(path), row.image_id, parts))
     things = tuple(label for label, number in enumerate(order) if categories[number].isthing)
     names = tuple(categories[number].label for number in order)
     return PanopticSplit(data, tuple(entries), names, tuple(order), things), missing
 
 
-def _part(segment: SegmentRow, labels: Mapping[int, int]) -> Part:
-    stated = {"bbox": segment.bbox, "area": segment.area, "category_id": segment.category_id}
-    about = {key: value for key, value in stated.items() if value is not None}
-    return Part(segment.id, labels.get(segment.category_id, -1), bool(segment.iscrowd), about)
-
-
 def read_ids(path: Path, name: str) -> NDArray[np.int32]:
     """Segment ids (H, W) of COCO's PNG, R + 256 G + 65536 B, or of a grey one. Raises `BadImage`."""
     values, coloured = read_values(path, name, range(1 << 24))
     return values if not coloured else (values >> 16) | (values & 0xFF00) | ((values & 0xFF) << 16)
-
-
-def _city_maps(folder: Path) -> list[Path]:
-    """Cityscapes' instance maps below a folder."""
-    return [path for path in list_images(folder) if path.stem.endswith(CITY_IDS)] if folder.is_dir() else []
 
 
 def _read_cityscapes(data: Path, maps: Sequence[Path]) -> tuple[PanopticSplit, list[str]]:
