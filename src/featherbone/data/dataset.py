@@ -1,6 +1,6 @@
 """A data folder opened for a task: the splits that training takes, or the one that is evaluated."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from featherbone.data.doctor.checks import check_annotations
 from featherbone.data.doctor.collect import collect
 from featherbone.data.doctor.object_checks import check_listing, check_mask_forms
 from featherbone.data.findings import Finding, listed, many, notices, refuse
-from featherbone.data.formats import find_format, open_split, read_split
+from featherbone.data.formats import open_split
 from featherbone.data.formats.format import Opened, Reading
 from featherbone.data.formats.panoptic import ThingSplit
 from featherbone.data.layouts import ALL, LAYOUTS, SPLITS, TRAINING_SPLITS, has_splits
@@ -73,17 +73,12 @@ def inspect_data(
     """
     splits: dict[str, Split[Any]] = {}
     findings: list[Finding] = []
-    try:
-        reader = find_format(data, task)
-    except BadData as error:
-        return {}, [Finding("error", "unreadable-split", str(error).removeprefix(f"{data}: "), 1)]
     for split in TRAINING_SPLITS:
-        if reader is None:
-            break
         try:
-            opened = read_split(reader, data, task, split, reading or Reading())
+            opened = open_split(data, task, split, reading)
         except BadData as error:
-            findings.append(Finding("error", "unreadable-split", str(error).removeprefix(f"{data}: "), 1))
+            fault = Finding("error", "unreadable-split", str(error).removeprefix(f"{data}: "), 1)
+            findings += [fault] if fault not in findings else []
             continue
         if opened is not None:
             splits[split] = opened.images
@@ -91,8 +86,27 @@ def inspect_data(
     if len(splits) == 2:
         splits["train"], splits["val"], noticed = splits["val"].matched(splits["train"])
         findings += noticed
-    _complete(splits, findings, val_share, seed)
+    train, val = splits.get("train"), splits.get("val")
+    broken = any(one.severity == "error" for one in findings)
+    if not train and not broken:
+        findings.append(Finding("error", "no-images", f"no training images; the layouts are\n{LAYOUTS}", 0))
+    elif train and val is None and not broken:
+        splits["train"], splits["val"] = hold_out(train, val_share, seed)
+        findings += _check_held_out(len(splits["val"]), len(train))
+    elif train and val is not None and not val:
+        message = "no image in the validation split; add some, or remove the split, and a share of train is held out"
+        findings.append(Finding("error", "no-validation-images", message, 0))
     return splits, findings
+
+
+def _check_held_out(count: int, total: int) -> Iterator[Finding]:
+    if not count:
+        message = (
+            f"no validation split, and none of {many(total, 'training image')} can be held out, because some must "
+            "remain to train on; add images, or a val split"
+        )
+        yield Finding("error", "nothing-to-hold-out", message, total)
+    yield Finding("note", "no-validation", f"no validation split: held out {count} of {total} images", count)
 
 
 def check_opened(split: str, opened: Opened) -> list[Finding]:
@@ -137,17 +151,15 @@ def open_evaluation(
 def open_checked(data: Path, task: str, split: str, settings: Mapping[str, Any]) -> EvaluationSplit | None:
     """One split; None where there is none of that name, or no image in it."""
     opened = open_split(data, task, split, Reading.of(settings))
-    if opened is None or not len(opened.images):
-        if opened is not None:
-            refuse(check_opened(split, opened), data)
+    if opened is None:
         return None
     images, findings = opened.images, check_opened(split, opened)
     if isinstance(images, ObjectSplit) and not isinstance(images, ThingSplit):
         _refuse_unreadable(images)
-        if task == "instance":
+        if task == "instance" and len(images):
             findings += check_mask_forms(collect({split: images}, task, pixels=False))
     refuse(findings, data)
-    return EvaluationSplit(images, split, notices(findings))
+    return EvaluationSplit(images, split, notices(findings)) if len(images) else None
 
 
 def _refuse_unreadable(images: ObjectSplit) -> None:
@@ -160,29 +172,3 @@ def _refuse_unreadable(images: ObjectSplit) -> None:
                 f"{entry.path}: {entry.called(row)} is of category {entry.category_ids[row]}; listed are "
                 f"{listed([str(number) for number in images.category_ids])}; list it, or remove the annotation"
             )
-
-
-def _complete(splits: dict[str, Split[Any]], findings: list[Finding], share: float, seed: int) -> None:
-    """Hold out a `share` of `train` where `splits` has no `val`.
-
-    What is missing, and what was held out, is added to `findings`; where they hold an error nothing is held out.
-    """
-    train, val = splits.get("train"), splits.get("val")
-    broken = any(one.severity == "error" for one in findings)
-    if not train:
-        if not broken:
-            findings.append(Finding("error", "no-images", f"no training images; the layouts are\n{LAYOUTS}", 0))
-    elif val is None and not broken:
-        splits["train"], splits["val"] = hold_out(train, share, seed)
-        count, total = len(splits["val"]), len(train)
-        if not count:
-            message = (
-                f"no validation split, and none of {many(total, 'training image')} can be held out, because some must "
-                "remain to train on; add images, or a val split"
-            )
-            findings.append(Finding("error", "nothing-to-hold-out", message, total))
-        message = f"no validation split: held out {count} of {total} images"
-        findings.append(Finding("note", "no-validation", message, count))
-    elif val is not None and not val:
-        message = "no image in the validation split; add some, or remove the split, and a share of train is held out"
-        findings.append(Finding("error", "no-validation-images", message, 0))

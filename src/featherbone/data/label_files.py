@@ -60,13 +60,12 @@ class Code:
 
     def classes(self, values: Values, coloured: bool) -> NDArray[np.int16]:
         """Class indices (H, W) of values (H, W); -1 for a value that is not in the code."""
-        table = self.table(coloured)
-        known = np.array(sorted(table), np.int64)
-        meaning = np.array([table[int(value)] for value in known], np.int16)
-        if not len(known):
+        known = sorted(self.table(coloured).items())
+        if not known:
             return np.full(values.shape, -1, np.int16)
-        places = np.searchsorted(known, values).clip(max=len(known) - 1)
-        return np.where(known[places] == values, meaning[places], -1).astype(np.int16)
+        keys, labels = np.array(known, np.int64).T
+        places = np.searchsorted(keys, values).clip(max=len(keys) - 1)
+        return np.where(keys[places] == values, labels[places], -1).astype(np.int16)
 
 
 def read_values(path: Path, name: str, palette: Container[int] = ()) -> tuple[Values, bool]:
@@ -125,8 +124,7 @@ def read_code(data: Path, ignore_index: int | None = None, zero_ignored: bool = 
             f"are {', '.join(list(CLASS_FILES)[1:])}"
         )
     rows = CLASS_FILES[path.name](read_text(path, path.name), path.name)
-    zero_ignored |= path.name == ADE20K
-    return code_of(rows, path.name, ignore_index, zero_ignored)
+    return code_of(rows, path.name, ignore_index, zero_ignored or path.name == ADE20K)
 
 
 def has_code(data: Path) -> bool:
@@ -173,17 +171,15 @@ def code_of(rows: Sequence[Row], file: str, ignore_index: int | None = None, zer
 
 
 def voc_code() -> Code:
-    """Of Pascal VOC's masks: indices in VOC's palette, or its colours, and its border as no class."""
-    rows = [Row(name, _voc_colour(value), value) for value, name in enumerate(VOC)]
-    return code_of([*rows, Row("void", _voc_colour(IGNORE), IGNORE)], "Pascal VOC")
+    """Of Pascal VOC's masks: indices in VOC's palette, or its colours, and its border as no class.
 
-
-def _voc_colour(value: int) -> int:
-    """VOC's palette spreads the bits of an index over the highest bits of red, green and blue."""
-    red, green, blue = (
-        sum((value >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)
-    )
-    return 65536 * red + 256 * green + blue
+    The palette spreads the bits of an index over the highest bits of red, green and blue.
+    """
+    rows = []
+    for value, name in (*enumerate(VOC), (IGNORE, "void")):
+        red, green, blue = (sum((value >> 3 * b + channel & 1) << 7 - b for b in range(3)) for channel in range(3))
+        rows.append(Row(name, 65536 * red + 256 * green + blue, value))
+    return code_of(rows, "Pascal VOC")
 
 
 def cityscapes_code() -> Code:
@@ -199,17 +195,20 @@ def cityscapes_train_code() -> Code:
 
 def _read_names(text: str, file: str) -> list[Row]:
     """A name a line, with a colour if it has one; labelme's `__ignore__` in the first line has no index."""
-    rows = [_read_line(line, file) for line in text.splitlines() if line.strip()]
+    rows = []
+    for line in _lines(text):
+        words = line.replace(",", " ").split()
+        count = 1 if words[1:] and words[-1].startswith("#") else 3 if all(w.isdigit() for w in words[-3:]) else 0
+        if 0 < count < len(words):
+            rows.append(Row(" ".join(words[:-count]), _colour(line, file, *words[-count:])))
+        else:
+            rows.append(Row(line))
     return rows[1:] if rows and rows[0].name == "__ignore__" else rows
 
 
-def _read_line(line: str, file: str) -> Row:
-    words = line.replace(",", " ").split()
-    if len(words) > 1 and words[-1].startswith("#"):
-        return Row(" ".join(words[:-1]), _colour(line, file, words[-1]))
-    if len(words) > 3 and all(word.isdigit() for word in words[-3:]):
-        return Row(" ".join(words[:-3]), _colour(line, file, *words[-3:]))
-    return Row(line.strip())
+def _lines(text: str, comment: str = "\n") -> list[str]:
+    """Lines without spaces around them, but for blank ones and those that start with `comment`."""
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(comment)]
 
 
 def _colour(line: str, file: str, *words: str) -> int:
@@ -225,20 +224,19 @@ def _colour(line: str, file: str, *words: str) -> int:
 
 def _read_camvid(text: str, file: str) -> list[Row]:
     """CamVid's table: R G B and the name."""
-    lines = [line.split(maxsplit=3) for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = [line.split(maxsplit=3) for line in _lines(text, "#")]
     if odd := next((line for line in lines if len(line) < 4), None):
         raise BadData(f"{file}: {' '.join(odd)!r}; write R G B and a name a line")
-    return [Row(name.strip(), _colour(f"{name} {r} {g} {b}", file, r, g, b)) for r, g, b, name in lines]
+    return [Row(name, _colour(f"{name} {r} {g} {b}", file, r, g, b)) for r, g, b, name in lines]
 
 
 def _read_cvat(text: str, file: str) -> list[Row]:
     """CVAT's and Datumaro's table for VOC: name:R,G,B:parts:actions."""
     rows = []
-    for line in text.splitlines():
-        if line.strip() and not line.startswith("#"):
-            name, _, rest = line.strip().partition(":")
-            channels = rest.split(":")[0].split(",")
-            rows.append(Row(name, _colour(line, file, *channels) if len(channels) == 3 else None))
+    for line in _lines(text, "#"):
+        name, channels = f"{line}:".split(":")[:2]
+        colour = _colour(line, file, *channels.split(",")) if channels.count(",") == 2 else None
+        rows.append(Row(name, colour))
     return rows
 
 
@@ -259,7 +257,7 @@ def _read_table(text: str, file: str) -> list[Row]:
 
 def _read_ade20k(text: str, file: str) -> list[Row]:
     """ADE20K's table: index, three shares, whether it is stuff, and the name, by tabs; the index 0 is no class."""
-    lines = [line.split("\t") for line in text.splitlines() if line.strip()]
+    lines = [line.split("\t") for line in _lines(text)]
     if any(len(line) < 2 for line in lines) or any(not line[0].strip().isdigit() for line in lines[1:]):
         raise BadData(f"{file}: not ADE20K's table of index ... name by tabs; write {CLASSES} instead")
     return [Row(line[-1].strip(), value=int(line[0])) for line in lines[1:]]

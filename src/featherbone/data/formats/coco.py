@@ -5,8 +5,8 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from featherbone.data.formats.coco_json import CocoAnnotation, CocoCategory, CocoFile, read_objects, without_collector
 from featherbone.data.formats.format import Format, Opened, Reading
@@ -23,8 +23,7 @@ OTHER_FORMS = ("panoptic_", "captions_", "stuff_", "person_keypoints_", "image_i
 """Prefixes of COCO's files that do not hold objects."""
 
 
-@dataclass(frozen=True)
-class CocoSplit:
+class CocoSplit(NamedTuple):
     """Files of a split."""
 
     file: Path
@@ -42,30 +41,25 @@ def find_coco(data: Path, split: str) -> CocoSplit | None:
     without a split's name, as CVAT, Label Studio and FiftyOne write it, is that of training where there is no other.
     Raises `BadData` where there are several.
     """
-    if not data.is_dir():
-        return None
-    for candidates in _candidates(data, split):
-        if len(candidates) > 1:
-            shown = ", ".join(file.relative_to(data).as_posix() for file in candidates)
-            raise BadData(f"{data}: several annotation files for {split}: {shown}; keep one, or join them")
-        if candidates:
-            return _with_folders(data, split, candidates[0])
-    return None
+    files = next(filter(None, _candidates(data, split)), [])
+    if len(files) > 1:
+        shown = ", ".join(file.relative_to(data).as_posix() for file in files)
+        raise BadData(f"{data}: several annotation files for {split}: {shown}; keep one, or join them")
+    return _with_folders(data, split, files[0]) if files else None
 
 
 def _candidates(data: Path, split: str) -> Iterator[list[Path]]:
     """Annotation files of a split, in lists, the most specific names first."""
+    if not data.is_dir():
+        return
     beside = split_folders(data, split)
     official = {file.stem.removeprefix("instances_"): file for file in data.glob("annotations/instances_*.json")}
-    yield [
-        *(folder / ROBOFLOW for folder in beside if (folder / ROBOFLOW).is_file()),
-        *(official[name] for name in names_of(split, official)),
-    ]
+    roboflow = [folder / ROBOFLOW for folder in beside if (folder / ROBOFLOW).is_file()]
+    yield roboflow + [official[name] for name in names_of(split, official)]
     loose = {file: _split_in(file) for folder in (data, data / "annotations") for file in _json_files(folder)}
     inner = [file for folder in beside for file in _json_files(folder)]
     yield inner + [file for file, named in loose.items() if named == split]
-    val = [file for folder in split_folders(data, "val") for file in _json_files(folder)]
-    if split == "train" and "val" not in loose.values() and not val:
+    if split == "train" and "val" not in loose.values() and not any(map(_json_files, split_folders(data, "val"))):
         yield [file for file, named in loose.items() if named is None]
 
 
@@ -76,16 +70,15 @@ def _split_in(file: Path) -> str | None:
 
 
 def _json_files(folder: Path) -> list[Path]:
-    """The JSON files in a folder that are of COCO's form for objects, by their keys at both ends."""
-    if not folder.is_dir():
-        return []
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".json")
-    return [file for file in files if not file.name.startswith((".", *OTHER_FORMS)) and _is_coco(file)]
+    """The JSON files in a folder that are of COCO's form for objects."""
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".json") if folder.is_dir() else []
+    return [
+        file for file in files if not file.name.startswith((".", *OTHER_FORMS)) and file.is_file() and _is_coco(file)
+    ]
 
 
 def _is_coco(file: Path) -> bool:
-    if not file.is_file():
-        return False
+    """Whether a file has the keys of COCO's objects at both ends."""
     try:
         with file.open("rb") as opened:
             ends = opened.read(HEAD)
@@ -110,8 +103,8 @@ def _with_folders(data: Path, split: str, file: Path) -> CocoSplit:
         own, shared = [file.parent / "images", file.parent / "data", file.parent], []
     own = [folder for folder in dict.fromkeys(own) if folder.is_dir()]
     shared = [folder for folder in shared if folder.is_dir()]
-    whole = bool(shared) and _split_in(file) is None  # there are no splits
-    return CocoSplit(file, (*own, *shared, data), bool(own) or whole)
+    no_splits = bool(shared) and _split_in(file) is None
+    return CocoSplit(file, (*own, *shared, data), exclusive=bool(own) or no_splits)
 
 
 class Coco(Format):
@@ -121,7 +114,7 @@ class Coco(Format):
 
     def tasks(self, folder: Path) -> frozenset[str]:
         """Detection and instance, also where a split has too many annotation files."""
-        found = folder.is_dir() and any(candidates for split in SPLITS for candidates in _candidates(folder, split))
+        found = any(candidates for split in SPLITS for candidates in _candidates(folder, split))
         return frozenset(("detection", "instance") if found else ())
 
     @without_collector()
@@ -129,14 +122,14 @@ class Coco(Format):
         found = find_coco(folder, split)
         if found is None:
             return None
-        name = found.file.relative_to(folder).as_posix()
-        file, errors = read_objects(found.file, name)
-        categories, notes = _classes(file, name)
+        source = found.file.relative_to(folder).as_posix()
+        file, errors = read_objects(found.file, source)
+        categories, notes = _classes(file, source)
         labels = {category.id: label for label, category in enumerate(categories)}
         places: dict[int, list[int]] = defaultdict(list)
         for place, row in enumerate(file.annotations):
             places[row.image_id].append(place)
-        files = NamedFiles(folder, found.folders, name, split)
+        files = NamedFiles(folder, found.folders, source, split)
         entries: list[Objects] = []
         missing: list[str] = []
         for image in file.images:
@@ -147,17 +140,21 @@ class Coco(Format):
                 continue
             height, width = image.size or size_of(path)
             annotations = [
-                _annotation(file.annotations[at], labels, (height, width), errors.get(at), f"{name}: annotations[{at}]")
+                _annotation(
+                    file.annotations[at], labels, (height, width), errors.get(at), f"{source}: annotations[{at}]"
+                )
                 for at in rows
             ]
             below = path.relative_to(folder).as_posix()
             entries.append(Objects.parsed(below, image.id, height, width, annotations))
         notes += files.notes()
-        unlisted = _unlisted(folder, found.folders[0], {one.path for one in entries}) if found.exclusive else []
+        beside = list_images(found.folders[0]) if found.exclusive else []
+        listed = {one.path for one in entries}
+        unlisted = [name for path in beside if (name := path.relative_to(folder).as_posix()) not in listed]
         if reading.unlabelled == "negative":
             first = max((image.id for image in file.images), default=0) + 1
             entries += [
-                Objects.parsed(path, at, *size_of(folder / path), ()) for at, path in enumerate(unlisted, first)
+                Objects.parsed(name, at, *size_of(folder / name), ()) for at, name in enumerate(unlisted, first)
             ]
             unlisted = []
         return Opened(
@@ -169,7 +166,7 @@ class Coco(Format):
         )
 
 
-def _classes(file: CocoFile, name: str) -> tuple[list[CocoCategory], list[str]]:
+def _classes(file: CocoFile[CocoCategory, CocoAnnotation], name: str) -> tuple[list[CocoCategory], list[str]]:
     """Categories by id, without Roboflow's unused root, and what is to be noted."""
     categories = sorted(file.categories, key=lambda category: category.id)
     roots = [c for c in categories if c.supercategory == "none" and any(o.supercategory == c.name for o in categories)]
@@ -210,7 +207,3 @@ def _annotation(
         category_id=row.category_id,
         id=row.id,
     )
-
-
-def _unlisted(data: Path, folder: Path, listed: set[str]) -> list[str]:
-    return [name for path in list_images(folder) if (name := path.relative_to(data).as_posix()) not in listed]

@@ -4,10 +4,10 @@ import codecs
 import gc
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
@@ -15,6 +15,8 @@ from featherbone import files
 from featherbone.errors import BadData
 
 T = TypeVar("T")
+C = TypeVar("C")
+A = TypeVar("A")
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A number as such, as text, or as a float without fraction."""
 
@@ -49,8 +51,8 @@ class CocoImage(msgspec.Struct):
     @property
     def size(self) -> tuple[int, int] | None:
         """Height and width; None where they are not stated."""
-        stated = self.height and self.width and self.height > 0 and self.width > 0
-        return (self.height, self.width) if stated else None  # type: ignore[return-value]
+        height, width = self.height or 0, self.width or 0
+        return (height, width) if min(height, width) > 0 else None
 
 
 class CocoCategory(msgspec.Struct):
@@ -119,34 +121,18 @@ class PanopticAnnotation(msgspec.Struct):
     segments_info: list[PanopticSegment]
 
 
-class PanopticFile(msgspec.Struct):
-    """What an annotation file of panoptic maps holds."""
+class CocoFile(msgspec.Struct, Generic[C, A]):
+    """What an annotation file holds."""
 
     images: list[CocoImage]
-    categories: list[PanopticCategory]
-    annotations: list[PanopticAnnotation]
+    categories: list[C]
+    annotations: list[A]
 
 
 class PanopticResults(msgspec.Struct):
     """What a file of panoptic results holds."""
 
     annotations: list[PanopticAnnotation]
-
-
-class CocoFile(msgspec.Struct):
-    """What an annotation file of objects holds."""
-
-    images: list[CocoImage]
-    categories: list[CocoCategory]
-    annotations: list[CocoAnnotation]
-
-
-class _Listing(msgspec.Struct):
-    """The same, with annotations still to be converted one by one."""
-
-    images: list[CocoImage]
-    categories: list[CocoCategory]
-    annotations: list[Any]
 
 
 @contextmanager
@@ -161,7 +147,7 @@ def without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def read_objects(path: Path, name: str) -> tuple[CocoFile, dict[int, str]]:
+def read_objects(path: Path, name: str) -> tuple[CocoFile[CocoCategory, CocoAnnotation], dict[int, str]]:
     """An annotation file of objects, and reason and remedy by the place of an annotation that cannot be read.
 
     Such an annotation has an empty box. Raises `BadData` for a file that is not COCO's, for an annotation that names no
@@ -170,24 +156,22 @@ def read_objects(path: Path, name: str) -> tuple[CocoFile, dict[int, str]]:
     content = read_bytes(path, name)
     errors: dict[int, str] = {}
     try:
-        file = msgspec.json.decode(content, type=CocoFile, strict=False)
+        file = msgspec.json.decode(content, type=CocoFile[CocoCategory, CocoAnnotation], strict=False)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        value = _parse(content, name)
-        listing = convert(value, _Listing, name)
+        listing = _convert(_parse(content, name), CocoFile[CocoCategory, Any], name)
         annotations = []
         for place, row in enumerate(listing.annotations):
             try:
                 annotations.append(_typed(row, CocoAnnotation))
             except msgspec.ValidationError as fault:
-                errors[place] = explain(fault, row, name, f"annotations[{place}]")
+                errors[place] = _explain(fault, row, name, f"annotations[{place}]")
                 try:
                     image_id: int = _typed(row["image_id"], Id)
                 except (TypeError, LookupError, msgspec.ValidationError):
                     raise BadData(errors[place]) from None
                 annotations.append(CocoAnnotation(image_id, 0))
         file = CocoFile(listing.images, listing.categories, annotations)
-    check_ids(file.images, "images", name)
-    check_categories(file.categories, name)
+    _check_listing(file, name)
     for place, row in enumerate(file.annotations):
         if place not in errors and (reason := _fault(row)):
             errors[place] = f"{name}: annotations[{place}].{reason}; correct or remove it"
@@ -200,15 +184,14 @@ def read_typed(path: Path, name: str, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(content, type=kind, strict=False)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return convert(_parse(content, name), kind, name)
+        return _convert(_parse(content, name), kind, name)
 
 
-def convert(value: Any, kind: type[T], name: str) -> T:
-    """A parsed value as one of `kind`. Raises `BadData` as `read_typed` does."""
+def _convert(value: Any, kind: type[T], name: str) -> T:
     try:
         return _typed(value, kind)
     except msgspec.ValidationError as fault:
-        raise BadData(explain(fault, value, name)) from None
+        raise BadData(_explain(fault, value, name)) from None
 
 
 def _typed(value: Any, kind: Any) -> Any:
@@ -226,33 +209,29 @@ def read_bytes(path: Path, name: str) -> bytes:
     return content.removeprefix(codecs.BOM_UTF8)
 
 
-def check_ids(rows: list[Any], kind: str, name: str) -> None:
-    """Raise `BadData` where two of the rows, `images` or `categories`, have one id."""
-    seen: dict[int, int] = {}
-    for place, row in enumerate(rows):
-        if row.id in seen:
-            raise BadData(
-                f"{name}: {kind}[{seen[row.id]}] and {kind}[{place}] have the id {row.id}, an id given to two {kind}; "
-                "renumber them"
-            )
-        seen[row.id] = place
-
-
-def check_categories(categories: list[CocoCategory], name: str) -> None:
-    """Raise `BadData` where there are none, or one has no name or the id of another."""
-    check_ids(categories, "categories", name)
-    if not categories:
+def _check_listing(file: CocoFile[Any, Any], name: str) -> None:
+    """Raise `BadData` where two images or categories have one id, and for no categories, or one without a name."""
+    rows: list[Any]
+    for kind, rows in (("images", file.images), ("categories", file.categories)):
+        seen: dict[int, int] = {}
+        for place, row in enumerate(rows):
+            if row.id in seen:
+                raise BadData(
+                    f"{name}: {kind}[{seen[row.id]}] and {kind}[{place}] have the id {row.id}, an id given to two "
+                    f"{kind}; renumber them"
+                )
+            seen[row.id] = place
+    if not file.categories:
         raise BadData(f"{name}: no categories; list the classes")
-    for place, category in enumerate(categories):
+    for place, category in enumerate(file.categories):
         if not category.label:
             raise BadData(f"{name}: categories[{place}].name is empty; write {ALLOWED['name']}")
 
 
-def read_panoptic(path: Path, name: str) -> PanopticFile:
+def read_panoptic(path: Path, name: str) -> CocoFile[PanopticCategory, PanopticAnnotation]:
     """An annotation file of panoptic maps. Raises `BadData`, as `read_typed`, also for ids and boxes without sense."""
-    file = read_typed(path, name, PanopticFile)
-    check_ids(file.images, "images", name)
-    check_categories(list(file.categories), name)
+    file = read_typed(path, name, CocoFile[PanopticCategory, PanopticAnnotation])
+    _check_listing(file, name)
     _check_segments(file.annotations, name)
     return file
 
@@ -278,12 +257,16 @@ def _check_segments(rows: list[PanopticAnnotation], name: str) -> None:
                     f"{where}.segments_info[{at}].id is {segment.id}, but maps hold R + 256 G + 65536 B; number the "
                     "segments of an image from 1 to 2^24 - 1, in file and map"
                 )
-            box = segment.bbox
-            if box is not None and (len(box) != 4 or not all(-MAX_PIXELS <= value <= MAX_PIXELS for value in box)):
-                raise BadData(f"{where}.segments_info[{at}].bbox is {box}; write {ALLOWED['bbox']}")
+            if not _is_box(segment.bbox):
+                raise BadData(f"{where}.segments_info[{at}].bbox is {segment.bbox}; write {ALLOWED['bbox']}")
 
 
-def explain(fault: msgspec.ValidationError, value: Any, name: str, place: str = "") -> str:
+def _is_box(box: Sequence[float] | None) -> bool:
+    """Whether a box that is given has four finite numbers of pixels."""
+    return box is None or (len(box) == 4 and all(-MAX_PIXELS <= value <= MAX_PIXELS for value in box))  # NaN is not
+
+
+def _explain(fault: msgspec.ValidationError, value: Any, name: str, place: str = "") -> str:
     """Message for an error of msgspec in `value` at `place` of the file: place, given and allowed values."""
     text, _, path = str(fault).partition(" - at `$")
     steps = [field or int(index) for field, index in re.findall(r"\.(\w+)|\[(\d+)\]", path)]
@@ -313,11 +296,8 @@ def _parse(content: bytes, name: str) -> Any:
 
 def _fault(row: CocoAnnotation) -> str:
     """The invalid value of an annotation of the right types, and what to write."""
-    box, crowd = row.bbox, row.iscrowd
-    if crowd not in (0, 1, None):
-        return f"iscrowd is {crowd:g}; write {ALLOWED['iscrowd']}"
-    if box is None:
-        return "" if row.segmentation else f"bbox is missing, and so is the mask; write {ALLOWED['bbox']}"
-    if len(box) != 4 or not all(-MAX_PIXELS <= value <= MAX_PIXELS for value in box):  # NaN is not
-        return f"bbox is {box}; write {ALLOWED['bbox']}"
-    return ""
+    if row.iscrowd not in (0, 1, None):
+        return f"iscrowd is {row.iscrowd:g}; write {ALLOWED['iscrowd']}"
+    if row.bbox is None and not row.segmentation:
+        return f"bbox is missing, and so is the mask; write {ALLOWED['bbox']}"
+    return "" if _is_box(row.bbox) else f"bbox is {row.bbox}; write {ALLOWED['bbox']}"

@@ -29,7 +29,7 @@ class Yolo(Format):
     def open(self, folder: Path, task: str, split: str, reading: Reading) -> Opened | None:
         """An image with an empty label file has no object; an image without a label file is not labelled."""
         listing = read_list(folder)
-        if split not in listing.sources:
+        if split not in listing.entries:
             return None
         root = listing.root
         paths, missing = _images(listing, split)
@@ -38,9 +38,8 @@ class Yolo(Format):
             missing += unused
         rows: dict[Path, list[Row]] = {}
         for path in paths:
-            if path in files:
-                name = files[path].relative_to(root).as_posix()
-                rows[path] = read_rows(files[path], name, listing.num_keypoint_values)
+            if file := files.get(path):
+                rows[path] = read_rows(file, file.relative_to(root).as_posix(), listing.num_keypoint_values)
             elif reading.unlabelled == "negative":
                 rows[path] = []
         every = [row for of in rows.values() for row in of]
@@ -59,9 +58,9 @@ class Yolo(Format):
         findings = []
         if not rows:
             message = (
-                f"{listing.name}: no labelled image for {split} in {listing.sources[split]}; labels are stored under "
-                "the images' names, one .txt each, in labels/... for images/... or beside the images, empty where "
-                "there is no object"
+                f"{listing.name}: no labelled image for {split} in {', '.join(listing.entries[split])}; labels are "
+                "stored under the images' names, one .txt each, in labels/... for images/... or beside the images, "
+                "empty where there is no object"
             )
             findings = [Finding("error", "no-labels", message, 1)]
         return Opened(
@@ -77,8 +76,8 @@ def _images(listing: Listing, split: str) -> tuple[list[Path], list[str]]:
     """The images of a split, sorted, and the names of those that are listed but not there."""
     if split not in listing.places:
         raise BadData(
-            f"{listing.name}: there is no {listing.sources[split]} in {listing.root}, and nothing outside of it is "
-            f"read; put {listing.name} into the folder that holds the images, or link the images into it"
+            f"{listing.name}: there is no {', '.join(listing.entries[split])} in {listing.root}, and nothing outside "
+            f"of it is read; put {listing.name} into the folder that holds the images, or link the images into it"
         )
     paths: dict[Path, None] = {}
     missing: list[str] = []
@@ -88,26 +87,24 @@ def _images(listing: Listing, split: str) -> tuple[list[Path], list[str]]:
             continue
         name = place.relative_to(listing.root).as_posix()
         files = NamedFiles(listing.root, (place.parent, listing.root), name)
-        for line in map(str.strip, read_text(place, name).splitlines()):
-            if line:
-                found = files.find(line)
-                paths |= {found: None} if found else {}
-                missing += [] if found else [line]
+        for line in filter(None, map(str.strip, read_text(place, name).splitlines())):
+            if found := files.find(line):
+                paths[found] = None
+            else:
+                missing.append(line)
     return sorted(paths), missing
 
 
 def _label_files(root: Path, paths: Sequence[Path]) -> tuple[dict[Path, Path], list[str]]:
     """The label file of each image that has one, and the names of those under `labels` that none of the images has."""
-    parents = list(dict.fromkeys(path.parent for path in paths))
-    folders = {parent: (*labels_folders(root, parent), parent) for parent in parents}
-    inside = {folder: _label_texts(folder) for among in folders.values() for folder in among}
-    found = {}
+    folders = {parent: (*labels_folders(root, parent), parent) for parent in dict.fromkeys(p.parent for p in paths)}
+    texts = {folder: _label_texts(folder) for among in folders.values() for folder in among}
+    found: dict[Path, Path] = {}
     for path in paths:
-        label = next((inside[f][path.stem] for f in folders[path.parent] if path.stem in inside[f]), None)
-        if label is not None:
-            found[path] = label
-    apart = [file for folder, files in inside.items() if folder not in folders for file in files.values()]
-    return found, sorted(file.relative_to(root).as_posix() for file in set(apart) - set(found.values()))
+        labels = [texts[folder][path.stem] for folder in folders[path.parent] if path.stem in texts[folder]]
+        found |= {path: labels[0]} if labels else {}
+    apart = {file for folder, files in texts.items() if folder not in folders for file in files.values()}
+    return found, sorted(file.relative_to(root).as_posix() for file in apart - set(found.values()))
 
 
 def _label_texts(folder: Path) -> dict[str, Path]:
@@ -128,11 +125,10 @@ def labels_folders(root: Path, folder: Path) -> list[Path]:
 
 def _notes(rows: Sequence[Row]) -> list[str]:
     """What of the rows is not read, or in which way."""
-    notes = []
-    counts = Counter(row.ignored for row in rows)
-    for what in ("keypoints", "tracks"):
-        if counts[what]:
-            notes.append(f"{what} of {counts[what]:,} objects are not read, only their boxes or polygons")
+    counts = Counter(row.ignored for row in rows if row.ignored)
+    notes = [
+        f"{what} of {counts[what]:,} objects are not read, only their boxes or polygons" for what in sorted(counts)
+    ]
     corners = [len(row.shape) // 2 for row in rows if len(row.shape) > 4]
     if corners and set(corners) == {4}:
         notes.append(

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice, permutations
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,19 @@ class Listing:
     name: str
     """Name of the list in messages."""
     classes: tuple[str, ...]
-    places: Mapping[str, tuple[Path, ...]]
-    """Folders of images and files that list images, by split; a split that is not found is absent."""
-    sources: Mapping[str, str]
-    """The entries of the list, by split."""
-    num_keypoint_values: int | None
+    entries: Mapping[str, Sequence[str]]
+    """Folders of images and files that list images, by split, as the list names them."""
+    base: str = ""
+    """Folder that these names start from."""
+    num_keypoint_values: int | None = None
     """Values of keypoints behind a box, 0 for none; None where it is not stated."""
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def places(self) -> dict[str, tuple[Path, ...]]:
+        """The entries by split; a split of which one is not found is absent."""
+        found = {split: [_find(self.root, self.base, text) for text in texts] for split, texts in self.entries.items()}
+        return {split: tuple(filter(None, places)) for split, places in found.items() if None not in places}
 
 
 def find_lists(data: Path) -> list[Path]:
@@ -68,17 +75,21 @@ def read_list(data: Path) -> Listing:
     root = path.parent if data.is_file() else data
     if path.suffix.lower() in YAML:
         return _read_yaml_list(root, path)
-    if path.suffix.lower() == ".data":
-        return _read_darknet_list(root, path)
-    classes = _read_names(root, path)
-    places: dict[str, tuple[Path, ...]] = {}
-    for split in SPLITS:
-        if folders := split_folders(root / "images", split) or split_folders(root, split):
-            places[split] = (folders[0],)
-    if not places:
-        places["train"] = (root / "images" if (root / "images").is_dir() else root,)
-    sources = {split: of[0].relative_to(root).as_posix() for split, of in places.items()}
-    return Listing(root, path.relative_to(root).as_posix(), classes, places, sources, None)
+    if path.suffix.lower() == ".data":  # Darknet's lines `key = value`, as CVAT exports them
+        content = _read_darknet(path)
+        file = _find(root, "", content["names"])
+        if file is None or not file.is_file():
+            raise BadData(f"{path.name}: there is no {content['names']}; give the file of class names below {root}")
+        given = {split: [content[key]] for split in SPLITS for key in names_of(split, content)[:1] if content[key]}
+        return Listing(root, path.name, _read_names(root, file), given, num_keypoint_values=0)
+    folders = {
+        split: found[0]
+        for split in SPLITS
+        if (found := split_folders(root / "images", split) or split_folders(root, split))
+    }
+    folders = folders or {"train": root / "images" if (root / "images").is_dir() else root}
+    given = {split: [folder.relative_to(root).as_posix()] for split, folder in folders.items()}
+    return Listing(root, path.relative_to(root).as_posix(), _read_names(root, path), given)
 
 
 def has_polygons(data: Path) -> bool:
@@ -93,7 +104,7 @@ def has_polygons(data: Path) -> bool:
 
 def _first_texts(data: Path, count: int) -> Iterator[Path]:
     """The first text files below a folder that could hold labels."""
-    texts = (path for path in (data.parent if data.is_file() else data).rglob("*.[tT][xX][tT]"))
+    texts = (data.parent if data.is_file() else data).rglob("*.[tT][xX][tT]")
     return islice((path for path in texts if not is_junk(path.name) and path.name != "classes.txt"), count)
 
 
@@ -103,31 +114,15 @@ def _read_yaml_list(root: Path, path: Path) -> Listing:
     if not isinstance(content, dict) or not (content.get("names") or content.get("nc")):
         raise BadData(f"{path}: no names; write the class names, and where images are as train and val")
     classes, notes = _classes(name, content)
-    base = str(content.get("path") or "")
-    sources = {}
+    entries = {}
     for split in SPLITS:
         key = next((key for key in names_of(split, map(str, content)) if content.get(key)), None)
         if key is not None:
-            sources[split] = _texts(name, key, content[key])
-    places = {}
-    for split, texts in sources.items():
-        found = [_find(root, base, text) for text in texts]
-        if None not in found:
-            places[split] = tuple(place for place in found if place)
-    _check_apart(name, sources, places)
-    shown = {split: ", ".join(texts) for split, texts in sources.items()}
-    return Listing(root, name, classes, places, shown, _keypoint_values(name, content), notes)
-
-
-def _read_darknet_list(root: Path, path: Path) -> Listing:
-    """Darknet's `obj.data`, lines `key = value`, as CVAT exports it."""
-    content = _read_darknet(path)
-    names = _find(root, "", content["names"])
-    if names is None or not names.is_file():
-        raise BadData(f"{path.name}: there is no {content['names']}; give the file of class names below {root}")
-    sources = {split: content[key] for split in SPLITS for key in names_of(split, content)[:1] if content[key]}
-    places = {split: (place,) for split, source in sources.items() if (place := _find(root, "", source))}
-    return Listing(root, path.name, _read_names(root, names), places, sources, 0)
+            entries[split] = _texts(name, key, content[key])
+    base, keypoints = str(content.get("path") or ""), _keypoint_values(name, content)
+    listing = Listing(root, name, classes, entries, base, keypoints, notes)
+    _check_apart(listing)
+    return listing
 
 
 def _read_darknet(path: Path) -> dict[str, str]:
@@ -168,7 +163,7 @@ def _classes(name: str, content: Mapping[Any, Any]) -> tuple[tuple[str, ...], tu
         return made, (f"{name} names no classes: they are called {made[0]} to {made[-1]}",)
     if isinstance(names, dict):
         numbers = {int(key): text for key, text in names.items() if re.fullmatch(r"\d{1,6}", str(key))}
-        if len(numbers) < len(names) or sorted(numbers) != list(range(len(numbers))):
+        if numbers.keys() != set(range(len(names))):
             shown = ", ".join(map(str, list(names)[:20]))
             raise BadData(f"{name}: classes {shown}; number them from 0 without gaps, as 0: {next(iter(names))}")
         names = [numbers[number] for number in range(len(numbers))]
@@ -224,12 +219,13 @@ def _find(root: Path, base: str, text: str) -> Path | None:
     return root if text.strip("./\\ ") == "" else None
 
 
-def _check_apart(name: str, sources: Mapping[str, Sequence[str]], places: Mapping[str, Sequence[Path]]) -> None:
+def _check_apart(listing: Listing) -> None:
     """Raise `BadData` where two splits that are named differently were found in one place, or one inside the other."""
-    found = [(split, *pair) for split in places for pair in zip(sources[split], places[split], strict=True)]
+    places = listing.places
+    found = [(split, *pair) for split in places for pair in zip(listing.entries[split], places[split], strict=True)]
     for (one, text, place), (other, other_text, other_place) in permutations(found, 2):
         if one != other and text != other_text and other_place.is_relative_to(place):
             raise BadData(
-                f"{name}: {one} {text!r} and {other} {other_text!r} are one folder below the data folder, or one "
-                "is inside the other; write separate folders, relative to the data folder"
+                f"{listing.name}: {one} {text!r} and {other} {other_text!r} are one folder below the data folder, or "
+                "one is inside the other; write separate folders, relative to the data folder"
             )
