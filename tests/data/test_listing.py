@@ -69,7 +69,7 @@ def test_masks(tmp_path):
     litter(tmp_path / "images" / "train", tmp_path / "masks" / "train")
     (tmp_path / "classes.txt").write_text("a\nb\n")
     opened = open_split(tmp_path, "semantic", "train")
-    assert opened.images.pairs == (("images/train/0.jpg", "masks/train/0.png"),)
+    assert opened.images.entries == (("images/train/0.jpg", "masks/train/0.png"),)
     assert opened.findings == ()
 
 

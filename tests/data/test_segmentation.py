@@ -51,7 +51,7 @@ def test_masks_are_what_was_drawn(masks):
     splits = open_data(masks, "semantic")
     assert (len(splits.train), len(splits.val)) == (6, 3) and find_tasks(masks) == ("semantic",)
     for i in range(len(splits.train)):
-        stored = np.asarray(Image.open(masks / splits.train.pairs[i][1]))
+        stored = np.asarray(Image.open(masks / splits.train.entries[i][1]))
         np.testing.assert_array_equal(splits.train.truth(i), stored)
         assert splits.train.size(i) == stored.shape and not splits.train.check(i)
 
@@ -324,9 +324,11 @@ def test_masks_in_folders_of_splits(tmp_path, image, mask):
     assert find_tasks(tmp_path) == ("semantic",)
     splits = open_data(tmp_path, "semantic")
     expected = [(image.format(s="train", i=i), mask.format(s="train", i=i)) for i in range(4)]
-    assert list(splits.train.pairs) == expected and splits.notices == () and splits.classes == ("background", "object")
-    assert [pair[0] for pair in splits.val.pairs] == [image.format(s="val", i=i) for i in range(2)]
-    assert open_split(tmp_path, "semantic", "test").images.pairs == (
+    assert (
+        list(splits.train.entries) == expected and splits.notices == () and splits.classes == ("background", "object")
+    )
+    assert [pair[0] for pair in splits.val.entries] == [image.format(s="val", i=i) for i in range(2)]
+    assert open_split(tmp_path, "semantic", "test").images.entries == (
         (image.format(s="test", i=0), mask.format(s="test", i=0)),
     )
     assert splits.train.truth(3)[:, 0].tolist() == [1] * 4 + [0] * 4
@@ -339,8 +341,8 @@ def test_masks_without_splits_are_held_out_by_the_seed(tmp_path, image, mask):
     assert find_tasks(tmp_path) == ("semantic",)
     splits, other = open_data(tmp_path, "semantic", 0.34), open_data(tmp_path, "semantic", 0.34, 1)
     assert "held out 2 of 6" in splits.notices[-1] and (len(splits.train), len(splits.val)) == (4, 2)
-    assert {*splits.train.pairs} | {*splits.val.pairs} == {(image.format(i=i), mask.format(i=i)) for i in range(6)}
-    assert splits.val.pairs != other.val.pairs
+    assert {*splits.train.entries} | {*splits.val.entries} == {(image.format(i=i), mask.format(i=i)) for i in range(6)}
+    assert splits.val.entries != other.val.entries
 
 
 def test_pascal_voc_is_read_with_its_lists(tmp_path):
@@ -351,8 +353,8 @@ def test_pascal_voc_is_read_with_its_lists(tmp_path):
         (tmp_path / f"ImageSets/Segmentation/{split}.txt").write_text(text, encoding="utf-8")
     splits = open_data(tmp_path, "semantic")
     assert find_tasks(tmp_path) == ("semantic",) and len(splits.classes) == 21
-    assert [pair[0] for pair in splits.train.pairs] == ["JPEGImages/0.jpg", "JPEGImages/2.jpg"]
-    assert splits.val.pairs == (("JPEGImages/1.jpg", "SegmentationClass/1.png"),)
+    assert [pair[0] for pair in splits.train.entries] == ["JPEGImages/0.jpg", "JPEGImages/2.jpg"]
+    assert splits.val.entries == (("JPEGImages/1.jpg", "SegmentationClass/1.png"),)
     (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:1,1,1::\n")
     assert open_data(tmp_path, "semantic").classes == ("background", "car")
 
@@ -370,7 +372,7 @@ def test_an_image_has_the_mask_of_its_very_name(tmp_path):
     save(tmp_path / "masks/0_mask.png", np.ones((8, 8), np.uint8))
     (tmp_path / "classes.txt").write_text("a\nb\n")
     opened = open_split(tmp_path, "semantic", "train")
-    assert opened.images.pairs[0] == ("images/0.jpg", "masks/0.png")
+    assert opened.images.entries[0] == ("images/0.jpg", "masks/0.png")
     assert [one.examples[0].names for one in opened.findings] == [("masks/0_mask.png",)]
 
 

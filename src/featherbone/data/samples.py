@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,21 +17,21 @@ from featherbone.data.augment import Augmentation, Sample
 from featherbone.data.formats.panoptic import PanopticSplit
 from featherbone.data.frames import Frame, fit, scale_image
 from featherbone.data.loading import seeded
-from featherbone.data.objects import Objects, ObjectSplit
+from featherbone.data.objects import Objects
 from featherbone.data.split import Split
 from featherbone.data.transforms import Preprocessing
 from featherbone.ops.boxes import Target
 from featherbone.ops.label_maps import PanopticTarget
 
 
+@dataclass(eq=False)
 class DenseSamples(Dataset[tuple[Tensor, Any]], ABC):
     """Normalised image (3, H, W) and target by (epoch, index)."""
 
-    def __init__(
-        self, images: Split[Any], preprocessing: Preprocessing, augmentation: Augmentation | None, seed: int
-    ) -> None:
-        self.images, self.preprocessing, self.augmentation, self.seed = images, preprocessing, augmentation, seed
-        self.resample = str_to_pil_interp(preprocessing.interpolation)
+    images: Split[Any]
+    preprocessing: Preprocessing
+    augmentation: Augmentation | None
+    seed: int
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Any]:
         epoch, index = key
@@ -51,7 +51,7 @@ class DenseSamples(Dataset[tuple[Tensor, Any]], ABC):
         p = self.preprocessing
         image = self.images.image(index)
         frame = fit(image.height, image.width, round(p.height * factor), round(p.width * factor))
-        return self.annotate(index, scale_image(image, frame, self.resample), frame)
+        return self.annotate(index, scale_image(image, frame, str_to_pil_interp(p.interpolation)), frame)
 
     @abstractmethod
     def annotate(self, index: int, pixels: Tensor, frame: Frame) -> Sample:
@@ -62,19 +62,11 @@ class DenseSamples(Dataset[tuple[Tensor, Any]], ABC):
         """The target on the canvas; `edges` are the pixels to pad left, right, above and below."""
 
 
+@dataclass(eq=False)
 class DetectionSamples(DenseSamples):
     """Targets are objects, with their masks if `masks`; crowds are left out."""
 
-    def __init__(
-        self,
-        images: ObjectSplit,
-        preprocessing: Preprocessing,
-        augmentation: Augmentation | None,
-        seed: int,
-        masks: bool,
-    ) -> None:
-        super().__init__(images, preprocessing, augmentation, seed)
-        self.masks = masks
+    masks: bool
 
     def annotate(self, index: int, pixels: Tensor, frame: Frame) -> Sample:
         return object_sample(self.images.truth(index), pixels, frame, self.masks)

@@ -123,9 +123,17 @@ class Split(ABC, Generic[T]):
 
 
 class FileSplit(Split[T]):
-    """A split whose images are files below `root`, named by their paths."""
+    """A split whose images are files below `root`."""
 
     root: Path
+    entries: Sequence[Any]
+    """What is known of each image: its `path` below `root`, and in a `ListedSplit` `image_id`, `height` and `width`."""
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def name(self, index: int) -> str:
+        return self.entries[index].path
 
     def encoded(self, index: int) -> bytes:
         return read_file(self.root / self.name(index), self.name(index))
@@ -136,18 +144,13 @@ class FileSplit(Split[T]):
     def size(self, index: int) -> tuple[int, int]:
         return upright_size(self.root / self.name(index), self.name(index))
 
+    def take(self, indices: Sequence[int]) -> Self:
+        entries = tuple(self.entries[i] for i in indices)
+        return replace(self, entries=entries)  # type: ignore[type-var]  # every kind is a dataclass
+
 
 class ListedSplit(FileSplit[T]):
     """A split whose images are listed in an annotation file, with numbers and sizes."""
-
-    entries: Sequence[Any]
-    """What the file lists of each image: `path`, `image_id`, `height` and `width`."""
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def name(self, index: int) -> str:
-        return self.entries[index].path
 
     def image_id(self, index: int) -> int:
         """The image's number in the file that lists it; in formats without numbers its place, from 1."""
@@ -156,10 +159,6 @@ class ListedSplit(FileSplit[T]):
     def size(self, index: int) -> tuple[int, int]:
         """Height and width as annotated."""
         return self.entries[index].height, self.entries[index].width
-
-    def take(self, indices: Sequence[int]) -> Self:
-        kept = tuple(self.entries[i] for i in indices)
-        return replace(self, entries=kept)  # type: ignore[type-var]  # every kind is a dataclass
 
 
 def hold_out(images: Split[T], share: float, seed: int) -> tuple[Split[T], Split[T]]:

@@ -168,7 +168,7 @@ def _mask_facts(segmentation: Any, width: int, height: int, pixels: bool) -> tup
 
 def _semantic_facts(images: MaskSplit, index: int) -> tuple[MapFacts, tuple[int, int]]:
     """What is kept of a map of classes, and its width and height."""
-    path = images.pairs[index][1]
+    path = images.entries[index].mask
     try:
         values, coloured = images.code.read(images.root / path, path)
     except BadImage as error:
@@ -224,7 +224,7 @@ def blur_of(values: Values) -> float:
 
 def _read_values(images: MaskSplit, index: int) -> tuple[Values, Values]:
     """Values (H, W) of a map, and their classes as palette indices."""
-    path = images.pairs[index][1]
+    path = images.entries[index].mask
     values, coloured = images.code.read(images.root / path, path)
     return values, images.code.classes(values, coloured)
 

@@ -12,21 +12,9 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
+from featherbone.data.formats import shapes
 from featherbone.data.formats.format import Format, Opened, Reading
-from featherbone.data.formats.named_objects import (
-    NamedImage,
-    Part,
-    assemble,
-    box,
-    check_part,
-    ellipse,
-    first_files,
-    join_parts,
-    mask,
-    polygon,
-    split_of_path,
-    turned_polygon,
-)
+from featherbone.data.formats.named_objects import NamedImage, assemble, first_files, split_of_path
 from featherbone.data.formats.xml_files import number_of, read_xml, root_of, text_of
 from featherbone.data.layouts import split_of
 from featherbone.data.listing import list_files
@@ -93,12 +81,12 @@ def _read_image(root: Path, path: Path, element: Element, finder: NamedFiles) ->
     for number, one in enumerate((one for one in element if one.tag in OBJECTS), 1):
         group = one.get("group_id") if one.tag in ("polygon", "mask") else None
         parts.append(
-            Part(f"{where}, object {number}", one.get("label", ""), None if group in ("", "0") else group, one)
+            shapes.Part(f"{where}, object {number}", one.get("label", ""), None if group in ("", "0") else group, one)
         )
     return NamedImage(
         path=finder.find(name) if name else None,
         name=name,
-        objects=join_parts(parts, read),
+        objects=shapes.join_parts(parts, read),
         size=(height, width) if min(height, width) > 0 else None,
         split=split or split_of_path(root, path) or split_of(path.stem),
         num_ignored=sum(one.tag in OTHERS for one in element),
@@ -114,24 +102,24 @@ def _shape(element: Element, size: tuple[int, int]) -> Annotation:
         points = [number_of(word) for word in re.split("[,;]", text)]
         if len(points) < 6 or len(points) % 2 or None in points:
             raise ValueError(f"points {text[:60]!r}; write three or more as x,y;x,y;x,y")
-        return polygon(points)
+        return shapes.polygon(points)
     turn = math.radians(_value(element, "rotation")) if element.get("rotation") else 0.0
     if element.tag == "ellipse":
         x, y, rx, ry = (_value(element, name) for name in ("cx", "cy", "rx", "ry"))
-        return ellipse((x, y), (rx, ry), turn)
+        return shapes.ellipse((x, y), (rx, ry), turn)
     x1, y1, x2, y2 = (_value(element, name) for name in ("xtl", "ytl", "xbr", "ybr"))
     if x2 < x1 or y2 < y1:
         raise ValueError(f"from {x1:g}, {y1:g} to {x2:g}, {y2:g}; write the upper left corner first")
     if not turn:
-        return box(x1, y1, x2, y2)
+        return shapes.box(x1, y1, x2, y2)
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * ((x2 - x1) / 2, (y2 - y1) / 2)
-    return turned_polygon(corners, turn, ((x1 + x2) / 2, (y1 + y2) / 2))
+    return shapes.turned_polygon(corners, turn, ((x1 + x2) / 2, (y1 + y2) / 2))
 
 
 def _mask(element: Element, size: tuple[int, int]) -> Annotation:
     """A mask, stored as runs along the rows of a part of the image, outside and inside in turn."""
     left, top, width, height = (int(_value(element, name)) for name in ("left", "top", "width", "height"))
-    check_part(left, top, width, height, size)
+    shapes.check_part(left, top, width, height, size)
     words = element.get("rle", "").split(",")
     if not all(re.fullmatch(r"\s*\d{1,9}\s*", word, re.ASCII) for word in words):
         raise ValueError("rle is not a list of whole numbers; export it again")
@@ -139,7 +127,7 @@ def _mask(element: Element, size: tuple[int, int]) -> Annotation:
     if runs.sum() != width * height:
         raise ValueError(f"runs of {int(runs.sum()):,} pixels in a part of {width * height:,}; export it again")
     part = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
-    return mask(part, left, top, size)
+    return shapes.mask(part, left, top, size)
 
 
 def _value(element: Element, name: str) -> float:

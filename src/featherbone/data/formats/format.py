@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from featherbone.data.findings import MAX_EXAMPLES, MOST, Example, Finding, grade
+from featherbone.data.findings import MOST, Example, Finding, finding, grade
 from featherbone.data.split import Split
 
 
@@ -72,10 +72,6 @@ class Format(ABC):
 
 def skipped_files(code: str, names: Sequence[str], num_used: int, message: str) -> list[Finding]:
     """A finding about the files of a split that cannot be used, an error where they are the most; none without any."""
-    if not names:
-        return []
-    total = num_used + len(names)
-    examples = tuple(Example((name,)) for name in names[:MAX_EXAMPLES])
-    return [
-        Finding(grade(len(names), total, MOST), code, f"{len(names):,} of {total:,} {message}", len(names), examples)
-    ]
+    total, examples = num_used + len(names), [Example((name,)) for name in names]
+    severity = grade(len(names), total, MOST)
+    return [finding(severity, code, f"{len(names):,} of {total:,} {message}", examples)] if names else []

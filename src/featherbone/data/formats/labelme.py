@@ -13,20 +13,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from featherbone.data.formats import shapes
 from featherbone.data.formats.format import Format, Opened, Reading
-from featherbone.data.formats.named_objects import (
-    NamedImage,
-    Part,
-    assemble,
-    box,
-    check_part,
-    ellipse,
-    first_files,
-    join_parts,
-    mask,
-    polygon,
-    split_of_path,
-)
+from featherbone.data.formats.named_objects import NamedImage, assemble, first_files, split_of_path
 from featherbone.data.images import open_image
 from featherbone.data.listing import list_files
 from featherbone.data.named_files import NamedFiles
@@ -110,19 +99,19 @@ def _read(root: Path, path: Path, finders: dict[Path, NamedFiles]) -> NamedImage
     def read(shape: LabelmeShape, place: str) -> Annotation:
         return _shape(shape, size, place)
 
-    shapes = list(enumerate(content.shapes or [], 1))
+    stated = list(enumerate(content.shapes or [], 1))
     parts = [
-        Part(f"{name}, shape {number}", str(shape.label), shape.group_id, shape)
-        for number, shape in shapes
+        shapes.Part(f"{name}, shape {number}", str(shape.label), shape.group_id, shape)
+        for number, shape in stated
         if shape.shape_type not in NO_OBJECTS
     ]
     return NamedImage(
         path=next((found for one in names if one and (found := finders[path.parent].find(one))), None),
         name=content.imagePath or path.name,
-        objects=(Annotation(error=error),) if error else join_parts(parts, read),
+        objects=(Annotation(error=error),) if error else shapes.join_parts(parts, read),
         size=size,
         split=split_of_path(root, path),
-        num_ignored=len(shapes) - len(parts),
+        num_ignored=len(stated) - len(parts),
     )
 
 
@@ -135,11 +124,11 @@ def _shape(shape: LabelmeShape, size: tuple[int, int] | None, place: str) -> Ann
     if kind in POLYGONS:
         if len(points) < 3:
             raise ValueError(f"a polygon of {len(points)} points; draw three or more, or remove it")
-        return polygon(points)
+        return shapes.polygon(points)
     if kind == "rectangle" and len(points) in (2, 4):
-        return box(*points.min(0).tolist(), *points.max(0).tolist())
+        return shapes.box(*points.min(0).tolist(), *points.max(0).tolist())
     if kind == "circle" and len(points) == 2:
-        return ellipse(points[0].tolist(), (math.dist(*points.tolist()),) * 2)
+        return shapes.ellipse(points[0].tolist(), (math.dist(*points.tolist()),) * 2)
     if kind == "mask" and len(points) == 2 and shape.mask:
         return _mask(shape.mask, points, size, place)
     known = "polygon, rectangle, circle or mask"
@@ -151,7 +140,7 @@ def _mask(text: str, points: Any, size: tuple[int, int] | None, place: str) -> A
     if size is None:
         raise ValueError("a mask without imageHeight and imageWidth; write the size of the image")
     (x1, y1), (x2, y2) = points.round().astype(int).tolist()
-    check_part(x1, y1, x2 - x1 + 1, y2 - y1 + 1, size)
+    shapes.check_part(x1, y1, x2 - x1 + 1, y2 - y1 + 1, size)
     try:
         encoded = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -160,4 +149,4 @@ def _mask(text: str, points: Any, size: tuple[int, int] | None, place: str) -> A
         if picture.size != (x2 - x1 + 1, y2 - y1 + 1):
             stated = f"{x2 - x1 + 1}x{y2 - y1 + 1}"
             raise ValueError(f"a mask of {picture.width}x{picture.height} pixels in a box of {stated}; draw it again")
-        return mask(np.asarray(picture.convert("L")) > 0, x1, y1, size)
+        return shapes.mask(np.asarray(picture.convert("L")) > 0, x1, y1, size)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, product
 from pathlib import Path
+from typing import NamedTuple
 
 from featherbone.data.label_files import Code, cityscapes_code, cityscapes_train_code, has_code, voc_code
 from featherbone.data.layouts import SPLITS, names_of, split_folders
@@ -31,12 +32,18 @@ CITY_MASKS = {"_gtFine_labelIds": cityscapes_code, "_gtFine_labelTrainIds": city
 VOC_LISTS = "ImageSets/Segmentation"
 
 
+class MaskPair(NamedTuple):
+    """Paths of an image and its mask below the data folder."""
+
+    path: str
+    mask: str
+
+
 @dataclass(frozen=True)
 class MaskFiles:
     """Images and masks of one split, as paths below the data folder."""
 
-    pairs: tuple[tuple[str, str], ...]
-    """Image and mask."""
+    pairs: tuple[MaskPair, ...]
     unmapped: tuple[str, ...]
     """Images without a mask."""
     orphans: tuple[str, ...]
@@ -50,15 +57,13 @@ def find_masks(data: Path, split: str) -> MaskFiles | None:
 
     Without folders or lists of splits, all are `train`. There are no pairs where no image has the name of a mask.
     """
-    found = _best(_pair(data, images, masks) for images, masks in _places(data, split))
-    if found:
+    if found := _best(_pair(data, *folders) for folders in _places(data, split)):
         return found
+    whole = (_pair(data, *folders) for folders in _whole(data))
     if lists := _voc_lists(data):
-        whole = (_pair(data, *folders) for folders in _whole(data))
-        return _best(_only(files, lists[split]) for files in whole) if split in lists else None
-    if split == "train" and not any(_pair(data, *folders) for other in SPLITS for folders in _places(data, other)):
-        return _best(_pair(data, *folders) for folders in _whole(data))
-    return None
+        return _best(_only(files, lists[split]) for files in whole if files) if split in lists else None
+    has_splits = any(_pair(data, *folders) for other in SPLITS for folders in _places(data, other))
+    return _best(whole) if split == "train" and not has_splits else None
 
 
 def has_masks(data: Path) -> bool:
@@ -117,12 +122,10 @@ def _pair(data: Path, images: Path, masks: Path) -> MaskFiles | None:
         return None
     of_images, of_masks = _names(images), _names(masks)
     code = None
-    for end, meaning in CITY_MASKS.items():
-        if any(name.endswith(end) for name, _ in of_masks):
-            of_masks = [(name.removesuffix(end), path) for name, path in of_masks if name.endswith(end)]
-            of_images = [(name.removesuffix(CITY_IMAGE), path) for name, path in of_images]
-            code = meaning()
-            break
+    if end := next((end for end in CITY_MASKS if any(name.endswith(end) for name, _ in of_masks)), None):
+        of_masks = [(name.removesuffix(end), path) for name, path in of_masks if name.endswith(end)]
+        of_images = [(name.removesuffix(CITY_IMAGE), path) for name, path in of_images]
+        code = CITY_MASKS[end]()
     if images == masks:
         stems = {stem for name, _ in of_images for stem in (name, _shorten(name, IMAGE_ENDS))}
         of_masks = [(name, path) for name, path in of_masks if _shorten(name, ENDS) in stems - {name}]
@@ -138,7 +141,7 @@ def _pair(data: Path, images: Path, masks: Path) -> MaskFiles | None:
         if mask is None:
             unmapped.append(_below(path, data))
         else:
-            pairs.append((_below(path, data), _below(mask, data)))
+            pairs.append(MaskPair(_below(path, data), _below(mask, data)))
             taken.add(mask)
     orphans = [_below(path, data) for _, path in of_masks if path not in taken]
     return MaskFiles(tuple(pairs), tuple(unmapped), tuple(orphans), code)
@@ -170,10 +173,7 @@ def _voc_lists(data: Path) -> dict[str, set[str]]:
     return lists
 
 
-def _only(files: MaskFiles | None, names: set[str]) -> MaskFiles | None:
-    """Only the files of `names`."""
-    if files is None:
-        return None
-    pairs = tuple(pair for pair in files.pairs if Path(pair[0]).stem in names)
+def _only(files: MaskFiles, names: set[str]) -> MaskFiles:
+    pairs = tuple(pair for pair in files.pairs if Path(pair.path).stem in names)
     unmapped = tuple(path for path in files.unmapped if Path(path).stem in names)
     return MaskFiles(pairs, unmapped, (), files.code)

@@ -1,17 +1,16 @@
 """Images and masks whose pixel values are classes: our layout, ADE20K's, Cityscapes', Pascal VOC's and others."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featherbone.data.findings import Example, finding, listed, many
 from featherbone.data.formats.format import Format, Opened, Reading, skipped_files
-from featherbone.data.formats.mask_folders import find_masks, has_masks
+from featherbone.data.formats.mask_folders import MaskPair, find_masks, has_masks
 from featherbone.data.images import read_file
 from featherbone.data.label_files import Code, read_code
 from featherbone.data.split import FileSplit, Split
@@ -28,8 +27,7 @@ class MaskSplit(FileSplit[NDArray[np.uint8]]):
     """Images of one split, each with a mask of class values."""
 
     root: Path
-    pairs: tuple[tuple[str, str], ...]
-    """Paths of image and mask below the data folder."""
+    entries: tuple[MaskPair, ...]
     code: Code
 
     @property
@@ -37,18 +35,12 @@ class MaskSplit(FileSplit[NDArray[np.uint8]]):
         """Class names in the order of their indices."""
         return self.code.names
 
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def name(self, index: int) -> str:
-        return self.pairs[index][0]
-
     def truth(self, index: int) -> NDArray[np.uint8]:
         """Class indices (H, W), `IGNORE` where unlabelled.
 
         Raises `BadImage` for a file that cannot be read, and `BadData` for values without a class.
         """
-        path = self.pairs[index][1]
+        path = self.entries[index].mask
         values, coloured = self.code.read(self.root / path, path)
         if coloured and self.code.colours is None:
             raise BadData(
@@ -70,18 +62,15 @@ class MaskSplit(FileSplit[NDArray[np.uint8]]):
         """Raise `BadImage` where image or mask cannot be read or differ in size, and `BadData` as `truth` does."""
         image, labels = self.image(index), self.truth(index)
         if labels.shape != (image.height, image.width):
-            name, mask = self.pairs[index]
+            name, mask = self.entries[index]
             raise BadImage(
                 f"{name}: {image.width}x{image.height} pixels, but {labels.shape[1]}x{labels.shape[0]} in {mask}; "
                 "save the mask in the size of the upright image"
             )
 
-    def take(self, indices: Sequence[int]) -> Self:
-        return replace(self, pairs=tuple(self.pairs[i] for i in indices))
-
     def fingerprint(self) -> str:
         digest = sha256(to_bytes(f"{len(self)} images of {self.classes}\n"))
-        for image, mask in self.pairs:
+        for image, mask in self.entries:
             digest.update(to_bytes(f"{image} {mask}\n"))
             digest.update(sha256(read_file(self.root / mask, mask)).digest())
         return digest.hexdigest()[:16]
@@ -132,7 +121,7 @@ def check_two_classes(images: Split[NDArray[np.uint8]], data: Path) -> None:
 def is_binary(images: MaskSplit) -> bool:
     """Whether grey masks hold 0 and 255 only, and 255 is not a class."""
     values: set[int] = set()
-    for _, mask in images.pairs:
+    for _, mask in images.entries:
         stored, coloured = images.code.read(images.root / mask, mask)
         values |= {-1} if coloured else {*np.unique(stored).tolist()}
     return values == {0, 255} and images.code.values[255] == IGNORE

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from featherbone.data.classification import LabelSplit
-from featherbone.data.findings import MAX_EXAMPLES, Example, Finding
+from featherbone.data.findings import Example, Finding, finding
 from featherbone.data.formats.class_folders import label_column
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.layouts import split_of
@@ -77,8 +77,8 @@ def _check_labels(images: ParquetSplit) -> Iterator[Finding]:
             f"{images.stem}: labels run from {int(images.labels.min())} to {high}, but {known} class names allow 0 to "
             f"{known - 1}; remove the rows, or name the classes"
         )
-        examples = [Example((images.name(i),), f"label {images.labels[i]}") for i in outside[:MAX_EXAMPLES].tolist()]
-        yield Finding("error", "labels-out-of-range", message, len(outside), tuple(examples))
+        examples = [Example((images.name(i),), f"label {images.labels[i]}") for i in outside.tolist()]
+        yield finding("error", "labels-out-of-range", message, examples)
 
 
 def find_parquet(data: Path) -> dict[str, list[Path]]:

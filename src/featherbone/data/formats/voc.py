@@ -9,16 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
+from featherbone.data.formats import shapes
 from featherbone.data.formats.format import Format, Opened, Reading
-from featherbone.data.formats.named_objects import (
-    NamedImage,
-    assemble,
-    box,
-    first_files,
-    is_mask,
-    split_of_path,
-    unreadable,
-)
+from featherbone.data.formats.named_objects import NamedImage, assemble, first_files, is_mask, split_of_path
 from featherbone.data.formats.xml_files import number_of, read_xml, root_of, text_of
 from featherbone.data.layouts import SPLITS, names_of
 from featherbone.data.listing import list_files, list_folder, list_images
@@ -84,20 +77,20 @@ def _from_zero(one: Annotation) -> Annotation:
 def _object(element: Element, place: str) -> Annotation:
     label = text_of(element, "name")
     if not label:
-        return unreadable(place, "no name; write the class of the object")
+        return shapes.unreadable(place, "no name; write the class of the object")
     if element.find("bndbox") is None:
         other = next((f", but {tag}" for tag in ("robndbox", "polygon") if element.find(tag) is not None), "")
-        return unreadable(place, f"no bndbox{other}; write xmin, ymin, xmax and ymax in pixels")
+        return shapes.unreadable(place, f"no bndbox{other}; write xmin, ymin, xmax and ymax in pixels")
     texts = {side: text_of(element, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")}
     sides = {side: value for side, text in texts.items() if (value := number_of(text)) is not None}
     if wrong := next((side for side in texts if side not in sides), ""):
-        return unreadable(place, f"{wrong} {texts[wrong][:40]!r} is not a number; write pixels")
+        return shapes.unreadable(place, f"{wrong} {texts[wrong][:40]!r} is not a number; write pixels")
     for low, high in (("xmin", "xmax"), ("ymin", "ymax")):
         if sides[high] < sides[low]:
             reason = f"{low} {texts[low]} is beyond {high} {texts[high]}; swap or correct them"
-            return unreadable(place, reason)
+            return shapes.unreadable(place, reason)
     difficult = text_of(element, "difficult").lower() in ("1", "true")
-    one = box(sides["xmin"] - 1, sides["ymin"] - 1, sides["xmax"], sides["ymax"])
+    one = shapes.box(sides["xmin"] - 1, sides["ymin"] - 1, sides["xmax"], sides["ymax"])
     return one._replace(name=label, place=place, crowd=difficult)
 
 
