@@ -17,7 +17,7 @@ from featherbone.data.images import upright_size
 from featherbone.data.split import ListedSplit, Split
 from featherbone.errors import BadData, BadImage
 from featherbone.ops import rle
-from featherbone.results import Box, Detections, Instances, Rle
+from featherbone.results import Detections, Instances, Rle
 from featherbone.text import to_bytes
 
 
@@ -74,7 +74,7 @@ class Objects:
         """The record of an image from its annotations."""
         rows = list(rows)
         errors = tuple(row.error for row in rows if row.error)
-        rows = [row for row in rows if not row.error] if errors else rows
+        rows = [row for row in rows if not row.error]
         return cls(
             height=height,
             width=width,
@@ -146,26 +146,16 @@ class Objects:
     @property
     def has_masks(self) -> bool:
         """Whether every object that is not a crowd has a mask."""
-        return all(
-            shape is not None or crowd for shape, crowd in zip(self.segmentations, self.crowd.tolist(), strict=True)
-        )
+        return all(self.segmentations[i] is not None for i in np.flatnonzero(~self.crowd).tolist())
 
     def take(self, kept: NDArray[np.int64]) -> Self:
         """Only the objects of these indices."""
-        shapes, ids, numbers = (
-            tuple(values[i] for i in kept.tolist()) if values else ()
-            for values in (self.segmentations, self.ids, self.category_ids)
-        )
-        return replace(
-            self,
-            boxes_xywh=self.boxes_xywh[kept],
-            labels=self.labels[kept],
-            crowd=self.crowd[kept],
-            stated_areas=self.stated_areas[kept],
-            segmentations=shapes,
-            ids=ids,
-            category_ids=numbers,
-        )
+        arrays = ("boxes_xywh", "labels", "crowd", "stated_areas")
+        changes: dict[str, Any] = {name: getattr(self, name)[kept] for name in arrays}
+        for name in ("segmentations", "ids", "category_ids"):
+            if values := getattr(self, name):
+                changes[name] = tuple(values[i] for i in kept.tolist())
+        return replace(self, **changes)
 
     def visible(self) -> Self:
         """Without the objects whose boxes are empty within the image."""
@@ -174,10 +164,9 @@ class Objects:
 
     def record(self, classes: Sequence[str], masks: bool = False) -> Detections:
         """The objects as detections with score 1; `Instances` with `masks`."""
-        boxes: list[Box] = [(x1, y1, x2, y2) for x1, y1, x2, y2 in self.boxes.tolist()]
-        labels = tuple(self.labels.tolist())
+        boxes, labels = tuple(map(tuple, self.boxes.tolist())), tuple(self.labels.tolist())
         names, scores = tuple(classes[label] for label in labels), (1.0,) * len(labels)
-        plain = Detections(self.height, self.width, tuple(boxes), labels, names, scores)
+        plain = Detections(self.height, self.width, boxes, labels, names, scores)
         return Instances(**plain.__dict__, masks=self.masks) if masks else plain
 
     def called(self, index: int) -> str:

@@ -54,12 +54,13 @@ class OverlapCounts:
         return {**self.__dict__, "pairs": pairs}
 
     def __str__(self) -> str:
-        overlaps = sum(self.pairs.values())
+        counts = (self.void, self.under_things, self.no_thing, sum(self.pairs.values()))
+        void, under, no_thing, overlaps = (f"{count / max(self.pixels, 1):.2%}" for count in counts)
         lines = [
             f"{self.images:,} images, {self.things:,} things, {self.stuff:,} segments of stuff",
-            f"{_share(self.void, self.pixels)} void; {_share(self.under_things, self.pixels)} stuff under things; "
-            f"{_share(self.no_thing, self.pixels)} of a thing's class without an annotated object, made void",
-            f"{_share(overlaps, self.pixels)} of two things at once, assigned to the smaller one",
+            f"{void} void; {under} stuff under things; "
+            f"{no_thing} of a thing's class without an annotated object, made void",
+            f"{overlaps} of two things at once, assigned to the smaller one",
         ]
         lines += [f"  {over} over {under}: {count:,} pixels" for (over, under), count in self.pairs.most_common(5)]
         if self.vanished:
@@ -81,68 +82,63 @@ def make_panoptic_set(
     """
     check_new_folder(out)
     code = read_code(semantic, ignore_index, zero_ignored)
-    settled = OverlapCounts()
+    counts = OverlapCounts()
     with atomic_folder(out) as new:
-        done = [split for split in TRAINING_SPLITS if _write_split(split, instances, semantic, new, code, settled)]
+        done = [split for split in TRAINING_SPLITS if _write_split(split, instances, semantic, new, code, counts)]
         if not done:
             raise BadData(f"{instances}: no annotations/instances_train.json or _val.json there")
-        write_json(new / "overlaps.json", settled.to_json())
-    return settled
+        write_json(new / "overlaps.json", counts.to_json())
+    return counts
 
 
-def _write_split(split: str, instances: Path, semantic: Path, out: Path, code: Code, settled: OverlapCounts) -> bool:
+def _write_split(split: str, instances: Path, semantic: Path, out: Path, code: Code, counts: OverlapCounts) -> bool:
     opened = open_checked(instances, "instance", split, {}) if find_coco(instances, split) else None
     if opened is None:
         return False
-    marked = opened.images
-    assert isinstance(marked, ObjectSplit), "objects are read"
-    if not marked.has_masks:
+    objects = opened.images
+    assert isinstance(objects, ObjectSplit), "objects are read"
+    if not objects.has_masks:
         raise BadData(
             f"{instances}: not every object of {split} has a mask; annotate them with polygons or run lengths"
         )
     folder = next(iter(split_folders(semantic / "masks", split) + split_folders(semantic, split)), None)
     if folder is None:
         raise BadData(f"{semantic}: neither masks/{split} nor {split} there; put the index PNGs of {split} into one")
-    names = (*marked.classes, *(name for name in code.names if name not in marked.classes))
-    numbers = _number(marked, len(names))
+    names = (*objects.classes, *(name for name in code.names if name not in objects.classes))
+    free = max(objects.category_ids) + 1
+    numbers = (*objects.category_ids, *range(free, free + len(names) - len(objects.classes)))
     images, annotations = [], []
-    for index in track(range(len(marked)), f"writing {split}", len(marked)):
-        marked.check_size(index)
-        entry = marked.truth(index)
-        path = folder / Path(entry.path).with_suffix(".png").name
-        labels = _labels(path, code, names, entry.height, entry.width)
+    for index in track(range(len(objects)), f"writing {split}", len(objects)):
+        objects.check_size(index)
+        truth = objects.truth(index)
+        labels = _read_labels(folder / Path(truth.path).with_suffix(".png").name, code, names, truth)
         if labels is None:
-            settled.unmapped.append(entry.path)
-        ids, segments = _settle(entry, labels, marked.classes, names, entry.path, settled)
-        file = f"{entry.image_id:012}.png"
+            counts.unmapped.append(truth.path)
+        ids, segments = _place(truth, labels, objects.classes, counts)
+        file = f"{truth.image_id:012}.png"
         write_panoptic(out / f"panoptic_{split}" / file, ids)
         rows = [_row(ids, number, numbers[label], crowd) for number, label, crowd in segments]
-        annotations.append({"image_id": entry.image_id, "file_name": file, "segments_info": rows})
-        target = out / split / Path(entry.path).name
+        annotations.append({"image_id": truth.image_id, "file_name": file, "segments_info": rows})
+        target = out / split / Path(truth.path).name
         if target.exists():
-            raise BadData(f"{entry.path}: another image of {split} has the same name; give each a different one")
-        write_bytes(target, marked.encoded(index))
-        size = {"height": entry.height, "width": entry.width}
-        images.append({"id": entry.image_id, "file_name": target.name, **size})
-    categories = panoptic_categories(names, range(len(marked.classes)), numbers)
+            raise BadData(f"{truth.path}: another image of {split} has the same name; give each a different one")
+        write_bytes(target, objects.encoded(index))
+        size = {"height": truth.height, "width": truth.width}
+        images.append({"id": truth.image_id, "file_name": target.name, **size})
+    categories = panoptic_categories(names, range(len(objects.classes)), numbers)
     content = {"images": images, "annotations": annotations, "categories": categories}
     write_json(out / "annotations" / f"panoptic_{split}.json", content)
     return True
 
 
-def _number(marked: ObjectSplit, count: int) -> list[int]:
-    """The things' own ids, and for stuff those that follow the largest."""
-    last = max(marked.category_ids)
-    return [*marked.category_ids, *range(last + 1, last + 1 + count - len(marked.classes))]
-
-
-def _labels(path: Path, code: Code, names: Sequence[str], height: int, width: int) -> NDArray[np.int64] | None:
+def _read_labels(path: Path, code: Code, names: Sequence[str], truth: Objects) -> NDArray[np.int64] | None:
     """Indices of `names` (H, W), -1 where nothing is known; None where there is no file."""
     if not path.is_file():
         return None
     labels = code.classes(*code.read(path, str(path)))
-    if labels.shape != (height, width):
-        raise BadData(f"{path}: {labels.shape[1]}x{labels.shape[0]} pixels for an image of {width}x{height}")
+    if labels.shape != (truth.height, truth.width):
+        sizes = f"{labels.shape[1]}x{labels.shape[0]} pixels for an image of {truth.width}x{truth.height}"
+        raise BadData(f"{path}: {sizes}")
     if (labels < 0).any():
         raise BadData(f"{path}: values that are no class; list them in classes.txt, or ignore one with --ignore-index")
     table = np.full(IGNORE + 1, -1, np.int64)
@@ -150,41 +146,33 @@ def _labels(path: Path, code: Code, names: Sequence[str], height: int, width: in
     return table[labels]
 
 
-def _settle(
-    objects: Objects,
-    labels: NDArray[np.int64] | None,
-    things: Sequence[str],
-    names: Sequence[str],
-    path: str,
-    settled: OverlapCounts,
+def _place(
+    objects: Objects, labels: NDArray[np.int64] | None, things: Sequence[str], counts: OverlapCounts
 ) -> tuple[NDArray[np.int32], list[tuple[int, int, bool]]]:
     """Segment ids (H, W), and number, class and crowd of each segment."""
     ids = np.zeros((objects.height, objects.width), np.int32)
     masks = [objects.mask(i) for i in range(len(objects))]
-    order = sorted(range(len(masks)), key=lambda i: (not objects.crowd[i], -int(masks[i].sum())))
-    for i in order:  # later masks are placed on top
+    for i in sorted(range(len(masks)), key=lambda i: (not objects.crowd[i], -int(masks[i].sum()))):
         for under, count in zip(*np.unique(ids[masks[i]], return_counts=True), strict=True):
             if under:
-                pair = things[objects.labels[i]], things[objects.labels[under - 1]]
-                settled.pairs[pair] += int(count)
-        ids[masks[i]] = 1 + i
+                counts.pairs[things[objects.labels[i]], things[objects.labels[under - 1]]] += int(count)
+        ids[masks[i]] = 1 + i  # on top of those before it
     left = [i for i in range(len(masks)) if (ids == 1 + i).any()]
-    settled.vanished += [f"{path} object {i + 1}" for i in range(len(masks)) if i not in left]
+    counts.vanished += [f"{objects.path} object {i + 1}" for i in range(len(masks)) if i not in left]
     segments = [(1 + i, int(objects.labels[i]), bool(objects.crowd[i])) for i in left]
     if labels is not None:
-        stuff = labels >= len(things)
-        settled.under_things += int((stuff & (ids > 0)).sum())
-        settled.no_thing += int(((labels >= 0) & ~stuff & (ids == 0)).sum())
-        for label in np.unique(labels[stuff & (ids == 0)]).tolist():
+        stuff, free = labels >= len(things), ids == 0
+        counts.under_things += int((stuff & ~free).sum())
+        counts.no_thing += int(((labels >= 0) & ~stuff & free).sum())
+        for label in np.unique(labels[stuff & free]).tolist():
             number = 1 + len(masks) + label - len(things)
-            ids[(labels == label) & (ids == 0)] = number
+            ids[(labels == label) & free] = number
             segments.append((number, label, False))
-    settled.images += 1
-    settled.things += len(left)
-    settled.stuff += len(segments) - len(left)
-    settled.void += int((ids == 0).sum())
-    settled.pixels += ids.size
-    assert len(names) > max((label for _, label, _ in segments), default=-1), "classes of both are listed"
+    counts.images += 1
+    counts.things += len(left)
+    counts.stuff += len(segments) - len(left)
+    counts.void += int((ids == 0).sum())
+    counts.pixels += ids.size
     return ids, segments
 
 
@@ -193,7 +181,3 @@ def _row(ids: NDArray[np.int32], number: int, category: int, crowd: bool) -> dic
     x1, y1, x2, y2 = rle.box_of(mask)
     box = [x1, y1, x2 - x1, y2 - y1]
     return {"id": number, "category_id": category, "area": int(mask.sum()), "bbox": box, "iscrowd": int(crowd)}
-
-
-def _share(count: int, total: int) -> str:
-    return f"{count / max(total, 1):.2%}"

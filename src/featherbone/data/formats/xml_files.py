@@ -1,9 +1,9 @@
 """XML files of annotation tools, read without entities, external files and deep nesting."""
 
+import io
 import re
 from pathlib import Path
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
+from xml.etree.ElementTree import Element, ParseError, iterparse
 
 from featherbone.errors import BadData
 
@@ -15,37 +15,23 @@ MAX_DEPTH = 32
 
 def read_xml(path: Path, name: str) -> Element:
     """The root element of a file. Raises `BadData`, which calls it `name`, also for a file that declares entities."""
-    builder, parser = TreeBuilder(), expat.ParserCreate()
-    depth = 0
-
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        nonlocal depth
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise BadData(f"{name}: nested deeper than {MAX_DEPTH} levels; export it again")
-        builder.start(tag, attributes)
-
-    def end(tag: str) -> None:
-        nonlocal depth
-        depth -= 1
-        builder.end(tag)
-
-    def refuse(*_: object) -> None:
-        raise BadData(f"{name}: declares entities, which annotation tools do not write; remove the declarations")
-
-    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, builder.data
-    parser.EntityDeclHandler = parser.ExternalEntityRefHandler = refuse  # type: ignore[assignment]
-    parser.buffer_text = True
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
             raise BadData(f"{name}: {size:,} bytes; the maximum is {MAX_BYTES:,}; split it")
-        parser.Parse(path.read_bytes(), True)
-        return builder.close()
+        content, depth = path.read_bytes(), 0
+        if b"<!ENTITY" in content.replace(b"\0", b""):  # bytes 0 of UTF-16
+            raise BadData(f"{name}: declares entities, which annotation tools do not write; remove the declarations")
+        events = iterparse(io.BytesIO(content), ("start", "end"))
+        for event, _ in events:
+            depth += 1 if event == "start" else -1
+            if depth > MAX_DEPTH:
+                raise BadData(f"{name}: nested deeper than {MAX_DEPTH} levels; export it again")
+        return events.root
     except BadData:
         raise
     except OSError as error:
         raise BadData(f"{name}: cannot be read ({error.strerror}); give a file that exists") from None
-    except (expat.ExpatError, ValueError, LookupError) as error:
+    except (ParseError, ValueError, LookupError) as error:
         raise BadData(f"{name}: not XML ({error}); export it again") from None
 
 
