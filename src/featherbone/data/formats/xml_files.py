@@ -18,15 +18,18 @@ def read_xml(path: Path, name: str) -> Element:
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
             raise BadData(f"{name}: {size:,} bytes; the maximum is {MAX_BYTES:,}; split it")
-        content, depth = path.read_bytes(), 0
+        content = path.read_bytes()
         if b"<!ENTITY" in content.replace(b"\0", b""):  # bytes 0 of UTF-16
             raise BadData(f"{name}: declares entities, which annotation tools do not write; remove the declarations")
-        events = iterparse(io.BytesIO(content), ("start", "end"))
-        for event, _ in events:
-            depth += 1 if event == "start" else -1
-            if depth > MAX_DEPTH:
+        open_elements: list[Element] = []
+        for event, element in iterparse(io.BytesIO(content), ("start", "end")):
+            if event == "start":
+                open_elements.append(element)
+            else:
+                root = open_elements.pop()
+            if len(open_elements) > MAX_DEPTH:
                 raise BadData(f"{name}: nested deeper than {MAX_DEPTH} levels; export it again")
-        return events.root
+        return root
     except BadData:
         raise
     except OSError as error:
