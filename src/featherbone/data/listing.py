@@ -24,6 +24,11 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name.lower() in JUNK
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its name."""
+    return path.suffix.lower() in SUFFIXES
+
+
 def list_folder(folder: Path) -> list[Path]:
     """Files and folders in a folder, sorted, without junk. Raises `BadData` where it cannot be read."""
     return sorted(folder / entry.name for entry in _entries(folder))
@@ -50,7 +55,7 @@ def list_images(folder: Path) -> list[Path]:
 
 def has_images(folder: Path) -> bool:
     """Whether there is an image by its name below a folder; reads no more listings than it needs."""
-    return any(path.suffix.lower() in SUFFIXES for path in _walk(folder, set()))
+    return any(map(is_image, _walk(folder, set())))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

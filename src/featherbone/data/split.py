@@ -114,12 +114,11 @@ class Split(ABC, Generic[T]):
 
     def matched(self, train: "Split[Any]") -> "tuple[Split[Any], Split[Any], list[Finding]]":
         """The training split and this validation split with the same classes, and what was noticed about them."""
-        if self.classes == train.classes:
-            return train, self, []
         message = (
             f"training has classes {listed(train.classes)}, validation {listed(self.classes)}; list the same in both"
         )
-        return train, self, [Finding("error", "classes-differ", message, 1)]
+        differ = [Finding("error", "classes-differ", message, 1)]
+        return train, self, differ if self.classes != train.classes else []
 
 
 class FileSplit(Split[T]):

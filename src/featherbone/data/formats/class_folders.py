@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featherbone.data.classification import LabelSplit
-from featherbone.data.findings import Example, Finding, finding, many
+from featherbone.data.findings import Example, Finding, report
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.mask_folders import ENDS
 from featherbone.data.layouts import SPLITS, TRAINING_SPLITS, split_folders, split_of
-from featherbone.data.listing import SUFFIXES, list_files, list_folder, list_folders
+from featherbone.data.listing import is_image, list_files, list_folder, list_folders
 from featherbone.data.split import FileSplit
 from featherbone.errors import BadData
 from featherbone.files import read_text
@@ -71,24 +71,20 @@ class ClassFolders(Format):
         if source.is_file():
             rows = _read_metadata(folder, source, split)
             return Opened(_split(folder, rows, sorted({label for _, label in rows}))) if rows else None
-        folders, skipped, rows = _class_folders(folder, source), [], []
-        for one in folders:
-            for file in list_files(one):
-                relative = file.relative_to(folder).as_posix()
-                if file.suffix.lower() in SUFFIXES:
-                    rows.append((relative, printable(one.name)))
-                else:
-                    skipped.append(Example((relative,)))
-        _refuse_masks(folder, [path for path, _ in rows])
+        folders = _class_folders(folder, source)
         classes = [printable(one.name) for one in folders]
+        files = [
+            (file.relative_to(folder).as_posix(), name)
+            for one, name in zip(folders, classes, strict=True)
+            for file in list_files(one)
+        ]
+        rows = [(path, name) for path, name in files if is_image(Path(path))]
+        skipped = [Example((path,)) for path, _ in files if not is_image(Path(path))]
+        _refuse_masks(folder, [path for path, _ in rows])
         if twice := sorted({name for name in classes if classes.count(name) > 1}):
             raise BadData(f"{folder}: two class folders are called {twice[0]} in UTF-8; rename one")
-        findings = []
-        if skipped:
-            message = (
-                f"{many(skipped, 'file')} in class folders not named like pictures, skipped; remove or convert them"
-            )
-            findings = [finding("warning", "not-pictures", message, skipped)]
+        text = "in class folders not named like pictures, skipped; remove or convert them"
+        findings = report("warning", "not-pictures", skipped, "file", text)
         return Opened(_split(folder, rows, classes), findings=(*findings, *_check_places(folder, split, source)))
 
 
@@ -105,9 +101,9 @@ def _check_places(data: Path, split: str, source: Path) -> Iterator[Finding]:
     for folder in others if split in TRAINING_SPLITS else ():
         message = f"{folder.name} is not used, because {first.name} is the {split} split; join the two or remove one"
         yield Finding("warning", "unused-folder", message, 1, (Example((folder.name,)),))
-    if loose := [file for file in list_folder(source) if file.suffix.lower() in SUFFIXES]:
-        message = f"{many(loose, 'picture')} outside the class folders, skipped; move each into that of its class"
-        yield finding("warning", "no-class", message, [Example((str(file.relative_to(data)),)) for file in loose])
+    loose = [Example((str(file.relative_to(data)),)) for file in list_folder(source) if is_image(file)]
+    text = "outside the class folders, skipped; move each into that of its class"
+    yield from report("warning", "no-class", loose, "picture", text)
 
 
 def _refuse_masks(data: Path, paths: Sequence[str]) -> None:
@@ -127,15 +123,12 @@ def find_source(data: Path, split: str) -> Path | None:
     Raises `BadData` where folders are not classes by their names and contents, or images have no class.
     """
     tops = [_enter(folder, split) for folder in split_folders(data, split)]
-    for top in tops:
-        if found := _metadata(top):
-            return found
-    if found := _metadata(data):
+    if found := next(filter(None, map(_metadata, (*tops, data))), None):
         return found
     if split == "train" and _is_flat(data):
         return data
-    top = next((top for top in tops if list_folder(top)), data)
-    if top == data:
+    top = next(filter(list_folder, tops), None)
+    if top is None:
         return None
     folders = _class_folders(data, top)
     if not folders and _has_images(top):
@@ -205,7 +198,7 @@ def _enter(folder: Path, split: str) -> Path:
 
 
 def _has_images(folder: Path) -> bool:
-    return any(path.suffix.lower() in SUFFIXES for path in list_folder(folder))
+    return any(map(is_image, list_folder(folder)))
 
 
 def _metadata(folder: Path) -> Path | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featherbone.data.findings import Example, finding, listed, many
+from featherbone.data.findings import Example, listed, report
 from featherbone.data.formats.format import Format, Opened, Reading, skipped_files
 from featherbone.data.formats.mask_folders import MaskPair, find_masks, has_masks
 from featherbone.data.images import read_file
@@ -95,9 +95,9 @@ class Masks(Format):
         code = files.code or read_code(folder, reading.ignore_index, reading.zero_ignored)
         message = f"images for {split} without a mask of the same name, skipped; add the masks, or remove the images"
         findings = skipped_files(f"unmapped-in-{split}", files.unmapped, len(files.pairs), message)
-        if orphans := [Example((name,)) for name in files.orphans]:
-            message = f"{many(orphans, 'mask')} for {split} without an image of the same name; add the images"
-            findings.append(finding("warning", f"orphans-in-{split}", message, orphans))
+        orphans = [Example((name,)) for name in files.orphans]
+        text = f"for {split} without an image of the same name; add the images"
+        findings += report("warning", f"orphans-in-{split}", orphans, "mask", text)
         return Opened(MaskSplit(folder, files.pairs, code), findings=tuple(findings))
 
 

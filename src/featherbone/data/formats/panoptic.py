@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featherbone.data.findings import Example, Finding, finding, listed, many
+from featherbone.data.findings import Example, Finding, finding, listed, many, report
 from featherbone.data.formats.coco_json import read_panoptic
 from featherbone.data.formats.format import Format, Opened, Reading, skipped_files
 from featherbone.data.images import read_file
@@ -118,10 +118,9 @@ class PanopticSplit(ListedSplit[PanopticTruth]):
                 "them; list the same in both"
             )
             return train, self, [Finding("error", "classes-differ", message, 1)]
-        if odd := [Example((train.classes[i],)) for i in sorted({*train.things} ^ {*self.things})]:
-            message = f"{many(odd, 'class', 'classes')} a thing in one split and stuff in the other; set isthing alike"
-            return train, self, [finding("error", "isthing-differs", message, odd)]
-        return train, self, []
+        odd = [Example((train.classes[i],)) for i in sorted({*train.things} ^ {*self.things})]
+        text = "a thing in one split and stuff in the other; set isthing alike"
+        return train, self, list(report("error", "isthing-differs", odd, "class", text))
 
     def objects(self, truth: PanopticTruth) -> Objects:
         """The things of an image as objects with masks as arrays (H, W); a label is an index of `things`."""
