@@ -6,10 +6,51 @@ import json
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from featherbone.data.dataset import open_data
+from featherbone.data.doctor.examine import examine
+from featherbone.data.formats import find_tasks
+from featherbone.errors import BadData
 from featherbone.ops import rle
+
+
+def noise(path, seed):
+    """Write a picture of 80 x 40 pixels, another one for each seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 80, 3)).astype(np.uint8)).save(path)
+
+
+def write_pictures(folder, file, picture, content):
+    """Three pictures for training and two for validation; `content(split, number)` is that of their files."""
+    for split, count in (("train", 3), ("val", 2)):
+        for i in range(count):
+            place = {"split": split, "number": f"{split}{i}"}
+            noise(folder / picture.format(**place), i + 10 * (split == "val"))
+            path = folder / file.format(**place)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content(**place), encoding="utf-8")
+
+
+def sound(folder, tasks, box, train, val, classes=None):
+    """Both splits, whose every image has one object at `box` for training and nothing wrong for the doctor."""
+    splits = open_data(folder, tasks[-1])
+    every = [images.truth(index) for images in (splits.train, splits.val) for index in range(len(images))]
+    assert (len(splits.train), len(splits.val)) == (train, val) and classes in (None, splits.classes)
+    assert all(of.boxes.tolist() == [box] and not of.crowd.any() for of in every)
+    assert find_tasks(folder) == tasks and not examine(folder, tasks[-1], 64).spoiled
+    return splits
+
+
+def refused_by_both(folder, message, task="detection"):
+    """The one example of the doctor for an annotation that training refuses with the same text."""
+    with pytest.raises(BadData, match=message) as refused:
+        open_data(folder, "detection")
+    found = {one.code: one for one in examine(folder, task, 64).findings}
+    (example,) = found["unreadable-annotation"].examples
+    assert example.note in str(refused.value)
+    return example, found
 
 
 def splits_of(coco):

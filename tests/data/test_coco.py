@@ -308,6 +308,7 @@ def test_a_box_that_is_missing_is_that_of_the_mask(data, form):
         (lambda v: v["annotations"].insert(1, []), "annotations[1] is []; write values with names"),
         (lambda v: v.update(annotations={}), "annotations is {}; write a list of values with names"),
         (lambda v: v.pop("annotations"), "the file has no annotations; write a list"),
+        (lambda v: v.pop("images"), "the file has no images; write a list"),
         (lambda v: v["images"][2].update(id=-1), "images[2].id is -1; write a whole number"),
         (lambda v: v["images"][2].pop("file_name"), "images[2] has no file_name; write the path of the image as text"),
         (lambda v: v["images"][2].update(file_name=5), "images[2].file_name is 5; write the path of the image as text"),

@@ -17,6 +17,7 @@ from featherbone.data.formats.yolo import labels_folders
 from featherbone.data.formats.yolo_lines import may_be_keypoints, parse_row
 from featherbone.errors import BadData
 from featherbone.ops import rle
+from label_files import noise, refused_by_both
 from scenes import write_yolo
 
 NAMES = "names: [red, green]\n"
@@ -35,10 +36,6 @@ def yolo(drawn, tmp_path):
     return tmp_path / "data"
 
 
-def noise(seed):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 80, 3)).astype(np.uint8))
-
-
 @pytest.fixture
 def pets(tmp_path):
     """Two training images and one to validate, one object each, of 40 x 20 pixels in an image of 80 x 40."""
@@ -46,9 +43,8 @@ def pets(tmp_path):
     for split, count in (("train", 2), ("val", 1)):
         for number in range(count):
             image, label = root / f"images/{split}/{number}.jpg", root / f"labels/{split}/{number}.txt"
-            image.parent.mkdir(parents=True, exist_ok=True)
             label.parent.mkdir(parents=True, exist_ok=True)
-            noise(number + 10 * (split == "val")).save(image)
+            noise(image, number + 10 * (split == "val"))
             label.write_text("1 0.5 0.5 0.5 0.5\n")
     (root / "data.yaml").write_text(f"train: images/train\nval: images/val\n{NAMES}")
     return root
@@ -230,7 +226,7 @@ def test_darknet_as_cvat_exports_it(tmp_path):
     root = tmp_path / "task"
     (root / "obj_train_data").mkdir(parents=True)
     for number in range(3):
-        noise(number).save(root / f"obj_train_data/{number}.png")
+        noise(root / f"obj_train_data/{number}.png", number)
         (root / f"obj_train_data/{number}.txt").write_text("1 0.5 0.5 0.5 0.5\n")
     (root / "obj.names").write_text("red\ngreen\n")
     (root / "obj.data").write_text("classes = 2\nnames = data/obj.names\ntrain = data/train.txt\nbackup = backup/\n")
@@ -333,11 +329,8 @@ def test_lines_as_tools_write_them(pets, content):
 def test_a_line_that_cannot_be_read_is_a_finding_and_a_refusal_of_the_same_text(pets, line, message):
     file = pets / "labels/train/1.txt"
     file.write_text(f"\n1 0.5 0.5 0.5 0.5\n{line}\n")
-    with pytest.raises(BadData, match=rf"labels/train/1\.txt, line 3: .*{message}") as refused:
-        open_data(pets, "detection")
-    found = codes(pets)
-    (example,) = found["unreadable-annotation"].examples
-    assert example.note in str(refused.value) and example.names == ("images/train/1.jpg",)
+    example, found = refused_by_both(pets, rf"labels/train/1\.txt, line 3: .*{message}")
+    assert example.names == ("images/train/1.jpg",)
     assert not {"unknown-class-in-train", "empty-box", "negatives"} & found.keys()
 
 

@@ -2,22 +2,17 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
+import label_files
 from featherbone.data.dataset import open_data
 from featherbone.data.doctor.examine import examine
-from featherbone.data.formats import find_tasks, open_split
+from featherbone.data.formats import open_split
 from featherbone.errors import BadData
 from featherbone.ops import rle
-from label_files import cvat_mask, cvat_xml
+from label_files import cvat_mask, cvat_xml, noise, refused_by_both
 
 BOX = '<box label="cat" source="manual" occluded="0" xtl="10.00" ytl="5.00" xbr="60.00" ybr="35.00" z_order="0"></box>'
 POLYGON = '<polygon label="cat" source="manual" points="10.0,5.0;60.0,5.0;60.0,35.0;10.0,35.0" z_order="0"/>'
-
-
-def image(path, seed):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 80, 3)).astype(np.uint8)).save(path)
 
 
 def row(name, inside=BOX, subset=None):
@@ -27,18 +22,13 @@ def row(name, inside=BOX, subset=None):
 
 def write(folder, rows, labels=("cat",), images="images"):
     for number, (about, _) in enumerate(rows):
-        image(folder / images / about.split('"')[1].replace("\\", "/"), number)
+        noise(folder / images / about.split('"')[1].replace("\\", "/"), number)
     (folder / "annotations.xml").write_text(cvat_xml(labels, rows))
 
 
 def sound(folder, train=3, val=2, masks=False):
-    splits = open_data(folder, "instance" if masks else "detection")
-    every = [images.truth(index) for images in (splits.train, splits.val) for index in range(len(images))]
-    assert (len(splits.train), len(splits.val)) == (train, val)
-    assert all(of.boxes.tolist() == [[10, 5, 60, 35]] for of in every)
-    assert find_tasks(folder) == (("detection", "instance") if masks else ("detection",))
-    assert not examine(folder, "detection", 64).spoiled
-    return splits
+    tasks = ("detection", "instance") if masks else ("detection",)
+    return label_files.sound(folder, tasks, [10, 5, 60, 35], train, val)
 
 
 def one(folder, inside, labels=("cat",)):
@@ -65,11 +55,11 @@ def test_folders_in_names_and_of_files_are_splits(tmp_path):
     for split, count in (("train", 3), ("valid", 2)):
         write(tmp_path / "two" / split, [row(f"{split}{i}.png") for i in range(count)])
     for number, file in enumerate((tmp_path / "two/valid/images").iterdir()):
-        image(file, number + 7)
+        noise(file, number + 7)
     sound(tmp_path / "two")
     for split, count in (("train", 3), ("valid", 2)):
         for i in range(count):
-            image(tmp_path / f"three/images/{split}{i}.png", i + 10 * count)
+            noise(tmp_path / f"three/images/{split}{i}.png", i + 10 * count)
         rows = [row(f"{split}{i}.png") for i in range(count)]
         (tmp_path / f"three/{split}.xml").write_text(cvat_xml(["cat"], rows))
     sound(tmp_path / "three")
@@ -147,7 +137,7 @@ def test_classes_are_the_labels_in_their_order(tmp_path):
 
 def test_missing_images_and_those_not_listed(tmp_path):
     opened = one(tmp_path, BOX)
-    image(tmp_path / "images/new.png", 9)
+    noise(tmp_path / "images/new.png", 9)
     (tmp_path / "images/b.png").unlink()
     opened = open_split(tmp_path, "detection", "train")
     assert opened.missing == ("b.png",) and opened.unlisted == ("images/new.png",)
@@ -189,12 +179,8 @@ def test_tracks_of_a_video_are_named_with_what_to_export(tmp_path):
     ],
 )
 def test_what_cannot_be_read_is_a_finding_and_a_refusal_of_the_same_text(tmp_path, inside, message):
-    with pytest.raises(BadData, match=rf"annotations\.xml, a\.png, object 1: .*{message}") as refused:
-        one(tmp_path, inside)
-        open_data(tmp_path, "detection")
-    found = {finding.code: finding for finding in examine(tmp_path, "detection", 64).findings}
-    (example,) = found["unreadable-annotation"].examples
-    assert example.note in str(refused.value)
+    write(tmp_path, [row("a.png", inside), row("b.png")])
+    refused_by_both(tmp_path, rf"annotations\.xml, a\.png, object 1: .*{message}")
 
 
 def test_a_mask_in_an_image_of_huge_stated_size_is_refused(tmp_path):

@@ -4,32 +4,22 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
+import label_files
 from featherbone.data.dataset import open_data
-from featherbone.data.doctor.examine import examine
-from featherbone.data.formats import find_tasks, open_split
+from featherbone.data.formats import open_split
 from featherbone.errors import BadData
 from featherbone.ops import rle
-from label_files import labelme_json, labelme_shape, png
+from label_files import labelme_json, labelme_shape, noise, png, refused_by_both, write_pictures
 
 SQUARE = [[10, 5], [60, 5], [60, 35], [10, 35]]
 
 
-def image(path, seed):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 80, 3)).astype(np.uint8)).save(path)
-
-
 def write(folder, file="{split}/{number}.json", picture="{split}/{number}.jpg", path="{number}.jpg"):
-    for split, count in (("train", 3), ("val", 2)):
-        for number in range(count):
-            place = {"split": split, "number": f"{split}{number}"}
-            image(folder / picture.format(**place), number + 10 * (split == "val"))
-            target = folder / file.format(**place)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shapes = [labelme_shape("cat", SQUARE)]
-            target.write_text(labelme_json(path.format(**place), (40, 80), shapes), encoding="utf-8")
+    def content(**place):
+        return labelme_json(path.format(**place), (40, 80), [labelme_shape("cat", SQUARE)])
+
+    write_pictures(folder, file, picture, content)
 
 
 @pytest.fixture
@@ -44,12 +34,7 @@ def shapes(data, *given, file="train/train0.json", **more):
 
 
 def sound(folder, train=3, val=2):
-    splits = open_data(folder, "instance")
-    every = [images.truth(index) for images in (splits.train, splits.val) for index in range(len(images))]
-    assert (len(splits.train), len(splits.val), splits.classes) == (train, val, ("cat",))
-    assert all(of.boxes.tolist() == [[10, 5, 60, 35]] for of in every)
-    assert find_tasks(folder) == ("detection", "instance") and not examine(folder, "instance", 64).spoiled
-    return splits
+    return label_files.sound(folder, ("detection", "instance"), [10, 5, 60, 35], train, val, ("cat",))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +116,7 @@ def test_old_files_and_images_without_objects(data):
     (data / "train/train0.json").write_text(json.dumps({**old, "imagePath": "train0.jpg", "imageData": None}))
     sound(data)
     shapes(data, file="train/train1.json")
-    image(data / "train/new.jpg", 5)
+    noise(data / "train/new.jpg", 5)
     (data / "train/train2.jpg").unlink()
     opened = open_split(data, "detection", "train")
     assert [len(entry) for entry in opened.images.entries] == [1, 0]
@@ -170,17 +155,11 @@ def test_other_json_files_are_no_labels(data):
 )
 def test_what_cannot_be_read_is_a_finding_and_a_refusal_of_the_same_text(data, shape, message):
     shapes(data, shape)
-    with pytest.raises(BadData, match=rf"train/train0\.json.*{message}") as refused:
-        open_data(data, "detection")
-    found = {one.code: one for one in examine(data, "instance", 64).findings}
-    (example,) = found["unreadable-annotation"].examples
-    assert example.note in str(refused.value)
+    refused_by_both(data, rf"train/train0\.json.*{message}", "instance")
 
 
 def test_a_file_that_is_cut_off_is_named(data):
     file = data / "train/train1.json"
     file.write_text(file.read_text()[:-40])
-    with pytest.raises(BadData, match=r"train/train1\.json: not JSON"):
-        open_data(data, "detection")
-    (example,) = {one.code: one for one in examine(data, "instance", 64).findings}["unreadable-annotation"].examples
+    example, _ = refused_by_both(data, r"train/train1\.json: not JSON", "instance")
     assert example.names == ("train/train1.jpg",)

@@ -1,41 +1,24 @@
 """Pascal VOC's files as VOC itself and other tools store them, and what is refused."""
 
-import numpy as np
 import pytest
-from PIL import Image
 
+import label_files
 from featherbone.data.dataset import open_data
-from featherbone.data.doctor.examine import examine
-from featherbone.data.formats import find_tasks, open_split
+from featherbone.data.formats import open_split
 from featherbone.data.formats.format import Reading
 from featherbone.errors import BadData
-from label_files import voc_xml
+from label_files import noise, refused_by_both, voc_xml, write_pictures
 
 BOX = [("cat", 10, 5, 60, 35)]
 
 
-def image(path, seed):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 80, 3)).astype(np.uint8)).save(path)
-
-
-def write(folder, xml="{split}/{number}.xml", picture="{split}/{number}.jpg", counts=(("train", 3), ("val", 2))):
-    for split, count in counts:
-        for number in range(count):
-            place = {"split": split, "number": f"{split}{number}"}
-            image(folder / picture.format(**place), number + 10 * (split == "val"))
-            file = folder / xml.format(**place)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(voc_xml(f"{split}{number}.jpg", (40, 80), BOX))
+def write(folder, xml="{split}/{number}.xml", picture="{split}/{number}.jpg"):
+    write_pictures(folder, xml, picture, lambda split, number: voc_xml(f"{number}.jpg", (40, 80), BOX))
 
 
 def sound(folder, train=3, val=2):
-    splits = open_data(folder, "detection")
-    every = [images.truth(index) for images in (splits.train, splits.val) for index in range(len(images))]
-    assert (len(splits.train), len(splits.val)) == (train, val)
-    assert splits.classes == ("cat",) and not splits.train.has_masks
-    assert all(of.boxes.tolist() == [[10, 5, 60, 35]] and not of.crowd.any() for of in every)
-    assert find_tasks(folder) == ("detection",) and not examine(folder, "detection", 64).spoiled
+    splits = label_files.sound(folder, ("detection",), [10, 5, 60, 35], train, val, ("cat",))
+    assert not splits.train.has_masks
     return splits
 
 
@@ -80,7 +63,7 @@ def test_without_splits_some_are_held_out(tmp_path, xml, picture):
 
 def test_lists_of_voc(tmp_path):
     write(tmp_path, "Annotations/{number}.xml", "JPEGImages/{number}.jpg")
-    image(tmp_path / "JPEGImages/extra.jpg", 6)
+    noise(tmp_path / "JPEGImages/extra.jpg", 6)
     (tmp_path / "ImageSets/Main").mkdir(parents=True)
     (tmp_path / "ImageSets/Main/train.txt").write_bytes(b"\xef\xbb\xbftrain0\r\ntrain1.jpg\r\ntrain2  1\r\n\r\n")
     (tmp_path / "ImageSets/Main/val.txt").write_text("val0\nval1\n")
@@ -90,7 +73,7 @@ def test_lists_of_voc(tmp_path):
     assert sound(tmp_path).notices == ()
     test = open_split(tmp_path, "detection", "test")
     assert test.unlisted == ("JPEGImages/extra.jpg",) and test.missing == ("gone",)
-    image(tmp_path / "SegmentationClass/train0.png", 5)  # is not the image
+    noise(tmp_path / "SegmentationClass/train0.png", 5)  # is not the image
     assert len(open_split(tmp_path, "detection", "train").images) == 3
     (tmp_path / "ImageSets/Main/train.txt").unlink()
     assert len(open_split(tmp_path, "detection", "train").images) == 3
@@ -158,15 +141,15 @@ def test_an_image_goes_by_the_name_of_its_file_else_by_what_it_names(voc):
 
 def test_two_images_of_one_name_are_refused(tmp_path):
     write(tmp_path, "Annotations/{number}.xml", "JPEGImages/{number}.jpg")
-    image(tmp_path / "other/train0.png", 0)
+    noise(tmp_path / "other/train0.png", 0)
     sound(tmp_path, 4, 1)  # the file names one of them
-    image(tmp_path / "other/train0.jpg", 0)
+    noise(tmp_path / "other/train0.jpg", 0)
     with pytest.raises(BadData, match=r"train0\.xml: its image may be .* keep one of them"):
         open_data(tmp_path, "detection")
 
 
 def test_images_without_file_and_files_without_image(voc):
-    image(voc / "train/new.jpg", 7)
+    noise(voc / "train/new.jpg", 7)
     (voc / "train/train1.jpg").unlink()
     opened = open_split(voc, "detection", "train")
     assert opened.unlisted == ("train/new.jpg",) and opened.missing == ("train1.jpg",) and len(opened.images) == 2
@@ -211,11 +194,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY a "ha">' + "".join(
 )
 def test_what_cannot_be_read_is_a_finding_and_a_refusal_of_the_same_text(voc, old, new, message):
     edit(voc, old, new)
-    with pytest.raises(BadData, match=rf"train/train0\.xml.*{message}") as refused:
-        open_data(voc, "detection")
-    found = {one.code: one for one in examine(voc, "detection", 64).findings}
-    (example,) = found["unreadable-annotation"].examples
-    assert example.note in str(refused.value)
+    refused_by_both(voc, rf"train/train0\.xml.*{message}")
 
 
 def test_files_in_other_encodings(voc):
