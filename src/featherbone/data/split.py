@@ -13,7 +13,7 @@ from PIL import Image
 
 from featherbone.data.findings import Finding, listed
 from featherbone.data.images import read_file, read_image, upright_size
-from featherbone.errors import BadData
+from featherbone.errors import BadData, BadImage
 from featherbone.ops.label_maps import IGNORE
 
 T = TypeVar("T")
@@ -142,6 +142,14 @@ class FileSplit(Split[T]):
 
     def size(self, index: int) -> tuple[int, int]:
         return upright_size(self.root / self.name(index), self.name(index))
+
+    def check_map(self, index: int, image: Image.Image, path: str, shape: tuple[int, ...], kind: str) -> None:
+        """Raise `BadImage` where the map or mask in the file `path` has another size than the image."""
+        if shape != (image.height, image.width):
+            raise BadImage(
+                f"{self.name(index)}: {image.width}x{image.height} pixels, but {shape[1]}x{shape[0]} in {path}; save "
+                f"the {kind} in the size of the upright image"
+            )
 
     def take(self, indices: Sequence[int]) -> Self:
         entries = tuple(self.entries[i] for i in indices)

@@ -89,7 +89,6 @@ class ClassFolders(Format):
 
 
 def _split(root: Path, rows: Sequence[tuple[str, str | int]], classes: Sequence[str | int]) -> FolderSplit:
-    """Images of paths and classes."""
     numbers = {name: label for label, name in enumerate(classes)}
     labels = np.array([numbers[name] for _, name in rows], np.int64)
     return FolderSplit(root, tuple(path for path, _ in rows), labels, tuple(map(str, classes)))
@@ -226,7 +225,6 @@ def _read_metadata(data: Path, file: Path, split: str) -> list[tuple[str, str | 
 
 
 def _rows(file: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers and rows of a metadata file."""
     text = read_text(file, name)
     if file.suffix == ".csv":
         reader = csv.DictReader(io.StringIO(text, newline=""))
@@ -248,7 +246,6 @@ def _rows(file: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _labelled(row: dict[str, Any], where: str) -> tuple[str, str | int]:
-    """Path and label of a row of metadata."""
     path = row.get("file_name")
     if not isinstance(path, str) or not path:
         raise BadData(f"{where}: no file_name; the columns are file_name and label")

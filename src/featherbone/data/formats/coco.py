@@ -189,7 +189,6 @@ def _classes(file: CocoFile[CocoCategory, CocoAnnotation], name: str) -> tuple[l
 def _annotation(
     row: CocoAnnotation, labels: dict[int, int], size: tuple[int, int], error: str | None, place: str
 ) -> Annotation:
-    """An annotation of an image of that size."""
     box = row.bbox
     if box is None and error is None:
         if reason := rle.fault(row.segmentation, *size):

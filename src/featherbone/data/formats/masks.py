@@ -14,7 +14,7 @@ from featherbone.data.formats.mask_folders import MaskPair, find_masks, has_mask
 from featherbone.data.images import read_file
 from featherbone.data.label_files import Code, read_code
 from featherbone.data.split import FileSplit, Split
-from featherbone.errors import BadData, BadImage
+from featherbone.errors import BadData
 from featherbone.ops.label_maps import IGNORE
 from featherbone.text import to_bytes
 
@@ -60,13 +60,7 @@ class MaskSplit(FileSplit[NDArray[np.uint8]]):
 
     def check(self, index: int) -> None:
         """Raise `BadImage` where image or mask cannot be read or differ in size, and `BadData` as `truth` does."""
-        image, labels = self.image(index), self.truth(index)
-        if labels.shape != (image.height, image.width):
-            name, mask = self.entries[index]
-            raise BadImage(
-                f"{name}: {image.width}x{image.height} pixels, but {labels.shape[1]}x{labels.shape[0]} in {mask}; "
-                "save the mask in the size of the upright image"
-            )
+        self.check_map(index, self.image(index), self.entries[index].mask, self.truth(index).shape, "mask")
 
     def fingerprint(self) -> str:
         digest = sha256(to_bytes(f"{len(self)} images of {self.classes}\n"))

@@ -104,7 +104,6 @@ def assemble(
 
 
 def _numbered(one: Annotation, numbers: dict[str, int], class_list: str) -> Annotation:
-    """An object with the number of its class."""
     if one.error:
         return one
     if one.name not in numbers:

@@ -94,13 +94,7 @@ class PanopticSplit(ListedSplit[PanopticTruth]):
 
     def check(self, index: int) -> None:
         """Raise `BadImage` where image or map cannot be read or differ in size, and `BadData` as `segments` does."""
-        image, shape = self.image(index), self.segments(index).ids.shape
-        if shape != (image.height, image.width):
-            entry = self.entries[index]
-            raise BadImage(
-                f"{entry.path}: {image.width}x{image.height} pixels, but {shape[1]}x{shape[0]} in {entry.map}; save "
-                "the map in the size of the upright image"
-            )
+        self.check_map(index, self.image(index), self.entries[index].map, self.segments(index).ids.shape, "map")
 
     def fingerprint(self) -> str:
         digest = sha256(to_bytes(f"{len(self)} images of {self.classes}, things {self.things}\n"))
@@ -261,7 +255,6 @@ def _opened(task: str, split: str, images: PanopticSplit, missing: Sequence[str]
 
 
 def _check_split(split: str, images: PanopticSplit, task: str) -> list[Finding]:
-    """What the file of a split states about classes and segments."""
     findings = []
     for kind, of in (("things", images.things), ("stuff", images.stuff)):
         if not of and task == "panoptic":

@@ -66,7 +66,6 @@ class Parquet(Format):
 
 
 def _check_labels(images: ParquetSplit) -> Iterator[Finding]:
-    """Labels against the class names."""
     high, known = int(images.labels.max(initial=0)), len(images.classes)
     if len(images) and int(images.labels.min()) == 1:
         message = f"{images.stem}: labels run from 1 to {high}; they start at 0, so subtract 1, or name the class 0"
@@ -139,7 +138,6 @@ def read_parquet(data: Path, files: list[Path]) -> ParquetSplit:
 
 
 def _image_column(schema: pa.Schema, stem: str) -> str:
-    """The column of pictures."""
     structs = [f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
     plain = [f.name for f in schema if pa.types.is_binary(f.type) or pa.types.is_large_binary(f.type)]
     found = structs or plain

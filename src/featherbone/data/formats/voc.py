@@ -14,7 +14,7 @@ from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.named_objects import NamedImage, assemble, first_files, is_mask, split_of_path
 from featherbone.data.formats.xml_files import number_of, read_xml, root_of, text_of
 from featherbone.data.layouts import SPLITS, names_of
-from featherbone.data.listing import list_files, list_folder, list_images
+from featherbone.data.listing import SUFFIXES, list_files, list_folder, list_images
 from featherbone.data.named_files import NamedFiles, written_parts
 from featherbone.data.objects import Annotation
 from featherbone.errors import BadData
@@ -108,8 +108,7 @@ def _read_lists(root: Path) -> dict[str, list[str]]:
 def _stem(name: str) -> str:
     """The plain name of an image, with or without suffix, as lists give it."""
     plain = "".join(written_parts(name)[-1:])
-    suffixes = (".jpg", ".jpeg", ".png", ".bmp", ".xml", ".tif", ".tiff", ".webp")
-    return Path(plain).stem if plain.lower().endswith(suffixes) else plain
+    return Path(plain).stem if plain.lower().endswith((".xml", *SUFFIXES)) else plain
 
 
 class _Images:

@@ -108,7 +108,6 @@ def _label_files(root: Path, paths: Sequence[Path]) -> tuple[dict[Path, Path], l
 
 
 def _label_texts(folder: Path) -> dict[str, Path]:
-    """Text files in a folder by their stems."""
     files = list_folder(folder) if folder.is_dir() else []
     return {file.stem: file for file in files if file.suffix.lower() == ".txt" and file.name != "classes.txt"}
 
