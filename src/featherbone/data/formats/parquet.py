@@ -121,10 +121,8 @@ def read_parquet(data: Path, files: list[Path]) -> ParquetSplit:
         if pa.types.is_dictionary(kind):
             kind = kind.value_type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            names = table[label].to_pylist()
-            classes = tuple(sorted(set(names)))
-            labels = np.searchsorted(np.array(classes, object), np.array(names, object)).astype(np.int64)
-            return ParquetSplit(stem, column, np.arange(len(labels)), labels, classes)
+            names, labels = np.unique(np.array(table[label].to_pylist(), object), return_inverse=True)
+            return ParquetSplit(stem, column, np.arange(len(labels)), labels, tuple(names.tolist()))
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
             raise BadData(f"{stem}: labels of type {kind}; write whole numbers or names of classes")
         labels = table[label].cast(pa.int64()).to_numpy()
