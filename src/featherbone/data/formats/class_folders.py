@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from featherbone.data.classification import LabelSplit
 from featherbone.data.findings import Example, Finding, report
 from featherbone.data.formats.format import Format, Opened, Reading
-from featherbone.data.formats.mask_folders import ENDS
+from featherbone.data.formats.masks import ENDS
 from featherbone.data.layouts import SPLITS, TRAINING_SPLITS, split_folders, split_of
 from featherbone.data.listing import is_image, list_files, list_folder, list_folders
 from featherbone.data.split import FileSplit

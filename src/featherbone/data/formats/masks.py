@@ -1,25 +1,53 @@
 """Images and masks whose pixel values are classes: our layout, ADE20K's, Cityscapes', Pascal VOC's and others."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featherbone.data.findings import Example, listed, report
 from featherbone.data.formats.format import Format, Opened, Reading, skipped_files
-from featherbone.data.formats.mask_folders import MaskPair, find_masks, has_masks
 from featherbone.data.images import read_file
-from featherbone.data.label_files import Code, read_code
+from featherbone.data.label_files import Code, cityscapes_code, cityscapes_train_code, has_code, read_code, voc_code
+from featherbone.data.layouts import SPLITS, names_of, split_folders
+from featherbone.data.listing import has_images, list_folder, list_folders, list_images
 from featherbone.data.split import FileSplit, Split
 from featherbone.errors import BadData
+from featherbone.files import read_text
 from featherbone.ops.label_maps import IGNORE
 from featherbone.text import to_bytes
 
-MAX_VALUES = 5
-"""Values without a class that a message lists."""
+IMAGES = ("images", "image", "imgs", "img", "img_dir", "jpegimages")
+"""Names, in lower case, of folders of images; `img_dir` is mmsegmentation's, `JPEGImages` Pascal VOC's."""
+MASKS = (
+    *("masks", "mask", "annotations", "ann_dir", "segmentationclasspng", "segmentationclass"),
+    *("labels", "label", "annots", "annot", "gt"),
+)
+"""Names, in lower case, of folders of masks; `annotations` is ADE20K's, `SegmentationClassPNG` labelme's."""
+ENDS = tuple(
+    join + word
+    for join in ("_", "-")
+    for word in ("mask", "masks", "seg", "segmentation", "label", "labels", "gt", "annot", "l")
+)
+"""Suffixes, in lower case, of the names of masks, and of mask folders beside `train`; `_L` is CamVid's."""
+IMAGE_ENDS = ("_image", "_img", "-image", "-img", "_sat")
+"""Suffixes, in lower case, of the names of images whose masks have another suffix."""
+CITY_IMAGE = "_leftImg8bit"
+CITY_MASKS = {"_gtFine_labelIds": cityscapes_code, "_gtFine_labelTrainIds": cityscapes_train_code}
+"""Suffixes of Cityscapes' names, and the code of the masks."""
+VOC_LISTS = "ImageSets/Segmentation"
+
+
+class MaskPair(NamedTuple):
+    """Paths of an image and its mask below the data folder."""
+
+    path: str
+    mask: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +121,150 @@ class Masks(Format):
         text = f"for {split} without an image of the same name; add the images"
         findings += report("warning", f"orphans-in-{split}", orphans, "mask", text)
         return Opened(MaskSplit(folder, files.pairs, code), findings=tuple(findings))
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """Images and masks of one split, as paths below the data folder."""
+
+    pairs: tuple[MaskPair, ...]
+    unmapped: tuple[str, ...]
+    """Images without a mask."""
+    orphans: tuple[str, ...]
+    """Masks without an image."""
+    code: Code | None
+    """The classes of the mask values, where the layout defines them."""
+
+
+def find_masks(data: Path, split: str) -> MaskFiles | None:
+    """Images and masks of a split; None where `data` has no such split.
+
+    Without folders or lists of splits, all are `train`. There are no pairs where no image has the name of a mask.
+    """
+    if found := _best(_pair(data, *folders) for folders in _places(data, split)):
+        return found
+    whole = (_pair(data, *folders) for folders in _whole(data))
+    if lists := _voc_lists(data):
+        return _best(_only(files, lists[split]) for files in whole if files) if split in lists else None
+    has_splits = any(_pair(data, *folders) for other in SPLITS for folders in _places(data, other))
+    return _best(whole) if split == "train" and not has_splits else None
+
+
+def has_masks(data: Path) -> bool:
+    """Whether a folder holds images and masks."""
+    in_splits = (folders for split in SPLITS for folders in _places(data, split))
+    return any(_has_pair(data, *folders) for folders in chain(in_splits, _whole(data)))
+
+
+def _best(found: Iterable[MaskFiles | None]) -> MaskFiles | None:
+    """The first with pairs; without pairs the first."""
+    there = [files for files in found if files]
+    return next((files for files in there if files.pairs), there[0] if there else None)
+
+
+def _places(data: Path, split: str) -> Iterator[tuple[Path, Path]]:
+    """Folders of images and of masks of a split."""
+    for images in split_folders(data / "leftImg8bit", split):
+        yield images, data / "gtFine" / images.name
+    for images, masks in _folders(data):  # images/train and masks/train
+        yield from product(split_folders(images, split), split_folders(masks, split))
+    for folder in split_folders(data, split):
+        yield from _folders(folder)  # train/images and train/masks
+        for masks in list_folders(data):  # train and train_masks, or trainannot
+            end = masks.name.lower().removeprefix(folder.name.lower())
+            if end != masks.name.lower() and (end in ENDS or end in MASKS):
+                yield folder, masks
+        if not list_folders(folder):
+            yield folder, folder  # train/0.jpg and train/0_mask.png
+
+
+def _folders(parent: Path) -> Iterator[tuple[Path, Path]]:
+    """Each folder of images in `parent` with each of masks."""
+    inside = {path.name.lower(): path for path in list_folders(parent)}
+    for images, masks in product(IMAGES, MASKS):
+        if images in inside and masks in inside:
+            yield inside[images], inside[masks]
+
+
+def _whole(data: Path) -> Iterator[tuple[Path, Path]]:
+    """Folders of images and of masks that are in no split."""
+    yield from _folders(data)
+    if not list_folders(data):
+        yield data, data
+
+
+def _has_pair(data: Path, images: Path, masks: Path) -> bool:
+    """Whether two folders hold images, or one folder images and their masks."""
+    if images == masks:
+        return _pair(data, images, masks) is not None
+    return all(folder.is_dir() and has_images(folder) for folder in (images, masks))
+
+
+def _pair(data: Path, images: Path, masks: Path) -> MaskFiles | None:
+    """Images and masks of two folders, or of one; None where there are none of either."""
+    if not (images.is_dir() and masks.is_dir()):
+        return None
+    of_images, of_masks = _names(images), _names(masks)
+    code = None
+    if end := next((end for end in CITY_MASKS if any(name.endswith(end) for name, _ in of_masks)), None):
+        of_masks = [(name.removesuffix(end), path) for name, path in of_masks if name.endswith(end)]
+        of_images = [(name.removesuffix(CITY_IMAGE), path) for name, path in of_images]
+        code = CITY_MASKS[end]()
+    if images == masks:
+        stems = {stem for name, _ in of_images for stem in (name, _shorten(name, IMAGE_ENDS))}
+        of_masks = [(name, path) for name, path in of_masks if _shorten(name, ENDS) in stems - {name}]
+        of_images = [named for named in of_images if named not in of_masks]
+    if not of_images or not of_masks:
+        return None
+    if code is None and images.name == "JPEGImages" and not has_code(data):
+        code = voc_code()
+    twins = {_shorten(name, ENDS): path for name, path in reversed(of_masks)} | dict(reversed(of_masks))
+    pairs, unmapped, taken = [], [], set()
+    for name, path in of_images:
+        mask = twins.get(name) or twins.get(_shorten(name, IMAGE_ENDS))
+        if mask is None:
+            unmapped.append(_below(path, data))
+        else:
+            pairs.append(MaskPair(_below(path, data), _below(mask, data)))
+            taken.add(mask)
+    orphans = [_below(path, data) for _, path in of_masks if path not in taken]
+    return MaskFiles(tuple(pairs), tuple(unmapped), tuple(orphans), code)
+
+
+def _names(folder: Path) -> list[tuple[str, Path]]:
+    """Image files below a folder, with their places in it without the suffix."""
+    return [(path.relative_to(folder).with_suffix("").as_posix(), path) for path in list_images(folder)]
+
+
+def _shorten(name: str, ends: tuple[str, ...]) -> str:
+    end = next((end for end in ends if name.lower().endswith(end)), "")
+    return name[: len(name) - len(end)]
+
+
+def _below(path: Path, data: Path) -> str:
+    return path.relative_to(data).as_posix()
+
+
+def _voc_lists(data: Path) -> dict[str, set[str]]:
+    """Names of images by split, from Pascal VOC's lists; empty where no list is of a split."""
+    folder = data / VOC_LISTS
+    files = {file.stem: file for file in list_folder(folder) if file.suffix == ".txt"} if folder.is_dir() else {}
+    lists = {}
+    for split in SPLITS:
+        for stem in names_of(split, files)[:1]:
+            text = read_text(files[stem], _below(files[stem], data))
+            lists[split] = {line.split()[0] for line in text.splitlines() if line.strip()}
+    return lists
+
+
+def _only(files: MaskFiles, names: set[str]) -> MaskFiles:
+    pairs = tuple(pair for pair in files.pairs if Path(pair.path).stem in names)
+    unmapped = tuple(path for path in files.unmapped if Path(path).stem in names)
+    return MaskFiles(pairs, unmapped, (), files.code)
+
+
+MAX_VALUES = 5
+"""Values without a class that a message lists."""
 
 
 def check_two_classes(images: Split[NDArray[np.uint8]], data: Path) -> None:
