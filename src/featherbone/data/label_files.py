@@ -177,8 +177,8 @@ def voc_code() -> Code:
     """
     rows = []
     for value, name in (*enumerate(VOC), (IGNORE, "void")):
-        red, green, blue = (sum((value >> 3 * b + channel & 1) << 7 - b for b in range(3)) for channel in range(3))
-        rows.append(Row(name, 65536 * red + 256 * green + blue, value))
+        bits = np.array([[value >> (3 * bit + channel) & 1 for bit in range(3)] for channel in range(3)])
+        rows.append(Row(name, int(_colours(bits @ [128, 64, 32])), value))
     return code_of(rows, "Pascal VOC")
 
 
@@ -198,9 +198,10 @@ def _read_names(text: str, file: str) -> list[Row]:
     rows = []
     for line in _lines(text):
         words = line.replace(",", " ").split()
-        count = 1 if words[1:] and words[-1].startswith("#") else 3 if all(w.isdigit() for w in words[-3:]) else 0
-        if 0 < count < len(words):
-            rows.append(Row(" ".join(words[:-count]), _colour(line, file, *words[-count:])))
+        if len(words) > 1 and words[-1].startswith("#"):
+            rows.append(Row(" ".join(words[:-1]), _colour(line, file, words[-1])))
+        elif len(words) > 3 and all(word.isdigit() for word in words[-3:]):
+            rows.append(Row(" ".join(words[:-3]), _colour(line, file, *words[-3:])))
         else:
             rows.append(Row(line))
     return rows[1:] if rows and rows[0].name == "__ignore__" else rows
