@@ -60,10 +60,8 @@ def assemble(
     list, `unlisted` are the images without annotations beside the others. Images that name no split are for training
     if no other is.
     """
-    has_train = any(image.split == "train" for image in images)
-    chosen = [
-        image for image in images if image.split == split or (image.split, split, has_train) == (None, "train", 0)
-    ]
+    default = None if any(image.split == "train" for image in images) else "train"
+    chosen = [image for image in images if split == (default if image.split is None else image.split)]
     if not chosen and not missing and not unlisted:
         return None
     class_list = "the labels of the XML file"
@@ -89,7 +87,7 @@ def assemble(
         for number, (path, size, objects) in enumerate(found, 1)
     ]
     notes = list(notes)
-    if (count := sum(image.split is None for image in images)) and split == "train" and has_train:
+    if (count := sum(image.split is None for image in images)) and split == "train" and default is None:
         notes.insert(0, f"{count:,} {things} outside of the splits are not read")
     if count := sum(image.num_ignored for image in chosen):
         notes.append(f"{count:,} points, lines and other shapes that are not objects are not read")
