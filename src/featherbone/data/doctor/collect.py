@@ -9,9 +9,9 @@ from faster_coco_eval.core import mask as coco
 from numpy.typing import NDArray
 from PIL import ImageFile
 
-from featherbone.data.classification import LabelSplit
 from featherbone.data.doctor.duplicates import hash_image
 from featherbone.data.doctor.table import ImageRow, MapFacts, ObjectColumns, Picture, Segment, Table, Truth
+from featherbone.data.formats.class_folders import LabelSplit
 from featherbone.data.formats.masks import MaskSplit
 from featherbone.data.formats.panoptic import PanopticSplit
 from featherbone.data.images import WHITES, is_deep, open_image, orientation_of, read_image, white_of

@@ -6,22 +6,22 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featherbone.data.classification import LabelSplit
-from featherbone.data.findings import Example, Finding, report
+from featherbone.data.findings import Example, Finding, listed, report
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.masks import ENDS
 from featherbone.data.layouts import SPLITS, TRAINING_SPLITS, split_folders, split_of
 from featherbone.data.listing import is_image, list_files, list_folder, list_folders
-from featherbone.data.split import FileSplit
-from featherbone.errors import BadData
+from featherbone.data.split import FileSplit, Split
+from featherbone.errors import BadData, did_you_mean
 from featherbone.files import read_text
-from featherbone.text import printable
+from featherbone.text import printable, to_bytes
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Files that list images and their labels."""
@@ -35,6 +35,53 @@ _LABEL_FOLDERS = frozenset(
         *("groundtruth", "gt", "segmentationclass", "segmentationobject", "imagesets", "xmls", "targets", "polygons"),
     )
 )
+
+
+class LabelSplit(Split[int]):
+    """Images of one split, each of one class."""
+
+    labels: NDArray[np.int64]
+    """Class index of each image (N,); outside of 0 to K - 1 where a file holds such a number."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def truth(self, index: int) -> int:
+        return int(self.labels[index])
+
+    def groups(self) -> Sequence[NDArray[np.int64]]:
+        return [np.flatnonzero(self.labels == label) for label in range(len(self.classes))]
+
+    def fingerprint(self) -> str:
+        return sha256(self._rows()).hexdigest()[:16]
+
+    def joint_fingerprint(self, val: Split[Any]) -> str:
+        assert isinstance(val, LabelSplit), "both splits are read by one format"
+        parts = [f"{len(split)} images\n".encode() + split._rows() for split in (self, val)]
+        return sha256(b"".join(parts)).hexdigest()[:16]
+
+    def _rows(self) -> bytes:
+        """Name and class of every image."""
+        return to_bytes("".join(f"{self.name(i)}\0{self.classes[self.labels[i]]}\n" for i in range(len(self))))
+
+    def named(self, classes: tuple[str, ...], category_ids: Sequence[int] = ()) -> Self:
+        if classes == self.classes:
+            return self
+        if unknown := [name for name in self.classes if name not in classes]:
+            hint = did_you_mean(unknown[0], classes)
+            raise BadData(
+                f"class {unknown[0]!r} is none of the run's classes {listed(classes)}{hint}; pass data with the run's "
+                "classes"
+            )
+        known = (self.labels >= 0) & (self.labels < len(self.classes))
+        table = np.array([classes.index(name) for name in self.classes], np.int64)
+        labels = np.where(known, table[self.labels * known] if len(table) else 0, len(classes))
+        return replace(self, labels=labels, classes=classes)  # type: ignore[type-var]  # every kind is a dataclass
+
+    def matched(self, train: Split[Any]) -> tuple[Split[Any], Self, list[Finding]]:
+        classes = tuple(dict.fromkeys((*train.classes, *self.classes)))
+        assert isinstance(train, LabelSplit), "both splits are read by one format"
+        return train.named(classes), self.named(classes), []
 
 
 @dataclass(frozen=True, eq=False)

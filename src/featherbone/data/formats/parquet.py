@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from featherbone.data.classification import LabelSplit
 from featherbone.data.findings import Example, Finding, finding
-from featherbone.data.formats.class_folders import label_column
+from featherbone.data.formats.class_folders import LabelSplit, label_column
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.layouts import split_of
 from featherbone.data.listing import list_files
