@@ -5,7 +5,6 @@ import os
 import pytest
 from PIL import Image
 
-from featherbone.data.dataset import open_data
 from featherbone.data.formats import open_split
 from featherbone.data.listing import is_junk, list_files, list_folders, list_images
 from featherbone.errors import BadData
@@ -41,18 +40,6 @@ def test_class_folders(tmp_path):
     images = opened.images
     assert images.classes == ("a", "b") and opened.findings == ()
     assert images.paths == ("train/a/0.JPG", "train/a/1.JPG", "train/b/0.JPG", "train/b/1.JPG")
-
-
-def test_yolo(tmp_path):
-    draw(tmp_path / "images" / "train" / "0.jpg", tmp_path / "images" / "val" / "0.jpg")
-    for split in ("train", "val"):
-        (tmp_path / "labels" / split).mkdir(parents=True)
-        (tmp_path / "labels" / split / "0.txt").write_text("0 0.5 0.5 0.5 0.5\n")
-    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [red]\n")
-    litter(tmp_path, *(tmp_path / kind / split for kind in ("images", "labels") for split in ("train", "val")))
-    splits = open_data(tmp_path, "detection")
-    assert [splits.train.name(0), splits.val.name(0)] == ["images/train/0.jpg", "images/val/0.jpg"]
-    assert len(splits.train) == len(splits.val) == 1
 
 
 def test_pictures_that_coco_does_not_list(tmp_path):

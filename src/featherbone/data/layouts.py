@@ -45,8 +45,7 @@ def names_of(split: str, names: Iterable[str]) -> list[str]:
 
 def split_folders(parent: Path, split: str) -> list[Path]:
     """Folders in `parent` that hold the split, the shortest name first; none where `parent` is not a folder."""
-    folders = [path.name for path in list_folders(parent)] if parent.is_dir() else []
-    return [parent / name for name in names_of(split, folders)]
+    return [parent / name for name in names_of(split, [path.name for path in list_folders(parent)])]
 
 
 def has_splits(data: Path) -> bool:

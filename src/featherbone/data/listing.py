@@ -1,4 +1,4 @@
-"""Files below a folder, without those that operating systems put there."""
+"""Files below a folder, without those that operating systems put there; none where there is no folder."""
 
 import os
 from collections.abc import Collection, Iterator
@@ -62,11 +62,15 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not is_junk(entry.name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
     except OSError as error:
         raise BadData(f"{folder}: cannot be listed ({error.strerror}); pass a readable folder") from None
 
 
 def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    if not folder.is_dir():
+        return
     status = folder.stat()
     if (status.st_dev, status.st_ino) in seen:
         return

@@ -41,7 +41,7 @@ def find_tasks(data: Path) -> tuple[str, ...]:
     found = {task for _, tasks in _matches(data) for task in tasks}
     if found:
         return tuple(task for task in TASKS if task in found) + tuple(sorted(found - set(TASKS)))
-    folders = list_folders(data) if data.is_dir() else []
+    folders = list_folders(data)
     if len(folders) == 1 and split_of(folders[0].name) is None and any(_matches(folders[0])):
         raise BadData(f"{data}: the data set is in its folder {folders[0].name}; pass {folders[0]}")
     raise BadData(describe(data))

@@ -108,7 +108,7 @@ class ClassFolders(Format):
 
     def tasks(self, folder: Path) -> frozenset[str]:
         """Classification. Raises `BadData` where folders look like classes but are not."""
-        found = folder.is_dir() and any(find_source(folder, split) for split in SPLITS)
+        found = any(find_source(folder, split) for split in SPLITS)
         return frozenset(("classification",) if found else ())
 
     def open(self, folder: Path, task: str, split: str, reading: Reading) -> Opened | None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from featherbone.data.formats.coco_json import CocoAnnotation, CocoCategory, CocoFile, read_objects, without_collector
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.layouts import ROBOFLOW, SPLITS, names_of, split_folders, split_of
-from featherbone.data.listing import list_images
+from featherbone.data.listing import list_folder, list_images
 from featherbone.data.named_files import NamedFiles
 from featherbone.data.objects import Annotation, Objects, ObjectSplit, size_of
 from featherbone.errors import BadData
@@ -50,8 +50,6 @@ def find_coco(data: Path, split: str) -> CocoSplit | None:
 
 def _candidates(data: Path, split: str) -> Iterator[list[Path]]:
     """Annotation files of a split, in lists, the most specific names first."""
-    if not data.is_dir():
-        return
     beside = split_folders(data, split)
     official = {file.stem.removeprefix("instances_"): file for file in data.glob("annotations/instances_*.json")}
     roboflow = [folder / ROBOFLOW for folder in beside if (folder / ROBOFLOW).is_file()]
@@ -71,10 +69,8 @@ def _split_in(file: Path) -> str | None:
 
 def _json_files(folder: Path) -> list[Path]:
     """The JSON files in a folder that are of COCO's form for objects."""
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".json") if folder.is_dir() else []
-    return [
-        file for file in files if not file.name.startswith((".", *OTHER_FORMS)) and file.is_file() and _is_coco(file)
-    ]
+    files = [file for file in list_folder(folder) if file.suffix.lower() == ".json"]
+    return [file for file in files if not file.name.startswith(OTHER_FORMS) and file.is_file() and _is_coco(file)]
 
 
 def _is_coco(file: Path) -> bool:

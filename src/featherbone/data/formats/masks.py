@@ -105,7 +105,7 @@ class Masks(Format):
 
     def tasks(self, folder: Path) -> frozenset[str]:
         """Semantic."""
-        return frozenset(("semantic",) if folder.is_dir() and has_masks(folder) else ())
+        return frozenset(("semantic",) if has_masks(folder) else ())
 
     def open(self, folder: Path, task: str, split: str, reading: Reading) -> Opened | None:
         files = find_masks(folder, split)
@@ -197,13 +197,11 @@ def _has_pair(data: Path, images: Path, masks: Path) -> bool:
     """Whether two folders hold images, or one folder images and their masks."""
     if images == masks:
         return _pair(data, images, masks) is not None
-    return all(folder.is_dir() and has_images(folder) for folder in (images, masks))
+    return all(map(has_images, (images, masks)))
 
 
 def _pair(data: Path, images: Path, masks: Path) -> MaskFiles | None:
     """Images and masks of two folders, or of one; None where there are none of either."""
-    if not (images.is_dir() and masks.is_dir()):
-        return None
     of_images, of_masks = _names(images), _names(masks)
     code = None
     if end := next((end for end in CITY_MASKS if any(name.endswith(end) for name, _ in of_masks)), None):
@@ -248,7 +246,7 @@ def _below(path: Path, data: Path) -> str:
 def _voc_lists(data: Path) -> dict[str, set[str]]:
     """Names of images by split, from Pascal VOC's lists; empty where no list is of a split."""
     folder = data / VOC_LISTS
-    files = {file.stem: file for file in list_folder(folder) if file.suffix == ".txt"} if folder.is_dir() else {}
+    files = {file.stem: file for file in list_folder(folder) if file.suffix == ".txt"}
     lists = {}
     for split in SPLITS:
         for stem in names_of(split, files)[:1]:

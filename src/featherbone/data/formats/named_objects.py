@@ -138,7 +138,7 @@ def split_of_path(root: Path, path: Path) -> str | None:
 
 def first_files(root: Path, suffix: str) -> Iterator[Path]:
     """The first three files with a suffix in each folder that holds annotations in usual layouts."""
-    for folder in _places(root) if root.is_dir() else ():
+    for folder in _places(root):
         files = (path for path in list_folder(folder) if path.suffix.lower() == suffix and path.is_file())
         yield from islice(files, 3)
 

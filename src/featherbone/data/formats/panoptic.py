@@ -236,8 +236,7 @@ class Cityscapes(Format):
     def open(self, folder: Path, task: str, split: str, reading: Reading) -> Opened | None:
         for images in split_folders(folder / "leftImg8bit", split):
             maps = folder / "gtFine" / images.name
-            found = [path for path in list_images(maps) if path.stem.endswith(CITY_IDS)] if maps.is_dir() else []
-            if found:
+            if found := [path for path in list_images(maps) if path.stem.endswith(CITY_IDS)]:
                 return _opened(task, split, *_read_cityscapes(folder, found))
         return None
 

@@ -53,8 +53,7 @@ class Parquet(Format):
 
     def tasks(self, folder: Path) -> frozenset[str]:
         """Classification."""
-        found = folder.is_dir() and find_parquet(folder)
-        return frozenset(("classification",) if found else ())
+        return frozenset(("classification",) if find_parquet(folder) else ())
 
     def open(self, folder: Path, task: str, split: str, reading: Reading) -> Opened | None:
         files = find_parquet(folder).get(split)

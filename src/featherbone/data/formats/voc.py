@@ -96,8 +96,7 @@ def _object(element: Element, place: str) -> Annotation:
 
 def _read_lists(root: Path) -> dict[str, list[str]]:
     """Plain names of the images of each split, by the lists of `ImageSets/Main`; empty where there are none."""
-    files = list_folder(root / SETS) if (root / SETS).is_dir() else []
-    lists = {path.stem: path for path in files if path.suffix.lower() == ".txt"}
+    lists = {path.stem: path for path in list_folder(root / SETS) if path.suffix.lower() == ".txt"}
     chosen = {split: lists[names[0]] for split in SPLITS if (names := names_of(split, lists))}
     if "train" not in chosen and (whole := lists.get("trainval") or lists.get("default")):
         chosen["train"] = whole

@@ -118,8 +118,6 @@ def find_lists(data: Path) -> list[Path]:
     """
     if data.is_file():
         return [data] if data.suffix.lower() in YAML else []
-    if not data.is_dir():
-        return []
     files = [path for path in list_folder(data) if path.is_file()]
     lists = [path for path in files if path.suffix.lower() in YAML and (path.name.lower() == LIST or _states(path))]
     lists = lists or [path for path in files if path.suffix.lower() == ".data" and "names" in _read_darknet(path)]
@@ -328,8 +326,8 @@ def _label_files(root: Path, paths: Sequence[Path]) -> tuple[dict[Path, Path], l
 
 
 def _label_texts(folder: Path) -> dict[str, Path]:
-    files = list_folder(folder) if folder.is_dir() else []
-    return {file.stem: file for file in files if file.suffix.lower() == ".txt" and file.name != "classes.txt"}
+    files = [file for file in list_folder(folder) if file.suffix.lower() == ".txt"]
+    return {file.stem: file for file in files if file.name != "classes.txt"}
 
 
 def labels_folders(root: Path, folder: Path) -> list[Path]:
