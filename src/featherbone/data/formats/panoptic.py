@@ -186,7 +186,7 @@ class ThingSplit(ObjectSplit):
                 objects = self.truth(index)
             except (BadData, BadImage):
                 objects = entry.take(np.zeros(0, np.int64))
-            size = entry.height, entry.width
+            size = objects.height, objects.width
             plain = Objects.of_boxes(size, objects.boxes, objects.labels, objects.crowd)
             numbers = tuple(self.category_ids[label] for label in objects.labels.tolist())
             entries.append(replace(plain, path=entry.path, image_id=entry.image_id, category_ids=numbers))
