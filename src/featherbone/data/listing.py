@@ -58,6 +58,15 @@ def has_images(folder: Path) -> bool:
     return any(map(is_image, _walk(folder, set())))
 
 
+def read_head(path: Path, size: int = 1 << 16) -> bytes:
+    """The first bytes of a file; none where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
+
+
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:

@@ -17,7 +17,7 @@ from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.named_objects import NamedImage, assemble, first_files, split_of_path
 from featherbone.data.formats.xml_files import number_of, read_xml, root_of, text_of
 from featherbone.data.layouts import split_of
-from featherbone.data.listing import list_files
+from featherbone.data.listing import list_files, read_head
 from featherbone.data.named_files import NamedFiles, written_parts
 from featherbone.data.objects import Annotation
 from featherbone.errors import BadData
@@ -34,10 +34,8 @@ class Cvat(Format):
     def tasks(self, folder: Path) -> frozenset[str]:
         """Detection, and instance where the first bytes of a file hold a shape with a mask."""
         files = [path for path in first_files(folder, ".xml") if root_of(path) == "annotations"]
-        for path in files:
-            with open(path, "rb") as file:
-                if re.search(rb"<(polygon|mask|ellipse)\b", file.read(1 << 22)):
-                    return frozenset(("detection", "instance"))
+        if any(re.search(rb"<(polygon|mask|ellipse)\b", read_head(path, 1 << 22)) for path in files):
+            return frozenset(("detection", "instance"))
         return frozenset(("detection",) if files else ())
 
     def open(self, folder: Path, task: str, split: str, reading: Reading) -> Opened | None:

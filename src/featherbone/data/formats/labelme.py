@@ -17,7 +17,7 @@ from featherbone.data.formats import shapes
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.named_objects import NamedImage, assemble, first_files, split_of_path
 from featherbone.data.images import open_image
-from featherbone.data.listing import list_files
+from featherbone.data.listing import list_files, read_head
 from featherbone.data.named_files import NamedFiles
 from featherbone.data.objects import Annotation
 from featherbone.errors import BadData
@@ -58,7 +58,7 @@ class Labelme(Format):
 
     def tasks(self, folder: Path) -> frozenset[str]:
         """Detection where one of the first JSON files has shapes, and instance where one has a shape with a mask."""
-        heads = [_head(path) for path in first_files(folder, ".json")]
+        heads = [read_head(path) for path in first_files(folder, ".json")]
         if not any(map(_has_shapes, heads)):
             return frozenset()
         masks = any(f'"{kind}"'.encode() in head for head in heads for kind in (*POLYGONS, "circle", "mask"))
@@ -66,16 +66,8 @@ class Labelme(Format):
 
     def open(self, folder: Path, task: str, split: str, reading: Reading) -> Opened | None:
         finders: dict[Path, NamedFiles] = {}
-        files = [path for path in list_files(folder, (".json",)) if _has_shapes(_head(path))]
+        files = [path for path in list_files(folder, (".json",)) if _has_shapes(read_head(path))]
         return assemble(folder, split, [_read(folder, path, finders) for path in files], reading, "JSON files")
-
-
-def _head(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(1 << 16)
-    except OSError:
-        return b""
 
 
 def _has_shapes(head: bytes) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.named_objects import first_files
 from featherbone.data.layouts import LAYOUTS
-from featherbone.data.listing import SUFFIXES, list_files
+from featherbone.data.listing import SUFFIXES, list_files, read_head
 from featherbone.errors import BadData
 
 _DATUMARO = "convert it, as with Datumaro: datum convert -i {data} -if %s -f coco -o OUT -- --save-media"
@@ -96,8 +96,7 @@ def _recognise(data: Path) -> tuple[Path, str, str] | None:
                 return found, name, remedy
     for suffix in dict.fromkeys(suffix for suffix, *_ in BY_CONTENT):
         for path in first_files(data, suffix):
-            with open(path, "rb") as file:
-                head = file.read(1 << 16)
+            head = read_head(path)
             for of, content, name, remedy in BY_CONTENT:
                 if of == suffix and re.search(content, head, re.DOTALL):
                     return path, name, remedy

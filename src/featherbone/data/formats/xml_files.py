@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError, iterparse
 
+from featherbone.data.listing import read_head
 from featherbone.errors import BadData
 
 MAX_BYTES = 1 << 29
@@ -40,11 +41,7 @@ def read_xml(path: Path, name: str) -> Element:
 
 def root_of(path: Path) -> str:
     """The name of a file's root element, from its first bytes; empty where it has none."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(4096).replace(b"\0", b"")  # of UTF-16
-    except OSError:
-        return ""
+    head = read_head(path, 4096).replace(b"\0", b"")  # bytes 0 of UTF-16
     head = re.sub(rb"<!--.*?-->|<[?].*?[?]>|<!.*?>", b"", head, flags=re.DOTALL)
     found = re.match(rb"[^<]*<([A-Za-z_][\w.-]*)", head)
     return found[1].decode() if found else ""

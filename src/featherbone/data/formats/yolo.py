@@ -14,7 +14,7 @@ from featherbone.data.findings import Finding
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.yolo_lines import Row, may_be_keypoints, read_rows, to_annotation
 from featherbone.data.layouts import SPLITS, names_of, split_folders, split_of
-from featherbone.data.listing import is_junk, list_folder, list_images
+from featherbone.data.listing import is_junk, list_folder, list_images, read_head
 from featherbone.data.named_files import NamedFiles, written_parts
 from featherbone.data.objects import Objects, ObjectSplit, size_of
 from featherbone.errors import BadData
@@ -199,8 +199,7 @@ def _read_names(root: Path, path: Path) -> tuple[str, ...]:
 
 def _states(path: Path) -> bool:
     """Whether a YAML file has the keys of a YOLO list, from its first bytes."""
-    with open(path, "rb") as file:
-        text = file.read(65536).decode("utf-8-sig", errors="replace")
+    text = read_head(path).decode("utf-8-sig", errors="replace")
     keys = re.findall(r"""^["']?(\w+)["']?[ \t]*:""", text, re.MULTILINE)
     return bool({"names", "nc"} & set(keys)) and any(map(split_of, keys))
 
