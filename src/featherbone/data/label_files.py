@@ -13,6 +13,7 @@ from PIL import Image, ImageColor
 from featherbone.data.findings import listed
 from featherbone.data.images import open_image
 from featherbone.data.layouts import SPLITS, split_folders
+from featherbone.data.listing import lines_of
 from featherbone.errors import BadData, BadImage
 from featherbone.files import read_text
 from featherbone.ops.label_maps import IGNORE
@@ -196,7 +197,7 @@ def cityscapes_train_code() -> Code:
 def _read_names(text: str, file: str) -> list[Row]:
     """A name a line, with a colour if it has one; labelme's `__ignore__` in the first line has no index."""
     rows = []
-    for line in _lines(text):
+    for line in lines_of(text):
         words = line.replace(",", " ").split()
         if len(words) > 1 and words[-1].startswith("#"):
             rows.append(Row(" ".join(words[:-1]), _colour(line, file, words[-1])))
@@ -205,11 +206,6 @@ def _read_names(text: str, file: str) -> list[Row]:
         else:
             rows.append(Row(line))
     return rows[1:] if rows and rows[0].name == "__ignore__" else rows
-
-
-def _lines(text: str, comment: str = "\n") -> list[str]:
-    """Lines without spaces around them, but for blank ones and those that start with `comment`."""
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(comment)]
 
 
 def _colour(line: str, file: str, *words: str) -> int:
@@ -225,7 +221,7 @@ def _colour(line: str, file: str, *words: str) -> int:
 
 def _read_camvid(text: str, file: str) -> list[Row]:
     """CamVid's table: R G B and the name."""
-    lines = [line.split(maxsplit=3) for line in _lines(text, "#")]
+    lines = [line.split(maxsplit=3) for line in lines_of(text, "#")]
     if odd := next((line for line in lines if len(line) < 4), None):
         raise BadData(f"{file}: {' '.join(odd)!r}; write R G B and a name a line")
     return [Row(name, _colour(f"{name} {r} {g} {b}", file, r, g, b)) for r, g, b, name in lines]
@@ -234,7 +230,7 @@ def _read_camvid(text: str, file: str) -> list[Row]:
 def _read_cvat(text: str, file: str) -> list[Row]:
     """CVAT's and Datumaro's table for VOC: name:R,G,B:parts:actions."""
     rows = []
-    for line in _lines(text, "#"):
+    for line in lines_of(text, "#"):
         name, channels = f"{line}:".split(":")[:2]
         colour = _colour(line, file, *channels.split(",")) if channels.count(",") == 2 else None
         rows.append(Row(name, colour))
@@ -258,7 +254,7 @@ def _read_table(text: str, file: str) -> list[Row]:
 
 def _read_ade20k(text: str, file: str) -> list[Row]:
     """ADE20K's table: index, three shares, whether it is stuff, and the name, by tabs; the index 0 is no class."""
-    lines = [line.split("\t") for line in _lines(text)]
+    lines = [line.split("\t") for line in lines_of(text)]
     if any(len(line) < 2 for line in lines) or any(not line[0].strip().isdigit() for line in lines[1:]):
         raise BadData(f"{file}: not ADE20K's table of index ... name by tabs; write {CLASSES} instead")
     return [Row(line[-1].strip(), value=int(line[0])) for line in lines[1:]]

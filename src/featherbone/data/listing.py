@@ -58,6 +58,16 @@ def has_images(folder: Path) -> bool:
     return any(map(is_image, _walk(folder, set())))
 
 
+def below(root: Path, path: Path) -> str:
+    """The path of a file from `root` on, as it is written in messages and files."""
+    return path.relative_to(root).as_posix()
+
+
+def lines_of(text: str, comment: str = "\n") -> list[str]:
+    """Lines without spaces around them, but for blank ones and those that start with `comment`."""
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(comment)]
+
+
 def read_head(path: Path, size: int = 1 << 16) -> bytes:
     """The first bytes of a file; none where it cannot be read."""
     try:

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from featherbone.data.findings import many
 from featherbone.data.layouts import split_of
-from featherbone.data.listing import list_files
+from featherbone.data.listing import below, list_files
 from featherbone.errors import BadData
 
 _HASH = re.compile(r"[0-9a-f]{8}-(?=.)")
@@ -48,10 +48,10 @@ class NamedFiles:
                     return Path(path)
         if name not in self.guesses and (found := self._guess(written_parts(name))):
             if len(found) > 1:
-                shown = " or ".join(path.relative_to(self.root).as_posix() for path in found[:2])
+                shown = " or ".join(below(self.root, path) for path in found[:2])
                 raise BadData(
                     f"{self.source}: file_name {name!r} may be {shown}; write paths below the data folder, as "
-                    f"{found[0].relative_to(self.root).as_posix()!r}"
+                    f"{below(self.root, found[0])!r}"
                 )
             self.guesses[name] = found[0]
         return self.guesses.get(name)
@@ -61,7 +61,7 @@ class NamedFiles:
         if not self.guesses:
             return []
         name, path = next(iter(self.guesses.items()))
-        where = path.relative_to(self.root).as_posix()
+        where = below(self.root, path)
         return [f"{many(len(self.guesses), 'image')} found by the plain name only, as {where} for {name!r}"]
 
     def _guess(self, parts: Sequence[str]) -> list[Path]:

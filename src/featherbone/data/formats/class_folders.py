@@ -17,7 +17,7 @@ from featherbone.data.findings import Example, Finding, listed, report
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.masks import ENDS
 from featherbone.data.layouts import SPLITS, TRAINING_SPLITS, split_folders, split_of
-from featherbone.data.listing import is_image, list_files, list_folder, list_folders
+from featherbone.data.listing import below, is_image, list_files, list_folder, list_folders
 from featherbone.data.split import FileSplit, Split
 from featherbone.errors import BadData, did_you_mean
 from featherbone.files import read_text
@@ -121,9 +121,7 @@ class ClassFolders(Format):
         folders = _class_folders(folder, source)
         classes = [printable(one.name) for one in folders]
         files = [
-            (file.relative_to(folder).as_posix(), name)
-            for one, name in zip(folders, classes, strict=True)
-            for file in list_files(one)
+            (below(folder, file), name) for one, name in zip(folders, classes, strict=True) for file in list_files(one)
         ]
         rows = [(path, name) for path, name in files if is_image(Path(path))]
         skipped = [Example((path,)) for path, _ in files if not is_image(Path(path))]
@@ -178,7 +176,7 @@ def find_source(data: Path, split: str) -> Path | None:
         return None
     folders = _class_folders(data, top)
     if not folders and _has_images(top):
-        where = top.relative_to(data).as_posix()
+        where = below(data, top)
         raise BadData(
             f"{data}: the pictures in {where} have no class; move each into a folder of its class, as "
             f"{where}/CLASS/NAME.jpg, or write a metadata.csv beside them with the columns file_name and label"
@@ -204,7 +202,7 @@ def _class_folders(data: Path, top: Path) -> list[Path]:
     """The class folders of `top`. Raises `BadData` where the folders are something else."""
     folders = [folder for folder in list_folders(top) if top != data or _is_class(folder)]
     names = [folder.name for folder in folders]
-    where = top.relative_to(data).as_posix()
+    where = below(data, top)
     place = "" if where == "." else f" in {where}"
     plain = {re.sub(r"[\W\d_]+", "", name.casefold()): name for name in names}
     images, labels = plain.keys() & _IMAGE_FOLDERS, plain.keys() & _LABEL_FOLDERS
@@ -218,12 +216,12 @@ def _class_folders(data: Path, top: Path) -> list[Path]:
     inner = [{folder.name for folder in list_folders(folder)} for folder in folders]
     common = set.intersection(*inner) if len(inner) > 1 else set()
     if len(common) > 1 and 2 * len(common) >= len(set.union(*inner)) and not any(map(_has_images, folders)):
-        shown, below = ", ".join(names[:3]), ", ".join(sorted(common)[:3])
+        shown, inside = ", ".join(names[:3]), ", ".join(sorted(common)[:3])
         if all(split_of(name) for name in common):
             remedy = f"put the splits on top, as {sorted(common)[0]}/{names[0]}"
         else:
-            remedy = f"rename those that are splits to train, val and test, or remove the level of {below}"
-        raise BadData(f"{data}: {shown}{place} have the same subfolders, {below}, so they are not classes; {remedy}")
+            remedy = f"rename those that are splits to train, val and test, or remove the level of {inside}"
+        raise BadData(f"{data}: {shown}{place} have the same subfolders, {inside}, so they are not classes; {remedy}")
     return folders
 
 
@@ -253,7 +251,7 @@ def _metadata(folder: Path) -> Path | None:
 
 def _read_metadata(data: Path, file: Path, split: str) -> list[tuple[str, str | int]]:
     """Paths and labels of a split by a metadata file. In the data folder itself, their folders name the splits."""
-    name = file.relative_to(data).as_posix()
+    name = below(data, file)
     rows = [(number, *_labelled(row, f"{name}, line {number}")) for number, row in _rows(file, name)]
     splits = [split_of(PurePosixPath(path).parts[0]) for _, path, _ in rows]
     if file.parent == data:
@@ -268,7 +266,7 @@ def _read_metadata(data: Path, file: Path, split: str) -> list[tuple[str, str | 
             f"{name}, line {number}: there is no {path} ({len(missing)} of {len(rows)} do not exist); write paths "
             f"from the folder of {file.name}, or remove the lines"
         )
-    return [((file.parent / path).relative_to(data).as_posix(), label) for _, path, label in rows]
+    return [(below(data, file.parent / path), label) for _, path, label in rows]
 
 
 def _rows(file: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from featherbone.data.formats.coco_json import CocoAnnotation, CocoCategory, CocoFile, read_objects, without_collector
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.layouts import ROBOFLOW, SPLITS, names_of, split_folders, split_of
-from featherbone.data.listing import list_folder, list_images
+from featherbone.data.listing import below, list_folder, list_images
 from featherbone.data.named_files import NamedFiles
 from featherbone.data.objects import Annotation, Objects, ObjectSplit, size_of
 from featherbone.errors import BadData
@@ -43,7 +43,7 @@ def find_coco(data: Path, split: str) -> CocoSplit | None:
     """
     files = next(filter(None, _candidates(data, split)), [])
     if len(files) > 1:
-        shown = ", ".join(file.relative_to(data).as_posix() for file in files)
+        shown = ", ".join(below(data, file) for file in files)
         raise BadData(f"{data}: several annotation files for {split}: {shown}; keep one, or join them")
     return _with_folders(data, split, files[0]) if files else None
 
@@ -118,7 +118,7 @@ class Coco(Format):
         found = find_coco(folder, split)
         if found is None:
             return None
-        source = found.file.relative_to(folder).as_posix()
+        source = below(folder, found.file)
         file, errors = read_objects(found.file, source)
         categories, notes = _classes(file, source)
         labels = {category.id: label for label, category in enumerate(categories)}
@@ -141,12 +141,12 @@ class Coco(Format):
                 )
                 for at in rows
             ]
-            below = path.relative_to(folder).as_posix()
-            entries.append(Objects.parsed(below, image.id, height, width, annotations))
+            name = below(folder, path)
+            entries.append(Objects.parsed(name, image.id, height, width, annotations))
         notes += files.notes()
         beside = list_images(found.folders[0]) if found.exclusive else []
         listed = {one.path for one in entries}
-        unlisted = [name for path in beside if (name := path.relative_to(folder).as_posix()) not in listed]
+        unlisted = [name for path in beside if (name := below(folder, path)) not in listed]
         if reading.unlabelled == "negative":
             first = max((image.id for image in file.images), default=0) + 1
             entries += [

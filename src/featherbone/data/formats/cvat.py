@@ -17,7 +17,7 @@ from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.named_objects import NamedImage, assemble, first_files, split_of_path
 from featherbone.data.formats.xml_files import number_of, read_xml, root_of, text_of
 from featherbone.data.layouts import split_of
-from featherbone.data.listing import list_files, read_head
+from featherbone.data.listing import below, list_files, read_head
 from featherbone.data.named_files import NamedFiles, written_parts
 from featherbone.data.objects import Annotation
 from featherbone.errors import BadData
@@ -43,7 +43,7 @@ class Cvat(Format):
         images: list[NamedImage] = []
         for path in list_files(folder, (".xml",)):
             if root_of(path) == "annotations":
-                name = path.relative_to(folder).as_posix()
+                name = below(folder, path)
                 content = read_xml(path, name)
                 classes |= dict.fromkeys(_labels(content, name))
                 finder = NamedFiles(folder, (path.parent / "images", path.parent), name)
@@ -65,7 +65,7 @@ def _labels(content: Element, name: str) -> list[str]:
 
 def _read_image(root: Path, path: Path, element: Element, finder: NamedFiles) -> NamedImage:
     name = element.get("name", "")
-    where = f"{path.relative_to(root).as_posix()}, {name}"
+    where = f"{below(root, path)}, {name}"
     split = split_of(element.get("subset", "")) or split_of_path(root, root.joinpath(*written_parts(name)))
     height, width = (int(number_of(element.get(side)) or 0) for side in ("height", "width"))
 

@@ -17,7 +17,7 @@ from featherbone.data.formats import shapes
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.named_objects import NamedImage, assemble, first_files, split_of_path
 from featherbone.data.images import open_image
-from featherbone.data.listing import list_files, read_head
+from featherbone.data.listing import below, list_files, read_head
 from featherbone.data.named_files import NamedFiles
 from featherbone.data.objects import Annotation
 from featherbone.errors import BadData
@@ -76,7 +76,7 @@ def _has_shapes(head: bytes) -> bool:
 
 def _read(root: Path, path: Path, finders: dict[Path, NamedFiles]) -> NamedImage:
     """What a file states; one that cannot be read has one object with `error`."""
-    name, error = path.relative_to(root).as_posix(), ""
+    name, error = below(root, path), ""
     if path.parent not in finders:
         beside = [path.parent, path.parent.parent / "images"] if path.parent != root else [root, root / "images"]
         finders[path.parent] = NamedFiles(root, beside, name)

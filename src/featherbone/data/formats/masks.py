@@ -15,7 +15,7 @@ from featherbone.data.formats.format import Format, Opened, Reading, skipped_fil
 from featherbone.data.images import read_file
 from featherbone.data.label_files import Code, cityscapes_code, cityscapes_train_code, has_code, read_code, voc_code
 from featherbone.data.layouts import SPLITS, names_of, split_folders
-from featherbone.data.listing import has_images, list_folder, list_folders, list_images
+from featherbone.data.listing import below, has_images, lines_of, list_folder, list_folders, list_images
 from featherbone.data.split import FileSplit, Split
 from featherbone.errors import BadData
 from featherbone.files import read_text
@@ -221,11 +221,11 @@ def _pair(data: Path, images: Path, masks: Path) -> MaskFiles | None:
     for name, path in of_images:
         mask = twins.get(name) or twins.get(_shorten(name, IMAGE_ENDS))
         if mask is None:
-            unmapped.append(_below(path, data))
+            unmapped.append(below(data, path))
         else:
-            pairs.append(MaskPair(_below(path, data), _below(mask, data)))
+            pairs.append(MaskPair(below(data, path), below(data, mask)))
             taken.add(mask)
-    orphans = [_below(path, data) for _, path in of_masks if path not in taken]
+    orphans = [below(data, path) for _, path in of_masks if path not in taken]
     return MaskFiles(tuple(pairs), tuple(unmapped), tuple(orphans), code)
 
 
@@ -239,10 +239,6 @@ def _shorten(name: str, ends: tuple[str, ...]) -> str:
     return name[: len(name) - len(end)]
 
 
-def _below(path: Path, data: Path) -> str:
-    return path.relative_to(data).as_posix()
-
-
 def _voc_lists(data: Path) -> dict[str, set[str]]:
     """Names of images by split, from Pascal VOC's lists; empty where no list is of a split."""
     folder = data / VOC_LISTS
@@ -250,8 +246,8 @@ def _voc_lists(data: Path) -> dict[str, set[str]]:
     lists = {}
     for split in SPLITS:
         for stem in names_of(split, files)[:1]:
-            text = read_text(files[stem], _below(files[stem], data))
-            lists[split] = {line.split()[0] for line in text.splitlines() if line.strip()}
+            text = read_text(files[stem], below(data, files[stem]))
+            lists[split] = {line.split()[0] for line in lines_of(text)}
     return lists
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from featherbone.data.formats import shapes
 from featherbone.data.formats.format import Opened, Reading
 from featherbone.data.layouts import split_of
-from featherbone.data.listing import list_folder, list_folders, list_images
+from featherbone.data.listing import below, lines_of, list_folder, list_folders, list_images
 from featherbone.data.objects import Annotation, Objects, ObjectSplit, size_of
 from featherbone.errors import BadData
 from featherbone.files import read_text
@@ -79,7 +79,7 @@ def assemble(
         unlisted = ()
     entries = [
         Objects.parsed(
-            path.relative_to(root).as_posix(),
+            below(root, path),
             number,
             *(size or size_of(path)),
             [_numbered(one, numbers, class_list) for one in objects if one.error or one.name not in NO_CLASS],
@@ -96,7 +96,7 @@ def assemble(
     return Opened(
         images=ObjectSplit(root, tuple(entries), tuple(classes), tuple(range(len(classes)))),
         missing=(*missing, *(image.name for image in chosen if not image.path)),
-        unlisted=tuple(path.relative_to(root).as_posix() for path in unlisted),
+        unlisted=tuple(below(root, path) for path in unlisted),
         notes=tuple(notes),
     )
 
@@ -115,8 +115,7 @@ def _find_classes(root: Path, used: set[str]) -> tuple[Sequence[str], str]:
     """Class names in their order, and the file they are listed in; without one, the `used` names sorted and ""."""
     for file in CLASS_LISTS:
         if (root / file).is_file():
-            lines = read_text(root / file, file).splitlines()
-            names = [line.split(":")[0].strip() for line in lines if not line.startswith("#")]
+            names = [line.split(":")[0].strip() for line in lines_of(read_text(root / file, file), "#")]
             names = [name for name in names if name and name not in NO_CLASS]
             if twice := next((name for name in names if names.count(name) > 1), ""):
                 raise BadData(f"{file}: {twice!r} is listed twice; give each class a different name")

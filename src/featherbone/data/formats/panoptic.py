@@ -15,7 +15,7 @@ from featherbone.data.formats.format import Format, Opened, Reading, skipped_fil
 from featherbone.data.images import read_file
 from featherbone.data.label_files import CITYSCAPES, CITYSCAPES_THINGS, read_values
 from featherbone.data.layouts import names_of, split_folders, split_of
-from featherbone.data.listing import list_images
+from featherbone.data.listing import below, list_images
 from featherbone.data.named_files import NamedFiles, find_below
 from featherbone.data.objects import Annotation, Objects, ObjectSplit, size_of
 from featherbone.data.split import ListedSplit, PanopticSegment, PanopticTruth, Split
@@ -280,7 +280,7 @@ def _check_split(split: str, images: PanopticSplit, task: str) -> list[Finding]:
 
 def _read_coco(data: Path, file: Path) -> tuple[PanopticSplit, list[str]]:
     """The images of an annotation file, and the images and maps that do not exist."""
-    name = file.relative_to(data).as_posix()
+    name = below(data, file)
     content = read_panoptic(file, name)
     images = {image.id: image for image in content.images}
     categories = {category.id: category for category in content.categories}
@@ -303,7 +303,7 @@ def _read_coco(data: Path, file: Path) -> tuple[PanopticSplit, list[str]]:
         if path is None or map_path is None:
             missing.append(image.file_name if path is None else row.file_name)
             continue
-        places = (path.relative_to(data).as_posix(), map_path.relative_to(data).as_posix())
+        places = (below(data, path), below(data, map_path))
         parts = tuple(
             PanopticSegment(labels.get(one.category_id, -1), bool(one.iscrowd), one.id, one.stated)
             for one in row.segments_info
@@ -329,7 +329,7 @@ def _read_cityscapes(data: Path, maps: Sequence[Path]) -> tuple[PanopticSplit, l
         if not image.is_file():
             missing.append(f"leftImg8bit/{place.as_posix()}")
             continue
-        places = (image.relative_to(data).as_posix(), path.relative_to(data).as_posix())
+        places = (below(data, image), below(data, path))
         entries.append(PanopticEntry(*places, *size_of(image), len(entries) + 1, None))
     numbers = tuple(CITYSCAPES)
     things = tuple(label for label, number in enumerate(numbers) if number in CITYSCAPES_THINGS)

@@ -16,7 +16,7 @@ from featherbone.data.findings import Example, Finding, finding
 from featherbone.data.formats.class_folders import LabelSplit, label_column
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.layouts import split_of
-from featherbone.data.listing import list_files
+from featherbone.data.listing import below, lines_of, list_files
 from featherbone.errors import BadData
 from featherbone.files import read_text
 
@@ -85,7 +85,7 @@ def find_parquet(data: Path) -> dict[str, list[Path]]:
         if split := _split(file.relative_to(data)):
             found.setdefault(split, []).append(file)
     for split, files in found.items():
-        if len(folders := sorted({file.parent.relative_to(data).as_posix() for file in files})) > 1:
+        if len(folders := sorted({below(data, file.parent) for file in files})) > 1:
             shown = " and ".join(folders[:3])
             raise BadData(f"{data}: Parquet files for {split} in {shown}; pass the folder of one set")
     return found
@@ -148,8 +148,7 @@ def _image_column(schema: pa.Schema, stem: str) -> str:
 def _names(data: Path, stem: str, schema: pa.Schema, label: str, labels: NDArray[np.int64]) -> tuple[str, ...]:
     """Names from classes.txt, else from the metadata that Hugging Face datasets write, else the numbers."""
     if (data / CLASSES).is_file():
-        lines = read_text(data / CLASSES, CLASSES).splitlines()
-        return tuple(line.strip() for line in lines if line.strip())
+        return tuple(lines_of(read_text(data / CLASSES, CLASSES)))
     try:
         features: Any = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
         names = features[label]["names"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.named_objects import first_files
 from featherbone.data.layouts import LAYOUTS
-from featherbone.data.listing import SUFFIXES, list_files, read_head
+from featherbone.data.listing import SUFFIXES, below, list_files, read_head
 from featherbone.errors import BadData
 
 _DATUMARO = "convert it, as with Datumaro: datum convert -i {data} -if %s -f coco -o OUT -- --save-media"
@@ -78,7 +78,7 @@ class Unread(Format):
         """None; raises `BadData` for a folder in such a format."""
         if folder.is_dir() and (found := _recognise(folder)):
             path, name, remedy = found
-            where = path.relative_to(folder).as_posix()
+            where = below(folder, path)
             remedy = remedy.replace("{data}", str(folder))
             raise BadData(f"{folder}: {where} is of {name}, which is not read; {remedy}")
         return frozenset()

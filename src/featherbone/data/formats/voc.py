@@ -14,7 +14,7 @@ from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.named_objects import NamedImage, assemble, first_files, is_mask, split_of_path
 from featherbone.data.formats.xml_files import number_of, read_xml, root_of, text_of
 from featherbone.data.layouts import SPLITS, names_of
-from featherbone.data.listing import SUFFIXES, list_files, list_folder, list_images
+from featherbone.data.listing import SUFFIXES, below, lines_of, list_files, list_folder, list_images
 from featherbone.data.named_files import NamedFiles, written_parts
 from featherbone.data.objects import Annotation
 from featherbone.errors import BadData
@@ -55,7 +55,7 @@ class Voc(Format):
 
 def _read(images: "_Images", path: Path) -> NamedImage:
     """What a file states; one that cannot be read has one object with `error`."""
-    name, split = path.relative_to(images.root).as_posix(), split_of_path(images.root, path)
+    name, split = below(images.root, path), split_of_path(images.root, path)
     try:
         content = read_xml(path, name)
     except BadData as error:
@@ -100,8 +100,8 @@ def _read_lists(root: Path) -> dict[str, list[str]]:
     chosen = {split: lists[names[0]] for split in SPLITS if (names := names_of(split, lists))}
     if "train" not in chosen and (whole := lists.get("trainval") or lists.get("default")):
         chosen["train"] = whole
-    lines = {split: read_text(path, path.relative_to(root).as_posix()).splitlines() for split, path in chosen.items()}
-    return {split: [_stem(line.split()[0]) for line in of if line.strip()] for split, of in lines.items()}
+    texts = {split: read_text(path, below(root, path)) for split, path in chosen.items()}
+    return {split: [_stem(line.split()[0]) for line in lines_of(text)] for split, text in texts.items()}
 
 
 def _stem(name: str) -> str:
@@ -131,7 +131,7 @@ class _Images:
         best = [path for path, rank in zip(found, ranks, strict=True) if rank == max(ranks)]
         best = [path for path in best if path.name == filename] or best
         if len(best) > 1:
-            names = " or ".join(path.relative_to(self.root).as_posix() for path in best[:2])
-            name = file.relative_to(self.root).as_posix()
+            names = " or ".join(below(self.root, path) for path in best[:2])
+            name = below(self.root, file)
             raise BadData(f"{name}: its image may be {names}; keep one of them, or put the file beside its image")
         return best[0]

@@ -14,7 +14,7 @@ from featherbone.data.findings import Finding
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.yolo_lines import Row, may_be_keypoints, read_rows, to_annotation
 from featherbone.data.layouts import SPLITS, names_of, split_folders, split_of
-from featherbone.data.listing import is_junk, list_folder, list_images, read_head
+from featherbone.data.listing import below, is_junk, lines_of, list_folder, list_images, read_head
 from featherbone.data.named_files import NamedFiles, written_parts
 from featherbone.data.objects import Objects, ObjectSplit, size_of
 from featherbone.errors import BadData
@@ -77,7 +77,7 @@ class Yolo(Format):
         rows: dict[Path, list[Row]] = {}
         for path in paths:
             if file := files.get(path):
-                rows[path] = read_rows(file, file.relative_to(root).as_posix(), listing.num_keypoint_values)
+                rows[path] = read_rows(file, below(root, file), listing.num_keypoint_values)
             elif reading.unlabelled == "negative":
                 rows[path] = []
         every = [row for of in rows.values() for row in of]
@@ -92,7 +92,7 @@ class Yolo(Format):
         for number, (path, of) in enumerate(rows.items(), 1):
             size = size_of(path)
             annotations = [to_annotation(row, *size, len(listing.classes)) for row in of]
-            entries.append(Objects.parsed(path.relative_to(root).as_posix(), number, *size, annotations))
+            entries.append(Objects.parsed(below(root, path), number, *size, annotations))
         findings = []
         if not rows:
             message = (
@@ -104,7 +104,7 @@ class Yolo(Format):
         return Opened(
             images=ObjectSplit(root, tuple(entries), listing.classes, tuple(range(len(listing.classes)))),
             missing=tuple(missing),
-            unlisted=tuple(path.relative_to(root).as_posix() for path in paths if path not in rows),
+            unlisted=tuple(below(root, path) for path in paths if path not in rows),
             notes=(*listing.notes, *_notes(every)),
             findings=tuple(findings),
         )
@@ -147,8 +147,8 @@ def read_list(data: Path) -> Listing:
         if (found := split_folders(root / "images", split) or split_folders(root, split))
     }
     folders = folders or {"train": root / "images" if (root / "images").is_dir() else root}
-    given = {split: [folder.relative_to(root).as_posix()] for split, folder in folders.items()}
-    return Listing(root, path.relative_to(root).as_posix(), _read_names(root, path), given)
+    given = {split: [below(root, folder)] for split, folder in folders.items()}
+    return Listing(root, below(root, path), _read_names(root, path), given)
 
 
 def has_polygons(data: Path) -> bool:
@@ -192,9 +192,8 @@ def _read_darknet(path: Path) -> dict[str, str]:
 
 
 def _read_names(root: Path, path: Path) -> tuple[str, ...]:
-    name = path.relative_to(root).as_posix()
-    lines = [line.strip() for line in read_text(path, name).splitlines()]
-    return _distinct(name, [line for line in lines if line])
+    name = below(root, path)
+    return _distinct(name, lines_of(read_text(path, name)))
 
 
 def _states(path: Path) -> bool:
@@ -302,9 +301,9 @@ def _images(listing: Listing, split: str) -> tuple[list[Path], list[str]]:
         if place.is_dir():
             paths |= dict.fromkeys(list_images(place))
             continue
-        name = place.relative_to(listing.root).as_posix()
+        name = below(listing.root, place)
         files = NamedFiles(listing.root, (place.parent, listing.root), name)
-        for line in filter(None, map(str.strip, read_text(place, name).splitlines())):
+        for line in lines_of(read_text(place, name)):
             if found := files.find(line):
                 paths[found] = None
             else:
@@ -321,7 +320,7 @@ def _label_files(root: Path, paths: Sequence[Path]) -> tuple[dict[Path, Path], l
         labels = [texts[folder][path.stem] for folder in folders[path.parent] if path.stem in texts[folder]]
         found |= {path: labels[0]} if labels else {}
     apart = {file for folder, files in texts.items() if folder not in folders for file in files.values()}
-    return found, sorted(file.relative_to(root).as_posix() for file in apart - set(found.values()))
+    return found, sorted(below(root, file) for file in apart - set(found.values()))
 
 
 def _label_texts(folder: Path) -> dict[str, Path]:
