@@ -61,7 +61,6 @@ def test_json_is_read_as_its_type_with_or_without_bom(tmp_path):
     for bom in (b"", b"\xef\xbb\xbf"):
         path.write_bytes(bom + b'{"images": [{"id": 1, "size": 2}]}')
         assert read_json(path, "a.json", dict[str, list[dict[str, int]]]) == {"images": [{"id": 1, "size": 2}]}
-        assert read_json(path, "a.json") == {"images": [{"id": 1, "size": 2}]}
 
 
 @pytest.mark.parametrize(
@@ -89,14 +88,14 @@ def test_json_that_is_none_is_one_message(tmp_path, content, told):
 def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", tmp_path / "none", tmp_path / "a\0b"):
-        for read in (read_json, read_yaml, read_text):
+        for read, kind in ((read_json, (dict,)), (read_yaml, ()), (read_text, ())):
             with pytest.raises(BadData, match=r"name: .*; give a file that exists"):
-                read(path, "name")
+                read(path, "name", *kind)
 
 
 def test_numbers_that_are_not_finite_are_written_as_null(tmp_path):
     write_json(tmp_path / "a.json", {"a": [float("nan"), 0.1 + 0.2, {"b": (float("-inf"), True)}], "c": "ä"})
-    assert read_json(tmp_path / "a.json", "a.json") == {"a": [None, 0.1 + 0.2, {"b": [None, True]}], "c": "ä"}
+    assert read_json(tmp_path / "a.json", "a.json", dict) == {"a": [None, 0.1 + 0.2, {"b": [None, True]}], "c": "ä"}
     assert to_json([float("inf"), 1]) == "[null, 1]"
 
 
@@ -138,12 +137,6 @@ def test_yaml_that_is_none_is_one_message(tmp_path, content, told):
     (tmp_path / "data.yaml").write_text(content)
     with pytest.raises(BadData, match=f"^name: .*{told}"):
         read_yaml(tmp_path / "data.yaml", "name")
-
-
-def test_yaml_is_read_as_its_type(tmp_path):
-    (tmp_path / "data.yaml").write_text("names: {a: [b]}")
-    with pytest.raises(BadData, match=r"^name: expected str, got array at \$"):
-        read_yaml(tmp_path / "data.yaml", "name", dict[str, dict[str, str]])
 
 
 def content(folder):

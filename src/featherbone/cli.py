@@ -22,19 +22,18 @@ from featherbone.progress import notify
 from featherbone.text import printable
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    function.__name__: function
-    for function in (
-        commands.demo,
-        commands.models,
-        commands.doctor,
-        commands.train,
-        commands.evaluate,
-        commands.predict,
-        commands.explain,
-        commands.export,
-        commands.bench,
-    )
-} | {"data": commands.make_data, "serve-web": commands.serve_web}
+    "demo": commands.demo,
+    "models": commands.models,
+    "doctor": commands.doctor,
+    "train": commands.train,
+    "evaluate": commands.evaluate,
+    "predict": commands.predict,
+    "explain": commands.explain,
+    "export": commands.export,
+    "bench": commands.bench,
+    "data": commands.make_data,
+    "serve-web": commands.serve_web,
+}
 INTERRUPTED = 130
 PATIENCE = 60.0
 """Seconds that a process of a group waits for the first one to report an error that all have, before reporting it."""
@@ -106,12 +105,9 @@ def with_json(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function with the option `json`, which `main` handles, and the settings of training as options."""
     signature = inspect.signature(function)
     option = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
-    parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    rest = [
-        p.replace(annotation=Unpack[command_options()])
-        for p in signature.parameters.values()
-        if p.kind is inspect.Parameter.VAR_KEYWORD
-    ]
+    parameters = [*signature.parameters.values()]
+    rest = [parameters.pop()] if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD else []
+    rest = [settings.replace(annotation=Unpack[command_options()]) for settings in rest]
 
     @functools.wraps(function)
     def call(*args: Any, json: bool = False, **kwargs: Any) -> Any:

@@ -4,13 +4,34 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+import timm
+import torch
 from tyro.conf import Positional
 
+from featherbone import explainers
+from featherbone.benchmarking.models import model_facts, published
+from featherbone.benchmarking.speed import measure_speed, write_result
 from featherbone.benchmarking.table import BenchResult
-from featherbone.errors import BadImage, BadOption
+from featherbone.benchmarking.worker import Plan
+from featherbone.data.doctor.examine import choose_task, examine
+from featherbone.data.formats import find_task
+from featherbone.data.formats.format import Reading
+from featherbone.data.images import read_image
+from featherbone.data.panoptic_write import make_panoptic_set
+from featherbone.data.sampling import spread
+from featherbone.data.scenes import write_classification
+from featherbone.engine.results import evaluate_results
+from featherbone.engine.settings import complete
+from featherbone.engine.train import evaluate_run, measurer, resume_run, start_run
+from featherbone.errors import BadImage, BadOption, UnknownModel, did_you_mean
 from featherbone.explainers import ExplainResult
-from featherbone.exporters.int8 import Int8Result
-from featherbone.exporters.target_check import TargetExamination
+from featherbone.exporters import serve
+from featherbone.exporters.artifact import choose_form
+from featherbone.exporters.contract import export_task, report_of
+from featherbone.exporters.exported import beside
+from featherbone.exporters.int8 import Int8Result, export_int8
+from featherbone.exporters.target_check import TargetExamination, examine_target
+from featherbone.exporters.targets import find_target
 from featherbone.files import check_new_folder, check_writable
 from featherbone.outcomes import (
     DataResult,
@@ -22,7 +43,15 @@ from featherbone.outcomes import (
     PredictResult,
     TrainResult,
 )
-from featherbone.progress import bar, notify
+from featherbone.prediction_files import PredictionFiles
+from featherbone.predictor import find_images, in_batches, load, some_images
+from featherbone.progress import bar, notify, track
+from featherbone.recipes import find_recipe
+from featherbone.report.doctor import write_doctor_page
+from featherbone.tasks.card import Card
+from featherbone.tasks.inference import Inference
+from featherbone.tasks.run import load_task
+from featherbone.tasks.task import kind_of
 
 Task = Literal["classification", "detection", "instance", "semantic", "panoptic"]
 
@@ -53,23 +82,16 @@ def train(
         **settings: Settings of the training.
 
     """
-    from featherbone.data.formats import find_task
-    from featherbone.engine.settings import complete
-    from featherbone.engine.train import resume_run, start_run
-    from featherbone.recipes import find_recipe
-    from featherbone.tasks.card import Card
-    from featherbone.tasks.task import kind_of
-
     if resume is not None:
         if recipe or preset or out:
             raise BadOption("--resume continues a run with its settings; omit recipe, preset and out")
-        run = resume_run(Path(resume), settings, None if data is None else Path(data))
+        run = resume_run(Path(resume), settings, data and Path(data))
+    elif data is None:
+        raise BadOption("no data; give a folder: featherbone train --data DIR, or see: featherbone demo")
     else:
-        if data is None:
-            raise BadOption("no data; give a folder: featherbone train --data DIR, or see: featherbone demo")
         found = find_task(Path(data), task)
         chosen = complete(preset, find_recipe(recipe) if recipe else None, found, **settings)
-        run = start_run(Path(data), model, found, None if out is None else Path(out), chosen)
+        run = start_run(Path(data), model, found, out and Path(out), chosen)
     card = Card.read(run)
     return TrainResult(run, card.metrics, run / "report.html", kind_of(card).figures)
 
@@ -121,11 +143,6 @@ def evaluate(
         trust: Run a file with machine code, which can do everything that you can: an export for torch.
 
     """
-    from featherbone.engine.results import evaluate_results
-    from featherbone.engine.train import evaluate_run
-    from featherbone.tasks.inference import Inference
-    from featherbone.tasks.task import kind_of
-
     if out is not None:
         check_writable(Path(out))
     if (run is None) == (results is None):
@@ -143,16 +160,8 @@ def evaluate(
         reading = {"ignore_index": ignore_index, "zero_ignored": zero_ignored}
         metrics, classes, kind = evaluate_results(Path(results), Path(data), masks, split, crowds, **reading)
         return EvaluateResult(metrics, classes, kind.figures)
-    metrics, card = evaluate_run(
-        Path(run or ""),
-        data and Path(data),
-        out and Path(out),
-        device,
-        workers,
-        inference,
-        split,
-        trust,
-    )
+    folders = data and Path(data), out and Path(out)
+    metrics, card = evaluate_run(Path(run or ""), *folders, device, workers, inference, split, trust)
     return EvaluateResult(metrics, card.classes, kind_of(card).figures)
 
 
@@ -193,16 +202,11 @@ def predict(
         trust: Run a file with machine code, which can do everything that you can: an export for torch.
 
     """
-    from featherbone.data.images import read_image
-    from featherbone.exporters.exported import beside
-    from featherbone.prediction_files import PredictionFiles
-    from featherbone.predictor import find_images, in_batches, load
-
     if batch_size < 1:
         raise BadOption(f"batch size {batch_size} is too small; pass 1 or more")
     predictor = load(run, device, score, tile, overlap, slide, scales, mirror, trust)
     card = predictor.card
-    folder = beside(Path(run), "predictions") if out is None else Path(out)
+    folder = Path(out or beside(Path(run), "predictions"))
     check_writable(folder, folder=True)
     found = find_images([Path(path) for path in images], folder)
     with PredictionFiles(folder, card, found, pictures) as files, bar("predicting", len(found)) as advance:
@@ -244,9 +248,7 @@ def explain(
         device: auto, cpu, cuda or mps.
 
     """
-    from featherbone import explainers
-
-    folder = Path(f"explain-{Path(image).stem}") if out is None else Path(out)
+    folder = Path(out or f"explain-{Path(image).stem}")
     check_writable(folder, folder=True)
     return explainers.explain(model, Path(image), out=folder, point=point, pretrained=pretrained, device=device)
 
@@ -289,18 +291,6 @@ def export(
         out: Folder to write; by default one named after the target under `exports` in the run folder.
 
     """
-    from torch import stack
-
-    from featherbone.engine.train import evaluate_run, measurer
-    from featherbone.exporters.artifact import choose_form
-    from featherbone.exporters.contract import export_task, report_of
-    from featherbone.exporters.exported import beside
-    from featherbone.exporters.int8 import export_int8
-    from featherbone.exporters.targets import find_target
-    from featherbone.predictor import some_images
-    from featherbone.tasks.run import load_task
-    from featherbone.tasks.task import kind_of
-
     for name, number in (("count", count), ("calibration", calibration)):
         if number < 1:
             raise BadOption(f"{name} {number} is too small; pass 1 or more")
@@ -314,25 +304,21 @@ def export(
         )
     card, task = load_task(Path(run))
     form = choose_form(target, card.task, card.head, dynamic, with_pre, with_nms)
-    folder = Path(run) / "exports" / (f"{to}-int8" if int8 else to) if out is None else Path(out)
+    folder = Path(out or Path(run) / "exports" / (f"{to}-int8" if int8 else to))
     check_writable(folder, folder=True)
-    own = images and Path(images)
-    data = (
-        card.data_folder("give a run its new place with: featherbone train --resume RUN --data DIR")
-        if evaluate
-        else None
-    )
+    own, data, measured = images and Path(images), None, None
+    if evaluate:
+        data = card.data_folder("give a run its new place with: featherbone train --resume RUN --data DIR")
     if int8:
         metric, measure = measurer(card)
         transform = card.preprocessing.transform()
-        seen = stack([transform(picture) for picture in some_images(card, own, calibration, "train")])
+        seen = torch.stack([transform(picture) for picture in some_images(card, own, calibration, "train")])
         return export_int8(card, task, form, folder, seen, measure, max_drop, metric)
     parity = export_task(card, task, form, folder, some_images(card, own, count))
-    report = report_of(folder, target)
-    measured = None
     if evaluate:
         measured, _ = evaluate_run(folder, data, beside(folder, "report.html"), "cpu", None, trust=True)
-    return ExportResult(folder, folder / target.file, report, parity, measured, card.metrics, kind_of(card).figures)
+    report, figures = report_of(folder, target), kind_of(card).figures
+    return ExportResult(folder, folder / target.file, report, parity, measured, card.metrics, figures)
 
 
 def serve_web(folder: Positional[Path], *, host: str = "127.0.0.1", port: int = 8000) -> None:
@@ -344,8 +330,6 @@ def serve_web(folder: Positional[Path], *, host: str = "127.0.0.1", port: int = 
         port: Port; 0 for any free one.
 
     """
-    from featherbone.exporters import serve
-
     serve.serve_web(Path(folder), host, port)
 
 
@@ -386,8 +370,6 @@ def bench(
         out: Folder to write to.
 
     """
-    from featherbone.benchmarking.speed import Plan, measure_speed, write_result
-
     check_writable(Path(out), folder=True)
     plan = Plan(
         models=tuple(models),
@@ -412,20 +394,10 @@ def models(pattern: Positional[str | None] = None) -> ModelsResult:
         pattern: Names to list, among ours and all of timm's; * matches anything. By default ours.
 
     """
-    import timm
-
-    from featherbone.benchmarking.models import model_facts, published
-    from featherbone.errors import UnknownModel, did_you_mean
-
     names = list(published()) if pattern is None else timm.list_models(pattern)
     if not names:
         raise UnknownModel(f"no backbone matches {pattern!r}{did_you_mean(pattern or '', timm.list_models())}")
-    with bar("counting", len(names)) as advance:
-        rows = []
-        for name in names:
-            rows.append(model_facts(name))
-            advance()
-    return ModelsResult(tuple(rows))
+    return ModelsResult(tuple(model_facts(name) for name in track(names, "counting", len(names))))
 
 
 def doctor(
@@ -465,11 +437,6 @@ def doctor(
         out: Page about data to write, with pictures of each finding.
 
     """
-    from featherbone.data.doctor.examine import choose_task, examine
-    from featherbone.data.formats.format import Reading
-    from featherbone.exporters.target_check import examine_target
-    from featherbone.report.doctor import write_doctor_page
-
     if (data is None) == (target is None) or (target is None) != (model is None):
         raise BadOption("check what? Give a data folder, or --target TARGET with --model NAME, and not both")
     if target is not None and model is not None:
@@ -510,8 +477,6 @@ def make_data(
         zero_ignored: Value 0 of the masks is no class and the first class is 1, as in ADE20K.
 
     """
-    from featherbone.data.panoptic_write import make_panoptic_set
-
     settled = make_panoptic_set(Path(instances), Path(semantic), Path(out), ignore_index, zero_ignored)
     return DataResult(settled, Path(out))
 
@@ -528,10 +493,6 @@ def demo(
         device: auto, cpu, cuda or mps.
 
     """
-    from featherbone.data.sampling import spread
-    from featherbone.data.scenes import write_classification
-    from featherbone.exporters.targets import find_target
-
     find_target("onnx").require()
     out = Path(out)
     check_new_folder(out)

@@ -1,17 +1,17 @@
 """The forms of a network for inference, compilation and export: batch norms folded, modules replaced by a table."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from copy import deepcopy
 from typing import Any, Literal, TypeVar
 
 import torch
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 
-from featherbone.replacements import TABLE
+from featherbone.replacements import TABLE, fuse
 
 Form = Literal["inference", "compiled", "graph", "size", "device"]
 Net = TypeVar("Net", bound=nn.Module)
@@ -39,15 +39,7 @@ def deploy(model: Net, image_size: tuple[int, int] | None = None, form: Form = "
     net = reparameterize_model(deepcopy(model).eval()).requires_grad_(False)
     with torch.inference_mode(False), torch.no_grad():
         for convolution, norm in _foldable(net, image_size or _own_size(net)):
-            convolution.weight, convolution.bias = fuse_conv_bn_weights(
-                convolution.weight,
-                convolution.bias,
-                norm.running_mean,
-                norm.running_var,
-                norm.eps,
-                norm.weight,
-                norm.bias,
-            )
+            fuse(convolution, norm)
             _replace(net, {norm: getattr(norm, "act", nn.Identity())})  # timm has norms that hold an activation
         for step in STEPS[form]:
             use_form(net, step, image_size)
@@ -56,14 +48,12 @@ def deploy(model: Net, image_size: tuple[int, int] | None = None, form: Form = "
 
 def use_form(net: nn.Module, step: str, image_size: tuple[int, int] | None = None) -> None:
     """Replace the modules inside `net` by one column of the table, such as `compiled` or `triton`, in place."""
-    if step == "device":
-        for module in net.modules():
-            if getattr(module, "fused_attn", False):  # timm's switch, in many classes
-                module.fused_attn = False  # type: ignore[assignment]
     replaced = {}
     for module in net.modules():
-        if row := TABLE.get((type(module), step)):
-            replaced[module] = row.build(module, image_size)
+        if build := TABLE.get(type(module), {}).get(step):
+            replaced[module] = build(module, image_size)
+        if step == "device" and getattr(module, "fused_attn", False):  # timm's switch, in many classes
+            module.fused_attn = False  # type: ignore[assignment]
     _replace(net, replaced)
 
 
@@ -101,15 +91,12 @@ def _foldable(net: nn.Module, image_size: tuple[int, int]) -> list[tuple[Any, An
     if not norms:
         return []
     convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
-    handles = [module.register_forward_hook(record) for module in (*convolutions, *norms)]
     channels = convolutions[0].in_channels if convolutions else 3
     image = next(net.parameters()).new_zeros(1, channels, *image_size)
-    try:
-        with _Readers() as readers:
-            net(image)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, _Readers() as readers:
+        for module in (*convolutions, *norms):
+            hooks.callback(module.register_forward_hook(record).remove)
+        net(image)
     only = Counter((one, other) for one, other, tensor in pairs if readers.count[tensor] == 1)
     return [(one, other) for (one, other), times in only.items() if times == calls[one] == calls[other]]
 
@@ -128,7 +115,7 @@ class _Readers(TorchFunctionMode):
         return result
 
 
-def _tensors(value: Any) -> Any:
+def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, list | tuple):

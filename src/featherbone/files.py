@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, overload
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 import yaml
@@ -22,23 +22,19 @@ from featherbone.errors import BadData, BadOption, BadRun, FeatherboneError
 from featherbone.text import printable
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+REMEDIES = {
+    **dict.fromkeys(NO_ROOM, "free some space or choose another place"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a folder that you may write to"),
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EIO: "check the disk or choose another place",
+}
 LONGEST = 60
 """Letters of a name that its temporary name repeats: file systems bound the length of both."""
 
 
 def refusal(path: Path, error: OSError) -> FeatherboneError:
     """The one message for a file or folder that cannot be written: what was given, the system's reason, what to do."""
-    if error.errno in NO_ROOM:
-        remedy = "free some space or choose another place"
-    elif error.errno in NOT_ALLOWED:
-        remedy = "choose a folder that you may write to"
-    elif error.errno == errno.ENAMETOOLONG:
-        remedy = "choose a shorter name"
-    elif error.errno == errno.EIO:
-        remedy = "check the disk or choose another place"
-    else:
-        remedy = "choose another place"
+    remedy = REMEDIES.get(error.errno or 0, "choose another place")
     return FeatherboneError(f"cannot write {path}: {error.strerror or error}; {remedy}")
 
 
@@ -184,8 +180,8 @@ def locked(folder: Path) -> Iterator[None]:
     """
     path = folder / LOCK
     with writing(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         while True:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 _lock(handle)
             except OSError as error:
@@ -199,7 +195,6 @@ def locked(folder: Path) -> Iterator[None]:
                 if os.path.samestat(os.fstat(handle), os.stat(path)):
                     break
             os.close(handle)  # the last holder has just removed it
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         yield
     finally:
@@ -232,15 +227,9 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, printable(text).encode())
 
 
-@overload
-def read_json(path: Path, name: str, *, error: type[FeatherboneError] = BadData, remedy: str = REWRITE) -> Any: ...
-@overload
 def read_json(
     path: Path, name: str, kind: type[T], error: type[FeatherboneError] = BadData, remedy: str = REWRITE
-) -> T: ...
-def read_json(
-    path: Path, name: str, kind: Any = Any, error: type[FeatherboneError] = BadData, remedy: str = REWRITE
-) -> Any:
+) -> T:
     """The content of a JSON file as a value of `kind`, any type that msgspec knows.
 
     Raises `error`, which calls the file `name`, states the place of the fault and ends with `remedy`: for a file that
@@ -259,12 +248,8 @@ def parse_value(value: Any, name: str, kind: type[T], error: type[FeatherboneErr
         return msgspec.convert(value, kind)
 
 
-@overload
-def read_yaml(path: Path, name: str) -> Any: ...
-@overload
-def read_yaml(path: Path, name: str, kind: type[T]) -> T: ...
-def read_yaml(path: Path, name: str, kind: Any = Any) -> Any:
-    """The content of a YAML file as a value of `kind`, any type that msgspec knows.
+def read_yaml(path: Path, name: str) -> Any:
+    """The content of a YAML file.
 
     Only null and whole numbers in their usual form are read as such: `no`, `007`, `1.0` and `2020-01-01` stay text.
     Raises `BadData`, which calls the file `name`: for a file that cannot be read, is not YAML, has a key twice, or
@@ -276,9 +261,9 @@ def read_yaml(path: Path, name: str, kind: Any = Any) -> Any:
         try:
             node = loader.get_single_node()
             if node is None:
-                return msgspec.convert(None, kind)
+                return None
             _count_nodes(node, {})
-            return msgspec.convert(loader.construct_document(node), kind)
+            return loader.construct_document(node)
         finally:
             loader.dispose()
 

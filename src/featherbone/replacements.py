@@ -1,37 +1,24 @@
 """The table of module replacements in the forms of a network.
 
-A key is a module's exact type and a column. Columns: `deployed`, constants of inference computed once; `compiled`,
-whole batches instead of loops over images; `graph`, faster in runtimes; `size`, with open height and width; `device`,
-by operators of phones; `inference`, faster in eager PyTorch; `triton`, kernels for GPUs. `deployment.STEPS` combines
-them. Each row except those of `triton` equals its module in float64; a test runs all of them on their examples.
+Rows are by a module's exact type, then by column: `deployed`, constants of inference computed once; `compiled`, whole
+batches instead of loops over images; `graph`, faster in runtimes; `size`, with open height and width; `device`, by
+operators of phones; `inference`, faster in eager PyTorch; `triton`, kernels for GPUs. `deployment.STEPS` combines them.
+Each replacement except those of `triton` equals its module in float64; a test finds all rows by itself.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from timm.layers import DropPath
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from featherbone.backbones import lightvit, lit, lvt, xformer
 from featherbone.heads import roi
-from featherbone.heads.levels import Level
 from featherbone.ops import atrous, attention, csa, deform, windows
 
 Build = Callable[[Any, tuple[int, int] | None], nn.Module]
 """A module and the image size, if it is fixed, to the replacement."""
-Example = tuple[nn.Module, tuple[Any, ...]]
-
-
-@dataclass(frozen=True)
-class Replacement:
-    """One row."""
-
-    build: Build
-    example: Callable[[], Example]
-    """A module that the row replaces, and arguments for both."""
 
 
 def attributes(**values: Any) -> Build:
@@ -50,12 +37,15 @@ def fold_norm(merge: lit.DTM, image_size: tuple[int, int] | None) -> nn.Module:
     """The norm behind a merge, folded into the weights that the sampled rows meet."""
     norm = merge.norm
     if merge.offset is not None and isinstance(norm, nn.BatchNorm2d):
-        assert norm.running_mean is not None and norm.running_var is not None
-        merge.conv.weight, merge.conv.bias = fuse_conv_bn_weights(
-            merge.conv.weight, merge.conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        )
+        fuse(merge.conv, norm)
         merge.norm = nn.Identity()
     return merge
+
+
+def fuse(conv: Any, norm: Any) -> None:
+    """Fold a norm into the convolution before it."""
+    statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
 
 
 def keep_bias(module: lightvit.Attention, image_size: tuple[int, int] | None) -> nn.Module:
@@ -74,6 +64,11 @@ def resize_tables(net: lit.LIT, image_size: tuple[int, int] | None) -> nn.Module
 def constant_bias(bias: lit.PositionBias, image_size: tuple[int, int] | None) -> nn.Module:
     """The bias as a constant, if the image size is fixed."""
     return bias if image_size is None else lit.ConstantBias(bias)
+
+
+def split_projection(module: lightvit.Projection, image_size: tuple[int, int] | None) -> nn.Module:
+    """The projection in parts."""
+    return lightvit.SplitProjection(module)
 
 
 def convolution(linear: lvt.Pointwise, image_size: tuple[int, int] | None) -> nn.Module:
@@ -102,101 +97,44 @@ def merge_kernel(module: nn.Module, image_size: tuple[int, int] | None) -> nn.Mo
     return attributes(merge=merge_kernel)(module, image_size)
 
 
-def _rows(kind: type, example: Callable[[], Example], **columns: Build) -> dict[tuple[type, str], Replacement]:
-    return {(kind, column): Replacement(build, example) for column, build in columns.items()}
-
-
-def draw(*shape: int) -> Tensor:
-    """A tensor of an example."""
-    return torch.randn(shape)
-
-
-BOXES = torch.tensor([[0.0, 0.0, 120.0, 124.0], [4.0, 24.0, 44.0, 84.0]])
-OPEN = attributes(windows=windows.OpenWindows)
+OPEN_WINDOWS = attributes(windows=windows.OpenWindows)
 PLAIN_ATTENTION = attributes(attention=attention.attention_plain)
-RESIZED = attributes(resize=lit.resize_grid_open)
+OPEN_RESIZE = attributes(resize=lit.resize_grid_open)
 
-TABLE = {
-    **_rows(DropPath, lambda: (DropPath(0.5), (draw(2, 3),)), deployed=identity),
-    **_rows(nn.Dropout, lambda: (nn.Dropout(0.5), (draw(2, 3),)), deployed=identity),
-    **_rows(nn.Dropout2d, lambda: (nn.Dropout2d(0.5), (draw(2, 3, 4, 4),)), deployed=identity),
-    **_rows(
-        lvt.CSA,
-        lambda: (lvt.CSA(8, 2), (draw(2, 5, 4, 8),)),
-        compiled=attributes(mix=csa.csa_batched),
-        graph=attributes(attend_taps=csa.tap_attention_plain),
-        size=attributes(pool=csa.pool_open, mix=csa.csa_open),
-        device=attributes(mix=csa.csa_sliced),
-        triton=csa_kernel,
-    ),
-    **_rows(
-        lvt.RASA,
-        lambda: (lvt.RASA(8, 2, 2, 2), (draw(2, 5, 4, 8),)),
-        compiled=attributes(convolve=atrous.atrous_plain),
-        device=PLAIN_ATTENTION,
-    ),
-    **_rows(lvt.Pointwise, lambda: (lvt.Pointwise(4, 6), (draw(2, 4, 3, 5),)), graph=convolution),
-    **_rows(lvt.ClassBlock, lambda: (lvt.ClassBlock(8, 2, 2), (draw(2, 1, 8), draw(2, 5, 8))), device=PLAIN_ATTENTION),
-    **_rows(
-        lightvit.Attention,
-        lambda: (lightvit.Attention(64, 3), (draw(2, 2 + 4 * 5, 64), 4, 5)),
-        deployed=keep_bias,
-        graph=attributes(attend_windows=windows.window_attention_plain),
-        size=OPEN,
-        device=attributes(attend_windows=windows.window_attention_by_head, attend=attention.attention_plain),
-    ),
-    **_rows(
-        lightvit.Projection,
-        lambda: (lightvit.Projection(8, 24), (draw(2, 6, 8), 2)),
-        graph=lambda module, _: lightvit.SplitProjection(module),
-        device=lambda module, _: lightvit.SplitProjection(module),
-    ),
-    **_rows(
-        lightvit.Merge,
-        lambda: (lightvit.Merge(8, 12), (lightvit.State(draw(2, 2 + 5 * 4, 8), 5, 4),)),
-        size=OPEN,
-    ),
-    **_rows(
-        lightvit.Stage,
-        lambda: (
-            lightvit.Stage(lightvit.Merge(32, 64), [lightvit.Block(64, 2, 3, True, 0.0)], 3),
-            (lightvit.State(draw(2, 2 + 12 * 12, 32), 12, 12), False),
-        ),
-        deployed=attributes(in_column=True),
-        size=attributes(in_column=False),
-    ),
-    **_rows(
-        lit.LIT,
-        lambda: (lit.LIT(dims=(8, 8, 8, 8), depths=(1, 1, 1, 1), head_dim=8), (draw(1, 3, 64, 96),)),
-        deployed=resize_tables,
-    ),
-    **_rows(lit.LearnedGrid, lambda: (lit.LearnedGrid(4, 3, 3, "bilinear"), (5, 4)), size=RESIZED),
-    **_rows(
-        lit.PositionBias,
-        lambda: (lit.PositionBias(2, 3), (3, 3)),
-        inference=constant_bias,
-        size=RESIZED,
-        device=constant_bias,
-    ),
-    **_rows(
-        lit.DTM,
-        lambda: (lit.DTM(4, 6, deformable=True), (draw(2, 5, 6, 4),)),
-        deployed=fold_norm,
-        compiled=attributes(merge=deform.merge_batched),
-        device=attributes(merge=deform.merge_sampled),
-        triton=merge_kernel,
-    ),
-    **_rows(lit.Attention, lambda: (lit.Attention(8, 2, None), (draw(2, 6, 8), 2, 3)), device=PLAIN_ATTENTION),
-    **_rows(
-        xformer.SoftmaxAttention, lambda: (xformer.SoftmaxAttention(8, 2), (draw(2, 6, 8),)), device=PLAIN_ATTENTION
-    ),
-    **_rows(
-        roi.RoIAlign,
-        lambda: (
-            roi.RoIAlign(),
-            ([draw(2, 4, 32, 32), draw(2, 4, 16, 16)], [Level(4, 4), Level(4, 8)], BOXES.expand(2, -1, -1).unbind(), 7),
-        ),
-        compiled=attributes(align=roi.align_all),
-    ),
+TABLE: dict[type[nn.Module], Mapping[str, Build]] = {
+    DropPath: {"deployed": identity},
+    nn.Dropout: {"deployed": identity},
+    nn.Dropout2d: {"deployed": identity},
+    lvt.CSA: {
+        "compiled": attributes(mix=csa.csa_batched),
+        "graph": attributes(attend_taps=csa.tap_attention_plain),
+        "size": attributes(pool=csa.pool_open, mix=csa.csa_open),
+        "device": attributes(mix=csa.csa_sliced),
+        "triton": csa_kernel,
+    },
+    lvt.RASA: {"compiled": attributes(convolve=atrous.atrous_plain), "device": PLAIN_ATTENTION},
+    lvt.Pointwise: {"graph": convolution},
+    lvt.ClassBlock: {"device": PLAIN_ATTENTION},
+    lightvit.Attention: {
+        "deployed": keep_bias,
+        "graph": attributes(attend_windows=windows.window_attention_plain),
+        "size": OPEN_WINDOWS,
+        "device": attributes(attend_windows=windows.window_attention_by_head, attend=attention.attention_plain),
+    },
+    lightvit.Projection: {"graph": split_projection, "device": split_projection},
+    lightvit.Merge: {"size": OPEN_WINDOWS},
+    lightvit.Stage: {"deployed": attributes(in_column=True), "size": attributes(in_column=False)},
+    lit.LIT: {"deployed": resize_tables},
+    lit.LearnedGrid: {"size": OPEN_RESIZE},
+    lit.PositionBias: {"inference": constant_bias, "size": OPEN_RESIZE, "device": constant_bias},
+    lit.DTM: {
+        "deployed": fold_norm,
+        "compiled": attributes(merge=deform.merge_batched),
+        "device": attributes(merge=deform.merge_sampled),
+        "triton": merge_kernel,
+    },
+    lit.Attention: {"device": PLAIN_ATTENTION},
+    xformer.SoftmaxAttention: {"device": PLAIN_ATTENTION},
+    roi.RoIAlign: {"compiled": attributes(align=roi.align_all)},
 }
 """Module type and column to the replacement."""

@@ -14,7 +14,6 @@ from featherbone.benchmarking import clock, speed
 from featherbone.benchmarking.layers import LayerTable, LayerTime, layer_times
 from featherbone.benchmarking.picture import front
 from featherbone.benchmarking.speed import (
-    Plan,
     Source,
     Worker,
     WorkerError,
@@ -25,7 +24,7 @@ from featherbone.benchmarking.speed import (
 )
 from featherbone.benchmarking.table import BenchResult, Machine, SpeedRow
 from featherbone.benchmarking.training import training_step
-from featherbone.benchmarking.worker import LIMITS, WRITING, Job, MachineLimits, Subject, Writer
+from featherbone.benchmarking.worker import Job, Plan, Subject, owner_of
 from featherbone.cli import main
 from featherbone.errors import BadOption, BadRun, MissingExtra, UnknownModel
 from featherbone.exporters.artifact import Form
@@ -50,7 +49,7 @@ class Inline:
 
     def __init__(self, job):
         self.pipe = self.process = self
-        self.owner = {LIMITS: MachineLimits, WRITING: Writer}.get(job.runtime, Subject)(job)
+        self.owner = owner_of(job)
 
     def ask(self, method, *arguments):
         try:
@@ -64,7 +63,10 @@ class Inline:
     def close(self):
         pass
 
-    def stop(self, patience):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
         pass
 
 
@@ -94,7 +96,7 @@ def test_every_combination_is_there_once(measured, exported, tmp_path):
     pairs = [("test_resnet", "eager"), ("test_resnet", "onnx"), (str(exported), "onnx")]
     assert found == sorted((*pair, 64, batch) for pair in pairs for batch in (1, 2))
     plan = Plan(("test_resnet", "test_resnet"), ("onnx", "eager", "eager"), (4, 1, 4), (96, 64), device="cpu")
-    subjects = list(measurements_of(plan, check(plan)[1], Job("", "", folder=tmp_path)))
+    subjects = list(measurements_of(check(plan)[1], Job(plan, "cpu", folder=tmp_path)))
     shapes = [((side, side), batch) for side in (96, 64) for batch in (1, 4)]
     assert [(one.job.runtime, one.call) for one in subjects] == [(r, s) for r in ("onnx", "eager") for s in shapes]
     macs = {one.row.height: one.row.macs for one in subjects}
@@ -145,9 +147,10 @@ def test_the_front_has_what_nothing_beats():
 
 
 def test_a_file_runs_in_its_own_runtime(exported):
-    _, (source,) = check(Plan((str(exported / "model.onnx"),), ("compiled",), device="cpu"))
+    plan = Plan((str(exported / "model.onnx"),), ("compiled",), device="cpu")
+    _, (source,) = check(plan)
     assert (source.kind, source.runtimes, source.sizes) == ("file", ("onnx",), ((64, 96),))
-    subject = Subject(Job(source.model, source.kind, "onnx"))
+    subject = Subject(Job(plan, "cpu", source.model, source.kind, "onnx"))
     told = subject.open((64, 96), 2, "none")
     assert told["file_mb"] > 1 and told.keys() == {"peak_mb", "file_mb"}
     assert 1 <= len(subject.measure((64, 96), 2)) <= 5
@@ -157,13 +160,14 @@ def test_a_run_is_measured_at_its_own_size(tmp_path):
     card, task = a_model("yolov3")
     replace(card, data={}, metrics={"top1": 0.5}).write(tmp_path)
     save_weights(tmp_path, task)
-    _, (source,) = check(Plan((str(tmp_path),), device="cpu"))
+    plan = Plan((str(tmp_path),), repeats=2, device="cpu")
+    _, (source,) = check(plan)
     assert (source.kind, source.runtimes, source.sizes) == ("run", ("eager",), ((64, 96),))
     params, macs = source.cost((64, 96))
     assert params == sum(p.numel() for p in task.parameters()) and macs > 1e6
-    subject = Subject(Job(source.model, source.kind))
+    subject = Subject(Job(plan, "cpu", source.model, source.kind))
     assert subject.open((64, 96), 1, "none")["peak_mb"] > 0
-    layers = subject.layers((64, 96), 1, 2)
+    layers = subject.layers((64, 96), 1)
     assert any(layer.layer.startswith("head") and layer.kind == "Conv2d" for layer in layers)
 
 
@@ -209,7 +213,7 @@ def test_every_model_has_its_process(monkeypatch):
 
 
 def test_a_dead_process_is_an_error_with_its_reason():
-    worker = Worker(Job("test_resnet", "name"))
+    worker = Worker(Job(Plan(("test_resnet",)), "cpu", "test_resnet"))
     worker.process.kill()
     with pytest.raises(WorkerError, match="memory"):
         worker.ask("measure", (64, 64), 1)

@@ -12,9 +12,8 @@ from featherbone.errors import BadOption, MissingExtra
 from featherbone.exporters.artifact import Form
 from featherbone.exporters.exported import open_task
 from featherbone.exporters.int8 import Int8Drops, export_int8
-from featherbone.exporters.int8.search import MAX_TRIES, Point, plan, search
-from featherbone.exporters.int8.sensitivity import Sensitivity, rank_layers
 from featherbone.exporters.parity import alike
+from featherbone.exporters.sensitivity import MAX_TRIES, Point, Sensitivity, plan, rank_layers, search
 from featherbone.exporters.targets import TARGETS
 from featherbone.ops.boxes import Target
 from featherbone.tasks.card import Card

@@ -11,7 +11,8 @@ import torch
 from onnx import TensorProto, helper
 
 from featherbone import load
-from featherbone.benchmarking.speed import Plan, source_of
+from featherbone.benchmarking.speed import source_of
+from featherbone.benchmarking.worker import Plan
 from featherbone.data.transforms import Preprocessing
 from featherbone.engine.train import evaluate_run
 from featherbone.errors import BadOption, BadRun

@@ -8,8 +8,9 @@ import tarfile
 import pytest
 
 from featherbone.errors import MissingExtra
-from featherbone.exporters import ort_files, web
-from featherbone.exporters.web import PAGE, copy_page, require_web
+from featherbone.exporters import ort_files
+from featherbone.exporters.targets import web
+from featherbone.exporters.targets.web import PAGE, copy_page, require_web
 
 
 @pytest.fixture

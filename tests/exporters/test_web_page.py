@@ -20,7 +20,7 @@ from featherbone.exporters.contract import export_task
 from featherbone.exporters.forms import flatten, rebuild
 from featherbone.exporters.serve import open_server, serve_web
 from featherbone.exporters.targets import find_target
-from featherbone.exporters.web import require_web
+from featherbone.exporters.targets.web import require_web
 from featherbone.ops import rle
 from featherbone.predictor import Predictor
 from featherbone.tasks.card import Card

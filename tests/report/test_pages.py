@@ -8,8 +8,8 @@ from jinja2 import UndefinedError
 from PIL import Image
 
 from examined import Page
-from featherbone.exporters.int8.page import write_int8_page
-from featherbone.exporters.int8.search import Point
+from featherbone.exporters.int8 import write_int8_page
+from featherbone.exporters.sensitivity import Point
 from featherbone.report import format_metric, render
 from featherbone.report.run import wilson_interval
 

@@ -4,6 +4,7 @@ import ctypes
 import gc
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -17,22 +18,23 @@ TURN_SECONDS, TURN_CALLS = 0.1, 5
 """Maximum duration of a turn with several timed calls, and maximum number of them."""
 
 
-def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, until the device has finished."""
+def now(device: torch.device) -> float:
+    """Seconds on the clock, when the device has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    start = perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return perf_counter() - start
+    return perf_counter()
 
 
 def turn(call: Callable[[], object], device: torch.device) -> list[float]:
     """Milliseconds of a few calls after an untimed one, which fills the caches."""
-    first = seconds(call, device)
-    count = max(1, min(TURN_CALLS, int(TURN_SECONDS / first)))
-    return [1e3 * seconds(call, device) for _ in range(count)]
+
+    def seconds() -> float:
+        start = now(device)
+        call()
+        return now(device) - start
+
+    count = max(1, min(TURN_CALLS, int(TURN_SECONDS / seconds())))
+    return [1e3 * seconds() for _ in range(count)]
 
 
 class Memory:
@@ -80,12 +82,14 @@ class Limits:
         self.source = torch.zeros(COPIED, dtype=torch.uint8, device=device)
         self.target = torch.zeros_like(self.source)
 
+    def about(self) -> tuple[int, str]:
+        """Threads, and the name of the device."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        return torch.get_num_threads(), name
+
+    @torch.inference_mode()
     def measure(self) -> tuple[float, float]:
         """GFLOP/s of the fastest square matrix product, and GB/s of a large copy, read and written bytes counted."""
-        with torch.inference_mode():
-            products = [
-                2e-6 * len(one) ** 3 / min(turn(lambda one=one: torch.mm(one, one), self.device))  # type: ignore[misc]
-                for one in self.squares
-            ]
-            copy = min(turn(lambda: self.target.copy_(self.source), self.device))
+        products = [2e-6 * len(one) ** 3 / min(turn(partial(torch.mm, one, one), self.device)) for one in self.squares]
+        copy = min(turn(lambda: self.target.copy_(self.source), self.device))
         return max(products), 2e-6 * COPIED / copy

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from featherbone.benchmarking.models import count_cost
+from featherbone.benchmarking.models import as_table, count_cost
 from featherbone.tasks.backbone import preprocessing_of
 from featherbone.tasks.card import Card
 from featherbone.tasks.run import build_task
@@ -62,14 +62,14 @@ def dense_cost(model: DenseModel) -> tuple[int, int]:
 
 def dense_table(costs: Mapping[DenseModel, tuple[int, int]]) -> str:
     """Models and their parameters and multiply-adds as a table in Markdown."""
-    head = ("model", "classes", "input", "params", "MACs", "published", "published result", "measured result")
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    rows: list[tuple[str, ...]] = [
+        ("model", "classes", "input", "params", "MACs", "published", "published result", "measured result")
+    ]
     for model, (params, macs) in costs.items():
-        name = f"{model.backbone} + {model.head}"
-        cost = f"{params / 1e6:.3f}M | {macs / 1e9:.2f}G"
-        paper = f"{model.published} | {model.result} | not run"
-        lines.append(f"| {name} | {model.classes} | {model.width}x{model.height} | {cost} | {paper} |")
-    return "\n".join(lines)
+        name, size = f"{model.backbone} + {model.head}", f"{model.width}x{model.height}"
+        cost = f"{params / 1e6:.3f}M", f"{macs / 1e9:.2f}G"
+        rows.append((name, str(model.classes), size, *cost, model.published, model.result, "not run"))
+    return as_table(rows, markdown=True)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
 from torch import nn
 
+from featherbone.benchmarking.clock import now
 from featherbone.benchmarking.models import as_table
 
 TOP = 20
@@ -59,17 +59,12 @@ def layer_times(net: nn.Module, call: Callable[[], object], repeats: int, device
     runs: list[dict[int, float]] = []
     stack: list[list[float]] = []  # of the running modules: start, and seconds of children
 
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return perf_counter()
-
     def enter(module: nn.Module, given: Any) -> None:
-        stack.append([now(), 0.0])
+        stack.append([now(device), 0.0])
 
     def leave(module: nn.Module, given: Any, made: Any) -> None:
         begin, inside = stack.pop()
-        took = now() - begin
+        took = now(device) - begin
         runs[-1][id(module)] = runs[-1].get(id(module), 0.0) + took - inside
         if stack:
             stack[-1][1] += took

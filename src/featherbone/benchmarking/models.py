@@ -78,15 +78,23 @@ def model_facts(name: str) -> ModelFacts:
         except (RuntimeError, AttributeError, TypeError, ValueError, AssertionError):  # timm has no maps of it
             strides = ()
     params = sum(parameter.numel() for parameter in model.parameters())
-    return ModelFacts(
-        name, size.height, params, count_macs(model, size.height, size.width), strides, published().get(name)
-    )
+    macs = count_macs(model, size.height, size.width)
+    return ModelFacts(name, size.height, params, macs, strides, published().get(name))
 
 
 def model_table(rows: Sequence[ModelFacts], markdown: bool) -> str:
     """The rows as a table, for a terminal or in Markdown."""
-    head = ("model", "input", "params", "MACs", "strides", "published params, MACs, top-1", "measured top-1")
-    return as_table([head, *(_cells(row) for row in rows)], markdown)
+    cells = [("model", "input", "params", "MACs", "strides", "published params, MACs, top-1", "measured top-1")]
+    for row in rows:
+        paper = ""
+        if p := row.published:
+            figures = (("{:g}M", p.params), ("{:g}G", p.gmacs), ("{:g}%", p.top1))
+            paper = ", ".join(form.format(value) for form, value in figures if value is not None) or "no classifier"
+        cost = f"{row.params / 1e6:.3f}M", f"{row.macs / 1e9:.2f}G"
+        strides = ", ".join(map(str, row.strides)) or "no maps"
+        measured = "not run" if row.measured_top1 is None else f"{row.measured_top1:.1f}%"
+        cells.append((row.name, str(row.image_size), *cost, strides, paper, measured))
+    return as_table(cells, markdown)
 
 
 def as_table(cells: Sequence[Sequence[str]], markdown: bool) -> str:
@@ -97,23 +105,6 @@ def as_table(cells: Sequence[Sequence[str]], markdown: bool) -> str:
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
     return "\n".join(lines)
-
-
-def _cells(row: ModelFacts) -> tuple[str, ...]:
-    paper = ""
-    if row.published is not None:
-        p = row.published
-        figures = (("{:g}M", p.params), ("{:g}G", p.gmacs), ("{:g}%", p.top1))
-        paper = ", ".join(form.format(value) for form, value in figures if value is not None) or "no classifier"
-    return (
-        row.name,
-        str(row.image_size),
-        f"{row.params / 1e6:.3f}M",
-        f"{row.macs / 1e9:.2f}G",
-        ", ".join(map(str, row.strides)) or "no maps",
-        paper,
-        "not run" if row.measured_top1 is None else f"{row.measured_top1:.1f}%",
-    )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from math import ceil, log10
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -41,71 +40,70 @@ def save_picture(result: BenchResult, path: Path) -> None:
     rows = [row for row in rows if by_accuracy or row.macs]
     batches = sorted({row.batch for row in rows}) or [1]
     runtimes = list(dict.fromkeys(row.runtime for row in rows))
-    sizes = {(row.model, row.height, row.width) for row in rows}
-    several = len(sizes) > len({row.model for row in rows})
+    several_sizes = len({(row.model, row.height, row.width) for row in rows}) > len({row.model for row in rows})
     columns = min(MAX_COLUMNS, len(batches))
-    shape = (ceil(len(batches) / columns), columns)
+    lines = ceil(len(batches) / columns)
+    machine = result.machine
+    where = f"{machine.threads} thread{'s' * (machine.threads > 1)} of {machine.cpu}"
+    step = "a step of training" if result.train else "inference"
     with matplotlib.rc_context({"font.size": 9, "axes.edgecolor": LINE, "text.color": INK}):
-        figure = Figure(
-            figsize=(7.6 if columns == 1 else 5.6 * columns, 0.9 + 4.6 * shape[0]), dpi=130, layout="constrained"
+        width = 7.6 if columns == 1 else 5.6 * columns
+        figure = Figure(figsize=(width, 0.9 + 4.6 * lines), dpi=130, layout="constrained")
+        figure.suptitle(
+            f"{step}, {machine.precision}, {where if machine.device == 'cpu' else machine.device}", fontsize=10
         )
-        panels = figure.subplots(*shape, squeeze=False).ravel()
-        step = "a step of training" if result.train else "inference"
-        figure.suptitle(f"{step}, {result.machine.precision}, {_where(result)}", fontsize=10)
+        panels = figure.subplots(lines, columns, squeeze=False).ravel()
         for axes in panels[len(batches) :]:
             axes.set_axis_off()
         for axes, batch in zip(panels, batches, strict=False):
-            draw_panel(axes, [row for row in rows if row.batch == batch], batch, runtimes, by_accuracy, several)
+            draw_panel(axes, [row for row in rows if row.batch == batch], runtimes, by_accuracy, several_sizes)
+            axes.set_title(f"batch {batch}", fontsize=10)
         handles, names = panels[0].get_legend_handles_labels()
-        figure.legend(
-            handles, names, loc="outside lower center", ncols=min(len(names), 4 * columns) or 1, frameon=False
-        )
+        num_columns = min(len(names), 4 * columns) or 1
+        figure.legend(handles, names, loc="outside lower center", ncols=num_columns, frameon=False)
         with atomic(path) as partial:
             figure.savefig(partial, format="png")
 
 
-def _where(result: BenchResult) -> str:
-    machine = result.machine
-    return (
-        f"{machine.threads} thread{'s' * (machine.threads > 1)} of {machine.cpu}"
-        if machine.device == "cpu"
-        else machine.device
-    )
-
-
 def draw_panel(
-    axes: Axes, rows: list[SpeedRow], batch: int, runtimes: Sequence[str], by_accuracy: bool, with_size: bool
+    axes: Axes, rows: Sequence[SpeedRow], runtimes: Sequence[str], by_accuracy: bool, with_size: bool
 ) -> None:
     """Draw the rows of one batch size; labels give the image height too if `with_size`."""
-    points = [((row.p50 or 0) / batch, 100 * (row.top1 or 0) if by_accuracy else (row.macs or 0) / 1e9) for row in rows]
-    axes.set(xscale="log", xlim=log_limits([x for x, _ in points]))
-    if not by_accuracy:
-        axes.set(yscale="log", ylim=log_limits([y for _, y in points]))
-    line = [points[i] for i in front(points)]
-    if line:
+
+    def point(row: SpeedRow) -> Point:
+        return (row.p50 or 0) / row.batch, 100 * (row.top1 or 0) if by_accuracy else (row.macs or 0) / 1e9
+
+    points = [point(row) for row in rows]
+    axes.set(xscale="log", xlim=log_limits([x for x, _ in points]), xlabel="milliseconds per image")
+    if by_accuracy:
+        axes.set(ylabel="top-1, %")
+    else:
+        axes.set(yscale="log", ylim=log_limits([y for _, y in points]), ylabel="GMACs per image")
+    if points:
+        line = [points[i] for i in front(points)]
         axes.step(*zip(*line, strict=True), where="post", color=LINE, lw=1.2, zorder=1, label="front")
-    for number, key in enumerate(dict.fromkeys((row.model, row.height, row.width) for row in rows)):
-        same = sorted(p for p, row in zip(points, rows, strict=True) if (row.model, row.height, row.width) == key)
-        axes.plot(*zip(*same, strict=True), color=LINE, lw=0.8, ls=":", zorder=1, label="" if number else "one model")
-        label = "/".join(Path(key[0]).parts[-2:]) + (f" {key[1]}" if with_size else "")
-        axes.annotate(label, same[0], (6, 5), textcoords="offset points", fontsize=7.5, parse_math=False)
+    models: dict[tuple[str, int, int], list[Point]] = {}
+    for row in rows:
+        models.setdefault((row.model, row.height, row.width), []).append(point(row))
+    for number, ((model, height, _), places) in enumerate(models.items()):
+        places.sort()
+        name = "" if number else "one model"
+        axes.plot(*zip(*places, strict=True), color=LINE, lw=0.8, ls=":", zorder=1, label=name)
+        label = "/".join(Path(model).parts[-2:]) + (f" {height}" if with_size else "")
+        axes.annotate(label, places[0], (6, 5), textcoords="offset points", fontsize=7.5, parse_math=False)
     for number, runtime in enumerate(runtimes):
-        of_runtime = [(row, point) for row, point in zip(rows, points, strict=True) if row.runtime == runtime]
-        style: dict[str, Any] = {"color": colour(number), "marker": MARKERS[number % len(MARKERS)], "zorder": 3}
-        xs, ys = [x for _, (x, _) in of_runtime], [y for _, (_, y) in of_runtime]
-        spread = [[((row.p50 or 0) - (row.p25 or 0)) / batch for row, _ in of_runtime]]
-        spread += [[((row.p75 or 0) - (row.p50 or 0)) / batch for row, _ in of_runtime]]
-        axes.scatter(xs, ys, s=34, edgecolors="white", linewidths=0.6, label=runtime, **style)
-        if xs:
-            axes.errorbar(xs, ys, xerr=spread, fmt="none", ecolor=colour(number), elinewidth=1, alpha=0.6, zorder=2)
+        same = [row for row in rows if row.runtime == runtime]
+        xs, ys = [point(row)[0] for row in same], [point(row)[1] for row in same]
+        marker, ink = MARKERS[number % len(MARKERS)], colour(number)
+        axes.scatter(xs, ys, s=34, c=ink, marker=marker, edgecolors="white", linewidths=0.6, label=runtime, zorder=3)
+        if same:
+            lower = [((row.p50 or 0) - (row.p25 or 0)) / row.batch for row in same]
+            upper = [((row.p75 or 0) - (row.p50 or 0)) / row.batch for row in same]
+            axes.errorbar(xs, ys, xerr=[lower, upper], fmt="none", ecolor=ink, elinewidth=1, alpha=0.6, zorder=2)
     axes.margins(y=0.14)
-    axes.set_title(f"batch {batch}", fontsize=10)
-    axes.set_xlabel("milliseconds per image")
-    axes.set_ylabel("top-1, %" if by_accuracy else "GMACs per image")
     for axis in (axes.xaxis,) if by_accuracy else (axes.xaxis, axes.yaxis):
         low, high = axis.get_view_interval()
-        subs = (1, 2, 5) if log10(high / low) < 2.5 else (1,)
-        axis.set_major_locator(LogLocator(subs=subs))
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if log10(high / low) < 2.5 else (1,)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
     axes.grid(True, which="major", color=GRID, lw=0.8)

@@ -30,7 +30,7 @@ from featherbone.benchmarking.layers import TOP, LayerTable
 from featherbone.benchmarking.models import count_cost
 from featherbone.benchmarking.picture import save_picture
 from featherbone.benchmarking.table import BenchResult, Machine, SpeedRow
-from featherbone.benchmarking.worker import LIMITS, TORCH, WRITING, Job, Size, build, serve, target_of
+from featherbone.benchmarking.worker import LIMITS, TORCH, WRITING, Job, Plan, Size, build, serve, target_of
 from featherbone.devices import find_device
 from featherbone.errors import BadOption, did_you_mean
 from featherbone.exporters.artifact import choose_form
@@ -50,26 +50,6 @@ WARM_UP = 2
 """Rounds before those that count."""
 BOUND = 1e-3
 """Maximum error of a file without a note."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to measure, and how."""
-
-    models: tuple[str, ...]
-    runtimes: tuple[str, ...] = ("eager",)
-    batches: tuple[int, ...] = (1,)
-    sides: tuple[int, ...] = ()
-    """Of square images; by default each model's size."""
-    repeats: int = 20
-    """Rounds that count."""
-    train: bool = False
-    per_layer: bool = False
-    device: str = "auto"
-    precision: str = "fp32"
-    threads: int | None = None
-    trust: bool = False
-    """Whether exported files may hold machine code."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +73,14 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """A process of `worker.serve`, and the pipe to it."""
+    """A process of `worker.serve`, and the pipe to it; it ends with the `with` block."""
 
     def __init__(self, job: Job) -> None:
         spawn = multiprocessing.get_context("spawn")
         self.pipe, theirs = spawn.Pipe()
         self.process = spawn.Process(target=serve, args=(job, theirs), daemon=True)
         resource_tracker.ensure_running()  # starting it later would let interrupts through again
-        with uninterrupted(), brief_spinning():
+        with starting():
             self.process.start()
         theirs.close()
 
@@ -118,51 +98,32 @@ class Worker:
             raise WorkerError(answer)
         return answer
 
-    def stop(self, patience: float) -> None:
-        """End the process; it is killed if it does not end within `patience` seconds."""
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
         self.pipe.close()
-        self.process.join(patience)
+        self.process.join(5 if error is None else 0.3)
         self.process.kill()
         self.process.join()
         self.process.close()
 
 
 @contextmanager
-def working(job: Job) -> Iterator[Worker]:
-    """A worker that is stopped on leaving."""
-    worker = Worker(job)
-    try:
-        yield worker
-    except BaseException:
-        worker.stop(0.3)
-        raise
-    worker.stop(5)
-
-
-@contextmanager
-def brief_spinning() -> Iterator[None]:
-    """Processes started inside have the command's setting for waiting threads, which torch reads when it is loaded."""
-    name, value = SPIN
+def starting() -> Iterator[None]:
+    """Processes started inside ignore interrupts, because the parent ends them, and have the command's `SPIN`."""
+    name, value = SPIN  # torch reads it when it is loaded
     before = os.environ.get(name)
     os.environ.setdefault(name, value)
+    can_block = hasattr(signal, "pthread_sigmask")  # not on Windows
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if can_block else set()
     try:
         yield
     finally:
+        if can_block:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if before is None:
             del os.environ[name]
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Processes started inside ignore interrupts: the parent receives them, and ends its processes."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclass
@@ -188,13 +149,13 @@ class Measurement:
         except WorkerError as why:
             self.row = replace(self.row, error=str(why))
 
-    def finished(self, rate: float, train: bool) -> SpeedRow:
+    def finished(self, rate: float) -> SpeedRow:
         """The row with statistics of its times, on a machine with `rate` GFLOP/s."""
         if self.row.error:
             return self.row
-        (p25, p50, p75), p95 = quartiles(self.times), float(np.percentile(self.times, 95))
+        p25, p50, p75, p95 = np.percentile(self.times, (25, 50, 75, 95)).tolist()
         macs, batch = self.row.macs, self.row.batch
-        share = None if macs is None else (6 if train else 2) * macs * batch / (p50 * 1e6) / rate
+        share = None if macs is None else (6 if self.job.plan.train else 2) * macs * batch / (p50 * 1e6) / rate
         timed = replace(self.row, p25=p25, p50=p50, p75=p75, p95=p95)
         return replace(timed, images_per_second=1e3 * batch / p50, share=share)
 
@@ -207,21 +168,11 @@ def measure_speed(plan: Plan) -> BenchResult:
     """
     device, sources = check(plan)
     with TemporaryDirectory() as name, ExitStack() as workers:
-        base = Job(
-            model=LIMITS,
-            kind="",
-            runtime=LIMITS,
-            device=str(device),
-            precision=plan.precision,
-            threads=plan.threads,
-            train=plan.train,
-            folder=Path(name),
-            trust=plan.trust,
-        )
-        measurements = list(measurements_of(plan, sources, base))
-        limits = workers.enter_context(working(base))
+        base = Job(plan, str(device), runtime=LIMITS, folder=Path(name))
+        measurements = list(measurements_of(sources, base))
+        limits = workers.enter_context(Worker(base))
         jobs = dict.fromkeys(one.job for one in measurements)
-        running = {job: workers.enter_context(working(job)) for job in jobs}  # they import torch meanwhile
+        running = {job: workers.enter_context(Worker(job)) for job in jobs}  # they import torch meanwhile
         for worker in running.values():
             workers.callback(worker.pipe.close)  # all at once, before waiting for any
         write_files(measurements, base)
@@ -234,13 +185,13 @@ def measure_speed(plan: Plan) -> BenchResult:
         rates = list(rounds(plan.repeats, measurements, running, limits))
         layers = []
         for one in measurements if plan.per_layer else ():
-            if times := one.ask(running[one.job], "layers", *one.call, plan.repeats):
+            if times := one.ask(running[one.job], "layers", *one.call):
                 total = sum(time.milliseconds for time in times)
                 layers.append(LayerTable(one.row.model, one.row.batch, *one.call[0], total, tuple(times[:TOP])))
     products, copies = (quartiles(column) for column in zip(*rates, strict=True))
     date = datetime.now().astimezone().isoformat(timespec="minutes")
     machine = Machine(cpu_name(), card, threads, torch.__version__, date, plan.precision, products, copies)
-    rows = tuple(one.finished(products[1], plan.train) for one in measurements)
+    rows = tuple(one.finished(products[1]) for one in measurements)
     return BenchResult(rows, machine, plan.train, plan.repeats, tuple(layers))
 
 
@@ -263,11 +214,11 @@ def rounds(
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     """Lower quartile, median and upper quartile."""
-    low, middle, high = np.percentile(values, (25, 50, 75))
-    return float(low), float(middle), float(high)
+    low, middle, high = np.percentile(values, (25, 50, 75)).tolist()
+    return low, middle, high
 
 
-def measurements_of(plan: Plan, sources: Sequence[Source], base: Job) -> Iterator[Measurement]:
+def measurements_of(sources: Sequence[Source], base: Job) -> Iterator[Measurement]:
     """Every combination once, batches ascending as the workers need them. `base` holds the common fields of jobs."""
     with bar("counting", sum(len(source.sizes) for source in sources)) as advance:
         for number, source in enumerate(sources):
@@ -277,15 +228,13 @@ def measurements_of(plan: Plan, sources: Sequence[Source], base: Job) -> Iterato
                 advance()
             top1 = source.card.metrics.get("top1") if source.card else None
             for runtime in source.runtimes:
-                dynamic = "none"
+                job = replace(base, model=source.model, kind=source.kind, runtime=runtime)
                 if source.kind != "file" and runtime not in TORCH:
-                    task = source.card or Card("classification", "", (), preprocessing_of(source.model))
-                    dynamic = choose_form(target_of(runtime), task.task, task.head).dynamic
-                of_source = replace(base, model=source.model, kind=source.kind)
-                folder = base.folder / f"{number}-{runtime}"
-                job = replace(of_source, runtime=runtime, dynamic=dynamic, folder=folder)
+                    task, head = (source.card.task, source.card.head) if source.card else ("classification", None)
+                    dynamic = choose_form(job.target, task, head).dynamic
+                    job = replace(job, dynamic=dynamic, folder=base.folder / f"{number}-{runtime}")
                 for (height, width), (params, macs) in costs.items():
-                    for batch in sorted(set(plan.batches)):
+                    for batch in sorted(set(base.plan.batches)):
                         row = SpeedRow(source.model, runtime, batch, height, width, params, macs, params * 4e-6)
                         yield Measurement(replace(row, top1=top1), job)
 
@@ -300,7 +249,7 @@ def write_files(measurements: Sequence[Measurement], base: Job) -> None:
             what = one.job, one.call[0]
             if what not in answers:
                 if writer is None or not writer.process.is_alive():
-                    writer = workers.enter_context(working(replace(base, runtime=WRITING)))
+                    writer = workers.enter_context(Worker(replace(base, runtime=WRITING)))
                 answers[what] = one.ask(writer, "write", *what) or one.row.error
             answer = answers[what]
             if isinstance(answer, str):
@@ -345,16 +294,15 @@ def check(plan: Plan) -> tuple[torch.device, list[Source]]:
     if plan.per_layer and plan.train:
         raise BadOption("per-layer measures the forward pass; omit train, or measure training separately")
     sources = [source_of(model, plan) for model in dict.fromkeys(plan.models)]
-    files = [source.model for source in sources if source.kind == "file"]
-    foreign = [*(name for name in plan.runtimes if name not in TORCH), *files]
-    compiled = [name for name in plan.runtimes if name == "compiled"]
-    for option, given, wrong in (
-        ("train", plan.train, foreign),
-        ("precision bf16", plan.precision == "bf16", foreign),
-        ("per-layer", plan.per_layer, [*foreign, *compiled]),
+    foreign = [name for name in plan.runtimes if name not in TORCH]
+    foreign += [source.model for source in sources if source.kind == "file"]
+    not_eager = [*foreign, *(name for name in plan.runtimes if name == "compiled")]
+    for option, given, wrong, allowed in (
+        ("train", plan.train, foreign, "eager and compiled"),
+        ("precision bf16", plan.precision == "bf16", foreign, "eager and compiled"),
+        ("per-layer", plan.per_layer, not_eager, "eager"),
     ):
         if given and wrong:
-            allowed = "eager" if option == "per-layer" else "eager and compiled"
             raise BadOption(f"{option} applies only to {allowed}; omit it or {wrong[0]}")
     if plan.device not in ("auto", "cpu") and plan.device.partition(":")[0] != "cuda":
         raise BadOption(f"device {plan.device!r} cannot be measured; give auto, cpu or cuda")
@@ -372,21 +320,20 @@ def check(plan: Plan) -> tuple[torch.device, list[Source]]:
 
 def source_of(model: str, plan: Plan) -> Source:
     """The model of a name, run folder, exported file or its folder. Raises `UnknownModel` and `BadRun`."""
-    squares = tuple((side, side) for side in dict.fromkeys(plan.sides))
-    path, names = Path(model), tuple(dict.fromkeys(plan.runtimes))
+    path, runtimes, card = Path(model), tuple(dict.fromkeys(plan.runtimes)), None
     if (path / CARD).is_file():
         kind, card = "run", Card.read(path)
     elif path.is_file() or (path / MANIFEST).is_file():
         file, manifest = read_manifest(path)
         require_trust(file, manifest.target, plan.trust)
         kind, card = "file", manifest.card
-        names = (manifest.target if manifest.precision == "fp32" else f"{manifest.target}-{manifest.precision}",)
+        runtimes = (manifest.target if manifest.precision == "fp32" else f"{manifest.target}-{manifest.precision}",)
     else:
         require_model(model)
-        p = preprocessing_of(model)
-        return Source(model, "name", names, squares or ((p.height, p.width),))
-    own = card.preprocessing
-    return Source(model, kind, names, squares or ((own.height, own.width),), card)
+        kind = "name"
+    p = card.preprocessing if card else preprocessing_of(model)
+    squares = tuple((side, side) for side in dict.fromkeys(plan.sides))
+    return Source(model, kind, runtimes, squares or ((p.height, p.width),), card)
 
 
 def cpu_name() -> str:

@@ -44,24 +44,41 @@ CALIBRATION = 4
 
 
 @dataclass(frozen=True)
-class Job:
-    """The task of a worker; it is sent to the process."""
+class Plan:
+    """What to measure, and how."""
 
-    model: str
-    """timm name, or path of a run or of an exported file."""
-    kind: str
-    """name, run or file."""
-    runtime: str = "eager"
-    device: str = "cpu"
+    models: tuple[str, ...]
+    runtimes: tuple[str, ...] = ("eager",)
+    batches: tuple[int, ...] = (1,)
+    sides: tuple[int, ...] = ()
+    """Of square images; by default each model's size."""
+    repeats: int = 20
+    """Rounds that count."""
+    train: bool = False
+    per_layer: bool = False
+    device: str = "auto"
     precision: str = "fp32"
     threads: int | None = None
-    train: bool = False
+    trust: bool = False
+    """Whether exported files may hold machine code."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """The part of a plan that a worker measures; it is sent to the process."""
+
+    plan: Plan
+    device: str
+    """Device of torch; files run on the CPU."""
+    model: str = ""
+    """timm name, or path of a run or of an exported file."""
+    kind: str = "name"
+    """name, run or file."""
+    runtime: str = "eager"
     folder: Path = Path()
     """Where files for the comparison are written."""
     dynamic: str = "none"
     """Which axes of their input may vary, if the exporter manages it."""
-    trust: bool = False
-    """Whether an exported file may hold machine code."""
 
     @property
     def of_file(self) -> bool:
@@ -71,7 +88,22 @@ class Job:
     @property
     def dtype(self) -> torch.dtype:
         """Type of weights and images."""
-        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+        return torch.bfloat16 if self.plan.precision == "bf16" else torch.float32
+
+    @property
+    def target(self) -> Target:
+        """The target of the runtime, without int8."""
+        return target_of(self.runtime)
+
+    def file_folder(self, size: Size) -> Path:
+        """The folder of the file that a worker runs."""
+        if self.kind == "file":
+            return read_manifest(Path(self.model))[0].parent
+        return self.folder / f"{size[0]}x{size[1]}/file"
+
+    def load_model(self, size: Size) -> Any:
+        """The model of a name or a run, in evaluation mode."""
+        return load_task(Path(self.model))[1] if self.kind == "run" else build(self.model, size)
 
 
 def serve(job: Job, pipe: Connection) -> None:
@@ -80,8 +112,8 @@ def serve(job: Job, pipe: Connection) -> None:
     os.dup2(2, 1)  # standard output is the parent's
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)  # of compilers, about themselves
-    if job.threads is not None:
-        torch.set_num_threads(job.threads)
+    if job.plan.threads is not None:
+        torch.set_num_threads(job.plan.threads)
     if job.device == "cpu":
         os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no further processes
     owner: Any = None
@@ -91,8 +123,7 @@ def serve(job: Job, pipe: Connection) -> None:
         except (EOFError, OSError):  # the parent has finished, or died
             return
         try:
-            if owner is None:
-                owner = {LIMITS: MachineLimits, WRITING: Writer}.get(job.runtime, Subject)(job)
+            owner = owner or owner_of(job)
             answer = (True, getattr(owner, method)(*arguments))
         except Exception as error:  # compilers raise errors of any type, and the row states them
             answer = (False, root_cause(error))
@@ -100,16 +131,18 @@ def serve(job: Job, pipe: Connection) -> None:
             pipe.send(answer)
 
 
+def owner_of(job: Job) -> Any:
+    """The object whose methods answer the requests for a job."""
+    if job.runtime == LIMITS:
+        return Limits(torch.device(job.device), job.dtype)
+    return Writer() if job.runtime == WRITING else Subject(job)
+
+
 def build(name: str, size: Size) -> nn.Module:
     """A timm model in evaluation mode, for images of a size; its weights are random, and always the same."""
     torch.manual_seed(0)
     cfg = timm.models.get_pretrained_cfg(name)
     return timm.create_model(name, **({"img_size": size} if cfg.fixed_input_size else {})).eval()
-
-
-def load_model(job: Job, size: Size) -> Any:
-    """The model of a name or a run, in evaluation mode."""
-    return load_task(Path(job.model))[1] if job.kind == "run" else build(job.model, size)
 
 
 def sample(size: Size, batch: int) -> Tensor:
@@ -122,56 +155,36 @@ def target_of(runtime: str) -> Target:
     return find_target(runtime.removesuffix(INT8))
 
 
-def folder_of(job: Job, size: Size) -> Path:
-    """The folder of the file that a worker runs."""
-    return read_manifest(Path(job.model))[0].parent if job.kind == "file" else job.folder / f"{size[0]}x{size[1]}/file"
-
-
-class MachineLimits:
-    """The worker that measures the limits of the machine."""
-
-    def __init__(self, job: Job) -> None:
-        self.device = torch.device(job.device)
-        self.limits = Limits(self.device, job.dtype)
-
-    def about(self) -> tuple[int, str]:
-        """Threads, and the name of the device."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
-        return torch.get_num_threads(), name
-
-    def measure(self) -> tuple[float, float]:
-        """As `Limits.measure`."""
-        return self.limits.measure()
-
-
 class Writer:
-    """The worker that writes files, so that no measuring process holds the exporters."""
-
-    def __init__(self, job: Job) -> None:
-        pass
+    """The worker that writes the files of other jobs: what exporters leave in memory is not a model's."""
 
     def write(self, job: Job, size: Size) -> tuple[str, str]:
         """Write the file for images of a size and the eager model's output; which axes vary, and a note."""
-        folder = folder_of(job, size)
+        folder = job.file_folder(size)
         folder.mkdir(parents=True)
-        model = load_model(job, size)
-        for dynamic in dict.fromkeys((job.dynamic, "none")):
-            try:
-                artifact = Artifact.of(model, Form(target_of(job.runtime), dynamic), sample(size, 1))
-                expected = artifact.expected(sample(size, 1))
-                save_file({name: x.contiguous() for name, x in expected.items()}, folder.with_name(EXPECTED))
-                if job.runtime.endswith(INT8):
-                    work = folder.with_name("float")
-                    work.mkdir(exist_ok=True)
-                    quantizer = artifact.quantizer(work, sample(size, CALIBRATION))
-                    quantizer.write(artifact.path(folder), quantizer.layers)
-                    return dynamic, "int8 in every layer, ranges from random images: only its speed counts"
-                artifact.write(folder)
-                return dynamic, "" if dynamic == job.dynamic else "the batch is fixed: image by image"
-            except Exception:
-                if dynamic == "none":
-                    raise
-        raise AssertionError("it returns or raises")
+        model = job.load_model(size)
+        try:
+            return job.dynamic, self.write_form(job, size, model, job.dynamic)
+        except Exception:
+            if job.dynamic == "none":
+                raise
+        note = self.write_form(job, size, model, "none")
+        return "none", note or "the batch is fixed: image by image"
+
+    def write_form(self, job: Job, size: Size, model: Any, dynamic: str) -> str:
+        """As `write`, with the given axes open; returns the note."""
+        folder = job.file_folder(size)
+        artifact = Artifact.of(model, Form(job.target, dynamic), sample(size, 1))
+        expected = artifact.expected(sample(size, 1))
+        save_file({name: x.contiguous() for name, x in expected.items()}, folder.with_name(EXPECTED))
+        if not job.runtime.endswith(INT8):
+            artifact.write(folder)
+            return ""
+        work = folder.with_name("float")
+        work.mkdir(exist_ok=True)
+        quantizer = artifact.quantizer(work, sample(size, CALIBRATION))
+        quantizer.write(artifact.path(folder), quantizer.layers)
+        return "int8 in every layer, ranges from random images: only its speed counts"
 
 
 class Subject:
@@ -182,7 +195,7 @@ class Subject:
         self.memory = Memory(self.device)
         self.loaded: dict[Size, tuple[int | None, Any]] = {}
         self.calls: dict[tuple[Size, int], Callable[[], object]] = {}
-        for package in target_of(job.runtime).run_packages if job.of_file else ():
+        for package in job.target.run_packages if job.of_file else ():
             import_module(package)  # its memory is not the model's
         if job.runtime == "compiled":
             import_module("torch._inductor.compile_fx")  # nor is the compiler's
@@ -212,20 +225,19 @@ class Subject:
         """Milliseconds of a few calls."""
         return turn(self.calls[size, batch], self.device)
 
-    def layers(self, size: Size, batch: int, repeats: int) -> list[LayerTime]:
+    def layers(self, size: Size, batch: int) -> list[LayerTime]:
         """Times of the modules."""
-        return layer_times(self.loaded[size][1], self.calls[size, batch], repeats, self.device)
+        return layer_times(self.loaded[size][1], self.calls[size, batch], self.job.plan.repeats, self.device)
 
     def load(self, size: Size) -> Any:
         """The model in its runtime."""
         job = self.job
         if job.kind == "file":
-            return open_task(Path(job.model), job.trust)[1]
+            return open_task(Path(job.model), job.plan.trust)[1]
         if job.of_file:
-            target = target_of(job.runtime)
-            return open_file(folder_of(job, size) / target.file, target.name, trust=True)
-        net = load_model(job, size)
-        if job.train:
+            return open_file(job.file_folder(size) / job.target.file, job.target.name, trust=True)
+        net = job.load_model(size)
+        if job.plan.train:
             return net
         compiled = job.runtime == "compiled"
         net = deploy(net, size, "compiled" if compiled else "inference").to(self.device, job.dtype)
@@ -234,8 +246,8 @@ class Subject:
     def call(self, net: Any, size: Size, batch: int, dynamic: str) -> Callable[[], object]:
         """The call that is timed: `net`, from `load`, on a batch."""
         job, images = self.job, sample(size, batch)
-        if job.train:
-            bf16 = job.precision == "bf16"
+        if job.plan.train:
+            bf16 = job.plan.precision == "bf16"
             return training_step(net, images.to(self.device), compiled=job.runtime == "compiled", bf16=bf16)
         if not job.of_file:
             images = images.to(self.device, job.dtype)
@@ -247,8 +259,8 @@ class Subject:
 
     def file_facts(self, net: Any, size: Size) -> dict[str, float]:
         """Size of a file in MB, and its error on one image if it was written for the comparison."""
-        folder = folder_of(self.job, size)
-        facts = {"file_mb": target_of(self.job.runtime).size(folder) / 1e6}
+        folder = self.job.file_folder(size)
+        facts = {"file_mb": self.job.target.size(folder) / 1e6}
         if self.job.kind != "file":
             expected = load_file(folder.with_name(EXPECTED))
             facts["differs"] = raw_difference(expected, dict(zip(expected, net(sample(size, 1)), strict=True))).error

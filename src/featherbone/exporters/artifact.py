@@ -11,7 +11,6 @@ from featherbone.data.transforms import Preprocessing
 from featherbone.deployment import deploy
 from featherbone.errors import BadOption
 from featherbone.exporters.forms import Flat, Normalising, Picking, flatten, to_bytes
-from featherbone.exporters.program import form_of
 from featherbone.exporters.targets import TARGETS, open_file
 from featherbone.exporters.targets.target import Delegation, Quantizer, Run, Target
 from featherbone.tasks.task import KINDS
@@ -28,7 +27,7 @@ class Form:
 
     target: Target
     dynamic: str = "none"
-    """Which axes of the input may vary, as in `targets.target.DYNAMIC`."""
+    """Which axes of the input may vary, as in `Target.dynamic`."""
     with_pre: bool = False
     """Whether the file takes bytes and normalises them."""
     with_nms: bool = False
@@ -89,7 +88,8 @@ class Artifact:
     """Input of `net`."""
     names: list[str]
     """Names of its outputs."""
-    preprocessing: Preprocessing | None = None
+    normalisation: Preprocessing | None = None
+    """That of a file which normalises."""
 
     @staticmethod
     def of(module: nn.Module, form: Form, images: Tensor, preprocessing: Preprocessing | None = None) -> "Artifact":
@@ -97,18 +97,23 @@ class Artifact:
 
         `preprocessing` is needed for a form with normalisation.
         """
-        reference = Picking(module) if form.with_nms else module
         height, width = images.shape[2:]
-        kind = form_of(form.target.device_form, form.dynamic)
-        net: nn.Module = deploy(module, None if kind == "size" else (height, width), kind)
-        net = Picking(net) if form.with_nms else net
-        if form.with_pre:
-            assert preprocessing is not None, "the form needs it"
-            net = Normalising(net, preprocessing)
+        if form.target.device_form:
+            net: nn.Module = deploy(module, (height, width), "device")
+        elif form.dynamic == "size":
+            net = deploy(module, form="size")
+        else:
+            net = deploy(module, (height, width), "graph")
+        reference = module
+        if form.with_nms:
+            reference, net = Picking(reference), Picking(net)
+        normalisation = preprocessing if form.with_pre else None
+        if normalisation is not None:
+            net = Normalising(net, normalisation)
         flat = Flat(net).cpu().to(memory_format=torch.contiguous_format)  # tool-chains need plain strides
         batch = images[:1] if form.dynamic == "none" else images[:1].expand(2, -1, -1, -1)  # exporters keep 1 fixed
-        example = file_input(batch, preprocessing if form.with_pre else None)
-        return Artifact(form, reference, flat, example, flat.names(example), preprocessing)
+        example = file_input(batch, normalisation)
+        return Artifact(form, reference, flat, example, flat.names(example), normalisation)
 
     def write(self, folder: Path) -> Delegation | None:
         """Write the file in the folder."""
@@ -116,9 +121,10 @@ class Artifact:
 
     def quantizer(self, folder: Path, images: Tensor) -> Quantizer:
         """Write the file in the folder in float, ready to be written in int8 with ranges from normalised `images`."""
+        make, path, dynamic = self.form.target.quantizer, self.path(folder), self.form.dynamic
+        assert make is not None, f"{self.form.target.name} has no int8 form"
         inputs = [part.contiguous() for part in self.input(images).split(1)]
-        path, dynamic = self.path(folder), self.form.dynamic
-        return self.form.target.quantizer(self.net, self.example, path, self.names, dynamic, inputs)
+        return make(self.net, self.example, path, self.names, dynamic, inputs)
 
     def path(self, folder: Path) -> Path:
         """The file in a folder."""
@@ -130,7 +136,7 @@ class Artifact:
 
     def input(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) as the file takes them."""
-        return file_input(images, self.preprocessing if self.form.with_pre else None)
+        return file_input(images, self.normalisation)
 
     def expected(self, images: Tensor) -> dict[str, Tensor]:
         """Raw tensors of the reference."""
@@ -141,10 +147,6 @@ class Artifact:
         """Raw tensors of the file in a folder."""
         found = run_batch(self.open(folder), self.input(images), self.form.dynamic == "none")
         return dict(zip(self.names, found, strict=True))
-
-    def compare(self, folder: Path, images: Tensor) -> RawDifference:
-        """Compare the file in a folder with the reference on normalised images."""
-        return raw_difference(self.expected(images), self.outputs(folder, images))
 
 
 def file_input(images: Tensor, preprocessing: Preprocessing | None) -> Tensor:

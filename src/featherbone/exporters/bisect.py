@@ -1,5 +1,8 @@
 """Which layer of a network is the first that an exported file computes differently."""
 
+from bisect import bisect_left
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,29 +43,25 @@ def first_difference(artifact: Artifact) -> str:
 
     Each step exports the network up to a layer and runs it.
     """
-    net = artifact.net
-    layers = running_order(net, artifact.example)
-    low, high = 0, len(layers)  # the layers before `low` agree, the one at `high` differs
+    layers = running_order(artifact.net, artifact.example)
     with bar("searching the layer that differs", max(len(layers).bit_length(), 1)) as advance:
-        while low < high:
-            middle = (low + high) // 2
-            if agrees(artifact, layers[middle]):
-                low = middle + 1
-            else:
-                high = middle
-            advance(note=layers[middle])
-    if low == len(layers):
+
+        def differs(layer: str) -> bool:
+            advance(note=layer)
+            return not agrees(artifact, layer)
+
+        first = bisect_left(layers, True, key=differs)
+    if first == len(layers):
         return "none: the difference arises after the last layer"
-    name = layers[low]
-    return f"{name.removeprefix('task.')} ({type(net.get_submodule(name)).__name__})"
+    name = layers[first]
+    return f"{name.removeprefix('task.')} ({type(artifact.net.get_submodule(name)).__name__})"
 
 
 def running_order(net: nn.Module, example: Tensor) -> list[str]:
     """Names of the layers that hold weights or contain no layers, in the order in which they last ran."""
     order: dict[str, None] = {}
-    handles = []
 
-    def note(name: str) -> Any:
+    def note(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.is_floating_point():
                 order.pop(name, None)
@@ -70,16 +69,12 @@ def running_order(net: nn.Module, example: Tensor) -> list[str]:
 
         return hook
 
-    for name, module in net.named_modules():
-        layer = any(True for _ in module.parameters(recurse=False)) or not any(True for _ in module.children())
-        if name and layer and not isinstance(module, nn.Identity | nn.Dropout | nn.Dropout2d):
-            handles.append(module.register_forward_hook(note(name)))
-    try:
-        with torch.inference_mode():
-            net(example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.inference_mode():
+        for name, module in net.named_modules():
+            layer = any(True for _ in module.parameters(recurse=False)) or not any(True for _ in module.children())
+            if name and layer and not isinstance(module, nn.Identity | nn.Dropout | nn.Dropout2d):
+                hooks.callback(module.register_forward_hook(note(name)).remove)
+        net(example)
     return list(order)
 
 

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,8 +47,9 @@ def operators(program: torch.export.ExportedProgram) -> dict[str, int]:
 
 def highest_rank(program: torch.export.ExportedProgram) -> int:
     """The maximum number of dimensions of a tensor in the program."""
-    values = (x for node in program.graph.nodes for x in _tensors(node.meta.get("val")))
-    return max(x.dim() for x in values)
+    values = (node.meta.get("val") for node in program.graph.nodes)
+    tensors = (x for value in values for x in (value if isinstance(value, list | tuple) else [value]))
+    return max(x.dim() for x in tensors if isinstance(x, Tensor))
 
 
 def concerns(program: torch.export.ExportedProgram, target: Target) -> list[Concern]:
@@ -81,11 +81,3 @@ def _names(node: torch.fx.Node) -> Iterable[str]:
 def _calls(program: torch.export.ExportedProgram) -> Iterable[torch.fx.Node]:
     """Nodes that call an operator of torch or torchvision."""
     return (n for n in program.graph.nodes if n.op == "call_function" and isinstance(n.target, torch._ops.OpOverload))
-
-
-def _tensors(value: Any) -> Iterable[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _tensors(part)

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from featherbone.data.frames import Frame
 from featherbone.data.listing import is_junk
+from featherbone.data.sampling import spread
+from featherbone.draw import draw_record
 from featherbone.errors import BadImage, BadOption, FeatherboneError
 from featherbone.exporters.artifact import Artifact, Form, raw_difference
 from featherbone.exporters.bisect import first_difference
@@ -17,20 +18,21 @@ from featherbone.exporters.exported import ExportedTask
 from featherbone.exporters.forms import flatten
 from featherbone.exporters.manifest import MANIFEST, Manifest, describe, digests
 from featherbone.exporters.parity import Bounds, Parity, compare
-from featherbone.exporters.parity_page import write_parity_page
 from featherbone.exporters.targets import TARGETS
 from featherbone.exporters.targets.target import Target
 from featherbone.files import atomic_folder, write_json
 from featherbone.progress import notify, track
+from featherbone.report import render
 from featherbone.results import Record
 from featherbone.tasks.card import Card
-from featherbone.tasks.kind import Decoder
 from featherbone.tasks.likeness import count_objects
 from featherbone.tasks.task import kind_of
 
 PARITY, PAGE = "parity.json", "parity.html"
 REPORTS = (PARITY, PAGE, "int8.json", "int8.html")
 """Reports about an export in its folder."""
+NUM_SHOWN = 6
+"""Pictures on the page of a comparison."""
 
 
 class ExportDiffers(FeatherboneError):
@@ -74,7 +76,7 @@ def export_task(card: Card, task: Any, form: Form, out: Path, pictures: Sequence
         notify(f"writing {form.target.name}", "export")
         artifact.write(folder)
         finish(folder, form.target, manifest)
-        parity = prove(artifact, card, folder, manifest, pictures, images)
+        parity = prove(artifact, folder, manifest, pictures, images)
         if not parity.holds:
             culprit = first_difference(artifact)
             for path in folder.iterdir():
@@ -97,42 +99,60 @@ def finish(folder: Path, target: Target, manifest: Manifest) -> None:
 
 
 def prove(
-    artifact: Artifact,
-    card: Card,
-    folder: Path,
-    manifest: Manifest,
-    pictures: Sequence[Image.Image],
-    images: Tensor,
+    artifact: Artifact, folder: Path, manifest: Manifest, pictures: Sequence[Image.Image], images: Tensor
 ) -> Parity:
-    """Compare a file with its model on pictures, one by one as a device runs it, and write both reports."""
-    exported = ExportedTask(manifest, artifact.open(folder))
-    frames = [card.preprocessing.frame(picture.height, picture.width) for picture in pictures]
-    raws: tuple[list[Any], list[Any]] = ([], [])
+    """Compare a file with its model on pictures, one by one as a device runs it, and write both reports.
+
+    Objects are compared above half of the score that users see; if an undertrained model finds none there, all are.
+    """
+    card, exported = manifest.card, ExportedTask(manifest, artifact.open(folder))
     with torch.inference_mode():
-        for image in track(images, "comparing", len(images)):
-            for net, found in zip((artifact.reference, exported), raws, strict=True):
-                found.append(net(image[None]))
-    pairs = zip(*raws, strict=True)
-    raw = max(raw_difference(flatten(mine), flatten(theirs)).largest for mine, theirs in pairs)
-    expected, got, limit = decode_alike(card, exported.decoder, raws, frames)
+        batches = track(images.split(1), "comparing", len(images))
+        raws = [(artifact.reference(image), exported(image)) for image in batches]
+    raw = max(raw_difference(flatten(mine), flatten(theirs)).largest for mine, theirs in raws)
+    frames = [card.preprocessing.frame(picture.height, picture.width) for picture in pictures]
+    decoder = exported.decoder.exhaustive()
+
+    def decode(side: int, score: float) -> list[Record]:
+        return [decoder(pair[side], [frame], score=score)[0] for pair, frame in zip(raws, frames, strict=True)]
+
+    limit = (kind_of(card).shown_score(card) or 0.0) / 2
+    if not count_objects(decode(0, limit)):
+        limit = 0.0
+    expected, got = decode(0, limit), decode(1, limit)
     parity = compare(expected, got, raw, Bounds(), limit)
     write_json(folder / PARITY, {"file": manifest.file, "target": manifest.target, **parity.to_json()})
-    write_parity_page(folder / PAGE, manifest, parity, pictures, expected, got)
+    write_parity_page(folder / PAGE, manifest, parity, pictures, list(zip(expected, got, strict=True)))
     return parity
 
 
-def decode_alike(
-    card: Card, decoder: Decoder, raws: tuple[list[Any], list[Any]], frames: Sequence[Frame]
-) -> tuple[list[Record], list[Record], float]:
-    """Records of both sides, and the score limit of their objects: half of the one that users see.
-
-    If an undertrained model finds no object above the limit, all are compared.
-    """
-    decoder = decoder.exhaustive()
-
-    def decode(side: list[Any], score: float) -> list[Record]:
-        return [decoder(raw, [frame], score=score)[0] for raw, frame in zip(side, frames, strict=True)]
-
-    usual = (kind_of(card).shown_score(card) or 0.0) / 2
-    limit = usual if count_objects(decode(raws[0], usual)) else 0.0
-    return decode(raws[0], limit), decode(raws[1], limit), limit
+def write_parity_page(
+    path: Path,
+    manifest: Manifest,
+    parity: Parity,
+    pictures: Sequence[Image.Image],
+    records: Sequence[tuple[Record, Record]],
+) -> None:
+    """Write the page: verdict, worst and median differences with their bounds, and pictures with both records."""
+    names = {
+        "score": "difference of scores",
+        "box_iou": "IoU of boxes",
+        "mask_iou": "IoU of masks",
+        "agreement": "share of equal pixels",
+    }
+    rows = [
+        (name, *(getattr(part, key) for part in (parity.worst, parity.median, parity.bounds)))
+        for key, name in names.items()
+        if getattr(parity.worst, key) is not None
+    ]
+    chosen = spread(len(pictures), NUM_SHOWN)
+    render(
+        "parity.html",
+        path,
+        manifest=manifest,
+        card=manifest.card,
+        parity=parity,
+        rows=rows,
+        pictures=[draw_record(pictures[i], record) for i in chosen for record in records[i]],
+        captions=["model", manifest.target] * len(chosen),
+    )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from featherbone.errors import BadOption, BadRun
 from featherbone.exporters.artifact import file_input, run_batch
 from featherbone.exporters.forms import PickedDecoder, flatten, rebuild
-from featherbone.exporters.manifest import MANIFEST, Manifest, read_manifest
+from featherbone.exporters.manifest import AGAIN, MANIFEST, Manifest, read_manifest
 from featherbone.exporters.targets import open_file
 from featherbone.exporters.targets.target import Run
 from featherbone.tasks.card import CARD, Card
@@ -34,21 +34,20 @@ class ExportedTask(nn.Module):
         try:
             expected = flatten(rebuild(self.decoder.raw, given))
         except KeyError as error:
-            raise BadRun(f"{manifest.file}: no output {error}; export the run again") from None
+            raise BadRun(f"{manifest.file}: no output {error}; {AGAIN}") from None
         if expected.keys() != given.keys():
             unknown = ", ".join(given.keys() - expected.keys())
-            raise BadRun(f"{manifest.file}: outputs {unknown[:200]} of another model; export the run again")
+            raise BadRun(f"{manifest.file}: outputs {unknown[:200]} of another model; {AGAIN}")
 
     def forward(self, images: Tensor) -> Any:
         """Normalised images (B, 3, H, W) to the raw tensors, on the images' device; the file runs on the CPU.
 
         Raises `BadOption` for a size that the file refuses.
         """
-        given = self.input(images)
-        found = run_batch(self.run, given, self.manifest.dynamic == "none")
+        found = run_batch(self.run, self.input(images), self.manifest.dynamic == "none")
         names = self.manifest.outputs
         if len(found) != len(names):
-            raise BadRun(f"{self.manifest.file} has {len(found)} outputs, not {len(names)}; export the run again")
+            raise BadRun(f"{self.manifest.file} has {len(found)} outputs, not {len(names)}; {AGAIN}")
         values = (value.to(images.device) for value in found)
         return rebuild(self.decoder.raw, dict(zip(names, values, strict=True)))
 
@@ -79,7 +78,7 @@ def decoder_of_file(manifest: Manifest) -> Decoder:
     score, strides = decode.get("score", 0.0), decode.get("strides", ())
     numbers = [score, *strides] if isinstance(strides, list | tuple) else [None]
     if not all(isinstance(number, int | float) and 0 <= number <= MAX_STRIDE for number in numbers):
-        raise BadRun(f"{manifest.file}: score or strides in {MANIFEST} are not numbers; export the run again")
+        raise BadRun(f"{manifest.file}: score or strides in {MANIFEST} are not numbers; {AGAIN}")
     if manifest.with_nms:
         return ObjectDecoder(card.task, card.classes, PickedDecoder(score))
     return decoder_of(card, strides)

@@ -20,6 +20,8 @@ from featherbone.tasks.detection import DEFAULT_SCORE
 FORMAT = 1
 MANIFEST = "featherbone.json"
 AGAIN = "export the run again"
+FORM = ("file", "target", "precision", "dynamic", "with_pre", "with_nms")
+"""Fields of `Manifest` that come first in `featherbone.json`."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,7 @@ class Manifest:
         }
         return {
             "format": FORMAT,
-            **{name: getattr(self, name) for name in ("file", "target", "precision", "dynamic")},
-            **{name: getattr(self, name) for name in ("with_pre", "with_nms")},
+            **{name: getattr(self, name) for name in FORM},
             **{name: getattr(card, name) for name in ("task", "backbone", "head", "classes", "things")},
             "input": {"name": "images", **taken, **card.preprocessing.to_json()},
             "outputs": self.outputs,
@@ -65,36 +66,46 @@ class Manifest:
             "card": asdict(card),
         }
 
-    def write(self, folder: Path) -> dict[str, Any]:
-        """`featherbone.json` beside the file, with the digests of all other files there; returns its content."""
+    def write(self, folder: Path) -> None:
+        """`featherbone.json` beside the file, with the digests of all other files there."""
         names = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
-        values = {**self.to_json(), "sha256": {path.name: _digest(path) for path in names}}
-        write_json(folder / MANIFEST, values)
-        return values
+        write_json(folder / MANIFEST, {**self.to_json(), "sha256": {path.name: _digest(path) for path in names}})
 
 
-def describe(card: Card, task: Any, form: Form, outputs: Sequence[str], precision: str = "fp32") -> Manifest:
+def describe(card: Card, task: Any, form: Form, outputs: Sequence[str]) -> Manifest:
     """The manifest of a file made from a task."""
-    shown = card.metrics.get("best_score") or DEFAULT_SCORE
     decoder = task.decoder
     if form.with_nms:
         decoder = replace(decoder, head=PickedDecoder(decoder.head.score))
     settings = {name: card.settings[name] for name in Reading.__annotations__ if name in card.settings}
+    facts = "category_ids", "fingerprint", "val_fingerprint"
+    data: dict[str, Any] = {name: card.data[name] for name in facts if name in card.data}
     numbers = {name: value for name, value in card.metrics.items() if isinstance(value, int | float | str)}
-    data: dict[str, Any] = {
-        name: card.data[name] for name in ("category_ids", "fingerprint", "val_fingerprint") if name in card.data
-    }
     return Manifest(
-        replace(card, settings=settings, data=data, metrics=numbers),
-        form.target.name,
-        form.target.file,
-        tuple(outputs),
-        decoder.describe(shown),
-        form.dynamic,
-        form.with_pre,
-        form.with_nms,
-        precision,
+        card=replace(card, settings=settings, data=data, metrics=numbers),
+        target=form.target.name,
+        file=form.target.file,
+        outputs=tuple(outputs),
+        decode=decoder.describe(card.metrics.get("best_score") or DEFAULT_SCORE),
+        dynamic=form.dynamic,
+        with_pre=form.with_pre,
+        with_nms=form.with_nms,
     )
+
+
+class _Entries(Struct):
+    """The entries of `featherbone.json` that are read; the others are for other readers."""
+
+    card: dict[str, Any]
+    target: str
+    file: str
+    outputs: tuple[str, ...]
+    decode: dict[str, Any]
+    dynamic: Literal["none", "batch", "size"]
+    with_pre: bool
+    with_nms: bool
+    precision: str
+    sha256: dict[str, str]
 
 
 def read_manifest(path: Path) -> tuple[Path, Manifest]:
@@ -109,25 +120,25 @@ def read_manifest(path: Path) -> tuple[Path, Manifest]:
     values = read_json(about, str(about), dict[str, Any], BadRun, AGAIN)
     if values.get("format") != FORMAT:
         raise BadRun(f"{about}: format {str(values.get('format'))[:80]}, this version reads {FORMAT}; {AGAIN}")
-    form = parse_value(values, str(about), _Form, BadRun, AGAIN)
-    card = Card.parse(form.card, f"{about}, card", AGAIN)
-    names = ("target", "file", "outputs", "decode", "dynamic", "with_pre", "with_nms", "precision")
-    manifest = Manifest(card, **{name: getattr(form, name) for name in names})
-    if Path(form.file).name != form.file or len(set(form.outputs)) != len(form.outputs) or not form.outputs:
+    found = parse_value(values, str(about), _Entries, BadRun, AGAIN)
+    card = Card.parse(found.card, f"{about}, card", AGAIN)
+    manifest = Manifest(
+        card, outputs=found.outputs, decode=found.decode, **{name: getattr(found, name) for name in FORM}
+    )
+    if Path(found.file).name != found.file or len(set(found.outputs)) != len(found.outputs) or not found.outputs:
         raise BadRun(
-            f"{about}: file {form.file[:80]!r} is not a plain name, or outputs are not distinct names; {AGAIN}"
+            f"{about}: file {found.file[:80]!r} is not a plain name, or outputs are not distinct names; {AGAIN}"
         )
-    file = folder / manifest.file
     if path.is_file() and path.name not in (manifest.file, MANIFEST):
         raise BadRun(f"{path}: not the exported file; {MANIFEST} beside it describes {manifest.file}")
-    for name, digest in form.sha256.items():
+    for name, digest in found.sha256.items():
         if Path(name).name != name or not (folder / name).is_file() or _digest(folder / name) != digest:
-            raise BadRun(f"{folder / name}: missing, or not what featherbone export wrote there; export the run again")
+            raise BadRun(f"{folder / name}: missing, or not what featherbone export wrote there; {AGAIN}")
     companions = TARGETS[manifest.target].companions if manifest.target in TARGETS else ()
     for name in (manifest.file, *companions):
-        if name not in form.sha256:
+        if name not in found.sha256:
             raise BadRun(f"{about}: no digest of {name}; {AGAIN}")
-    return file, manifest
+    return folder / manifest.file, manifest
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -137,21 +148,6 @@ def digests(folder: Path) -> dict[str, str]:
         if isinstance(found, dict):
             return {name: digest for name, digest in found.items() if Path(name).name == name}
     return {}
-
-
-class _Form(Struct):
-    """The entries of `featherbone.json` that are read; the others are for other readers."""
-
-    card: dict[str, Any]
-    target: str
-    file: str
-    outputs: tuple[str, ...]
-    decode: dict[str, Any]
-    dynamic: Literal["none", "batch", "size"]
-    with_pre: bool
-    with_nms: bool
-    precision: str
-    sha256: dict[str, str]
 
 
 def _digest(path: Path) -> str:

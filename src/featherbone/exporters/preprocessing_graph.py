@@ -6,7 +6,7 @@ pass along the rows and one along the columns, with weights in fixed point, each
 """
 
 import numpy as np
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, numpy_helper
 from onnxscript import DOUBLE, FLOAT, INT32, INT64, UINT8, script
 from onnxscript import opset20 as op
 
@@ -18,13 +18,6 @@ RADIUS = {"bilinear": 1, "bicubic": 2}
 ONE = 2**22
 """The weight 1 in fixed point."""
 HALF = 2**21
-TO_BYTE, TO_INT32, TO_INT64, TO_FLOAT, TO_DOUBLE = (
-    TensorProto.UINT8,
-    TensorProto.INT32,
-    TensorProto.INT64,
-    TensorProto.FLOAT,
-    TensorProto.DOUBLE,
-)
 
 
 @script()
@@ -40,19 +33,19 @@ def kernel(signed: DOUBLE, radius: int) -> DOUBLE:
 @script()
 def weights(length: INT64, new: INT64, radius: int) -> tuple[INT64, INT32]:
     """For each of `new` positions the indices (new, n) of the pixels under the filter and their fixed-point weights."""
-    end = op.Cast(length, to=TO_DOUBLE)
-    scale = end / op.Cast(new, to=TO_DOUBLE)
+    end = op.Cast(length, to=DOUBLE.dtype)
+    scale = end / op.Cast(new, to=DOUBLE.dtype)
     stretch = op.Max(scale, op.CastLike(1.0, scale))
-    reach = stretch * op.Cast(radius, to=TO_DOUBLE)
-    centre = op.Unsqueeze((op.Cast(op.Range(0, new, 1), to=TO_DOUBLE) + 0.5) * scale, [1])
+    reach = stretch * op.Cast(radius, to=DOUBLE.dtype)
+    centre = op.Unsqueeze((op.Cast(op.Range(0, new, 1), to=DOUBLE.dtype) + 0.5) * scale, [1])
     first = op.Max(op.Floor(centre - reach + 0.5), op.CastLike(0.0, scale))
-    taps = 2 * op.Cast(op.Ceil(reach), to=TO_INT64) + 1
-    index = first + op.Cast(op.Range(0, taps, 1), to=TO_DOUBLE)
+    taps = 2 * op.Cast(op.Ceil(reach), to=INT64.dtype) + 1
+    index = first + op.Cast(op.Range(0, taps, 1), to=DOUBLE.dtype)
     value = kernel((index - centre + 0.5) * (1.0 / stretch), radius=radius)
     value = op.Where(index < op.Min(op.Floor(centre + reach + 0.5), end), value, op.CastLike(0.0, scale))
-    fixed = value / op.ReduceSum(value, [1], keepdims=1) * op.Cast(ONE, to=TO_DOUBLE)
+    fixed = value / op.ReduceSum(value, [1], keepdims=1) * op.Cast(ONE, to=DOUBLE.dtype)
     fixed = op.Sign(fixed) * op.Floor(op.Abs(fixed) + 0.5)
-    return op.Cast(op.Min(index, end - 1.0), to=TO_INT64), op.Cast(fixed, to=TO_INT32)
+    return op.Cast(op.Min(index, end - 1.0), to=INT64.dtype), op.Cast(fixed, to=INT32.dtype)
 
 
 @script()
@@ -61,10 +54,10 @@ def resize_lines(image: UINT8[None, None, 3], new: INT64, radius: int) -> UINT8[
     index, value = weights(op.Squeeze(op.Shape(image, end=1)), new, radius=radius)
     total = op.CastLike(0, value)
     for i in range(op.Squeeze(op.Shape(value, start=1))):
-        pixels = op.Cast(op.Gather(image, op.Gather(index, i, axis=1), axis=0), to=TO_INT32)
+        pixels = op.Cast(op.Gather(image, op.Gather(index, i, axis=1), axis=0), to=INT32.dtype)
         total = total + pixels * op.Unsqueeze(op.Gather(value, i, axis=1), [1, 2])
     rounded = op.Max(total + HALF, op.CastLike(0, total)) / ONE
-    return op.Cast(op.Min(rounded, op.CastLike(255, total)), to=TO_BYTE)
+    return op.Cast(op.Min(rounded, op.CastLike(255, total)), to=UINT8.dtype)
 
 
 @script()
@@ -88,17 +81,17 @@ def resize(image: UINT8[None, None, 3], size: INT64[2], radius: int) -> UINT8[No
 @script()
 def fitted(size: INT64[2], box: INT64[2]) -> INT64[2]:
     """A size scaled to touch two borders of a box, as `data.frames.fit`."""
-    sides = op.Cast(size, to=TO_DOUBLE)
+    sides = op.Cast(size, to=DOUBLE.dtype)
     scaled = op.Round(sides * op.ReduceMin(op.CastLike(box, sides) / sides, keepdims=0))
-    return op.Min(op.Max(op.Cast(scaled, to=TO_INT64), op.CastLike(1, size)), box)
+    return op.Min(op.Max(op.Cast(scaled, to=INT64.dtype), op.CastLike(1, size)), box)
 
 
 @script()
 def covering(size: INT64[2], box: INT64[2]) -> INT64[2]:
     """A size scaled to cover a box, as timm's transform for evaluation."""
-    sides = op.Cast(size, to=TO_DOUBLE)
+    sides = op.Cast(size, to=DOUBLE.dtype)
     ratio = op.ReduceMin(sides / op.CastLike(box, sides), keepdims=0)
-    return op.Cast(op.Round(sides / ratio), to=TO_INT64)
+    return op.Cast(op.Round(sides / ratio), to=INT64.dtype)
 
 
 @script()
@@ -111,7 +104,7 @@ def covering_square(size: INT64[2], box: INT64[2]) -> INT64[2]:
 def centred(image: UINT8[None, None, 3], canvas: INT64[2]) -> UINT8[None, None, 3]:
     """An image on a canvas: black beside it, and what is beyond is cut off."""
     room = canvas - op.Shape(image, end=2)
-    cut = op.Cast(op.Round(op.Cast(-1 * room, to=TO_DOUBLE) / 2.0), to=TO_INT64)
+    cut = op.Cast(op.Round(op.Cast(-1 * room, to=DOUBLE.dtype) / 2.0), to=INT64.dtype)
     before = op.Where(room > 0, room / 2, -1 * cut)
     return op.Pad(image, op.Concat(before, room - before, axis=0), op.CastLike(0, image), [0, 1])
 
@@ -119,7 +112,7 @@ def centred(image: UINT8[None, None, 3], canvas: INT64[2]) -> UINT8[None, None, 
 @script()
 def normalised(image: UINT8[None, None, 3], mean: FLOAT[3], std: FLOAT[3]) -> FLOAT[1, 3, None, None]:
     """Bytes as the values that the network takes."""
-    values = (op.Cast(image, to=TO_FLOAT) / 255.0 - mean) / std
+    values = (op.Cast(image, to=FLOAT.dtype) / 255.0 - mean) / std
     return op.Unsqueeze(op.Transpose(values, perm=[2, 0, 1]), [0])
 
 

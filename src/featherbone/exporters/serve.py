@@ -14,24 +14,28 @@ from featherbone.errors import BadOption
 from featherbone.progress import notify
 
 TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm", ".json": "application/json"}
+HEADERS = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+"""The first three let WASM use several threads."""
 HOST = r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:\d{1,5})?"
-NEEDED = ("index.html", "featherbone.json")
 REASONS = {errno.EADDRINUSE: "another program uses it", errno.EACCES: "it needs root privileges"}
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Files of one folder, with the headers that let WASM use several threads; no log and no listings."""
+    """Files of one folder; no log and no listings."""
 
     timeout = 30
     """Seconds that a client may take to send its request, and to receive the answer."""
     extensions_map = {**SimpleHTTPRequestHandler.extensions_map, **TYPES}  # noqa: RUF012 - as in the base class
 
     def end_headers(self) -> None:
-        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
-        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
-        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Cache-Control", "no-cache")
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
         super().end_headers()
 
     def send_head(self) -> Any:
@@ -39,25 +43,23 @@ class Handler(SimpleHTTPRequestHandler):
 
         Another name in `Host` belongs to a page elsewhere whose owner directs it here (DNS rebinding).
         """
-        if not self._is_ours(self.headers.get("Host")):
+        assert isinstance(self.server, Server), "only open_server uses this class"
+        host = self.headers.get("Host")
+        name = urlsplit(f"//{host}").hostname if host and re.fullmatch(HOST, host) else None
+        if name not in self.server.names and self.server.names[0] not in ("0.0.0.0", "::"):
             self.send_error(403, "Host is not this server")
             return None
         try:
             found = Path(self.translate_path(self.path)).resolve()
             inside = found.relative_to(Path(self.directory).resolve())
             hidden = any(part.startswith(".") for part in (*inside.parts, *unquote(self.path).split("/")))
-            readable = found.is_file() or found.is_dir()  # a pipe would never end
+            readable = not hidden and (found.is_file() or found.is_dir())  # a pipe would never end
         except (ValueError, OSError):  # outside of the folder, or not a path
-            hidden = readable = False
-        if hidden or not readable:
+            readable = False
+        if not readable:
             self.send_error(404)
             return None
         return super().send_head()
-
-    def _is_ours(self, host: str | None) -> bool:
-        assert isinstance(self.server, Server), "only open_server uses this class"
-        name = urlsplit(f"//{host}").hostname if host and re.fullmatch(HOST, host) else None
-        return name in self.server.names or self.server.names[0] in ("0.0.0.0", "::")
 
     def list_directory(self, path: Any) -> None:
         self.send_error(404)
@@ -80,7 +82,7 @@ class Server(ThreadingHTTPServer):
 
 def open_server(folder: Path, host: str = "127.0.0.1", port: int = 8000) -> Server:
     """A server of the folder, bound to its port; port 0 chooses a free one. Raises `BadOption`."""
-    for name in NEEDED:
+    for name in ("index.html", "featherbone.json"):
         if not (folder / name).is_file():
             raise BadOption(f"{folder}: no {name} there; give a folder that featherbone export --to web wrote")
     if not 0 <= port <= 65535:

@@ -16,7 +16,6 @@ from featherbone.errors import BadOption, FeatherboneError, MissingExtra
 from featherbone.exporters.artifact import Artifact, Form, choose_form, raw_difference
 from featherbone.exporters.concerns import Concern, concerns, highest_rank, operators
 from featherbone.exporters.parity import Bounds
-from featherbone.exporters.program import device_program
 from featherbone.exporters.targets import find_target
 from featherbone.exporters.targets.target import Target, quiet
 from featherbone.progress import notify
@@ -26,17 +25,17 @@ from featherbone.tasks.dense import dense_preprocessing
 from featherbone.tasks.run import build_task
 from featherbone.tasks.task import KINDS
 
-AXES = {"batch": 0, "height": 2, "width": 3}
-FIXED = "files have a fixed input size"
+AXES = {"batch": (0, ("batch", "size")), "height": (2, ("size",)), "width": (3, ("size",))}
+"""Axes of images by name, and the forms of a target's input, as in `Target.dynamic`, in which they may vary."""
 
 
 class _StepError(Exception):
     """A step failed; the message names the step and the reason."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class TargetExamination:
-    """Result of exporting an untrained model to a target."""
+    """Result of exporting an untrained model to a target; `examine_target` fills it step by step."""
 
     model: str
     target: str
@@ -112,19 +111,14 @@ def examine_target(
     size = (card.preprocessing.height, card.preprocessing.width)
     result = TargetExamination(model, target, card.task, card.head, size)
     try:
-        form = choose_form(kind, card.task, card.head)
+        _examine(card, choose_form(kind, card.task, card.head), result)
     except MissingExtra:
         raise
-    except BadOption as error:
-        return replace(result, error=f"{error}")
-    found: dict[str, Any] = {}
-    try:
-        _examine(card, form, found)
-    except _StepError as error:
-        found["error"] = str(error)
-    works = found.get("difference") is not None and not found.get("error")
-    known = found.get("concerns", ())
-    return replace(result, **{**found, "concerns": tuple(one for one in known if not (one.lacks and works))})
+    except (BadOption, _StepError) as error:
+        result.error = str(error)
+    if result.difference is not None and not result.error:  # then it has what it was known to lack
+        result.concerns = tuple(concern for concern in result.concerns if not concern.lacks)
+    return result
 
 
 def untrained_card(model: str, task: str, head: str | None, image_size: int | tuple[int, int] | None) -> Card:
@@ -139,8 +133,8 @@ def untrained_card(model: str, task: str, head: str | None, image_size: int | tu
     return Card(task, model, classes, size, head=name, things=(0, 1))
 
 
-def _examine(card: Card, form: Form, found: dict[str, Any]) -> None:
-    """All steps; results are put into `found` under the names of `TargetExamination`. Raises `_StepError`."""
+def _examine(card: Card, form: Form, result: TargetExamination) -> None:
+    """All steps. Raises `_StepError`."""
     p, target = card.preprocessing, form.target
     images = torch.randn(1, 3, p.height, p.width, generator=torch.Generator().manual_seed(0))
     with step("building"), torch.random.fork_rng(devices=()):
@@ -149,24 +143,24 @@ def _examine(card: Card, form: Form, found: dict[str, Any]) -> None:
     with step("running the untrained model"):
         artifact = Artifact.of(task, replace(form, dynamic="none"), images, p)
         expected = artifact.expected(images)
-    found["form"] = "in basic operators, at one image size" if target.device_form else "as it is trained"
+    result.form = "in basic operators, at one image size" if target.device_form else "as it is trained"
     with step("torch.export"), quiet():
-        program = export(artifact.net, images, None, target)
-    found["operators"], found["rank"] = operators(program), highest_rank(program)
-    found["concerns"] = tuple(concerns(program, target))
+        program = torch.export.export(artifact.net, (images,), strict=False)
+    result.operators, result.rank = operators(program), highest_rank(program)
+    result.concerns = tuple(concerns(program, target))
     with step("checking which axes may vary"):
         flexible = Artifact.of(task, replace(form, dynamic="size"), images, p).net
-    found["varies"] = may_vary(flexible, images, target)
-    if form.dynamic != "none" and not found["varies"]["batch"]:
+    result.varies = may_vary(flexible, images, target)
+    if form.dynamic != "none" and not result.varies["batch"]:
         artifact = Artifact.of(task, form, images, p)
-    found["dynamic"] = artifact.form.dynamic
+    result.dynamic = artifact.form.dynamic
     with TemporaryDirectory() as name:
         folder = Path(name)
         with step(f"writing {target.name}"):
             delegation = artifact.write(folder)
         if delegation is not None:
-            found["delegated"], found["undelegated"] = delegation.parts, delegation.between
-        found["bytes"] = sum(file.stat().st_size for file in folder.iterdir())
+            result.delegated, result.undelegated = delegation.parts, delegation.between
+        result.bytes = sum(file.stat().st_size for file in folder.iterdir())
         if target.platform not in (None, sys.platform):
             return
         with step(f"running {target.name}"):
@@ -174,9 +168,11 @@ def _examine(card: Card, form: Form, found: dict[str, Any]) -> None:
     shapes = [[list(x.shape) for x in side.values()] for side in (expected, got)]
     if shapes[0] != shapes[1]:
         raise _StepError(f"comparing: the outputs of the file are {shapes[1]}, of the model {shapes[0]}")
-    differs = found["difference"] = raw_difference(expected, got).largest
-    if not differs <= Bounds.raw:
-        raise _StepError(f"comparing: raw values differ by up to {differs:.2g} of their size (allowed {Bounds.raw:g})")
+    result.difference = raw_difference(expected, got).largest
+    if not result.difference <= Bounds.raw:
+        raise _StepError(
+            f"comparing: raw values differ by up to {result.difference:.2g} of their size (allowed {Bounds.raw:g})"
+        )
 
 
 @contextmanager
@@ -199,33 +195,23 @@ def root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(lines[:3])}"[:400].rstrip()
 
 
-def export(
-    net: nn.Module, example: Tensor, shapes: tuple[dict[int, Any]] | None, target: Target
-) -> torch.export.ExportedProgram:
-    """A network as torch's program in the target's form."""
-    if target.device_form:
-        return device_program(net, example, shapes)
-    return torch.export.export(net, (example,), dynamic_shapes=shapes, strict=False)
-
-
 def may_vary(net: nn.Module, images: Tensor, target: Target) -> dict[str, str]:
     """Which axes of the input may vary with target and network, as `TargetExamination.varies`."""
-    needed = {"batch": ("batch", "size"), "height": ("size",), "width": ("size",)}
-    possible = [axis for axis in AXES if set(needed[axis]) & set(target.dynamic)]
-    reasons = {axis: "" if axis in possible else f"{target.name} {FIXED}" for axis in AXES}
-    if possible and (why := _refusal(net, images, possible, target)):
-        single = {axis: _refusal(net, images, [axis], target) for axis in possible} if len(possible) > 1 else {}
+    possible = [name for name, (_, forms) in AXES.items() if set(forms) & set(target.dynamic)]
+    reasons = {name: "" if name in possible else f"{target.name} files have a fixed input size" for name in AXES}
+    if possible and (why := _refusal(net, images, possible)):
+        single = {name: _refusal(net, images, [name]) for name in possible} if len(possible) > 1 else {}
         reasons |= single if any(single.values()) else dict.fromkeys(possible, why)
     return reasons
 
 
-def _refusal(net: nn.Module, images: Tensor, axes: list[str], target: Target) -> str:
+def _refusal(net: nn.Module, images: Tensor, names: list[str]) -> str:
     """Why torch cannot export with these axes open; empty if it can."""
-    shapes = ({AXES[axis]: torch.export.Dim.DYNAMIC for axis in axes},)
-    example = images.expand(2, -1, -1, -1).contiguous() if "batch" in axes else images
+    shapes = ({AXES[name][0]: torch.export.Dim.DYNAMIC for name in names},)
+    example = images.expand(2, -1, -1, -1).contiguous() if "batch" in names else images
     try:
         with quiet():
-            export(net, example, shapes, target)
+            torch.export.export(net, (example,), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # as in `step`
         fixed = re.search(r"specialized it to be a constant \((\d+)\)", str(error))
         return f"the model takes only {fixed[1]}" if fixed else root_cause(error)

@@ -13,7 +13,7 @@ from featherbone.exporters.targets.litert import LiteRT
 from featherbone.exporters.targets.onnx import ONNX
 from featherbone.exporters.targets.openvino import OpenVINO
 from featherbone.exporters.targets.target import Run, Target, require
-from featherbone.exporters.targets.web_page import WebPage
+from featherbone.exporters.targets.web import WebPage
 
 TARGETS: dict[str, Target] = {}
 
@@ -32,22 +32,6 @@ def find_target(name: str) -> Target:
     if name not in TARGETS:
         raise BadOption(f"no target {name!r}{did_you_mean(name, TARGETS)}; available: {', '.join(TARGETS)}")
     return TARGETS[name]
-
-
-class OpenFile:
-    """A file of `target` as a function that can be pickled: a copy opens the file again at its first call."""
-
-    def __init__(self, path: Path, target: str) -> None:
-        self.path, self.target = path.resolve(), target
-        self._run: Run | None = _open(path, TARGETS[target])
-
-    def __call__(self, images: Tensor) -> Any:
-        if self._run is None:
-            self._run = _open(self.path, TARGETS[self.target])
-        return self._run(images)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_run": None}
 
 
 def require_trust(path: Path, target: str, trust: bool) -> None:
@@ -71,7 +55,23 @@ def open_file(path: Path, target: str, *, trust: bool = False) -> Run:
     one that its runtime refuses.
     """
     require_trust(path, target, trust)
-    return OpenFile(path, target)
+    return OpenFile(path, TARGETS[target])
+
+
+class OpenFile:
+    """A file of `target` as a function that can be pickled: a copy opens the file again at its first call."""
+
+    def __init__(self, path: Path, target: Target) -> None:
+        self.path, self.target = path.resolve(), target
+        self.run: Run | None = _open(path, target)
+
+    def __call__(self, images: Tensor) -> Any:
+        if self.run is None:
+            self.run = _open(self.path, self.target)
+        return self.run(images)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "run": None}
 
 
 def _open(path: Path, target: Target) -> Run:
@@ -79,10 +79,10 @@ def _open(path: Path, target: Target) -> Run:
     suffix = "".join(Path(target.file).suffixes)
     try:
         with open(path, "rb") as file:
-            found = file.read(offset + 8)[offset:]
+            start = file.read(offset + 8)[offset:]
     except OSError as error:
         raise BadRun(f"{path}: cannot be read ({error.strerror}); export the run again") from None
-    if not path.name.endswith(suffix) or not found.startswith(allowed):
+    if not path.name.endswith(suffix) or not start.startswith(allowed):
         raise BadRun(f"{path}: not a {suffix} file as {target.name} needs it; export the run again")
     require(target.run_packages, target.extra)
     return target.open(path)

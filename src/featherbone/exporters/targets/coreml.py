@@ -11,7 +11,6 @@ from torch import Tensor
 
 from featherbone.errors import BadOption, BadRun
 from featherbone.exporters.forms import Flat
-from featherbone.exporters.program import device_program
 from featherbone.exporters.targets.target import Run, Target, quiet
 
 
@@ -32,7 +31,7 @@ class CoreML(Target):
     lacks = ("torchvision.roi_align", "torchvision.deform_conv2d", "aten.col2im", "aten.upsample_bicubic2d")
 
     def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
-        program = device_program(net, example)
+        program = torch.export.export(net, (example,), strict=False)
         with quiet(), TemporaryDirectory() as folder:
             import coremltools as ct
 

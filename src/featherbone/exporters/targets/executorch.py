@@ -1,8 +1,8 @@
-"""ExecuTorch programs for phones, with XNNPACK as accelerator."""
+"""ExecuTorch programs for phones, with XNNPACK as accelerator; in int8 by PT2E, weights per channel."""
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,56 @@ import torch
 from torch import Tensor
 
 from featherbone.errors import BadRun
-from featherbone.exporters.forms import Flat
-from featherbone.exporters.program import device_program
+from featherbone.exporters.forms import Flat, layer_of
 from featherbone.exporters.targets.target import Delegation, Quantizer, Run, Target, quiet
+
+ATEN = torch.ops.aten
+PRODUCTS: tuple[Any, ...] = (ATEN.conv2d.default, ATEN.convolution.default, ATEN.linear.default)
+OTHERS: tuple[Any, ...] = (
+    *(ATEN.add.Tensor, ATEN.add_.Tensor, ATEN.mul.Tensor, ATEN.mul_.Tensor, ATEN.cat.default),
+    *(ATEN.adaptive_avg_pool2d.default, ATEN.conv_transpose2d.input),
+)
+"""What XNNPACK could round beside products; what belongs to a product, such as its weight and a ReLU, goes with it."""
+
+
+class PT2EQuantizer(Quantizer):
+    """Products with a weight in int8: activations and weights signed."""
+
+    def __init__(
+        self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str, inputs: Sequence[Tensor]
+    ) -> None:
+        self.inputs = list(inputs)
+        with quiet():
+            self.program = torch.export.export(net, (example,), strict=False)
+            path.write_bytes(bytes(lower(self.program).to_executorch().buffer))
+            graph = self.program.module().graph
+        self.layers = {layer for node in graph.nodes if (layer := product_layer(node)) is not None}
+
+    def write(self, path: Path, chosen: Collection[str]) -> None:
+        def rounded(node: Any) -> bool:
+            return product_layer(node) in chosen if node.target in PRODUCTS else node.target not in OTHERS
+
+        with quiet(), torch.no_grad():
+            from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+                XNNPACKQuantizer,
+                get_symmetric_quantization_config,
+            )
+            from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+            quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+            quantizer.set_filter_function(rounded)
+            prepared = prepare_pt2e(self.program.module(), quantizer)
+            for images in self.inputs:
+                prepared(images)
+            program = torch.export.export(convert_pt2e(prepared), (self.inputs[0],), strict=False)
+            path.write_bytes(bytes(lower(program).to_executorch().buffer))
+
+
+def product_layer(node: Any) -> str | None:
+    """The layer of a product with a weight."""
+    if node.target not in PRODUCTS or node.args[1].op != "get_attr":
+        return None
+    return layer_of(node.args[1].target)
 
 
 class ExecuTorch(Target):
@@ -23,6 +70,7 @@ class ExecuTorch(Target):
     magic = (4, (b"ET12",))
     packages = ("executorch",)
     run_packages = packages
+    quantizer = PT2EQuantizer
     int8_packages = ("torchao",)
     extra = "executorch"
     dynamic = ("none",)
@@ -37,7 +85,7 @@ class ExecuTorch(Target):
 
     def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> Delegation:
         with quiet():
-            edge = lower(fold_constants(device_program(net, example)))
+            edge = lower(fold_constants(torch.export.export(net, (example,), strict=False)))
             found = delegation(edge)
             path.write_bytes(bytes(edge.to_executorch().buffer))
         return found
@@ -60,13 +108,6 @@ class ExecuTorch(Target):
 
         return run
 
-    def quantizer(
-        self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str, inputs: Sequence[Tensor]
-    ) -> Quantizer:
-        from featherbone.exporters.int8.executorch import Source
-
-        return Source(net, example, path, names, dynamic, inputs)
-
 
 def fold_constants(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """A program in which everything that depends only on parameters is a constant: XNNPACK needs constant weights."""
@@ -88,14 +129,11 @@ def lower(program: torch.export.ExportedProgram) -> Any:
 
 def delegation(edge: Any) -> Delegation:
     """How a lowered program is divided."""
-    parts, between = 0, Counter[str]()
-    for node in edge.exported_program().graph_module.graph.nodes:
-        name = _name(node)
-        if "call_delegate" in name:
-            parts += 1
-        elif node.op == "call_function" and "getitem" not in name:
-            between[name] += 1
-    return Delegation(parts, dict(between.most_common()))
+    calls = [node for node in edge.exported_program().graph_module.graph.nodes if node.op == "call_function"]
+    names = Counter(node.target.__name__.removesuffix(".default") for node in calls)
+    parts = names.pop("executorch_call_delegate", 0)
+    names.pop("getitem", None)
+    return Delegation(parts, dict(names.most_common()))
 
 
 def simplify(graph: torch.fx.GraphModule) -> Any:
@@ -107,6 +145,7 @@ def simplify(graph: torch.fx.GraphModule) -> Any:
     from executorch.exir.pass_base import PassResult
 
     edge = ops.edge.aten
+    views = edge.squeeze_copy.dims, edge.squeeze_copy.dim, edge.unsqueeze_copy.default
     for node in list(graph.graph.nodes):
         shape = _shape(node)
         same = node.target == edge.alias_copy.default or (
@@ -116,21 +155,22 @@ def simplify(graph: torch.fx.GraphModule) -> Any:
             node.replace_all_uses_with(node.args[0])
         elif node.target == edge.split_with_sizes_copy.default:
             _slice(graph.graph, node, edge.slice_copy.Tensor)
-        elif node.target in (edge.squeeze_copy.dims, edge.squeeze_copy.dim, edge.unsqueeze_copy.default) and shape:
+        elif node.target in views and shape:
             node.target, node.args, node.kwargs = edge.view_copy.default, (node.args[0], shape), {}
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return PassResult(graph, True)
 
 
-def _slice(graph: torch.fx.Graph, split: torch.fx.Node, slicing: Any) -> None:
+def _slice(graph: torch.fx.Graph, split: Any, slicing: Any) -> None:
     """Replace each part of a split by a slice."""
     source, sizes, *rest = split.args
-    dim = (rest[0] if rest else split.kwargs.get("dim", 0)) % len(source.meta["val"].shape)  # type: ignore
+    dim = (rest[0] if rest else split.kwargs.get("dim", 0)) % len(source.meta["val"].shape)
     for part in list(split.users):
-        start = sum(sizes[: part.args[1]])  # type: ignore
+        index = part.args[1]
+        start = sum(sizes[:index])
         with graph.inserting_before(part):
-            piece = graph.call_function(slicing, (source, dim, start, start + sizes[part.args[1]]))  # type: ignore
+            piece = graph.call_function(slicing, (source, dim, start, start + sizes[index]))
         piece.meta = dict(part.meta)
         part.replace_all_uses_with(piece)
 
@@ -140,11 +180,3 @@ def _shape(node: Any) -> list[int] | None:
     value = node.meta.get("val")
     shape = list(value.shape) if isinstance(value, Tensor) else []
     return shape if shape and all(isinstance(side, int) for side in shape) else None
-
-
-def _name(node: torch.fx.Node) -> str:
-    """Name of an operator, such as `aten.slice_copy.Tensor`."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return str(node.target)
-    return f"{schema.name.replace('::', '.')}{'.' + schema.overload_name if schema.overload_name else ''}"

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from featherbone.errors import BadRun
 from featherbone.exporters.forms import Flat
-from featherbone.exporters.program import device_form
 from featherbone.exporters.targets.target import Run, Target, quiet
 
 
@@ -32,7 +31,7 @@ class LiteRT(Target):
         with quiet():
             import litert_torch
 
-            litert_torch.convert(device_form(net), (example,), strict_export=False).export(str(path))
+            litert_torch.convert(net, (example,), strict_export=False).export(str(path))
 
     def open(self, path: Path) -> Run:
         from ai_edge_litert.interpreter import Interpreter

@@ -9,16 +9,13 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from featherbone.errors import MissingExtra
 from featherbone.exporters.forms import Flat
-
-DYNAMIC = ("none", "batch", "size")
-"""Which axes of the input may vary: none, the batch, or batch, height and width."""
 
 Run = Callable[[Tensor], Sequence[Tensor]]
 """The input of a file to its outputs in order."""
@@ -34,13 +31,19 @@ class Delegation:
     """Operators between these parts, with their counts."""
 
 
-class Quantizer(Protocol):
-    """A network as a float file, and int8 files made from it."""
+class Quantizer(ABC):
+    """A network as a float file, which the constructor writes, and int8 files made from it."""
 
-    @property
-    def layers(self) -> set[str]:
-        """Layers that can be int8."""
+    layers: set[str]
+    """Layers that can be int8."""
 
+    @abstractmethod
+    def __init__(
+        self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str, inputs: Sequence[Tensor]
+    ) -> None:
+        """As `Target.write`; `inputs` determine the ranges of activations."""
+
+    @abstractmethod
     def write(self, path: Path, chosen: Collection[str]) -> None:
         """A file with the `chosen` layers in int8; everything else stays float."""
 
@@ -59,8 +62,10 @@ class Target(ABC):
     """Python packages that write the file."""
     run_packages: ClassVar[tuple[str, ...]] = ()
     """Python packages that run it."""
-    int8_packages: ClassVar[tuple[str, ...] | None] = None
-    """Further packages that write int8 files; None if the target has no int8 form."""
+    quantizer: ClassVar[type[Quantizer] | None] = None
+    """Writes int8 files; None if the target has no int8 form."""
+    int8_packages: ClassVar[tuple[str, ...]] = ()
+    """Further packages that the quantizer needs."""
     extra: ClassVar[str] = ""
     """Extra of Featherbone that installs the packages; empty if none does."""
     platform: ClassVar[str | None] = None
@@ -69,13 +74,14 @@ class Target(ABC):
     """Whether files hold machine code, which runs only with the user's trust."""
     published: ClassVar[bool] = False
     """Whether the folder is for publication; reports with the user's images are then written beside it."""
-    dynamic: ClassVar[tuple[str, ...]] = DYNAMIC
+    dynamic: ClassVar[tuple[str, ...]] = ("none", "batch", "size")
+    """Which axes of the input may vary: none, the batch, or batch, height and width."""
     forms: ClassVar[bool] = True
     """Whether normalisation and NMS of detectors may be part of the file."""
     nms: ClassVar[bool] = True
     """Whether NMS and RoIAlign can be part of the file."""
     device_form: ClassVar[bool] = False
-    """Whether networks are exported in the form of `exporters.program`, in basic operators."""
+    """Whether networks are exported in the form for devices, in basic operators."""
     max_rank: ClassVar[int | None] = None
     """Maximum number of dimensions of a tensor."""
     lacks: ClassVar[tuple[str, ...]] = ()
@@ -85,7 +91,7 @@ class Target(ABC):
 
     @abstractmethod
     def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> Delegation | None:
-        """Write a network; `example` is an input, `names` are those of its outputs, `dynamic` is as in `DYNAMIC`."""
+        """Write a network; `example` is an input, `names` are those of its outputs, `dynamic` states the open axes."""
 
     @abstractmethod
     def open(self, path: Path) -> Run:
@@ -93,12 +99,6 @@ class Target(ABC):
 
     def finish(self, folder: Path, about: dict[str, Any]) -> None:  # noqa: B027 - nothing to do for most targets
         """Complete the folder of a written file, given the content of its `featherbone.json`."""
-
-    def quantizer(
-        self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str, inputs: Sequence[Tensor]
-    ) -> Quantizer:
-        """As `write`, in float, and ready to be written in int8 with ranges from `inputs`."""
-        raise AssertionError(f"{self.name} has no int8 form")
 
     def require(self) -> None:
         """Raise `MissingExtra` unless files can be written."""

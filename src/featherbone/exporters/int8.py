@@ -1,7 +1,7 @@
 """A task as an int8 file, with as many layers in float as its metric needs."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from featherbone.errors import BadOption, FeatherboneError
@@ -17,14 +18,13 @@ from featherbone.exporters.artifact import Artifact, Form, raw_difference
 from featherbone.exporters.contract import finish, own_files
 from featherbone.exporters.exported import ExportedTask
 from featherbone.exporters.forms import flatten
-from featherbone.exporters.int8.page import write_int8_page
-from featherbone.exporters.int8.search import Point, fits, plan, search
-from featherbone.exporters.int8.sensitivity import Sensitivity, rank_layers, spread_batch
 from featherbone.exporters.manifest import MANIFEST, describe
+from featherbone.exporters.sensitivity import Point, Sensitivity, plan, rank_layers, search, spread_batch
 from featherbone.exporters.targets import TARGETS
-from featherbone.exporters.targets.target import require
+from featherbone.exporters.targets.target import Target, require
 from featherbone.files import atomic_folder, write_json
 from featherbone.progress import notify, track
+from featherbone.report import render
 from featherbone.tasks.card import Card
 
 REPORT, PAGE = "int8.json", "int8.html"
@@ -106,61 +106,68 @@ def export_int8(
     `int8.html` with the curve of size, latency and metric. If no file is good enough, nothing is written and
     `Int8Drops` is raised.
     """
-    check(form, calibration, max_drop)
+    target = form.target
+    check(target, calibration, max_drop)
     own = own_files(out)
     ranking = rank_layers(task.cpu().eval(), calibration)
     with TemporaryDirectory() as name:
         candidates = Candidates(card, task, form, Path(name), calibration)
         ranking = [each for each in ranking if each.layer in candidates.quantizer.layers]
         if not ranking:
-            raise BadOption(f"{card.backbone}: no layer of it can be int8 for {form.target.name}; export it in float")
-        before = replace(candidates.point(0, "float"), metric=candidates.measure("float", evaluate))
-        assert before.metric is not None, "it was just measured"
-        notify(f"float: {metric} {before.metric:.4f}, {before.bytes / 1e6:.1f} MB", "int8")
+            raise BadOption(f"{card.backbone}: no layer of it can be int8 for {target.name}; export it in float")
+        reference = float(evaluate(candidates.task("float")))
+        before = replace(candidates.point("float", 0), metric=reference)
+        notify(f"float: {metric} {reference:.4f}, {before.bytes / 1e6:.1f} MB", "int8")
 
         def make(floats: int) -> Point:
-            notify(f"writing {form.target.name} in int8, {floats} layers in float", "export")
+            notify(f"writing {target.name} in int8, {floats} layers in float", "export")
             path = candidates.artifact.path(candidates.folder(str(floats)))
             candidates.quantizer.write(path, {each.layer for each in ranking[floats:]})
-            return candidates.point(floats, str(floats))
+            return candidates.point(str(floats), floats)
 
         def measure(point: Point) -> Point:
-            point = replace(point, metric=candidates.measure(str(point.floats), evaluate))
+            point = replace(point, metric=float(evaluate(candidates.task(str(point.floats)))))
             notify(f"{point.floats} of {len(ranking)} layers in float: {metric} {point.metric:.4f}", "int8")
             return point
 
-        minimum = before.metric - max_drop
+        minimum = reference - max_drop
         points = search(make, measure, minimum, plan(ranking))
-        if not any(fits(point, minimum) for point in points):
-            raise Int8Drops(refusal(form, metric, max_drop, before, points, len(ranking)))
+        if not any(point.keeps(minimum) for point in points):
+            tried = "; ".join(
+                f"{point.metric:.4f} with {point.floats} of {len(ranking)} layers in float"
+                for point in points
+                if point.metric is not None
+            )
+            raise Int8Drops(
+                f"no int8 file for {target.name} keeps {metric} within {max_drop:g} of the float file's "
+                f"{reference:.4f}: {tried}; allow a larger --max-drop, calibrate with more images, or export in float"
+            )
         before, *points = candidates.time([before, *points])
-        kept = min((point for point in points if fits(point, minimum)), key=lambda point: point.floats)
         result = Int8Result(
             out=out,
-            path=out / form.target.file,
-            target=form.target.name,
+            path=out / target.file,
+            target=target.name,
             metric=metric,
             max_drop=max_drop,
             calibration=len(calibration),
             ranking=tuple(ranking),
             before=before,
             points=tuple(points),
-            kept=kept,
+            kept=min((point for point in points if point.keeps(minimum)), key=lambda point: point.floats),
         )
         with atomic_folder(out, own, MANIFEST) as folder:
-            for part in (form.target.file, *form.target.companions):
-                shutil.copyfile(candidates.folder(str(kept.floats)) / part, folder / part)
+            for part in (target.file, *target.companions):
+                shutil.copyfile(candidates.folder(str(result.kept.floats)) / part, folder / part)
             write_json(folder / REPORT, result.to_json())
             write_int8_page(folder / PAGE, card, result)
-            finish(folder, form.target, replace(candidates.manifest, precision="int8"))
+            finish(folder, target, replace(candidates.manifest, precision="int8"))
     return result
 
 
-def check(form: Form, calibration: Tensor, max_drop: float) -> None:
+def check(target: Target, calibration: Tensor, max_drop: float) -> None:
     """Raise `BadOption` for what cannot be int8, and `MissingExtra` without the tools."""
-    target = form.target
-    if target.int8_packages is None:
-        able = " or ".join(name for name, other in TARGETS.items() if other.int8_packages is not None)
+    if target.quantizer is None:
+        able = " or ".join(name for name, other in TARGETS.items() if other.quantizer is not None)
         raise BadOption(f"int8 is not available for {target.name}; export to {able}, or without int8")
     if not 0 <= max_drop <= 1:
         raise BadOption(f"max-drop {max_drop} is not from 0 to 1; 0.01 is one point")
@@ -169,21 +176,8 @@ def check(form: Form, calibration: Tensor, max_drop: float) -> None:
     require(target.int8_packages, target.extra)
 
 
-def refusal(form: Form, metric: str, max_drop: float, before: Point, points: list[Point], layers: int) -> str:
-    """Why there is no file."""
-    tried = "; ".join(
-        f"{point.metric:.4f} with {point.floats} of {layers} layers in float"
-        for point in points
-        if point.metric is not None
-    )
-    return (
-        f"no int8 file for {form.target.name} keeps {metric} within {max_drop:g} of the float file's "
-        f"{before.metric:.4f}: {tried}; allow a larger --max-drop, calibrate with more images, or export in float"
-    )
-
-
 class Candidates:
-    """The files of a search, each in a folder: where they are written, compared, measured and timed."""
+    """The files of a search, each in a folder: where they are written, compared and timed."""
 
     def __init__(self, card: Card, task: Any, form: Form, work: Path, calibration: Tensor) -> None:
         self.work = work
@@ -204,16 +198,12 @@ class Candidates:
         """A candidate in its runtime."""
         return ExportedTask(self.manifest, self.artifact.open(self.folder(name))).eval()
 
-    def point(self, floats: int, name: str) -> Point:
+    def point(self, name: str, floats: int) -> Point:
         """Size and raw error of a candidate."""
         with torch.inference_mode():
             got = flatten(self.task(name)(self.images))
         size = self.artifact.form.target.size(self.folder(name))
         return Point(floats, size, raw_difference(self.expected, got).error)
-
-    def measure(self, name: str, evaluate: Callable[[Any], float]) -> float:
-        """The metric of a candidate."""
-        return float(evaluate(self.task(name)))
 
     def time(self, points: list[Point]) -> list[Point]:
         """The points, the float file's first, with latencies of runs that took turns."""
@@ -230,3 +220,29 @@ class Candidates:
                 run(image)
                 took.append(1e3 * (perf_counter() - start))
         return [replace(point, latency=median(took)) for point, took in zip(points, times, strict=True)]
+
+
+def write_int8_page(path: Path, card: Card, result: Any) -> None:
+    """Write the page of an `Int8Result`: the curve of size, latency and metric, and the layers by sensitivity."""
+    points = sorted(result.points, key=lambda point: point.floats)
+    render("int8.html", path, card=card, result=result, points=points, curve=draw_curve(points, result))
+
+
+def draw_curve(points: Sequence[Point], result: Any) -> Figure:
+    """Size, latency and metric by the number of float layers; dashed is the float file, dotted the lowest allowed."""
+    before = result.before
+    rows: dict[str, tuple[list[Any], Any]] = {
+        "size, MB": ([point.bytes / 1e6 for point in points], before.bytes / 1e6),
+        "latency, ms": ([point.latency for point in points], before.latency),
+        result.metric: ([point.metric for point in points], before.metric),
+    }
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    for axis, (name, (values, of_float)) in zip(figure.subplots(1, 3), rows.items(), strict=True):
+        known = [(point.floats, value) for point, value in zip(points, values, strict=True) if value is not None]
+        axis.plot(*zip(*known, strict=True), marker="o", color="#4c6fff")
+        axis.axhline(of_float, color="#889", linestyle="--", linewidth=1)
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel("float layers", fontsize=9)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.axhline(before.metric - result.max_drop, color="#c33", linestyle=":", linewidth=1)
+    return figure
