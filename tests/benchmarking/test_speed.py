@@ -11,7 +11,7 @@ from torch import nn
 import featherbone
 from exporting import a_model, pictures
 from featherbone.benchmarking import clock, speed
-from featherbone.benchmarking.layers import LayerTable, LayerTime, layer_times
+from featherbone.benchmarking.clock import layer_times
 from featherbone.benchmarking.picture import front
 from featherbone.benchmarking.speed import (
     Source,
@@ -22,7 +22,7 @@ from featherbone.benchmarking.speed import (
     measurements_of,
     write_result,
 )
-from featherbone.benchmarking.table import BenchResult, Machine, SpeedRow
+from featherbone.benchmarking.table import BenchResult, LayerTable, LayerTime, Machine, SpeedRow
 from featherbone.benchmarking.training import training_step
 from featherbone.benchmarking.worker import Job, Plan, Subject, owner_of
 from featherbone.cli import main

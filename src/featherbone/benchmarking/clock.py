@@ -1,14 +1,19 @@
-"""Measurements of a worker: time, memory, and the rates of matrix products and copies."""
+"""Measurements of a worker: time, by layer too, memory, and the rates of matrix products and copies."""
 
 import ctypes
 import gc
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
+from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
+from torch import nn
+
+from featherbone.benchmarking.table import LayerTime
 
 SHAPES = {"cpu": (512, 1024, 1536), "cuda": (2048, 4096, 8192)}
 """Sides of the square matrices that are multiplied."""
@@ -35,6 +40,38 @@ def turn(call: Callable[[], object], device: torch.device) -> list[float]:
 
     count = max(1, min(TURN_CALLS, int(TURN_SECONDS / seconds())))
     return [1e3 * seconds() for _ in range(count)]
+
+
+def layer_times(net: nn.Module, call: Callable[[], object], repeats: int, device: torch.device) -> list[LayerTime]:
+    """The time of every module that `call` reaches, medians of `repeats` calls, slowest first.
+
+    Operators outside of modules count for the module that calls them.
+    """
+    names = {id(module): (name, type(module).__name__) for name, module in net.named_modules()}
+    runs: list[dict[int, float]] = []
+    stack: list[list[float]] = []  # of the running modules: start, and seconds of children
+
+    def enter(module: nn.Module, given: Any) -> None:
+        stack.append([now(device), 0.0])
+
+    def leave(module: nn.Module, given: Any, made: Any) -> None:
+        begin, inside = stack.pop()
+        took = now(device) - begin
+        runs[-1][id(module)] = runs[-1].get(id(module), 0.0) + took - inside
+        if stack:
+            stack[-1][1] += took
+
+    with ExitStack() as hooks:
+        for module in net.modules():
+            hooks.callback(module.register_forward_pre_hook(enter).remove)
+            hooks.callback(module.register_forward_hook(leave).remove)
+        for _ in range(1 + repeats):
+            runs.append({})
+            call()
+    times = {key: 1e3 * median(run.get(key, 0.0) for run in runs[1:]) for key in runs[-1]}
+    total = sum(times.values())
+    found = [LayerTime(*names[key], took, took / total) for key, took in times.items()]
+    return sorted(found, key=lambda one: -one.milliseconds)
 
 
 class Memory:

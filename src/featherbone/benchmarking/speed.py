@@ -26,10 +26,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from featherbone.benchmarking.layers import TOP, LayerTable
 from featherbone.benchmarking.models import count_cost
 from featherbone.benchmarking.picture import save_picture
-from featherbone.benchmarking.table import BenchResult, Machine, SpeedRow
+from featherbone.benchmarking.table import TOP, BenchResult, LayerTable, Machine, SpeedRow
 from featherbone.benchmarking.worker import LIMITS, TORCH, WRITING, Job, Plan, Size, build, serve, target_of
 from featherbone.devices import find_device
 from featherbone.errors import BadOption, did_you_mean

@@ -1,12 +1,48 @@
-"""The rows of a comparison, as text and as JSON."""
+"""The rows of a comparison, and the times of layers, as text and as JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from featherbone.benchmarking.layers import LayerTable
 from featherbone.benchmarking.models import as_table
+
+TOP = 20
+"""Maximum number of layers in a table."""
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """Time of a module without its children."""
+
+    layer: str
+    """Name of the module; empty for the network itself."""
+    kind: str
+    milliseconds: float
+    share: float
+    """Share of all modules' times."""
+
+
+@dataclass(frozen=True)
+class LayerTable:
+    """The slowest layers of one model at one size, slowest first."""
+
+    model: str
+    batch: int
+    height: int
+    width: int
+    milliseconds: float
+    """Sum of all layers; timing adds to it, more for small layers."""
+    layers: tuple[LayerTime, ...]
+
+    def to_text(self, markdown: bool) -> str:
+        """A title and a table."""
+        rows = [
+            (one.layer or "(outside of layers)", one.kind, f"{one.milliseconds:.3f}", f"{one.share:.1%}")
+            for one in self.layers
+        ]
+        title = f"{self.model}, {self.height}x{self.width}, batch {self.batch}: {self.milliseconds:.1f} ms by layer"
+        return f"{title}\n\n{as_table([('layer', 'kind', 'ms', 'share'), *rows], markdown)}"
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import featherbone  # noqa: F401 - registers our backbones
-from featherbone.benchmarking.clock import Limits, Memory, turn
-from featherbone.benchmarking.layers import LayerTime, layer_times
+from featherbone.benchmarking.clock import Limits, Memory, layer_times, turn
+from featherbone.benchmarking.table import LayerTime
 from featherbone.benchmarking.training import training_step
 from featherbone.deployment import deploy
 from featherbone.exporters.artifact import Artifact, Form, raw_difference, run_batch

@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -17,7 +16,6 @@ from featherbone.errors import BadOption, FeatherboneError
 from featherbone.exporters.artifact import Artifact, Form, raw_difference
 from featherbone.exporters.contract import finish, own_files
 from featherbone.exporters.exported import ExportedTask
-from featherbone.exporters.forms import flatten
 from featherbone.exporters.manifest import MANIFEST, describe
 from featherbone.exporters.sensitivity import Point, Sensitivity, plan, rank_layers, search, spread_batch
 from featherbone.exporters.targets import TARGETS
@@ -200,10 +198,9 @@ class Candidates:
 
     def point(self, name: str, floats: int) -> Point:
         """Size and raw error of a candidate."""
-        with torch.inference_mode():
-            got = flatten(self.task(name)(self.images))
-        size = self.artifact.form.target.size(self.folder(name))
-        return Point(floats, size, raw_difference(self.expected, got).error)
+        folder = self.folder(name)
+        error = raw_difference(self.expected, self.artifact.outputs(folder, self.images)).error
+        return Point(floats, self.artifact.form.target.size(folder), error)
 
     def time(self, points: list[Point]) -> list[Point]:
         """The points, the float file's first, with latencies of runs that took turns."""
