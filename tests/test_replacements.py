@@ -105,7 +105,7 @@ def test_every_form_of_a_network_equals_it(name):
 
 
 @each_but_only_smallest_is_fast()
-@pytest.mark.parametrize("size", [(96, 96), (75, 106)])
+@pytest.mark.parametrize("size", [(75, 106), pytest.param((96, 96), marks=pytest.mark.slow)])
 def test_the_form_for_devices_has_no_operator_that_they_lack(name, size):
     """In float64: in float32 LIT's sampling alone rounds by 2e-5."""
     model, example = deepcopy(net(name)).double(), image(1, 3, *size).double()

@@ -5,8 +5,6 @@ import json
 import shutil
 import threading
 from contextlib import contextmanager
-from http.client import HTTPConnection
-from http.server import ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -14,11 +12,11 @@ import torch
 from PIL import Image
 
 from featherbone.data.transforms import Preprocessing
-from featherbone.errors import BadOption, MissingExtra
+from featherbone.errors import MissingExtra
 from featherbone.exporters.artifact import Form
 from featherbone.exporters.contract import export_task
 from featherbone.exporters.forms import flatten, rebuild
-from featherbone.exporters.serve import open_server, serve_web
+from featherbone.exporters.serve import open_server
 from featherbone.exporters.targets import find_target
 from featherbone.exporters.targets.web import require_web
 from featherbone.ops import rle
@@ -525,46 +523,3 @@ def test_several_threads_where_the_host_allows_them(exported, browser):
         give(page, encoded(image))
         assert page.inner_text("#time").endswith("WASM, 2 threads")
         same(predictor(image).to_json(), shown(page))
-
-
-def test_served_files_have_their_types_and_nothing_else_is_served(exported, tmp_path):
-    folder, _ = exported(None)
-    (folder / "inner").mkdir(exist_ok=True)
-    with served(folder) as address:
-        host, port = address.removeprefix("http://").strip("/").split(":")
-
-        def ask(path):
-            connection = HTTPConnection(host, int(port))
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            found = answer.status, answer.getheader("Content-Type"), dict(answer.getheaders())
-            answer.read()
-            connection.close()
-            return found
-
-        status, kind, headers = ask("/ort.wasm.min.mjs")
-        assert (status, kind) == (200, "text/javascript")
-        assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
-        assert headers["Cross-Origin-Embedder-Policy"] == "require-corp"
-        assert ask("/ort-wasm-simd-threaded.wasm")[1] == "application/wasm"
-        assert ask("/")[0] == 200 and ask("/inner/")[0] == 404
-        secret = tmp_path / "secret.txt"
-        secret.write_text("mine")
-        (folder / "link.txt").symlink_to(secret)
-        assert ask("/link.txt")[0] == ask("/../secret.txt")[0] == ask("/%2e%2e/%2e%2e/etc/passwd")[0] == 404
-        with pytest.raises(BadOption, match=r"another program uses it.*--port 0"):
-            serve_web(folder, port=int(port))
-    (folder / "link.txt").unlink()
-    with pytest.raises(BadOption, match="port 70000 is outside 0 to 65535"):
-        serve_web(folder, port=70000)
-    with pytest.raises(BadOption, match=r"no index\.html there.*--to web"):
-        serve_web(tmp_path)
-
-
-def test_serving_ends_quietly(exported, monkeypatch, capfd):
-    def interrupt(self):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", interrupt)
-    serve_web(exported(None)[0], port=0)
-    assert "http://127.0.0.1:" in capfd.readouterr().err

@@ -34,7 +34,6 @@ class ModelFacts:
     """ImageNet-1K top-1 of weights trained here, in per cent; None: not run."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         return asdict(self)
 
 

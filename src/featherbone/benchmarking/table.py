@@ -36,7 +36,6 @@ class LayerTable:
     layers: tuple[LayerTime, ...]
 
     def to_text(self, markdown: bool) -> str:
-        """A title and a table."""
         rows = [
             (one.layer or "(outside of layers)", one.kind, f"{one.milliseconds:.3f}", f"{one.share:.1%}")
             for one in self.layers
@@ -79,7 +78,6 @@ class SpeedRow:
     """Why it was not measured."""
 
     def cells(self) -> list[str]:
-        """Cells of the table's row."""
 
         def show(value: float | None, form: str, scale: float = 1.0) -> str:
             return "" if value is None else form.format(value / scale)
@@ -140,7 +138,6 @@ class BenchResult:
     """Folder of its files, if they were written."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         return {**asdict(self), "out": self.out and str(self.out)}
 
     def to_text(self, markdown: bool) -> str:

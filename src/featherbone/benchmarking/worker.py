@@ -87,7 +87,6 @@ class Job:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of weights and images."""
         return torch.bfloat16 if self.plan.precision == "bf16" else torch.float32
 
     @property
@@ -226,11 +225,9 @@ class Subject:
         return turn(self.calls[size, batch], self.device)
 
     def layers(self, size: Size, batch: int) -> list[LayerTime]:
-        """Times of the modules."""
         return layer_times(self.loaded[size][1], self.calls[size, batch], self.job.plan.repeats, self.device)
 
     def load(self, size: Size) -> Any:
-        """The model in its runtime."""
         job = self.job
         if job.kind == "file":
             return open_task(Path(job.model), job.plan.trust)[1]

@@ -116,7 +116,6 @@ class Artifact:
         return Artifact(form, reference, flat, example, flat.names(example), normalisation)
 
     def write(self, folder: Path) -> Delegation | None:
-        """Write the file in the folder."""
         return self.form.target.write(self.net, self.example, self.path(folder), self.names, self.form.dynamic)
 
     def quantizer(self, folder: Path, images: Tensor) -> Quantizer:
@@ -127,11 +126,9 @@ class Artifact:
         return make(self.net, self.example, path, self.names, dynamic, inputs)
 
     def path(self, folder: Path) -> Path:
-        """The file in a folder."""
         return folder / self.form.target.file
 
     def open(self, folder: Path) -> Run:
-        """The file in a folder as a function."""
         return open_file(self.path(folder), self.form.target.name, trust=True)
 
     def input(self, images: Tensor) -> Tensor:
@@ -139,12 +136,10 @@ class Artifact:
         return file_input(images, self.normalisation)
 
     def expected(self, images: Tensor) -> dict[str, Tensor]:
-        """Raw tensors of the reference."""
         with torch.inference_mode():
             return flatten(self.reference(images))
 
     def outputs(self, folder: Path, images: Tensor) -> dict[str, Tensor]:
-        """Raw tensors of the file in a folder."""
         found = run_batch(self.open(folder), self.input(images), self.form.dynamic == "none")
         return dict(zip(self.names, found, strict=True))
 

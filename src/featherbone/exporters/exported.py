@@ -62,7 +62,6 @@ class ExportedTask(nn.Module):
         return file_input(images.cpu(), p if manifest.with_pre else None)
 
     def losses(self, raw: Any, targets: Any) -> dict[str, Tensor]:
-        """Named terms, as the task has them."""
         return self._task.losses(raw, targets)
 
     @cached_property

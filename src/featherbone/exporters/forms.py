@@ -51,7 +51,6 @@ class Flat(nn.Module):
         return tuple(flatten(self.task(images)).values())
 
     def names(self, images: Tensor) -> list[str]:
-        """The names of the outputs."""
         with torch.inference_mode():
             return list(flatten(self.task(images)))
 

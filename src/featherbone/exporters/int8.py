@@ -66,7 +66,6 @@ class Int8Result:
         return None if point.metric is None or self.before.metric is None else self.before.metric - point.metric
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, as in `int8.json`."""
         points = [{**asdict(point), "drop": self.drop(point), "kept": point == self.kept} for point in self.points]
         return {
             **{"file": self.path.name, "target": self.target, "metric": self.metric, "max_drop": self.max_drop},
@@ -187,17 +186,14 @@ class Candidates:
         self.quantizer = self.artifact.quantizer(self.folder("float"), calibration)
 
     def folder(self, name: str) -> Path:
-        """The folder of a candidate."""
         folder = self.work / name
         folder.mkdir(exist_ok=True)
         return folder
 
     def task(self, name: str) -> ExportedTask:
-        """A candidate in its runtime."""
         return ExportedTask(self.manifest, self.artifact.open(self.folder(name))).eval()
 
     def point(self, name: str, floats: int) -> Point:
-        """Size and raw error of a candidate."""
         folder = self.folder(name)
         error = raw_difference(self.expected, self.artifact.outputs(folder, self.images)).error
         return Point(floats, self.artifact.form.target.size(folder), error)

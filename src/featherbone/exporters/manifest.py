@@ -44,7 +44,6 @@ class Manifest:
     precision: str = "fp32"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         card = self.card
         alpha = {"picture": 255, "padding": 0} if self.with_pre and card.preprocessing.rule == "fit" else None
         taken = {

@@ -62,7 +62,6 @@ class Parity:
         return not self.failures
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, as in `parity.json`."""
         return {**asdict(self), "holds": self.holds, "failures": self.failures}
 
     def __str__(self) -> str:

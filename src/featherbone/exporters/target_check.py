@@ -70,7 +70,6 @@ class TargetExamination:
         return int(self.error is not None)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         return asdict(self)
 
     def __str__(self) -> str:

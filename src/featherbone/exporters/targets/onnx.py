@@ -137,7 +137,6 @@ class CalibrationReader:
         self.inputs = iter(inputs)
 
     def get_next(self) -> dict[str, Any] | None:
-        """The next, or None."""
         images = next(self.inputs, None)
         return None if images is None else {"images": images}
 
