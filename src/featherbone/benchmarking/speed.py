@@ -29,7 +29,7 @@ import torch
 from featherbone.benchmarking.models import count_cost
 from featherbone.benchmarking.picture import save_picture
 from featherbone.benchmarking.table import TOP, BenchResult, LayerTable, Machine, SpeedRow
-from featherbone.benchmarking.worker import LIMITS, TORCH, WRITING, Job, Plan, Size, build, serve, target_of
+from featherbone.benchmarking.worker import INT8, LIMITS, TORCH, WRITING, Job, Plan, Size, build, serve, target_of
 from featherbone.devices import find_device
 from featherbone.errors import BadOption, did_you_mean
 from featherbone.exporters.artifact import choose_form
@@ -241,21 +241,20 @@ def measurements_of(sources: Sequence[Source], base: Job) -> Iterator[Measuremen
 def write_files(measurements: Sequence[Measurement], base: Job) -> None:
     """Write the files that runtimes need, in a process that then ends; if it dies, another one continues."""
     made = [one for one in measurements if one.job.kind != "file" and one.row.runtime not in TORCH]
-    answers: dict[tuple[Job, Size], tuple[str, str] | str] = {}
+    written: dict[tuple[Job, Size], tuple[str, str]] = {}  # which axes vary, or the reason why there is no file
     with bar("exporting", len(made)) as advance, ExitStack() as workers:
         writer = None
         for one in made:
             what = one.job, one.call[0]
-            if what not in answers:
+            if what not in written:
                 if writer is None or not writer.process.is_alive():
                     writer = workers.enter_context(Worker(replace(base, runtime=WRITING)))
-                answers[what] = one.ask(writer, "write", *what) or one.row.error
-            answer = answers[what]
-            if isinstance(answer, str):
-                one.row = replace(one.row, error=answer)
-            else:
-                one.dynamic, note = answer
-                one.row = replace(one.row, note=note)
+                written[what] = one.ask(writer, "write", *what) or "", one.row.error
+            one.dynamic, error = written[what]
+            note = "" if error or one.dynamic == one.job.dynamic else "the batch is fixed: image by image"
+            if not error and one.row.runtime.endswith(INT8):
+                note = "int8 in every layer, ranges from random images: only its speed counts"
+            one.row = replace(one.row, error=error, note=note)
             advance(note=f"{one.row.model} {one.row.runtime}")
 
 
@@ -270,7 +269,7 @@ def write_result(result: BenchResult, out: Path) -> BenchResult:
 
 def noted(row: SpeedRow) -> SpeedRow:
     """The row with a note if its file differs from eager; in int8 that is expected."""
-    if row.differs is None or row.differs <= BOUND or row.runtime.endswith("-int8"):
+    if row.differs is None or row.differs <= BOUND or row.runtime.endswith(INT8):
         return row
     return replace(row, note="; ".join(filter(None, (row.note, f"differs from eager by more than {BOUND:g}"))))
 

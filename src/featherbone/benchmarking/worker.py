@@ -157,33 +157,33 @@ def target_of(runtime: str) -> Target:
 class Writer:
     """The worker that writes the files of other jobs: what exporters leave in memory is not a model's."""
 
-    def write(self, job: Job, size: Size) -> tuple[str, str]:
-        """Write the file for images of a size and the eager model's output; which axes vary, and a note."""
+    def write(self, job: Job, size: Size) -> str:
+        """Write the file for images of a size and the eager model's output; returns which axes of its input vary."""
         folder = job.file_folder(size)
         folder.mkdir(parents=True)
         model = job.load_model(size)
         try:
-            return job.dynamic, self.write_form(job, size, model, job.dynamic)
+            self.write_form(model, Form(job.target, job.dynamic), size, job)
+            return job.dynamic
         except Exception:
             if job.dynamic == "none":
                 raise
-        note = self.write_form(job, size, model, "none")
-        return "none", note or "the batch is fixed: image by image"
+        self.write_form(model, Form(job.target), size, job)
+        return "none"
 
-    def write_form(self, job: Job, size: Size, model: Any, dynamic: str) -> str:
-        """As `write`, with the given axes open; returns the note."""
+    def write_form(self, model: Any, form: Form, size: Size, job: Job) -> None:
+        """As `write`, in one form."""
         folder = job.file_folder(size)
-        artifact = Artifact.of(model, Form(job.target, dynamic), sample(size, 1))
+        artifact = Artifact.of(model, form, sample(size, 1))
         expected = artifact.expected(sample(size, 1))
         save_file({name: x.contiguous() for name, x in expected.items()}, folder.with_name(EXPECTED))
-        if not job.runtime.endswith(INT8):
+        if job.runtime.endswith(INT8):
+            work = folder.with_name("float")
+            work.mkdir(exist_ok=True)
+            quantizer = artifact.quantizer(work, sample(size, CALIBRATION))
+            quantizer.write(artifact.path(folder), quantizer.layers)
+        else:
             artifact.write(folder)
-            return ""
-        work = folder.with_name("float")
-        work.mkdir(exist_ok=True)
-        quantizer = artifact.quantizer(work, sample(size, CALIBRATION))
-        quantizer.write(artifact.path(folder), quantizer.layers)
-        return "int8 in every layer, ranges from random images: only its speed counts"
 
 
 class Subject:
