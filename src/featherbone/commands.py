@@ -148,20 +148,26 @@ def evaluate(
     if (run is None) == (results is None):
         raise BadOption("give either a run folder, or --results FILE with --data DIR")
     inference = Inference(None, tile, overlap, slide, scales, mirror)
-    of_results = {"masks": masks, "ignore-index": ignore_index is not None, "zero-ignored": zero_ignored}
-    of_results["crowds"] = crowds != "ignore"
-    of_runs = {**dict.fromkeys(inference.given, True), "out": out is not None}
-    foreign, needed = (of_runs, "a run") if results is not None else (of_results, "--results")
-    if wrong := [name for name, given in foreign.items() if given]:
-        raise BadOption(f"{wrong[0]} applies only to {needed}; omit it")
+    only_results = {
+        "masks": masks,
+        "ignore-index": ignore_index is not None,
+        "zero-ignored": zero_ignored,
+        "crowds": crowds != "ignore",
+    }
+    only_runs = {**dict.fromkeys(inference.given, True), "out": out is not None}
+    foreign, needed = (only_results, "--results") if results is None else (only_runs, "a run")
+    for name, given in foreign.items():
+        if given:
+            raise BadOption(f"{name} applies only to {needed}; omit it")
     if results is not None:
         if data is None:
             raise BadOption(f"{results}: give the folder of the images it is about with --data DIR")
         reading = {"ignore_index": ignore_index, "zero_ignored": zero_ignored}
         metrics, classes, kind = evaluate_results(Path(results), Path(data), masks, split, crowds, **reading)
         return EvaluateResult(metrics, classes, kind.figures)
-    folders = data and Path(data), out and Path(out)
-    metrics, card = evaluate_run(Path(run or ""), *folders, device, workers, inference, split, trust)
+    metrics, card = evaluate_run(
+        Path(run or ""), data and Path(data), out and Path(out), device, workers, inference, split, trust
+    )
     return EvaluateResult(metrics, card.classes, kind_of(card).figures)
 
 
