@@ -213,11 +213,10 @@ def test_every_model_has_its_process(monkeypatch):
 
 
 def test_a_dead_process_is_an_error_with_its_reason():
-    worker = Worker(Job(Plan(("test_resnet",)), "cpu", "test_resnet"))
-    worker.process.kill()
-    with pytest.raises(WorkerError, match="memory"):
-        worker.ask("measure", (64, 64), 1)
-    worker.stop(1)
+    with Worker(Job(Plan(("test_resnet",)), "cpu", "test_resnet")) as worker:
+        worker.process.kill()
+        with pytest.raises(WorkerError, match="memory"):
+            worker.ask("measure", (64, 64), 1)
 
 
 def test_the_text_names_machine_layers_and_failures():
