@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import cache
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter, ImageFont
 
 from featherbone.files import atomic
 from featherbone.fonts import find_font, readable
-from featherbone.ops.label_maps import IGNORE
 from featherbone.ops.rle import decode
 from featherbone.results import Classification, Detections, Instances, PanopticMap, Record, Rle, SemanticMap
 
@@ -23,6 +21,10 @@ PALETTE = (
 )  # the first twelve by hand, then each farthest from those before it, also for red-green colour blindness
 MAX_OBJECTS = 100
 """Objects that a picture shows."""
+MAX_SIDE = 1600
+"""Longest side of a picture in pixels."""
+MIN_MAP = 240, 240
+"""Minimum width and height of the picture of a map."""
 FEW = 12
 """With more objects than this, the picture is enlarged more and names are smaller."""
 
@@ -68,19 +70,18 @@ def draw_detections(image: Image.Image, record: Detections | Instances, score: f
     _check_size(image, record.height, record.width)
     chosen = [i for i in range(len(record)) if record.scores[i] >= score]
     chosen = sorted(chosen, key=lambda i: -record.scores[i])[:MAX_OBJECTS]
-    canvas, size, corner = _stage(image, (480, 240) if len(chosen) <= FEW else (960, 480), 1600)
-    canvas = canvas.copy()  # not the caller's
-    line = round(min(max((canvas.width * canvas.height) ** 0.5 / 320, 2), 4))
-    boxes = _on_canvas([record.boxes[i] for i in chosen], image.size, size, corner)
+    minimum = (480, 240) if len(chosen) <= FEW else (960, 480)
+    picture = _scale(image, minimum)
+    line = round(min(max((picture.width * picture.height) ** 0.5 / 320, 2), 4))
+    boxes = _scale_boxes([record.boxes[i] for i in chosen], image.size, picture.size)
     has_masks = isinstance(record, Instances)
     colours = _colours([record.labels[i] for i in chosen], boxes, by_object=has_masks)
     for i, box, paint in reversed(list(zip(chosen, boxes, colours, strict=True))):
         if isinstance(record, Instances):
-            _draw_mask(canvas, record.masks[i], size, corner, paint, line)
-        _draw_box(canvas, box, paint, 1 if has_masks else line)
+            _draw_mask(picture, record.masks[i], paint, line)
+        _draw_box(picture, box, paint, 1 if has_masks else line)
     names = [(f"{record.scores[i]:.0%}", record.names[i], paint) for i, paint in zip(chosen, colours, strict=True)]
-    _draw_names(canvas, boxes, names)
-    return canvas
+    return _with_names(picture, minimum, boxes, names)
 
 
 def draw_semantic(image: Image.Image, record: SemanticMap, legend: bool = True) -> Image.Image:
@@ -88,17 +89,14 @@ def draw_semantic(image: Image.Image, record: SemanticMap, legend: bool = True) 
 
     Unlabelled pixels are darkened. Raises `ValueError` if the record is of an image of another size.
     """
-    shown = list(record.counts())
-    paints = _apart(shown)
-    numbers = np.zeros(256, np.uint8)
-    numbers[shown] = 1 + np.arange(len(shown))
-    numbers[IGNORE] = 0
-    picture = _tint(image, numbers[record.labels], [paints[i] for i in shown])
-    if not legend:
-        return picture
+    counts = record.counts()
+    paints = _apart(list(counts))
+    numbers = np.zeros(256, np.uint8)  # 0 for unlabelled pixels, which are not counted
+    numbers[list(counts)] = 1 + np.arange(len(counts))
+    picture = _pad(_tint(image, numbers[record.labels], [paints[i] for i in counts]), MIN_MAP)
     area = record.labels.size
-    rows = [(record.classes[i], f"{_percent(count / area)}", paints[i]) for i, count in record.counts().items()]
-    return _with_legend(picture, rows)
+    rows = [(record.classes[i], _percent(count / area), paints[i]) for i, count in counts.items()]
+    return _with_legend(picture, rows) if legend else picture
 
 
 def draw_panoptic(image: Image.Image, record: PanopticMap, legend: bool = True) -> Image.Image:
@@ -111,20 +109,16 @@ def draw_panoptic(image: Image.Image, record: PanopticMap, legend: bool = True) 
     paints = _apart([segment.label for segment in stuff])
     boxes = np.array([segment.box for segment in things], float).reshape(-1, 4)
     colours = _colours([s.label for s in things], boxes, by_object=True)
-    by_id = dict(zip((s.id for s in things), colours, strict=True))
+    by_id = {segment.id: paint for segment, paint in zip(things, colours, strict=True)}
     by_id |= {segment.id: paints[segment.label] for segment in stuff}
     numbers = np.zeros(int(record.ids.max(initial=0)) + 1, np.int64)
-    for number, segment in enumerate(record.segments, 1):
-        numbers[segment.id] = number
+    numbers[[segment.id for segment in record.segments]] = 1 + np.arange(len(record.segments))
     picture = _tint(image, numbers[record.ids], [by_id[segment.id] for segment in record.segments])
     order = sorted(things, key=lambda segment: -segment.area)[:MAX_OBJECTS]
-    scale = np.divide(picture.size, image.size)[[0, 1, 0, 1]]
-    places = np.array([segment.box for segment in order], float).reshape(-1, 4) * scale
-    _draw_names(picture, places, [("", segment.name, by_id[segment.id]) for segment in order])
-    if not legend:
-        return picture
-    area = record.ids.size
-    return _with_legend(picture, [(s.name, f"{_percent(s.area / area)}", by_id[s.id]) for s in stuff])
+    boxes = _scale_boxes([segment.box for segment in order], image.size, picture.size)
+    picture = _with_names(picture, MIN_MAP, boxes, [("", segment.name, by_id[segment.id]) for segment in order])
+    rows = [(s.name, _percent(s.area / record.ids.size), by_id[s.id]) for s in stuff]
+    return _with_legend(picture, rows) if legend else picture
 
 
 def draw_record(image: Image.Image, record: Record, score: float = 0.0, legend: bool = True) -> Image.Image:
@@ -193,21 +187,17 @@ def _apart(labels: Sequence[int]) -> dict[int, str]:
 def _tint(image: Image.Image, numbers: NDArray[Any], paints: Sequence[str]) -> Image.Image:
     """The image with pixels of number 1 + i (H, W) tinted in `paints[i]`, those of 0 darkened, and lines between."""
     _check_size(image, *numbers.shape)
-    canvas, size, corner = _stage(image, (240, 240), 1600)
-    small = Image.fromarray(numbers.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
-    shown = np.asarray(small)
+    picture = _scale(image, MIN_MAP)
+    shown = np.asarray(Image.fromarray(numbers.astype(np.int32)).resize(picture.size, Image.Resampling.NEAREST))
     table = np.array([ImageColor.getrgb(paint) for paint in (INK, *paints)], np.float32)
-    line = round(min(max((size[0] * size[1]) ** 0.5 / 500, 1), 3))
+    line = round(min(max((picture.width * picture.height) ** 0.5 / 500, 1), 3))
     edge = np.zeros(shown.shape, bool)
     for step in range(1, line + 1):
         edge[:-step] |= shown[:-step] != shown[step:]
         edge[:, :-step] |= shown[:, :-step] != shown[:, step:]
-    below = np.asarray(canvas.crop((*corner, corner[0] + size[0], corner[1] + size[1])), np.float32)
-    tinted = 0.5 * below + 0.5 * table[shown]
+    tinted = 0.5 * np.asarray(picture, np.float32) + 0.5 * table[shown]
     tinted[edge] = 0.75 * table[shown][edge] + 0.25 * 255
-    canvas = canvas.copy()  # not the caller's
-    canvas.paste(Image.fromarray(tinted.round().astype(np.uint8)), corner)
-    return canvas
+    return Image.fromarray(tinted.round().astype(np.uint8))
 
 
 def _with_legend(picture: Image.Image, rows: Sequence[tuple[str, str, str]]) -> Image.Image:
@@ -235,15 +225,11 @@ def _percent(share: float) -> str:
     return f"{share:.0%}" if share >= 0.01 else "<1%"
 
 
-def _on_canvas(
-    boxes: Sequence[Sequence[float]], given: tuple[int, int], size: tuple[int, int], corner: tuple[int, int]
-) -> Floats:
-    """Boxes (n, 4) of an image of size `given`, in pixels of a canvas that shows it in `size` at `corner`."""
-    placed = np.array(boxes, float).reshape(-1, 4) * np.divide(size, given)[[0, 1, 0, 1]]
-    placed = placed.clip(0, np.array(size)[[0, 1, 0, 1]]).round()
-    placed[:, :2] = np.minimum(placed[:, :2], np.array(size) - 1)
-    placed[:, 2:] = np.maximum(placed[:, 2:], placed[:, :2] + 1)  # at least one pixel
-    return placed + np.array(corner)[[0, 1, 0, 1]]
+def _scale_boxes(boxes: Sequence[Sequence[float]], given: tuple[int, int], size: tuple[int, int]) -> Floats:
+    """Boxes (n, 4) of an image of the size `given`, in pixels of a picture of it of another `size`."""
+    points = (np.array(boxes, float).reshape(-1, 2, 2) * np.divide(size, given)).clip(0, size).round()
+    low = np.minimum(points[:, 0], np.array(size) - 1)
+    return np.concatenate((low, np.maximum(points[:, 1], low + 1)), 1)  # at least one pixel
 
 
 def _overlaps(boxes: Floats, others: Floats) -> Floats:
@@ -252,31 +238,18 @@ def _overlaps(boxes: Floats, others: Floats) -> Floats:
     return sides.clip(0).prod(-1)
 
 
-def _areas(boxes: Floats) -> Floats:
-    return (boxes[:, 2:] - boxes[:, :2]).prod(-1)
-
-
-def _draw_mask(
-    canvas: Image.Image, rle: Rle, size: tuple[int, int], corner: tuple[int, int], paint: str, line: int
-) -> None:
-    """A translucent mask with an outline; the canvas shows the image in `size` at `corner`."""
-    covered = decode(rle)
-    columns, rows = (np.flatnonzero(covered.any(axis)) for axis in (0, 1))
-    if not len(rows):
+def _draw_mask(picture: Image.Image, rle: Rle, paint: str, line: int) -> None:
+    """A translucent mask with an outline."""
+    how = Image.Resampling.NEAREST if picture.width > 3 * rle["size"][1] else Image.Resampling.BILINEAR
+    mask = Image.fromarray(decode(rle).astype(np.uint8) * 255).resize(picture.size, how)
+    box = mask.getbbox()
+    if box is None:
         return
-    fx, fy = size[0] / covered.shape[1], size[1] / covered.shape[0]
-    x1, y1 = int(columns[0] * fx), int(rows[0] * fy)
-    x2, y2 = min(int((columns[-1] + 1) * fx) + 1, size[0]), min(int((rows[-1] + 1) * fy) + 1, size[1])
-    left, top = int(x1 / fx), int(y1 / fy)
-    part = Image.fromarray(covered[top : ceil(y2 / fy), left : ceil(x2 / fx)].astype(np.uint8) * 255)
-    source = x1 / fx - left, y1 / fy - top, min(x2 / fx - left, part.width), min(y2 / fy - top, part.height)
-    how = Image.Resampling.NEAREST if fx > 3 else Image.Resampling.BILINEAR
-    mask = part.resize((x2 - x1, y2 - y1), how, source)
+    mask = mask.crop(box)
     core = ImageOps.crop(ImageOps.expand(mask, line).filter(ImageFilter.BoxBlur(line)), line)
     edge = ImageChops.subtract(mask, core.point([0] * 255 + [255]))  # the core is farther than `line` from the outside
-    place = corner[0] + x1, corner[1] + y1
-    canvas.paste(paint, place, mask.point([value * 2 // 5 for value in range(256)]))
-    canvas.paste(paint, place, edge)
+    picture.paste(paint, box[:2], mask.point([value * 2 // 5 for value in range(256)]))
+    picture.paste(paint, box[:2], edge)
 
 
 def _draw_box(canvas: Image.Image, box: Floats, paint: str, line: int) -> None:
@@ -287,8 +260,12 @@ def _draw_box(canvas: Image.Image, box: Floats, paint: str, line: int) -> None:
     draw.rectangle((x1, y1, x2 - 1, y2 - 1), outline=paint, width=line)
 
 
-def _draw_names(canvas: Image.Image, boxes: Floats, names: Sequence[tuple[str, str, str]]) -> None:
-    """Labels of score, name and colour, one at each box; the first get the best places and are on top."""
+def _with_names(
+    picture: Image.Image, minimum: tuple[int, int], boxes: Floats, names: Sequence[tuple[str, str, str]]
+) -> Image.Image:
+    """The picture, padded, with labels of score, name and colour at the boxes; the first get the best places."""
+    canvas = _pad(picture, minimum)
+    boxes = boxes + np.subtract(canvas.size, picture.size)[[0, 1, 0, 1]] // 2
     height = round(min(max((canvas.width * canvas.height) ** 0.5 / (29 if len(names) <= FEW else 38), 18), 38))
     face, pad = font(round(height * 0.66), *(name for _, name, _ in names)), height // 3
     texts, sizes = [], []
@@ -304,6 +281,7 @@ def _draw_names(canvas: Image.Image, boxes: Floats, names: Sequence[tuple[str, s
         ImageDraw.Draw(shape).rounded_rectangle((0, 0, shape.width - 1, shape.height - 1), height, 255)
         canvas.paste(paper, (int(x1), int(y1), int(x2), int(y2)), shape.reduce(4))
         draw.text((x1 + pad, (y1 + y2) / 2), text, ink(paper), face, anchor="lm")
+    return canvas
 
 
 def _places(boxes: Floats, sizes: Floats, canvas: tuple[int, int]) -> Floats:
@@ -313,47 +291,43 @@ def _places(boxes: Floats, sizes: Floats, canvas: tuple[int, int]) -> Floats:
     the first of those that cover the smallest area is taken.
     """
     limit = np.maximum(np.array(canvas) - sizes, 0)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
     placed = np.zeros((0, 4))
     for (x1, y1, x2, y2), (w, h), corner in zip(boxes, sizes, limit, strict=True):
         rows = (y1 - h, *np.arange(y1, y2 - h, h + 2), y2 - h, y2)
         tried = np.array([(x, y, x, y) for y in rows for x in (x1, x2 - w, (x1 + x2 - w) / 2, x1 - w, x2)])
         tried = tried.round().clip(0, corner[[0, 1, 0, 1]]) + np.array((0, 0, w, h))
-        small = boxes[_areas(boxes) < 3 * w * h]
+        small = boxes[areas < 3 * w * h]
         covers = 3 * _overlaps(tried, placed + np.array((-2, -2, 2, 2))).sum(1) + _overlaps(tried, small).sum(1)
         placed = np.concatenate((placed, tried[[covers.argmin()]]))
     return placed
 
 
-def legible(image: Image.Image, min_width: int = 240, max_side: int = 1600) -> Image.Image:
-    """The image resized to a width of `min_width` or more and sides of up to `max_side`; a slim one gets margins."""
-    return _stage(image, (min_width, 1), max_side)[0]
+def legible(image: Image.Image) -> Image.Image:
+    """The image resized to a width of 240 or more and sides of up to `MAX_SIDE`; a slim one gets margins."""
+    return _pad(_scale(image, (240, 1)), (240, 1))
 
 
-def _stage(
-    image: Image.Image, minimum: tuple[int, int], max_side: int
-) -> tuple[Image.Image, tuple[int, int], tuple[int, int]]:
-    """The image on a canvas of `minimum` width and height or more; its size there, and its upper left corner."""
-    scale = min(max(minimum[0] / image.width, minimum[1] / image.height, 1.0), max_side / max(image.size))
-    if scale != 1:
-        size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
-        image = image.resize(size, Image.Resampling.NEAREST if scale > 3 else Image.Resampling.BICUBIC)
-    width, height = max(image.width, minimum[0]), max(image.height, minimum[1])
-    corner = (width - image.width) // 2, (height - image.height) // 2
-    if (width, height) == image.size:
-        return image, image.size, corner
-    canvas = Image.new("RGB", (width, height), PAPER)
-    canvas.paste(image, corner)
-    return canvas, image.size, corner
+def _scale(image: Image.Image, minimum: tuple[int, int]) -> Image.Image:
+    """The image enlarged to the `minimum` width and height, with sides of up to `MAX_SIDE`."""
+    scale = min(max(minimum[0] / image.width, minimum[1] / image.height, 1.0), MAX_SIDE / max(image.size))
+    size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
+    return image.resize(size, Image.Resampling.NEAREST if scale > 3 else Image.Resampling.BICUBIC)
+
+
+def _pad(picture: Image.Image, minimum: tuple[int, int]) -> Image.Image:
+    """The picture in the middle of a canvas of the `minimum` width and height or more."""
+    size = max(picture.width, minimum[0]), max(picture.height, minimum[1])
+    canvas = Image.new("RGB", size, PAPER)
+    canvas.paste(picture, ((size[0] - picture.width) // 2, (size[1] - picture.height) // 2))
+    return canvas
 
 
 def shorten(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
     """`text` in one line, made `readable` in the font, and cut with an ellipsis to `width` pixels."""
     text = readable(text, str(face.path))
-    if face.getlength(text) <= width:
-        return text
-    while text and face.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+    lengths = (end for end in range(len(text) - 1, 0, -1) if face.getlength(text[:end] + "…") <= width)
+    return text if face.getlength(text) <= width else text[: next(lengths, 0)] + "…"
 
 
 def contact_sheet(

@@ -11,6 +11,7 @@ from featherbone.data.findings import Examination
 from featherbone.data.map_files import Kept, StoredMap
 from featherbone.data.panoptic_write import OverlapCounts
 from featherbone.exporters.parity import Parity
+from featherbone.report import format_metric
 from featherbone.results import Classification, Detections, Record
 from featherbone.tasks.card import count_measured
 
@@ -28,7 +29,6 @@ class TrainResult:
     """Metrics that are printed, with their names."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         return {"run": str(self.run), "metrics": self.metrics, "report": str(self.report)}
 
     def __str__(self) -> str:
@@ -45,14 +45,12 @@ class EvaluateResult:
     """Metrics that are printed, with their names."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         return {"metrics": self.metrics, "classes": list(self.classes)}
 
     def __str__(self) -> str:
-        per_class = self.metrics["per_class"]
-        rows = zip(self.classes, per_class, strict=True)
         width = max(map(len, self.classes))
-        lines = [f"  {name:{width}}  {_share(share)}" for name, share in rows]
+        rows = zip(self.classes, self.metrics["per_class"], strict=True)
+        lines = [f"  {name:{width}}  {format_metric(share)}" for name, share in rows]
         return "\n".join([_summary(self.metrics, self.figures), *lines])
 
 
@@ -94,7 +92,6 @@ class PredictResult:
     out: Path | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         return {"predictions": [prediction.to_json() for prediction in self.predictions], "skipped": self.skipped}
 
     def __str__(self) -> str:
@@ -125,7 +122,6 @@ class ExportResult:
         return self.path.stat().st_size + (weights.stat().st_size if weights.is_file() else 0)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         values = {"out": str(self.out), "path": str(self.path), "bytes": self.size}
         values |= {"report": str(self.report), "parity": self.parity.to_json()}
         return values if self.metrics is None else {**values, "metrics": self.metrics, "metrics_of_run": self.of_run}
@@ -133,10 +129,8 @@ class ExportResult:
     def __str__(self) -> str:
         lines = [f"{self.path}  {self.size / 1e6:.1f} MB", str(self.parity), f"report  {self.report}"]
         if self.metrics is not None:
-            lines += [
-                f"file    {_summary(self.metrics, self.figures)}",
-                f"run     {_summary(self.of_run or {}, self.figures)}",
-            ]
+            lines.append(f"file    {_summary(self.metrics, self.figures)}")
+            lines.append(f"run     {_summary(self.of_run or {}, self.figures)}")
         return "\n".join(lines)
 
 
@@ -147,7 +141,6 @@ class ModelsResult:
     rows: tuple[ModelFacts, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         return {"models": [row.to_json() for row in self.rows]}
 
     def __str__(self) -> str:
@@ -167,7 +160,6 @@ class DoctorResult:
         return int(self.examination.spoiled)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         return {**self.examination.to_json(), "page": str(self.page)}
 
     def __str__(self) -> str:
@@ -182,7 +174,6 @@ class DataResult:
     out: Path
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         return {"out": str(self.out), **self.settled.to_json()}
 
     def __str__(self) -> str:
@@ -198,29 +189,19 @@ class DemoResult:
     exported: ExportResult
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "train": self.trained.to_json(),
-            "predict": self.predicted.to_json(),
-            "export": self.exported.to_json(),
-        }
+        trained, predicted, exported = self.trained.to_json(), self.predicted.to_json(), self.exported.to_json()
+        return {"train": trained, "predict": predicted, "export": exported}
 
     def __str__(self) -> str:
-        return (
-            f"{self.trained}\npictures {self.predicted.out}\nfile    {self.exported}\n"
-            f"next: featherbone train --data YOUR_FOLDER"
-        )
+        lines = [str(self.trained), f"pictures {self.predicted.out}", f"file    {self.exported}"]
+        return "\n".join([*lines, "next: featherbone train --data YOUR_FOLDER"])
 
 
 def _summary(metrics: dict[str, Any], figures: Mapping[str, str]) -> str:
     """The metrics that matter most, in one line."""
-    values = "  ".join(f"{name} {_share(metrics[key])}" for key, name in figures.items() if key in metrics)
+    values = "  ".join(f"{name} {format_metric(metrics[key])}" for key, name in figures.items() if key in metrics)
     objects = f" with {metrics['objects']} objects; {metrics['engine']}" if "objects" in metrics else ""
     return f"{values}  on {count_measured(metrics)}{objects}"
-
-
-def _share(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.3f}"
 
 
 def _describe(kept: Kept) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -38,15 +38,16 @@ class PredictionFiles:
         self.skipped: dict[str, str] = {}
         self._stack = ExitStack()
         self._rows: TextIO | None = None
-        self._panoptic: tuple[list[Any], list[Any]] = ([], [])
-        given = {(status.st_dev, status.st_ino): path for path in images if (status := _status(path))}
-        for path in self._written():
-            status = _status(path)
-            if status and (status.st_dev, status.st_ino) in given:
-                picture = given[status.st_dev, status.st_ino]
-                raise BadOption(
-                    f"{path} would take the place of the picture {picture}; choose another folder with --out"
-                )
+        self._images: list[Any] = []  # of panoptic.json
+        self._annotations: list[Any] = []
+        given = {identity: path for path in images if (identity := _identity(path))}
+        for name in self.names.values():
+            maps = [folder / MAPS / f"{name}.png"] if kind_of(card).is_map else []
+            for path in [folder / f"{name}.jpg", *maps] if pictures else maps:
+                if (identity := _identity(path)) and (picture := given.get(identity)):
+                    raise BadOption(
+                        f"{path} would take the place of the picture {picture}; choose another folder with --out"
+                    )
 
     def __enter__(self) -> "PredictionFiles":
         return self
@@ -56,44 +57,32 @@ class PredictionFiles:
     ) -> None:
         if error is None and self._rows is not None:
             self._rows.write(f'\n], "skipped": {to_json(self.skipped, 2)}}}\n')
-            if kind_of(self.card).record is PanopticMap:
-                self._write_panoptic()
+            if self._images:
+                categories = panoptic_categories(self.card.classes, self.card.things, self.card.category_ids)
+                content = {"images": self._images, "annotations": self._annotations, "categories": categories}
+                write_json(self.folder / PANOPTIC, content)
         self._stack.__exit__(kind, error, traceback)
 
     def add(self, path: Path, image: Image.Image, record: Record) -> None:
         """Write the result of an image of the list."""
-        picture = self.folder / f"{self.names[path]}.jpg" if self.pictures else None
+        name = self.names[path]
+        picture = self.folder / f"{name}.jpg" if self.pictures else None
         if picture is not None:
             save_picture(draw_record(image, record), picture)
-        kept = write_map(self.folder / MAPS, self.names[path], record)
+        kept = write_map(self.folder / MAPS, name, record)
         if isinstance(record, PanopticMap):
-            images, annotations = self._panoptic
-            number = len(images) + 1
-            images.append(panoptic_image(record, number, str(path)))
-            annotations.append(panoptic_annotation(record, number, f"{self.names[path]}.png", self.card.category_ids))
-        done = Prediction(path, kept, picture)
+            number = len(self._images) + 1
+            self._images.append(panoptic_image(record, number, str(path)))
+            self._annotations.append(panoptic_annotation(record, number, f"{name}.png", self.card.category_ids))
         if self._rows is None:
             partial = self._stack.enter_context(atomic(self.folder / ROWS))
             # a name that is not UTF-8 becomes an escape, which JSON reads as that name
             file = open(partial, "w", encoding="utf-8", errors="backslashreplace")
             self._rows = self._stack.enter_context(file)
             self._rows.write('{"predictions": [')
+        done = Prediction(path, kept, picture)
         self._rows.write(("," if self.done else "") + "\n" + to_json(done.to_json()))
         self.done.append(done)
-
-    def _write_panoptic(self) -> None:
-        images, annotations = self._panoptic
-        categories = panoptic_categories(self.card.classes, self.card.things, self.card.category_ids)
-        content = {"images": images, "annotations": annotations, "categories": categories}
-        write_json(self.folder / PANOPTIC, content)
-
-    def _written(self) -> Iterator[Path]:
-        """All files but those with names of their own."""
-        for name in self.names.values():
-            if self.pictures:
-                yield self.folder / f"{name}.jpg"
-            if kind_of(self.card).is_map:
-                yield self.folder / MAPS / f"{name}.png"
 
 
 def unique_names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -143,8 +132,10 @@ def _alike(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _status(path: Path) -> os.stat_result | None:
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and number of a file; None where there is none."""
     try:
-        return path.stat()
+        status = path.stat()
     except OSError:
         return None
+    return status.st_dev, status.st_ino

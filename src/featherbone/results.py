@@ -20,7 +20,7 @@ class Rle(TypedDict):
 
 @dataclass(frozen=True)
 class Classification:
-    """The most probable classes of one image, best first."""
+    """The most probable classes of one image, best first; `label`, `name` and `score` are those of the best."""
 
     labels: tuple[int, ...]
     """Class indices."""
@@ -31,28 +31,21 @@ class Classification:
 
     @property
     def label(self) -> int:
-        """The best class."""
         return self.labels[0]
 
     @property
     def name(self) -> str:
-        """The best class's name."""
         return self.names[0]
 
     @property
     def score(self) -> float:
-        """The best class's probability."""
         return self.scores[0]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as the command line prints them."""
-        return {
-            "task": "classification",
-            "classes": [
-                {"label": label, "name": name, "score": score}
-                for label, name, score in zip(self.labels, self.names, self.scores, strict=True)
-            ],
-        }
+        rows = zip(self.labels, self.names, self.scores, strict=True)
+        classes = [{"label": label, "name": name, "score": score} for label, name, score in rows]
+        return {"task": "classification", "classes": classes}
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,7 @@ class Detections:
     """Objects of one image, by descending score."""
 
     height: int
-    """Of the image, in pixels."""
+    """Height of the image in pixels."""
     width: int
     boxes: tuple[Box, ...]
     labels: tuple[int, ...]
@@ -105,12 +98,10 @@ class SemanticMap:
 
     @property
     def height(self) -> int:
-        """Of the image, in pixels."""
         return self.labels.shape[0]
 
     @property
     def width(self) -> int:
-        """Of the image, in pixels."""
         return self.labels.shape[1]
 
     def counts(self) -> dict[int, int]:
@@ -156,12 +147,10 @@ class PanopticMap:
 
     @property
     def height(self) -> int:
-        """Of the image, in pixels."""
         return self.ids.shape[0]
 
     @property
     def width(self) -> int:
-        """Of the image, in pixels."""
         return self.ids.shape[1]
 
     def to_json(self) -> dict[str, Any]:

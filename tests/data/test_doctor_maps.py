@@ -10,8 +10,8 @@ from PIL import Image
 
 from examined import Page, picture
 from featherbone.data.dataset import inspect_data
-from featherbone.data.doctor.collect import blur_of
 from featherbone.data.doctor.examine import examine, examine_splits
+from featherbone.data.doctor.table import blur_of
 from featherbone.data.formats.format import Reading
 from featherbone.report.doctor import write_doctor_page
 from scenes import write_masks, write_panoptic

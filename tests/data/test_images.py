@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import featherbone
-from featherbone.data.doctor.collect import look_at
+from featherbone.data.doctor.table import look_at
 from featherbone.data.images import FORMATS, open_image, orientation_of, read_file, read_image, upright_size
 from featherbone.data.label_files import read_values
 from featherbone.errors import BadImage

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
@@ -12,10 +11,10 @@ from torch.nn import functional as F
 from featherbone import explainers
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption, BadRun, UnknownModel
-from featherbone.explainers import Subject, explain, explain_net, find_subject
+from featherbone.explainers import Subject, explain, explain_net, find_subject, lightvit, lit
 from featherbone.explainers.cam import cam_sections, grad_cam, grid_of, last_map, stride_of
 from featherbone.explainers.capture import inputs_of
-from featherbone.explainers.figures import Sheet
+from featherbone.explainers.figures import Panel, draw_panels
 from featherbone.explainers.lightvit import lightvit_sections
 from featherbone.explainers.lit import attention_pictures, offsets_caption, tap_pixels
 from featherbone.explainers.lvt import atrous_responses, csa_weights, rasa_steps, windows_of
@@ -149,7 +148,7 @@ class TestLIT:
     def test_class_token_and_point_both_have_their_maps(self, picture, monkeypatch):
         attention = net("lit_tiny").stages[3].blocks[0].attn
         drawn = []
-        monkeypatch.setattr(Sheet, "show_attention", lambda self, weights, *rest: drawn.append(weights))
+        monkeypatch.setattr(lit, "attention_sheet", lambda view, maps, *rest, **look: drawn.append(maps))
         tokens = image(1, 5, 512)
         view = see(picture, Preprocessing(64, 64), (90, 10))  # the upper right of 2 x 2 positions
         assert len(attention_pictures(attention, (tokens, 2, 2), 3, view)) == 2
@@ -172,13 +171,12 @@ def test_uncompressed_scores_keep_their_largest_channels():
 
 
 def test_lightvit_maps_are_those_of_its_last_blocks(picture, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(Sheet, "show", lambda self, values, *rest, **look: drawn.append(values))
+    attention, gates = [], []
+    monkeypatch.setattr(lightvit, "attention_sheet", lambda view, maps, *rest, **look: attention.append(maps))
+    monkeypatch.setattr(lightvit, "draw_panels", lambda view, panels, **look: gates.extend(panels))
     lightvit_sections(net("lightvit_tiny"), image(1, 3, 64, 64), see(picture, Preprocessing(64, 64)))
-    attention, gates = drawn[:24], drawn[24:]
-    for stage, side in enumerate((8, 4, 2)):
-        maps = torch.stack(attention[8 * stage : 8 * stage + 8])
-        assert maps.shape == (8, side, side) and gates[stage].shape == (side, side)
+    for maps, gate, side in zip(attention, gates, (8, 4, 2), strict=True):
+        assert maps.shape == (8, side, side) and gate.values.shape == (side, side)
         torch.testing.assert_close(maps.sum((1, 2)), torch.ones(8))
 
 
@@ -256,10 +254,9 @@ def test_maps_lie_on_their_cells(picture):
     view = see(Image.new("RGB", (100, 60), "black"), Preprocessing(60, 100, 1.0))
     values = torch.zeros(2, 4)
     values[1, 2] = 1
-    sheet = Sheet(view, 1, 1, max_width=200)
-    sheet.show(values, 32, point=False, limits=(0, 1))
-    lit = np.asarray(sheet.image()).astype(int)[22:142, 6:206].sum(2) > 150  # below the title, right of the gap
-    rows, columns = np.where(lit)
+    sheet = draw_panels(view, [Panel("", values, 32)], max_width=200, point=False)
+    bright = np.asarray(sheet).astype(int)[22:142, 6:206].sum(2) > 150  # below the title, right of the gap
+    rows, columns = np.where(bright)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == pytest.approx((64, 119, 128, 191), abs=1)
 
 
@@ -285,8 +282,7 @@ def test_a_run_is_explained_on_one_page_and_unchanged(name, file, tmp_path, monk
     assert ("reconstruction" in page) == (name == "xformer_small")
 
 
-def test_another_backbone_is_explained_and_unchanged(picture, monkeypatch):
-    monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: picture.save(file, "PNG"))  # seconds less
+def test_another_backbone_is_explained_and_unchanged(picture):
     preprocessing = Preprocessing(64, 64)
     model = net("pvt_v2_b0")
     x = preprocessing.transform()(picture)[None]

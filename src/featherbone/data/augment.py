@@ -26,16 +26,11 @@ TRIES = 10
 class Sample:
     """An image and its n objects on the canvas."""
 
-    image: Tensor
-    """(3, h, w), uint8."""
-    boxes: Tensor
-    """(n, 4), float32, in its pixels."""
-    labels: Tensor
-    """(n,), int64."""
-    masks: Tensor | None = None
-    """(n, h, w), uint8."""
-    classes: Tensor | None = None
-    """1 + the class of each pixel (h, w), uint8; 0 where unlabelled and outside the image."""
+    image: Tensor  # (3, h, w), uint8
+    boxes: Tensor  # (n, 4), float32, in its pixels
+    labels: Tensor  # (n,), int64
+    masks: Tensor | None = None  # (n, h, w), uint8
+    classes: Tensor | None = None  # 1 + the class of each pixel (h, w), uint8; 0: unlabelled or outside the image
 
     @property
     def size(self) -> tuple[int, int]:
@@ -132,17 +127,15 @@ class Augmentation:
 def stitch(parts: list[Sample], height: int, width: int, fill: list[int]) -> Sample:
     """A mosaic of four samples that meet in a random point near the centre (arXiv 2004.10934)."""
     y, x = (round(side * (0.25 + 0.5 * float(torch.rand(())))) for side in (height, width))
+    image = torch.tensor(fill, dtype=torch.uint8)[:, None, None].repeat(1, height, width)
     placed = []
     for place, part in enumerate(parts):
         h, w = part.size
-        top, left = (h - y if place < 2 else -y), (w - x if place % 2 == 0 else -x)
-        placed.append(part.window(top, left, height, width).kept_of(part))
-    image = torch.tensor(fill, dtype=torch.uint8)[:, None, None].repeat(1, height, width)
-    for place, (part, shown) in enumerate(zip(parts, placed, strict=True)):
-        h, w = part.size
-        rows = slice(max(y - h, 0), y) if place < 2 else slice(y, y + h)
-        columns = slice(max(x - w, 0), x) if place % 2 == 0 else slice(x, x + w)
+        top, left = (y - h if place < 2 else y), (x - w if place % 2 == 0 else x)
+        shown = part.window(-top, -left, height, width).kept_of(part)
+        rows, columns = slice(max(top, 0), top + h), slice(max(left, 0), left + w)
         image[:, rows, columns] = shown.image[:, rows, columns]
+        placed.append(shown)
     masks = None if parts[0].masks is None else torch.cat([part.masks for part in placed if part.masks is not None])
     boxes, labels = torch.cat([part.boxes for part in placed]), torch.cat([part.labels for part in placed])
     return Sample(image, boxes, labels, masks).tight()

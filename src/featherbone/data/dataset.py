@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from featherbone.data.doctor.checks import check_annotations
-from featherbone.data.doctor.collect import collect
 from featherbone.data.doctor.object_checks import check_listing, check_mask_forms
+from featherbone.data.doctor.table import collect
 from featherbone.data.findings import Finding, listed, many, notices, refuse
 from featherbone.data.formats import open_split
 from featherbone.data.formats.format import Opened, Reading

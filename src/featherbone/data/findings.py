@@ -35,44 +35,29 @@ class Finding:
     """One problem or property of a data set."""
 
     severity: Severity
-    code: str
-    """A fixed name in kebab-case."""
-    message: str
-    """What was found, with numbers, and what to do."""
-    count: int
-    """Number of images, objects, classes or files concerned."""
-    examples: tuple[Example, ...] = ()
-    """The first of them; one example for all objects of an image."""
+    code: str  # a fixed name in kebab-case
+    message: str  # what was found, with numbers, and what to do
+    count: int  # number of images, objects, classes or files concerned
+    examples: tuple[Example, ...] = ()  # the first of them; one for all objects of an image
 
 
 @dataclass(frozen=True)
 class ObjectFacts:
     """Numbers and sizes of the objects of a data set, crowds not counted."""
 
-    input_size: int
-    """Height and width of the network's input in pixels."""
-    images: dict[str, int]
-    """Readable images by split."""
-    negatives: dict[str, int]
-    """Images without objects by split."""
-    median: float
-    """Median number of objects per image."""
-    most: int
-    """Maximum number of objects per image."""
+    input_size: int  # height and width of the network's input in pixels
+    images: dict[str, int]  # readable images by split
+    negatives: dict[str, int]  # images without objects by split
+    median: float  # number of objects per image
+    most: int  # maximum number of objects per image
     sides: dict[str, tuple[int, ...]]
     """By split, the number of objects whose smaller side is from 2^(i/2) to 2^((i+1)/2) pixels at the input, i from 0;
     the first includes all smaller ones."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "input_size": self.input_size,
-            "images": self.images,
-            "negatives": self.negatives,
-            "median_per_image": self.median,
-            "most_per_image": self.most,
-            "sides": {split: list(counts) for split, counts in self.sides.items()},
-        }
+        values = {key: getattr(self, key) for key in ("input_size", "images", "negatives")}
+        sides = {split: list(counts) for split, counts in self.sides.items()}
+        return {**values, "median_per_image": self.median, "most_per_image": self.most, "sides": sides}
 
 
 @dataclass(frozen=True)
@@ -89,7 +74,6 @@ class Examination:
 
     @property
     def spoiled(self) -> bool:
-        """Whether there is an error."""
         return any(finding.severity == "error" for finding in self.findings)
 
     @property
@@ -98,7 +82,6 @@ class Examination:
         return "Fix the errors before training" if self.spoiled else "Ready for training"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, as the command line prints them."""
         return {
             "data": self.data,
             "spoiled": self.spoiled,
@@ -133,15 +116,24 @@ def finding(severity: Severity, code: str, message: str, examples: Sequence[Exam
 
 
 def report(
-    severity: Severity | float, code: str, examples: Sequence[Example], thing: str, text: str, total: int = 0
+    severity: Severity | float,
+    code: str,
+    examples: Sequence[Example],
+    thing: str,
+    text: str,
+    total: int = 0,
+    count: int | None = None,
 ) -> Iterator[Finding]:
-    """A finding about `examples` if there are any: "3 images of 40" for the `thing` and the `total`, and a `text`.
+    """A finding about `count` things, by default as many as `examples`, if there are any.
 
+    The message is "3 images of 40" for the `thing` and the `total`, and the `text`; only the `text` without a `thing`.
     Where `severity` is a number, it is an error from that share of `total` on, else a warning.
     """
-    if examples:
-        severity = severity if isinstance(severity, str) else grade(len(examples), total, severity)
-        yield finding(severity, code, f"{share(len(examples), thing, total)} {text}", examples)
+    count = len(examples) if count is None else count
+    if count:
+        severity = severity if isinstance(severity, str) else grade(count, total, severity)
+        message = f"{many(count, thing, total)} {text}" if thing else text
+        yield Finding(severity, code, message, count, tuple(examples[:MAX_EXAMPLES]))
 
 
 def grade(count: int, total: int, spoils: float = SPOILS) -> Severity:
@@ -149,16 +141,11 @@ def grade(count: int, total: int, spoils: float = SPOILS) -> Severity:
     return "error" if count >= spoils * total else "warning"
 
 
-def many(things: int | Sequence[Any], one: str, several: str = "") -> str:
-    """`"1 class"`, `"2 classes"`."""
+def many(things: int | Sequence[Any], thing: str, total: int = 0) -> str:
+    """`"1 class"`, `"2 classes"`, `"2 boxes of 20"`."""
     count = things if isinstance(things, int) else len(things)
-    return f"{count:,} {one if count == 1 else several or one + 's'}"
-
-
-def share(count: int, thing: str, total: int = 0) -> str:
-    """`"1 box of 20"`, `"2 boxes of 20"`; without a total, `"2 boxes"`."""
     plural = thing[:-1] + "ies" if thing.endswith("y") else thing + ("es" if thing.endswith(("s", "x")) else "s")
-    return many(count, thing, plural) + (f" of {total:,}" if total else "")
+    return f"{count:,} {thing if count == 1 else plural}" + (f" of {total:,}" if total else "")
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

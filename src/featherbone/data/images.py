@@ -1,6 +1,7 @@
 """Any image a user has, as upright 8-bit RGB."""
 
 import io
+import math
 import os
 import re
 import stat
@@ -63,15 +64,14 @@ def open_image(source: str | Path | bytes, name: str) -> Iterator[ImageFile.Imag
     """
     with _reasons(name), io.BytesIO(source) if isinstance(source, bytes) else _open_file(Path(source), name) as file:
         image = _identify(file, name)
-        limit = Image.MAX_IMAGE_PIXELS  # Pillow warns above it and refuses twice as much
+        limit = Image.MAX_IMAGE_PIXELS or math.inf  # Pillow warns above it and refuses twice as much
         pixels = image.width * image.height
-        if limit is not None and pixels > 2 * limit:
+        if pixels > 2 * limit:
             raise Image.DecompressionBombError
         if not pixels:
             raise BadImage(f"{name}: {image.width}x{image.height} pixels; replace or remove it")
         bomb = Image.DecompressionBombWarning
-        large = limit is not None and pixels > limit
-        with warnings.catch_warnings(action="ignore", category=bomb) if large else nullcontext():
+        with warnings.catch_warnings(action="ignore", category=bomb) if pixels > limit else nullcontext():
             yield image
 
 
@@ -188,25 +188,21 @@ def _identify(file: IO[bytes], name: str) -> ImageFile.ImageFile:
     if not head:
         raise BadImage(f"{name}: an empty file; replace or remove it")
     found = next((text for start, text in FOREIGN.items() if re.match(start, head, re.DOTALL)), None)
-    raise BadImage(f"{name}: {found or f'not a picture that can be read; {_formats()}'}")
+    readable = "not a picture that can be read; use JPEG, PNG, WebP, AVIF, BMP, GIF, TIFF or PPM"
+    raise BadImage(f"{name}: {found or readable}")
 
 
 def _has_late_text(file: IO[bytes]) -> bool:
     """Whether a PNG file has metadata behind its pixels."""
-    start, kind, behind = file.tell(), b"", False
+    start, kinds = file.tell(), [b""]
     file.seek(8)
-    while kind != b"IEND" and len(head := file.read(8)) == 8:
+    while kinds[-1] != b"IEND" and len(head := file.read(8)) == 8:
         size, kind = struct.unpack(">I4s", head)
-        if behind and kind in (b"eXIf", b"iTXt", b"zTXt", b"tEXt"):
-            break
-        behind |= kind == b"IDAT"
+        kinds.append(kind)
         file.seek(size + 4, io.SEEK_CUR)
     file.seek(start)
-    return kind in (b"eXIf", b"iTXt", b"zTXt", b"tEXt")
-
-
-def _formats() -> str:
-    return "use JPEG, PNG, WebP, AVIF, BMP, GIF, TIFF or PPM"
+    behind = kinds[kinds.index(b"IDAT") :] if b"IDAT" in kinds else []
+    return not {b"eXIf", b"iTXt", b"zTXt", b"tEXt"}.isdisjoint(behind)
 
 
 def _white(top: int, image: Image.Image | None = None) -> int:
@@ -261,14 +257,13 @@ def _from_pil(source: Image.Image, name: str) -> Image.Image:
 
 def _from_array(source: np.ndarray[Any, Any] | torch.Tensor) -> Image.Image:
     given = f"{'tensor' if isinstance(source, torch.Tensor) else 'array'} {tuple(source.shape)} of {source.dtype}"
-    if isinstance(source, torch.Tensor):
-        if source.is_meta or source.layout != torch.strided:
+    array = source
+    if isinstance(array, torch.Tensor):
+        if array.is_meta or array.layout != torch.strided:
             raise BadImage(f"{given}: a tensor without pixels or sparse; give a dense one of this machine")
-        tensor = source.detach().cpu()
-        array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # NumPy has no bfloat16
-        array = array.transpose(1, 2, 0) if array.ndim == 3 else array
-    else:
-        array = source
+        array = array.movedim(0, 2) if array.ndim == 3 else array
+        array = array.detach().cpu()
+        array = (array.float() if array.is_floating_point() else array).numpy()  # NumPy has no bfloat16
     if array.ndim not in (2, 3) or 0 in array.shape or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise BadImage(
             f"{given}: give an array (H, W) or (H, W, 1, 3 or 4), or a tensor (H, W) or (1, 3 or 4, H, W); several "

@@ -63,14 +63,8 @@ class Batches(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(self, count: int, batch_size: int, parts: int, rank: int, world: int, seed: int) -> None:
-        self.count, self.batch_size, self.parts, self.rank, self.world, self.seed = (
-            count,
-            batch_size,
-            parts,
-            rank,
-            world,
-            seed,
-        )
+        self.count, self.batch_size, self.parts = count, batch_size, parts
+        self.rank, self.world, self.seed = rank, world, seed
         self.epoch = self.start = 0
         self.steps = count // batch_size
 

@@ -28,12 +28,8 @@ def mix(images: Tensor, targets: Tensor, mixup: float, cutmix: float, seed: tupl
         height, width = images.shape[2:]
         half_h, half_w = int(height * (1 - lam) ** 0.5) // 2, int(width * (1 - lam) ** 0.5) // 2
         y, x = int(generator.integers(height)), int(generator.integers(width))
-        top, left, bottom, right = (
-            max(y - half_h, 0),
-            max(x - half_w, 0),
-            min(y + half_h, height),
-            min(x + half_w, width),
-        )
+        top, bottom = max(y - half_h, 0), min(y + half_h, height)
+        left, right = max(x - half_w, 0), min(x + half_w, width)
         mixed = images.clone()
         mixed[:, :, top:bottom, left:right] = images[partner][:, :, top:bottom, left:right]
         lam = 1 - (bottom - top) * (right - left) / (height * width)

@@ -75,15 +75,8 @@ class Preprocessing:
             side, rounding = "floor(height * side / min(h, w))", "down"
         else:
             side, rounding = "round(side / min(h / height, w / width))", "half_even"
-        resize = {
-            "height": height,
-            "width": width,
-            "side": side,
-            "rounding": rounding,
-            "filter": self.interpolation,
-            "antialias": True,
-            "result": "bytes",
-        }
+        resize = {"height": height, "width": width, "side": side, "rounding": rounding}
+        resize |= {"filter": self.interpolation, "antialias": True, "result": "bytes"}
         return {
             **asdict(self),
             "orientation": "exif",
@@ -110,9 +103,8 @@ class Preprocessing:
         return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
     def _fit(self, image: Image.Image) -> Tensor:
-        shown = self.normalise(
-            scale_image(image, self.frame(image.height, image.width), str_to_pil_interp(self.interpolation))
-        )
+        frame = self.frame(image.height, image.width)
+        shown = self.normalise(scale_image(image, frame, str_to_pil_interp(self.interpolation)))
         return F.pad(shown, (0, self.width - shown.shape[2], 0, self.height - shown.shape[1]))
 
 

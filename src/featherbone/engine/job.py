@@ -28,7 +28,7 @@ from featherbone.metrics.detection import DetectionMetrics
 from featherbone.metrics.outcome import SHOWN, Outcome
 from featherbone.progress import notify
 from featherbone.report import format_metric
-from featherbone.report.run import summarise, write_run_report
+from featherbone.report.run import write_run_report
 from featherbone.tasks.backbone import weights_licence
 from featherbone.tasks.card import Card, versions
 from featherbone.tasks.inference import Inference
@@ -193,7 +193,7 @@ class Job:
 
     def report(self, path: Path, card: Card, outcome: Outcome) -> None:
         """Write the page of a run, and detections in COCO's results format beside it."""
-        write_run_report(path, card, read_metrics(path.parent), summarise(card, self.val, outcome))
+        write_run_report(path, card, read_metrics(path.parent), self.val, outcome)
         if isinstance(outcome.metrics, DetectionMetrics):
             rows = outcome.metrics.coco_results(self.val.image_id, self.val.category_ids)
             write_json(path.with_name("detections.json"), rows)

@@ -59,7 +59,6 @@ class ExplainResult:
     """Prediction of a run; None for a backbone by name."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
         record = None if self.record is None else self.record.to_json()
         return {"page": str(self.page), "pictures": [str(path) for path in self.pictures], "record": record}
 
@@ -73,15 +72,11 @@ class Subject:
     """A network to explain."""
 
     name: str
-    net: Any
-    """A timm model in evaluation mode."""
+    net: Any  # a timm model in evaluation mode
     preprocessing: Preprocessing
-    weights: str
-    """Origin of the weights, in the words of the page."""
-    task: Classifier | None = None
-    """The task of a run; None for a backbone by name."""
-    warning: str = ""
-    """Shown at the top of the page."""
+    weights: str  # origin of the weights, in the words of the page
+    task: Classifier | None = None  # the task of a run; None for a backbone by name
+    warning: str = ""  # shown at the top of the page
 
 
 def explain(
@@ -109,20 +104,20 @@ def explain(
         with torch.no_grad():
             record = subject.task.decoder(subject.task(x), [])[0]
     sections = [view_section(view), *explain_net(subject, x, view)]
-    pictures = []
+    page, pictures = Path(out) / PAGE, []
     for shown in (shown for section in sections for shown in section.pictures):
-        pictures.append(Path(out) / f"{shown.name}.png")
+        pictures.append(page.with_name(f"{shown.name}.png"))
         save_picture(shown.image, pictures[-1])
     render(
-        "explain.html",
-        Path(out) / PAGE,
+        PAGE,
+        page,
         model=subject.name,
         subtitle=f"{Path(image).name}, with {subject.weights}",
         warning=subject.warning,
         record=record,
         sections=sections,
     )
-    return ExplainResult(Path(out) / PAGE, tuple(pictures), record)
+    return ExplainResult(page, tuple(pictures), record)
 
 
 def find_subject(model: str | Path, pretrained: bool) -> Subject:
@@ -135,15 +130,13 @@ def find_subject(model: str | Path, pretrained: bool) -> Subject:
         card, task = load_task(run)
         if card.task != "classification":
             raise BadOption(f"{model} is a run for {card.task}; explain takes runs for classification in this version")
-        return Subject(
-            card.backbone, task.backbone, card.preprocessing, f"the weights of run {run.resolve().name}", task
-        )
-    if pretrained:
-        net = build_backbone(name, pretrained=True).eval()
-        return Subject(name, net, preprocessing_of(name), "pretrained weights")
+        weights = f"the weights of run {run.resolve().name}"
+        return Subject(card.backbone, task.backbone, card.preprocessing, weights, task)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = build_backbone(name).eval()
+        net = build_backbone(name, pretrained=pretrained).eval()
+    if pretrained:
+        return Subject(name, net, preprocessing_of(name), "pretrained weights")
     warning = (
         "These weights are untrained. The maps below show how the mechanism works, not what matters in the picture. "
         "Pass a run folder, or --pretrained if timm has weights for this model."
@@ -153,13 +146,12 @@ def find_subject(model: str | Path, pretrained: bool) -> Subject:
 
 def explain_net(subject: Subject, x: Tensor, view: View) -> list[Section]:
     """All sections for one network input (1, 3, H, W). Raises `BadOption` if there is nothing to show."""
-    classes = None if subject.task is None else subject.task.classes
-    for family, sections in FAMILIES:
-        if isinstance(subject.net, family):
-            return [*cam_sections(subject.net, x, view, classes), *sections(subject.net, x, view)]
     if is_plain_vit(subject.net):
         return rollout_sections(subject.net, x, view)
-    found = cam_sections(subject.net, x, view, classes)
+    found = cam_sections(subject.net, x, view, None if subject.task is None else subject.task.classes)
+    for family, sections in FAMILIES:
+        if isinstance(subject.net, family):
+            return [*found, *sections(subject.net, x, view)]
     if not found:
         raise BadOption(
             f"{subject.name} has nothing to draw: it is not a plain ViT, and no class score depends on its last "

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from featherbone.backbones.lit import LIT
-from featherbone.explainers.figures import Picture, Section, Sheet
+from featherbone.explainers.capture import watch
+from featherbone.explainers.figures import Panel, Picture, Section, draw_panels
 from featherbone.explainers.view import View
 
 
@@ -24,14 +25,10 @@ def last_map(net: Any, x: Tensor) -> tuple[Tensor, Any]:
     input of the last block's attention.
     """
     if isinstance(net, LIT) and net.global_pool == "token":
-        features: list[Tensor] = []
-        handle = net.stages[-1].blocks[-1].norm1.register_forward_hook(lambda *call: features.append(call[2]))
-        try:
-            with torch.enable_grad():
-                logits = net(x.detach().requires_grad_())
-        finally:
-            handle.remove()
-        return logits, features[0]
+        attention = net.stages[-1].blocks[-1].attn
+        with watch([attention]) as inputs, torch.enable_grad():
+            logits = net(x.detach().requires_grad_())
+        return logits, inputs[attention][0]
     with torch.no_grad():
         found = net.forward_features(x)
     if isinstance(found, Tensor):
@@ -78,11 +75,10 @@ def cam_sections(net: Any, x: Tensor, view: View, classes: Sequence[str] | None)
     cam = grad_cam(*maps)
     name = f"class {label}" if classes is None else f"“{classes[label]}”"
     nothing = "" if cam.any() else " No position raises it."
-    sheet = Sheet(view, 2, 2)
-    sheet.show(title="what the network saw", point=False)
     height, width = cam.shape
     limits, title = (0.0, max(cam.max().item(), 1e-12)), f"Grad-CAM, {height} × {width} positions"
-    sheet.show(cam, stride_of(net, view, height, width), title, limits=limits, smooth=True, point=False)
+    panels = Panel("what the network saw"), Panel(title, cam, stride_of(net, view, height, width), limits)
+    drawn = draw_panels(view, panels, point=False, smooth=True)
     caption = (
         f"The predicted class is {name}, at {logits[0].softmax(0)[label].item():.1%}. Bright positions of the last "
         f"feature map raise its score; dark ones lower it or have no effect.{nothing}"
@@ -91,4 +87,4 @@ def cam_sections(net: Any, x: Tensor, view: View, classes: Sequence[str] | None)
         "Channels of the last feature map are summed weighted by the mean gradient of the class's score; negative sums "
         "are set to zero. The map is coarse and was enlarged; it shows where, not why."
     )
-    return [Section("Evidence for the class (Grad-CAM)", text, (Picture("gradcam", sheet.image(), caption),))]
+    return [Section("Evidence for the class (Grad-CAM)", text, (Picture("gradcam", drawn, caption),))]

@@ -1,20 +1,18 @@
 """Maps drawn over the picture that the network saw."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from featherbone.data.images import read_image
-from featherbone.draw import legible
+from featherbone.draw import INK, contact_sheet, font
 from featherbone.explainers.view import View
 
 Array = np.ndarray[Any, Any]
@@ -22,6 +20,8 @@ Array = np.ndarray[Any, Any]
 WIDTH = 1200  # pixels per row
 DPI = 100
 GAP, LINE = 6, 22  # pixels between panels, and per title
+FINE = 2  # a sheet is drawn at this scale and reduced
+CELL = 560  # pixels of the longer side of the image and its crop
 POINT = "#00e5ff"
 HOW_TO_READ = (
     "Colours run from 0 (dark) to the maximum of each map, or to twice the uniform weight if that is more; the number "
@@ -48,87 +48,69 @@ class Section:
     pictures: tuple[Picture, ...]
 
 
-class Sheet:
-    """Panels of the view's shape, filled row by row, each up to `max_width` pixels wide.
+class Panel(NamedTuple):
+    """A map over the picture in grey, or the picture itself."""
 
-    All share one set of axes in pixels of the sheet, which is several times faster than axes for each panel.
-    """
+    title: str
+    values: Tensor | None = None  # (h, w)
+    stride: float | None = None  # pixels of the network's input per position; without one the map covers the picture
+    limits: tuple[float, float] = (0, 1)  # with a lower limit under 0, values near 0 are transparent
+    colours: str = "magma"
 
-    def __init__(self, view: View, count: int, columns: int, max_width: int = 360) -> None:
-        self.view, self.columns = view, columns
-        self.wide = min(max_width, WIDTH // columns - GAP)
-        self.scale = self.wide / view.width  # pixels of the sheet per pixel of the network's input
-        self.high = round(view.height * self.scale)
-        size = columns * (self.wide + GAP) + GAP, -(-count // columns) * (self.high + LINE + GAP)
-        self.figure = Figure(figsize=(size[0] / DPI, size[1] / DPI))
-        self.axes = self.figure.add_axes((0, 0, 1, 1), xlim=(0, size[0]), ylim=(size[1], 0))
-        self.axes.set_axis_off()
-        self.left, self.top, self.filled = 0, 0, 0
-        self.grey = view.picture(2 * self.wide).convert("L")
 
-    def show(
-        self,
-        values: Tensor | None = None,
-        stride: float | None = None,
-        title: str = "",
-        *,
-        limits: tuple[float, float] = (0, 1),
-        colours: str = "magma",
-        smooth: bool = False,
-        point: bool = True,
-    ) -> None:
-        """Fill the next panel with a map (h, w) over the picture in grey, or with the picture, and the query point.
+def attention_panel(weights: Tensor, stride: float | None, title: str) -> Panel:
+    """Weights (h, w) of a distribution, from 0 to their maximum, or to twice the uniform weight if that is more."""
+    largest, uniform = weights.max().item(), 1 / weights.numel()
+    return Panel(f"{title}: {largest / uniform:.1f}×", weights, stride, (0.0, max(largest, 2 * uniform)))
 
-        A position of the map covers `stride` pixels of the input; without a stride the map covers the picture. If the
-        lower limit is negative, values near 0 are transparent.
-        """
-        row, column = divmod(self.filled, self.columns)
-        self.left, self.top = GAP + column * (self.wide + GAP), LINE + row * (self.high + LINE + GAP)
-        self.filled += 1
-        if values is None:
-            self._draw(np.asarray(self.view.picture(2 * self.wide)), self.wide, self.high)
-        else:
-            self._draw(np.asarray(self.grey), self.wide, self.high, cmap="gray", vmin=0, vmax=255)
-            array = values.detach().float().cpu().numpy()
-            high, wide = (self.high, self.wide) if stride is None else (n * stride * self.scale for n in array.shape)
-            signed = limits[0] < 0
-            alpha = 0.9 * np.clip(np.abs(array) / limits[1], 0, 1) ** 0.7 if signed else 0.62
-            look: dict[str, Any] = dict(cmap=colours, vmin=limits[0], vmax=limits[1], alpha=alpha)
-            self._draw(array, wide, high, interpolation="bilinear" if smooth else "nearest", **look)
-        self.axes.text(
-            self.left + self.wide / 2, self.top - 0.5 * LINE, title, fontsize=8.5, ha="center", va="center_baseline"
-        )
+
+def signed_panel(values: Tensor, stride: float | None, title: str) -> Panel:
+    """Values (h, w) of either sign, red above 0 and blue below."""
+    largest = max(values.abs().max().item(), 1e-12)
+    return Panel(f"{title}: ±{largest:.2g}", values, stride, (-largest, largest), "RdBu_r")
+
+
+def draw_panels(
+    view: View,
+    panels: Sequence[Panel],
+    columns: int | None = None,
+    max_width: int = 360,
+    point: bool = True,
+    smooth: bool = False,
+) -> Image.Image:
+    """Panels of the view's shape, row by row, by default as many as fit, with the query point if `point`."""
+    columns = columns or columns_of(len(panels))
+    wide = FINE * min(max_width, WIDTH // columns - GAP)
+    scale = wide / view.width
+    high, gap, line = round(view.height * scale), FINE * GAP, FINE * LINE
+    rows = -(-len(panels) // columns)
+    sheet = Image.new("RGB", (columns * (wide + gap) + gap, rows * (high + line + gap)), "white")
+    draw, face, picture = ImageDraw.Draw(sheet), font(FINE * 12), view.picture(wide)
+    for i, panel in enumerate(panels):
+        left, top = gap + i % columns * (wide + gap), line + i // columns * (high + line + gap)
+        shown = picture
+        if panel.values is not None:
+            shown = picture.convert("L").convert("RGB")
+            covered = (panel.stride * scale * side for side in panel.values.shape) if panel.stride else (high, wide)
+            height, width = map(round, covered)
+            how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
+            above = _colour(panel).resize((width, height), how)
+            shown.paste(above, mask=above)
+        sheet.paste(shown, (left, top))
+        draw.text((left + wide / 2, top - line / 2), panel.title, INK, face, anchor="mm")
         if point:
-            mark(self.axes, *self.place(np.array([self.view.x, self.view.y])))
+            mark(sheet, left + view.x * scale, top + view.y * scale)
+    return sheet.reduce(FINE)
 
-    def _draw(self, array: Array, width: float, height: float, **look: Any) -> None:
-        extent = (self.left, self.left + width, self.top + height, self.top)
-        self.clip(self.axes.imshow(array, extent=extent, aspect="auto", **look))
 
-    def clip(self, *drawn: Artist) -> None:
-        """Clip what was drawn to the panel filled last."""
-        for artist in drawn:
-            artist.set_clip_path(Rectangle((self.left, self.top), self.wide, self.high, transform=self.axes.transData))
-
-    def place(self, points: Array) -> Array:
-        """Points (..., 2), x and y in pixels of the network's input, on the panel filled last."""
-        return points * self.scale + (self.left, self.top)
-
-    def show_attention(self, weights: Tensor, stride: float | None, title: str, point: bool = True) -> None:
-        """Weights (h, w) of a distribution, from 0 to their maximum, or to twice the uniform weight if that is more."""
-        largest, uniform = weights.max().item(), 1 / weights.numel()
-        self.show(
-            weights, stride, f"{title}: {largest / uniform:.1f}×", limits=(0.0, max(largest, 2 * uniform)), point=point
-        )
-
-    def show_signed(self, values: Tensor, stride: float | None, title: str) -> None:
-        """Values (h, w) of either sign, red above 0 and blue below."""
-        largest = max(values.abs().max().item(), 1e-12)
-        self.show(values, stride, f"{title}: ±{largest:.2g}", limits=(-largest, largest), colours="RdBu_r")
-
-    def image(self) -> Image.Image:
-        """The sheet as RGB."""
-        return render(self.figure)
+def _colour(panel: Panel) -> Image.Image:
+    """The map of a panel in RGBA, a pixel for each position."""
+    assert panel.values is not None, "a panel with a map"
+    low, high = panel.limits
+    values = panel.values.detach().float().cpu().numpy()
+    alpha = 0.9 * np.clip(np.abs(values) / high, 0, 1) ** 0.7 if low < 0 else 0.62
+    colours = matplotlib.colormaps[panel.colours]((values - low) / (high - low), alpha=alpha, bytes=True)
+    return Image.fromarray(colours)
 
 
 def attention_sheet(
@@ -139,11 +121,9 @@ def attention_sheet(
     columns: int | None = None,
     point: bool = True,
 ) -> Image.Image:
-    """Distributions (n, h, w) in rows of `columns` panels, by default as many as fit."""
-    sheet = Sheet(view, len(maps), columns or columns_of(len(maps)))
-    for weights, title in zip(maps, titles, strict=True):
-        sheet.show_attention(weights, stride, title, point)
-    return sheet.image()
+    """Distributions (n, h, w) as `attention_panel`s."""
+    panels = [attention_panel(weights, stride, title) for weights, title in zip(maps, titles, strict=True)]
+    return draw_panels(view, panels, columns, point=point)
 
 
 def columns_of(count: int, limit: int = 8) -> int:
@@ -153,10 +133,11 @@ def columns_of(count: int, limit: int = 8) -> int:
     return next((n for n in range(limit, limit // 2, -1) if count % n == 0), limit)
 
 
-def mark(axes: Axes, x: float, y: float) -> None:
-    """The query point as a ring."""
-    for colour, width in (("black", 2.8), (POINT, 1.4)):
-        axes.plot(x, y, "o", markersize=6.5, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=width)
+def mark(picture: Image.Image, x: float, y: float) -> None:
+    """Draw the query point as a ring, on a picture that is reduced to a `FINE`th."""
+    draw, radius = ImageDraw.Draw(picture), 4.5 * FINE
+    for colour, width in (("black", 2 * FINE), (POINT, FINE)):
+        draw.circle((x, y), radius + width / 2, outline=colour, width=width)
 
 
 def render(figure: Figure) -> Image.Image:
@@ -170,21 +151,18 @@ def view_section(view: View) -> Section:
     """The whole image with the network's crop, and the crop by itself."""
     (width, height), (x1, y1, x2, y2) = view.image.size, view.box
     x, y = x1 + view.x / view.width * (x2 - x1), y1 + view.y / view.height * (y2 - y1)
-    aspects = width / height, view.width / view.height
-    tall = min(3.6, WIDTH / DPI / sum(aspects))
-    figure = Figure(figsize=(tall * sum(aspects) + 0.1, tall + 0.25), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=aspects)
-    left.imshow(legible(view.image, min_width=480), extent=(0, width, height, 0))
-    hidden = ((0, 0, x1, height), (x2, 0, width - x2, height), (x1, 0, x2 - x1, y1), (x1, y2, x2 - x1, height - y2))
-    for corner_x, corner_y, wide, high in hidden:
-        left.add_patch(Rectangle((corner_x, corner_y), wide, high, facecolor="white", alpha=0.6, linewidth=0))
-    left.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=POINT, linewidth=1.8))
-    left.set_title("the image", fontsize=9, pad=3)
-    right.imshow(view.picture(480), extent=(0, view.width, view.height, 0))
-    right.set_title(f"what the network saw, as {view.width} × {view.height} pixels", fontsize=9, pad=3)
-    for ax, mark_x, mark_y in ((left, x, y), (right, view.x, view.y)):
-        ax.set_axis_off()
-        mark(ax, mark_x, mark_y)
+    scale = FINE * CELL / max(width, height)
+    shown = view.image.resize((max(round(width * scale), 1), max(round(height * scale), 1)))
+    left, top, right, bottom = (round(side * scale) for side in view.box)
+    whole = Image.blend(shown, Image.new("RGB", shown.size, "white"), 0.6)
+    whole.paste(shown.crop((left, top, right, bottom)), (left, top))
+    ImageDraw.Draw(whole).rectangle((left, top, right - 1, bottom - 1), outline=POINT, width=2 * FINE)
+    mark(whole, x * scale, y * scale)
+    scale = FINE * CELL / max(view.width, view.height)
+    part = view.picture(max(round(view.width * scale), 1))
+    mark(part, view.x * scale, view.y * scale)
+    captions = ("the image", f"what the network saw, as {view.width} × {view.height} pixels")
+    drawn = contact_sheet([whole, part], captions, columns=2, cell=CELL)
     caption = (
         f"The network saw x {x1:.0f} to {x2:.0f} and y {y1:.0f} to {y2:.0f} of the image's {width} × {height} pixels; "
         f"the rest was cropped. The ring is the query point, x {x:.0f}, y {y:.0f}."
@@ -193,4 +171,4 @@ def view_section(view: View) -> Section:
         "Below, each position of a map is drawn as a cell of the picture as wide as the stride of the map; the "
         "receptive field of a position is larger."
     )
-    return Section("What the network saw", text, (Picture("view", render(figure), caption),))
+    return Section("What the network saw", text, (Picture("view", drawn, caption),))

@@ -11,10 +11,11 @@ from featherbone.explainers.figures import (
     DPI,
     HOW_TO_READ,
     WIDTH,
+    Panel,
     Picture,
     Section,
-    Sheet,
     attention_sheet,
+    draw_panels,
     render,
 )
 from featherbone.explainers.view import View
@@ -32,52 +33,35 @@ def lightvit_sections(net: LightViT, x: Tensor, view: View) -> list[Section]:
         titles = [f"token {t + 1}" for t in range(len(maps))]
         drawn = attention_sheet(view, maps, 8 * 2**i, titles, point=False)
         pictures.append(Picture(f"global-stage{i + 1}", drawn, f"Stage {i + 1}, mean of {block.attn.num_heads} heads."))
-    sections = [
-        Section(
-            "Global tokens",
-            "A few learned tokens aggregate the image, G = softmax(q_g k_xᵀ / √d) v_x, and broadcast it to every "
-            f"position. Each map is the attention of one token in the last block of a stage. {HOW_TO_READ}",
-            tuple(pictures),
-        )
-    ]
+    text = (
+        "A few learned tokens aggregate the image, G = softmax(q_g k_xᵀ / √d) v_x, and broadcast it to every position. "
+        f"Each map is the attention of one token in the last block of a stage. {HOW_TO_READ}"
+    )
+    sections = [Section("Global tokens", text, tuple(pictures))]
     gates = [block.mlp.gate for block in blocks]
     if all(isinstance(gate, BiDimensionalAttention) for gate in gates):
-        channel, spatial = zip(*(gate.gates(*inputs[gate]) for gate in gates), strict=True)
-        maps = [
-            gate[0, -height * width :, 0].unflatten(0, (height, width))  # the global tokens come first
-            for gate, (_, height, width) in zip(spatial, (inputs[block.attn] for block in blocks), strict=True)
-        ]
-        sections.append(
-            Section(
-                "Bi-dimensional attention",
-                "The output of the feed-forward network is multiplied by two gates between 0 and 1: one for each "
-                "position, one for each channel.",
-                (
-                    Picture(
-                        "gate-spatial",
-                        draw_spatial(maps, view),
-                        "The spatial gate in the last block of each stage. Colours run from the minimum to the maximum "
-                        "of each map, which are in its title: a gate with a narrow range hardly selects.",
-                    ),
-                    Picture(
-                        "gate-channel",
-                        draw_channels([gate.flatten() for gate in channel]),
-                        "The channel gate, sorted; the dashed line is 0.5, the value of a gate with input 0.",
-                    ),
-                ),
-            )
+        panels, channels = [], []
+        for i, block in enumerate(blocks):
+            channel, spatial = block.mlp.gate.gates(*inputs[block.mlp.gate])
+            _, height, width = inputs[block.attn]
+            gate = spatial[0, -height * width :, 0].unflatten(0, (height, width))  # the global tokens come first
+            low, high = gate.min().item(), gate.max().item()
+            title, limits = f"stage {i + 1}: {low:.3f} to {high:.3f}", (low, max(high, low + 1e-6))
+            panels.append(Panel(title, gate, 8 * 2**i, limits, "viridis"))
+            channels.append(channel.flatten())
+        text = (
+            "The output of the feed-forward network is multiplied by two gates between 0 and 1: one for each position, "
+            "one for each channel."
         )
+        caption = (
+            "The spatial gate in the last block of each stage. Colours run from the minimum to the maximum of each "
+            "map, which are in its title: a gate with a narrow range hardly selects."
+        )
+        spatial_gate = Picture("gate-spatial", draw_panels(view, panels, point=False), caption)
+        caption = "The channel gate, sorted; the dashed line is 0.5, the value of a gate with input 0."
+        channel_gate = Picture("gate-channel", draw_channels(channels), caption)
+        sections.append(Section("Bi-dimensional attention", text, (spatial_gate, channel_gate)))
     return sections
-
-
-def draw_spatial(maps: list[Tensor], view: View) -> Image.Image:
-    """Gates (h, w) side by side."""
-    sheet = Sheet(view, len(maps), len(maps))
-    for i, gate in enumerate(maps):
-        low, high = gate.min().item(), gate.max().item()
-        title = f"stage {i + 1}: {low:.3f} to {high:.3f}"
-        sheet.show(gate, 8 * 2**i, title, limits=(low, max(high, low + 1e-6)), colours="viridis", point=False)
-    return sheet.image()
 
 
 def draw_channels(gates: list[Tensor]) -> Image.Image:

@@ -4,12 +4,13 @@ import math
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from featherbone.backbones.lit import LIT, Attention
 from featherbone.explainers.capture import inputs_of
-from featherbone.explainers.figures import HOW_TO_READ, Picture, Section, Sheet, attention_sheet
+from featherbone.explainers.figures import DPI, HOW_TO_READ, WIDTH, Picture, Section, attention_sheet, render
 from featherbone.explainers.view import View
 from featherbone.ops.deform import TAPS, sampling_points
 
@@ -26,27 +27,20 @@ def lit_sections(net: LIT, x: Tensor, view: View) -> list[Section]:
     sections = []
     if merges:
         offsets = [merge.offsets(*inputs[merge]) for merge in merges]
-        sections.append(
-            Section(
-                "Deformable token merging (DTM)",
-                "Four positions are merged into one, with learned sampling points: each arrow runs from a tap of the "
-                "regular 2 × 2 grid (hollow) to its sampling point (filled), at true length. Only some of the windows "
-                "are drawn; outside the picture, zeros are read.",
-                (Picture("dtm", draw_merges(offsets, view), offsets_caption(offsets)),),
-            )
+        text = (
+            "Four positions are merged into one, with learned sampling points: each arrow runs from a tap of the "
+            "regular 2 × 2 grid (hollow) to its sampling point (filled), at true length. Only some of the windows are "
+            "drawn; outside the picture, zeros are read."
         )
+        picture = Picture("dtm", draw_merges(offsets, view), offsets_caption(offsets))
+        sections.append(Section("Deformable token merging (DTM)", text, (picture,)))
     pictures = []
     for i, attention in attentions.items():
         pictures += attention_pictures(attention, inputs[attention], i, view)
     if pictures:
         bias = "" if net.num_prefix_tokens else " + B"
-        sections.append(
-            Section(
-                "Attention",
-                f"softmax(q kᵀ / √d{bias}) of the last block of each stage with attention. {HOW_TO_READ}",
-                tuple(pictures),
-            )
-        )
+        text = f"softmax(q kᵀ / √d{bias}) of the last block of each stage with attention. {HOW_TO_READ}"
+        sections.append(Section("Attention", text, tuple(pictures)))
     return sections
 
 
@@ -94,21 +88,23 @@ def tap_pixels(offsets: Tensor, stride: int) -> Tensor:
 
 def draw_merges(offsets: list[Tensor], view: View) -> Image.Image:
     """The mergings side by side: arrows from regular taps to sampling points, for windows spread over the map."""
-    sheet = Sheet(view, len(offsets), len(offsets), max_width=400)
-    for i, offset in enumerate(offsets):
-        sheet.show(title=f"into stage {i + 2}", point=False)
+    width = min(4, WIDTH / DPI / len(offsets))
+    figure = Figure(figsize=(width * len(offsets), width * view.height / view.width + 0.3), layout="constrained")
+    arrows: dict[str, Any] = dict(angles="xy", scale_units="xy", scale=1, units="dots", width=1.5, headwidth=4)
+    hollow: dict[str, Any] = dict(markersize=4, markerfacecolor="none", markeredgewidth=0.8)
+    for i, (offset, axes) in enumerate(zip(offsets, figure.subplots(1, len(offsets), squeeze=False)[0], strict=True)):
+        axes.imshow(view.picture(800), extent=(0, view.width, view.height, 0))
+        axes.set(xlim=(0, view.width), ylim=(view.height, 0))
+        axes.set_axis_off()
+        axes.set_title(f"into stage {i + 2}", fontsize=9, pad=3)
         step = math.ceil(max(offset.shape[2:]) / MAX_WINDOWS)
         ends, starts = (
-            sheet.place(tap_pixels(values, 4 * 2**i)[step // 2 :: step, step // 2 :: step].cpu().numpy())
+            tap_pixels(values, 4 * 2**i)[step // 2 :: step, step // 2 :: step].cpu().numpy()
             for values in (offset, torch.zeros_like(offset))
         )
         for tap, colour in enumerate(TAP_COLOURS):
             start, end = starts[:, :, tap].reshape(-1, 2).T, ends[:, :, tap].reshape(-1, 2).T
-            arrows: dict[str, Any] = dict(angles="xy", scale_units="xy", scale=1, units="dots", width=1.5, headwidth=4)
-            hollow: dict[str, Any] = dict(markersize=4, markerfacecolor="none", markeredgewidth=0.8)
-            sheet.clip(
-                sheet.axes.quiver(*start, *(end - start), color=colour, **arrows),
-                *sheet.axes.plot(*start, "o", markeredgecolor="white", **hollow),
-                *sheet.axes.plot(*end, "o", markersize=2.6, color=colour),
-            )
-    return sheet.image()
+            axes.quiver(*start, *(end - start), color=colour, **arrows)
+            axes.plot(*start, "o", markeredgecolor="white", **hollow)
+            axes.plot(*end, "o", markersize=2.6, color=colour)
+    return render(figure)

@@ -17,11 +17,11 @@ from featherbone.explainers.figures import (
     POINT,
     WIDTH,
     Array,
+    Panel,
     Picture,
     Section,
-    Sheet,
     attention_sheet,
-    mark,
+    draw_panels,
     render,
 )
 from featherbone.explainers.view import View
@@ -72,39 +72,32 @@ def lvt_sections(net: LVT, x: Tensor, view: View) -> list[Section]:
     attentions = [stage.blocks[-1].attn for stage in net.stages]
     inputs = {module: given[0] for module, given in inputs_of(attentions, net, x).items()}
     csa, *rasas = attentions
-    responses = [atrous_responses(rasa, inputs[rasa]) for rasa in rasas]
-    return [
-        Section(
-            "Convolutional self-attention (CSA), stage 1",
-            "Every 3 × 3 window of the map has a matrix A: row i has the weights of the nine input positions j for "
-            "output position i; each input position is multiplied by its own matrix W_j. Windows have stride 2 and "
-            "their results are summed where they overlap, so a position is in one, two or four windows.",
-            (
-                Picture(
-                    "csa",
-                    draw_csa(csa, inputs[csa], view),
-                    "One row for each window that contains the ring. For every head: the matrix A (rows i, columns j; "
-                    "the row of the ring framed), and over the picture the kernel of the window's centre, row i = 5. "
-                    "A uniform weight is 11%; positions outside the picture are zeros.",
-                ),
-            ),
-        ),
-        Section(
-            "Recursive atrous self-attention (RASA), stages 2 to 4",
-            "softmax(q kᵀ / √d) of the last block for the query at the ring. The attention is applied repeatedly with "
-            f"the same weights: one row for each step. {HOW_TO_READ}",
-            tuple(
-                Picture(f"rasa-stage{i + 2}", draw_rasa(rasa, inputs[rasa], view, 8 * 2**i), f"Stage {i + 2}.")
-                for i, rasa in enumerate(rasas)
-            ),
-        ),
-        Section(
-            "Atrous queries",
-            "The query is the sum of SiLU(conv(q)) over the dilations r = 1, 3, 5 with one shared kernel. Shown is the "
-            "norm over the channels of each term in the first recursion.",
-            (Picture("atrous", draw_responses(responses, view), "Rows are stages 2 to 4, columns are dilations."),),
-        ),
-    ]
+    text = (
+        "Every 3 × 3 window of the map has a matrix A: row i has the weights of the nine input positions j for output "
+        "position i; each input position is multiplied by its own matrix W_j. Windows have stride 2 and their results "
+        "are summed where they overlap, so a position is in one, two or four windows."
+    )
+    caption = (
+        "One row for each window that contains the ring. For every head: the matrix A (rows i, columns j; the row of "
+        "the ring framed), and over the picture the kernel of the window's centre, row i = 5. A uniform weight is 11%; "
+        "positions outside the picture are zeros."
+    )
+    kernels = Picture("csa", draw_csa(csa, inputs[csa], view), caption)
+    sections = [Section("Convolutional self-attention (CSA), stage 1", text, (kernels,))]
+    text = (
+        "softmax(q kᵀ / √d) of the last block for the query at the ring. The attention is applied repeatedly with the "
+        f"same weights: one row for each step. {HOW_TO_READ}"
+    )
+    maps = (draw_rasa(rasa, inputs[rasa], view, 8 * 2**i) for i, rasa in enumerate(rasas))
+    pictures = tuple(Picture(f"rasa-stage{stage}", drawn, f"Stage {stage}.") for stage, drawn in enumerate(maps, 2))
+    sections.append(Section("Recursive atrous self-attention (RASA), stages 2 to 4", text, pictures))
+    text = (
+        "The query is the sum of SiLU(conv(q)) over the dilations r = 1, 3, 5 with one shared kernel. Shown is the "
+        "norm over the channels of each term in the first recursion."
+    )
+    drawn = draw_responses([atrous_responses(rasa, inputs[rasa]) for rasa in rasas], view)
+    queries = Picture("atrous", drawn, "Rows are stages 2 to 4, columns are dilations.")
+    return [*sections, Section("Atrous queries", text, (queries,))]
 
 
 def draw_csa(csa: CSA, x: Tensor, view: View) -> Image.Image:
@@ -137,7 +130,7 @@ def draw_kernel(axes: Axes, view: View, kernel: Array, row: int, column: int, li
     for (i, j), weight in np.ndenumerate(kernel):
         x, y, colour = left + (j + 0.5) * STRIDE, top + (i + 0.5) * STRIDE, "black" if weight > 0.7 * limit else "white"
         axes.text(x, y, f"{weight:.0%}", color=colour, fontsize=9, ha="center", va="center")
-    mark(axes, view.x, view.y)
+    axes.plot(view.x, view.y, "o", markersize=6.5, markerfacecolor="none", markeredgecolor=POINT, markeredgewidth=1.4)
     axes.set(xlim=(left - margin, right + margin), ylim=(bottom + margin, top - margin), xticks=(), yticks=())
 
 
@@ -154,11 +147,11 @@ def draw_rasa(rasa: RASA, x: Tensor, view: View, stride: int) -> Image.Image:
 
 def draw_responses(responses: list[Tensor], view: View) -> Image.Image:
     """Norms of the atrous terms, a row for each stage."""
-    sheet = Sheet(view, len(responses) * len(DILATIONS), len(DILATIONS), max_width=240)
+    panels = []
     for i, terms in enumerate(responses):
         lengths = terms.norm(dim=3)  # (3, H, W)
         limits = 0.0, lengths.max().item()
         for length, r in zip(lengths, DILATIONS, strict=True):
             title = f"stage {i + 2}, r = {r}: mean {length.mean():.2g}"
-            sheet.show(length, 8 * 2**i, title, limits=limits, colours="viridis", point=False)
-    return sheet.image()
+            panels.append(Panel(title, length, 8 * 2**i, limits, "viridis"))
+    return draw_panels(view, panels, len(DILATIONS), max_width=240, point=False)

@@ -1,7 +1,5 @@
 """Attention rollout for plain vision transformers (arXiv 2005.00928)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,7 +7,7 @@ from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 from featherbone.explainers.cam import grid_of
-from featherbone.explainers.capture import watch
+from featherbone.explainers.capture import inputs_of
 from featherbone.explainers.figures import HOW_TO_READ, Picture, Section, attention_sheet
 from featherbone.explainers.view import View
 
@@ -25,27 +23,20 @@ def is_plain_vit(net: nn.Module) -> bool:
     return blocks is not None and 0 < len(attentions_of(net)) == len(blocks)
 
 
-@contextmanager
-def unfused(modules: list[Any]) -> Iterator[None]:
-    """The modules compute their attention unfused inside the block."""
-    before = [module.fused_attn for module in modules]
-    try:
-        for module in modules:
-            module.fused_attn = False
-        yield
-    finally:
-        for module, fused in zip(modules, before, strict=True):
-            module.fused_attn = fused
-
-
 @torch.no_grad()
 def attention_maps(net: nn.Module, x: Tensor) -> list[Tensor]:
     """softmax(q k^T d^-1/2) (heads, N, N) of each block of a plain ViT; x is (1, 3, H, W)."""
     modules = attentions_of(net)
-    drops = [module.attn_drop for module in modules]  # their input is the attention
-    with unfused(modules), watch(drops) as seen:
-        net(x)
-    return [seen[drop][0][0] for drop in drops]
+    fused = [module.fused_attn for module in modules]
+    drops = [module.attn_drop for module in modules]  # their input is the attention, unless it is fused
+    try:
+        for module in modules:
+            module.fused_attn = False
+        inputs = inputs_of(drops, net, x)
+    finally:
+        for module, before in zip(modules, fused, strict=True):
+            module.fused_attn = before
+    return [inputs[drop][0][0] for drop in drops]
 
 
 def rollout(maps: list[Tensor]) -> Tensor:
@@ -69,15 +60,12 @@ def rollout_sections(net: Any, x: Tensor, view: View) -> list[Section]:
     last = (maps[-1][:, 0] if prefix else maps[-1].mean(1))[:, prefix:].unflatten(1, grid)
     drawn = attention_sheet(view, torch.stack([of_reader, of_point]), None, (reader, "point at the ring"))
     heads = attention_sheet(view, last, None, [f"head {h + 1}" for h in range(len(last))], point=False)
-    return [
-        Section(
-            "Attention rollout",
-            "Attention multiplied through all blocks: the product of (A + I) / 2, where A is the mean over the heads "
-            "and I the residual path. It is approximate: values, MLPs and signs are ignored. "
-            f"{HOW_TO_READ}",
-            (
-                Picture("rollout", drawn, f"Contribution of each patch to the {reader}, and to the patch at the ring."),
-                Picture("last-block", heads, f"Attention of the {reader} in the last block, one map for each head."),
-            ),
-        )
-    ]
+    text = (
+        "Attention multiplied through all blocks: the product of (A + I) / 2, where A is the mean over the heads and I "
+        f"the residual path. It is approximate: values, MLPs and signs are ignored. {HOW_TO_READ}"
+    )
+    pictures = (
+        Picture("rollout", drawn, f"Contribution of each patch to the {reader}, and to the patch at the ring."),
+        Picture("last-block", heads, f"Attention of the {reader} in the last block, one map for each head."),
+    )
+    return [Section("Attention rollout", text, pictures)]

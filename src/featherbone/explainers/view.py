@@ -26,9 +26,8 @@ class View:
 
     def picture(self, width: int) -> Image.Image:
         """What the network saw, resized from the original image to a width of `width` pixels."""
-        return self.image.resize(
-            (width, round(width * self.height / self.width)), Image.Resampling.BICUBIC, box=self.box
-        )
+        size = width, round(width * self.height / self.width)
+        return self.image.resize(size, Image.Resampling.BICUBIC, box=self.box)
 
     def cell(self, height: int, width: int, stride: float) -> tuple[int, int]:
         """Row and column of the query point on a map with a stride of `stride` pixels."""

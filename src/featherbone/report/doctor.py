@@ -1,5 +1,6 @@
 """The doctor's page: verdict, images or objects of each class, sizes of objects, and every finding with examples."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,7 @@ MAX_CLASSES = 40
 
 def write_doctor_page(examination: Examination, path: Path) -> None:
     """Write the page of an examination."""
-    severities = [finding.severity for finding in examination.findings]
-    counts = {severity: severities.count(severity) for severity in SEVERITIES}
+    counts = Counter(finding.severity for finding in examination.findings)
     splits = [split for split, counted in examination.counts.items() if any(counted)]
     shown, omitted = class_rows(examination, splits)
     render(
@@ -22,7 +22,7 @@ def write_doctor_page(examination: Examination, path: Path) -> None:
         path,
         examination=examination,
         name=Path(examination.data).name,
-        severities=[(severity, many(count, severity)) for severity, count in counts.items() if count],
+        severities=[(severity, many(counts[severity], severity)) for severity in SEVERITIES if counts[severity]],
         summary=summarise(examination),
         splits=splits,
         classes=shown,
@@ -37,7 +37,7 @@ def summarise(examination: Examination) -> list[str]:
     totals = {split: sum(counts) for split, counts in examination.counts.items()}
     parts = ", ".join(f"{count:,} in {split}" for split, count in totals.items() if count)
     things = "objects" if facts else "readable images"
-    lines = [f"{sum(totals.values()):,} {things} of {many(examination.classes, 'class', 'classes')}: {parts}"]
+    lines = [f"{sum(totals.values()):,} {things} of {many(examination.classes, 'class')}: {parts}"]
     if facts:
         images = [
             f"{count:,} images in {split}, {facts.negatives[split]:,} of them without objects"

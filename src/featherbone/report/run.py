@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -29,8 +28,7 @@ MAX_CONFUSION = 60
 BLUE, RED, GREEN = "#4c6fff", "#e4572e", "#2a9d6f"
 
 
-@dataclass(frozen=True)
-class Plot:
+class Plot(NamedTuple):
     """A section with a plot, and text below it."""
 
     title: str
@@ -38,72 +36,37 @@ class Plot:
     text: str = ""
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """A section with pictures in columns that are `cell` pixels wide."""
+class Sheet(NamedTuple):
+    """A section with a row of image, ground truth and prediction for each image."""
 
     title: str
     pictures: Sequence[Image.Image]
     captions: Sequence[str]
-    columns: int
-    cell: int = 150
-    text: str = ""
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What differs from task to task on the page of a run."""
-
-    cells: Mapping[str, str]
-    """Headline figures by name."""
-    curves: Mapping[str, str]
-    """Validation metrics that are drawn over the epochs: keys of `metrics.jsonl` with their names."""
-    classes: Sequence[tuple[str, float | None, str]]
-    """Name, metric from 0 to 1, and note of each class."""
-    sheets: Sequence[Sheet]
-    plots: Sequence[Plot] = ()
-    note: str = ""
-
-
-def write_run_report(path: Path, card: Card, rows: Sequence[dict[str, Any]], summary: Summary) -> None:
-    """Write the page from a run's card, the rows of its `metrics.jsonl`, and what is particular to the task."""
-    epoch = {"best epoch": str(card.metrics["epoch"])} if "epoch" in card.metrics else {}
-    curves = [Plot("Curves", draw_curves(rows, summary.curves))] if rows else []
-    render(
-        "run.html",
-        path,
-        card=card,
-        summary=summary,
-        cells={**summary.cells, **epoch},
-        plots=[*curves, *summary.plots],
-        data=Path(card.data["path"]).name,
-        measured=count_measured(card.metrics),
-        skipped=card.data.get("skipped", {}),
-        versions={**card.versions, "starting weights": card.weights_licence, "data": card.data["fingerprint"]},
-    )
-
-
-def summarise(card: Card, split: Split[Any], outcome: Outcome) -> Summary:
-    """The page's content from a run's card with its metrics, and the records of the split that was evaluated."""
+def write_run_report(
+    path: Path, card: Card, rows: Sequence[dict[str, Any]], split: Split[Any], outcome: Outcome
+) -> None:
+    """Write the page from a run's card, the rows of its `metrics.jsonl`, and the evaluation of its weights."""
     kind, metrics = kind_of(card), card.metrics
     cells = {name: format_metric(metrics.get(key)) for key, name in kind.figures.items()}
-    plots = []
+    curves = {key: kind.figures[key] for key in list(kind.figures)[:3]}
+    plots = [Plot("Curves", draw_curves(rows, curves))] if rows else []
     if "top1" in metrics:
         low, high = wilson_interval(metrics["top1"], metrics["images"])
         cells[f"95% interval of top-1 on {metrics['images']} images"] = f"{low:.1%} to {high:.1%}"
+    if "epoch" in metrics:
+        cells["best epoch"] = str(metrics["epoch"])
     if "confusion" in metrics and len(card.classes) <= MAX_CONFUSION:
         square = np.array(metrics["confusion"])[:, : len(card.classes)]
         plots.append(Plot("Confusion", draw_confusion(square, card.classes)))
     if isinstance(outcome.metrics, DetectionMetrics):
         text = f"Pictures show objects with a score of {outcome.score:.2f} or more."
         plots.append(Plot("Precision and recall", draw_precision(outcome.metrics.curves(), card.classes), text))
-    note = (
-        f"{metrics['objects']} objects on {metrics['images']} images; {metrics['engine']}."
-        if "objects" in metrics
-        else ""
-    )
+    note = ""
+    if "objects" in metrics:
+        note = f"{metrics['objects']} objects on {metrics['images']} images; {metrics['engine']}."
     per_class = metrics.get("mask_per_class", metrics["per_class"])
-    typical = outcome.spread
 
     def sheet(title: str, chosen: Sequence[int]) -> Sheet:
         pictures, captions = [], []
@@ -113,18 +76,25 @@ def summarise(card: Card, split: Split[Any], outcome: Outcome) -> Summary:
             pictures += [image, *(draw_record(image, one, outcome.score, legend=False) for one in (truth, record))]
             score = f" {outcome.scores[index]:.2f}" if index in outcome.scores else ""
             captions += [Path(split.name(index)).name, "ground truth", f"prediction{score}"]
-        return Sheet(title, pictures, captions, 3, 340, "Image, ground truth and prediction.")
+        return Sheet(title, pictures, captions)
 
-    return Summary(
+    typical = [outcome.spread[i] for i in spread(len(outcome.spread), 6)]
+    render(
+        "run.html",
+        path,
+        card=card,
         cells=cells,
-        curves={key: kind.figures[key] for key in list(kind.figures)[:3]},
-        classes=list(zip(card.classes, per_class, kind.class_notes(metrics, split), strict=True)),
-        plots=plots,
         note=note,
+        plots=plots,
+        classes=list(zip(card.classes, per_class, kind.class_notes(metrics, split), strict=True)),
         sheets=[
             sheet("Images with the lowest scores", outcome.worst[:NUM_WORST]),
-            sheet("Images spread over the set", [typical[i] for i in spread(len(typical), 6)]),
+            sheet("Images spread over the set", typical),
         ],
+        data=Path(card.data["path"]).name,
+        measured=count_measured(metrics),
+        skipped=card.data.get("skipped", {}),
+        versions={**card.versions, "starting weights": card.weights_licence, "data": card.data["fingerprint"]},
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from featherbone.data.map_files import palette
 from featherbone.ops.label_maps import IGNORE
@@ -25,16 +25,15 @@ def to_jpeg(image: Image.Image) -> bytes:
 def draw_map(image: Image.Image, colours: NDArray[np.integer], mask: NDArray[np.bool_] | None) -> Image.Image:
     """An image blended with the palette colours (H, W) of its map, or darkened except for a mask (H, W) in red."""
     height, width = colours.shape
-    scale = SIDE / max(height, width)
-    size = max(round(width * scale), 1), max(round(height * scale), 1)
-    below = np.asarray(image.resize(size, Image.Resampling.BICUBIC), np.float32)
+    size = _size(width, height)
+    small = image.resize(size, Image.Resampling.BICUBIC)
     if mask is None:
-        above = np.array(palette(IGNORE), np.uint8)[colours.clip(0, IGNORE)]
-        shown = 0.5 * below + 0.5 * np.asarray(Image.fromarray(above).resize(size, Image.Resampling.NEAREST))
-    else:
-        inside = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
-        shown = np.where(np.asarray(inside)[..., None] > 0, np.array(RED, np.float32), 0.45 * below)
-    return Image.fromarray(shown.astype(np.uint8))
+        above = Image.fromarray(np.array(palette(IGNORE), np.uint8)[colours.clip(0, IGNORE)])
+        return Image.blend(small, above.resize(size, Image.Resampling.NEAREST), 0.5)
+    inside = _grey(mask).resize(size, Image.Resampling.BOX)
+    small = small.point(lambda value: 0.45 * value)
+    small.paste(RED, mask=inside.point(lambda value: 255 * (value > 0)))
+    return small
 
 
 def draw_objects(
@@ -44,27 +43,36 @@ def draw_objects(
 
     What is beyond the image is grey.
     """
-    left, top, right, bottom = _region(image, boxes, whole)
-    width, height = right - left, bottom - top
-    scale = SIDE / max(width, height)
-    size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    part = Image.new("RGB", (width, height), GREY)
+    boxes = np.nan_to_num(boxes)
+    left, top, right, bottom = region = _region(image, boxes, whole)
+    part = Image.new("RGB", (right - left, bottom - top), GREY)
     part.paste(image, (-left, -top))
+    scale, size = SIDE / max(part.size), _size(*part.size)
     part = part.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
     for mask in masks:
-        cut = Image.fromarray(mask.astype(np.uint8) * 255).crop((left, top, right, bottom)).resize(size)
-        inside = np.pad(np.asarray(cut) > 127, 2)
-        middle = inside[2:-2, 2:-2]
-        core = inside[4:, 2:-2] & inside[:-4, 2:-2] & inside[2:-2, 4:] & inside[2:-2, :-4]
-        part.paste(BLUE, mask=Image.fromarray(np.where(middle & ~core, 255, middle * 70).astype(np.uint8)))
+        inside = _grey(mask).crop(region).resize(size).point(lambda value: 255 * (value > 127))
+        core = inside.filter(ImageFilter.MinFilter(5))
+        part.paste(BLUE, mask=inside.point(lambda value: value * 70 // 255))
+        inside.paste(0, mask=core)
+        part.paste(BLUE, mask=inside)
     pen = ImageDraw.Draw(part)
     ends = np.array([size[0] - 1, size[1] - 1] * 2)
-    for i, box in reversed(list(enumerate(np.nan_to_num(boxes)))):
+    for i, box in reversed(list(enumerate(boxes))):
         x1, y1, x2, y2 = ((box - (left, top, left, top)) * scale).clip(0, ends).tolist()
         x1, x2, y1, y2 = min(x1, x2), max(x1, x2), min(y1, y2), max(y1, y2)
         pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="black", width=4)
         pen.rectangle((x1, y1, x2, y2), outline=RED if whole or i == 0 else ORANGE, width=2)
     return part
+
+
+def _size(width: int, height: int) -> tuple[int, int]:
+    """Width and height of the picture of a part of an image."""
+    scale = SIDE / max(width, height)
+    return max(round(width * scale), 1), max(round(height * scale), 1)
+
+
+def _grey(mask: NDArray[np.bool_]) -> Image.Image:
+    return Image.fromarray(mask.astype(np.uint8) * 255)
 
 
 def _region(image: Image.Image, boxes: NDArray[np.float64], whole: bool) -> tuple[int, int, int, int]:
@@ -74,14 +82,13 @@ def _region(image: Image.Image, boxes: NDArray[np.float64], whole: bool) -> tupl
     """
     if not len(boxes):
         return 0, 0, image.width, image.height
-    size = np.array([image.width, image.height], np.float64)
-    boxes = np.nan_to_num(boxes)
+    size = np.array(image.size, np.float64)
     low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
     if whole:
         low, high = np.minimum(low, 0), np.maximum(high, size)
     else:
         margin = max(float((high - low).max()) / 2, 24)
         low, high = low - margin, high + margin
-    left, top = np.rint(low.clip(-size / 4, 1.25 * size)).astype(int).tolist()
-    right, bottom = np.rint(high.clip(-size / 4, 1.25 * size)).astype(int).tolist()
+    corners = np.rint(np.clip([low, high], -size / 4, 1.25 * size)).astype(int)
+    (left, top), (right, bottom) = corners.tolist()
     return left, top, max(right, left + 1), max(bottom, top + 1)

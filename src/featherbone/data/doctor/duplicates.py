@@ -10,9 +10,9 @@ nearest differ by 8 bits and 13 in colour.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 MAX_BITS = 6
@@ -32,12 +32,9 @@ _COSINES = np.cos(np.pi * np.outer(np.arange(1, 9), 2 * np.arange(_SIDE) + 1) / 
 class ImageHash:
     """What is kept of an image to find its copies."""
 
-    file: bytes
-    """Digest of the encoded file."""
-    bits: bytes
-    """Perceptual hash, 8 bytes."""
-    colours: bytes
-    """Red, green and blue at 8 x 8, 192 bytes."""
+    file: bytes  # digest of the encoded file
+    bits: bytes  # perceptual hash, 8 bytes
+    colours: bytes  # red, green and blue at 8 x 8, 192 bytes
 
 
 def hash_image(image: Image.Image, encoded: bytes) -> ImageHash:
@@ -54,24 +51,25 @@ def find_copies(hashes: Sequence[ImageHash]) -> list[list[int]]:
     """Groups of two or more indices of copies, each sorted; a copy of a copy belongs to the group."""
     first: dict[bytes, int] = {}
     roots = [first.setdefault(one.file, index) for index, one in enumerate(hashes)]
-    distinct = np.array(list(first.values()), dtype=np.int64)
+    distinct = np.array(list(first.values()), np.int64)
 
     def root(index: int) -> int:
         while roots[index] != index:
             roots[index] = index = roots[roots[index]]
         return index
 
-    for a, b in _near_pairs([hashes[index] for index in distinct.tolist()]):
-        low, high = sorted((root(int(distinct[a])), root(int(distinct[b]))))
-        roots[high] = low
+    for pairs in _near_pairs([hashes[index] for index in distinct.tolist()]):
+        for a, b in distinct[pairs].tolist():
+            low, high = sorted((root(a), root(b)))
+            roots[high] = low
     groups: dict[int, list[int]] = {}
     for index in range(len(hashes)):
         groups.setdefault(root(index), []).append(index)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _near_pairs(hashes: Sequence[ImageHash]) -> Iterator[tuple[int, int]]:
-    """Pairs of copies; a pair may be repeated."""
+def _near_pairs(hashes: Sequence[ImageHash]) -> Iterator[NDArray[np.int64]]:
+    """Pairs (n, 2) of indices of copies; a pair may be repeated."""
     bits = np.frombuffer(b"".join(one.bits for one in hashes), np.uint8).reshape(-1, 8)
     words = bits.view(np.uint64)[:, 0]
     colours = np.frombuffer(b"".join(one.colours for one in hashes), np.uint8).reshape(-1, 192)
@@ -85,15 +83,7 @@ def _near_pairs(hashes: Sequence[ImageHash]) -> Iterator[tuple[int, int]]:
             at = at[keys[at] == keys[at + step]]
             if not len(at):
                 break
-            yield from _close(words, colours, order[at], order[at + step])
-
-
-def _close(
-    words: np.ndarray[Any, Any], colours: np.ndarray[Any, Any], a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]
-) -> Iterator[tuple[int, int]]:
-    """The pairs of `a` and `b` within both limits."""
-    near = np.bitwise_count(words[a] ^ words[b]) <= MAX_BITS
-    a, b = a[near], b[near]
-    difference = np.abs(colours[a].astype(np.int16) - colours[b]).mean(axis=1)
-    close = difference <= MAX_COLOUR
-    yield from zip(a[close].tolist(), b[close].tolist(), strict=True)
+            pairs = np.stack([order[at], order[at + step]], 1)
+            pairs = pairs[np.bitwise_count(np.bitwise_xor(*words[pairs].T)) <= MAX_BITS]
+            apart = np.abs(colours[pairs[:, 0]].astype(np.int16) - colours[pairs[:, 1]]).mean(axis=1)
+            yield pairs[apart <= MAX_COLOUR]

@@ -1,6 +1,6 @@
 """Every check on a data set, before training."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -8,9 +8,8 @@ from typing import Any
 
 from featherbone.data.dataset import inspect_data
 from featherbone.data.doctor.checks import run_checks
-from featherbone.data.doctor.collect import collect, truth_of
 from featherbone.data.doctor.object_checks import object_facts
-from featherbone.data.doctor.table import Table
+from featherbone.data.doctor.table import collect, truth_of
 from featherbone.data.findings import Examination, Finding, worst_first
 from featherbone.data.formats import find_task, find_tasks
 from featherbone.data.formats.coco import find_coco
@@ -35,21 +34,16 @@ def examine(
     `BadOption` is raised for an option of `reading` that has no effect on the data.
     """
     reading = reading or Reading()
-    opened, findings = inspect_data(data, task, val_share, seed, reading)
-    splits = {split: _source(images, task) for split, images in opened.items()}
-    truth = next(map(truth_of, splits.values()), None)
-    if truth not in (None, "values") and (reading.ignore_index is not None or reading.zero_ignored):
+    splits, findings = inspect_data(data, task, val_share, seed, reading)
+    for split, images in splits.items():
+        if isinstance(images, ThingSplit):  # for detection their boxes, else the maps
+            splits[split] = images.drawn() if task == "detection" else images.source
+    truths = set(map(truth_of, splits.values()))
+    if truths - {"values"} and (reading.ignore_index is not None or reading.zero_ignored):
         raise BadOption(f"ignore-index and zero-ignored are for masks of classes; omit them for {task}")
-    if truth not in (None, "objects") and reading.crowds != "ignore":
+    if truths - {"objects"} and reading.crowds != "ignore":
         raise BadOption(f"crowds is for annotated objects; omit it for {task}")
     return examine_splits(str(data), splits, task, input_size, findings)
-
-
-def _source(images: Split[Any], task: str) -> Split[Any]:
-    """What is examined of a split that is drawn from panoptic maps: its boxes for detection, else the maps."""
-    if isinstance(images, ThingSplit) and task == "detection":
-        return images.drawn()
-    return images.source if isinstance(images, ThingSplit) else images
 
 
 def examine_splits(
@@ -61,29 +55,25 @@ def examine_splits(
 ) -> Examination:
     """The same of splits that are open already, with the `findings` of opening them."""
     table = collect(splits, task, input_size or (224 if task == "classification" else 640))
-    found = worst_first([*findings, *run_checks(table)])
-    return Examination(
-        data=data,
-        classes=table.classes,
-        counts={split: tuple(counts.tolist()) for split, counts in table.counts.items()},
-        findings=tuple(_illustrate(found, table)),
-        objects=object_facts(table) if table.truth == "objects" else None,
-    )
-
-
-def _illustrate(findings: Iterable[Finding], table: Table) -> Iterator[Finding]:
-    """The findings, with pictures for examples that have none."""
     images = {image.name: image for image in reversed(table.images)}
 
     @cache
     def draw(name: str) -> bytes:
         return table.draw(images[name]) if name in images else b""
 
-    for finding in findings:
-        examples = [
-            one if one.pictures else replace(one, pictures=tuple(map(draw, one.names))) for one in finding.examples
-        ]
-        yield replace(finding, examples=tuple(examples))
+    def illustrate(finding: Finding) -> Finding:
+        """The finding, with pictures for examples that have none."""
+        pictures = (one.pictures or tuple(map(draw, one.names)) for one in finding.examples)
+        examples = zip(finding.examples, pictures, strict=True)
+        return replace(finding, examples=tuple(replace(one, pictures=drawn) for one, drawn in examples))
+
+    return Examination(
+        data=data,
+        classes=table.classes,
+        counts={split: tuple(counts.tolist()) for split, counts in table.counts.items()},
+        findings=tuple(map(illustrate, worst_first([*findings, *run_checks(table)]))),
+        objects=object_facts(table) if table.truth == "objects" else None,
+    )
 
 
 def choose_task(data: Path, task: str | None) -> str:

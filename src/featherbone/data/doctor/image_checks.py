@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featherbone.data.doctor.duplicates import find_copies
 from featherbone.data.doctor.table import Bools, ImageRow, Picture, Table
-from featherbone.data.findings import SPOILS, Example, Finding, Severity, finding, many, report
+from featherbone.data.findings import SPOILS, Example, Finding, finding, many, report
 from featherbone.data.layouts import TRAINING_SPLITS
 
 FEW = 10
@@ -24,8 +25,6 @@ KINDS = {
     "other-colours": "in a colour space other than RGB, converted to RGB",
 }
 """Images that are converted to 8-bit RGB, and how."""
-
-Pair = tuple[ImageRow, ImageRow]
 
 
 def check_readable(table: Table) -> Iterator[Finding]:
@@ -88,57 +87,38 @@ def check_annotated_sizes(table: Table) -> Iterator[Finding]:
     yield from report("note", "exif-rotated", upright, "image", text)
 
 
-def check_labelled_classes(table: Table) -> Iterator[Finding]:
-    """Classes of a classification set by their number of images."""
-    if len(table.class_ids) < len(TRAINING_SPLITS):
+def check_classes(table: Table) -> Iterator[Finding]:
+    """Classes by their numbers of images or objects in both splits, and by their names."""
+    labels, thing = table.truth == "labels", "object" if table.truth == "objects" else "image"
+    if labels and len(table.sources) < len(TRAINING_SPLITS):
         return  # one cannot be opened
-    train, unused = table.counts["train"], _unused(table)
-    if np.count_nonzero(train) == 1:
+    train, val = table.counts["train"], table.counts["val"]
+
+    def where(which: Bools, counts: NDArray[np.int64] = train) -> list[Example]:
+        return [Example((table.classes[k],), many(int(counts[k]), thing)) for k in np.flatnonzero(which).tolist()]
+
+    if labels and np.count_nonzero(train) == 1:
         name = table.classes[int(train.argmax())]
         message = f"training images of one class only, {name}; two or more are needed, one folder per class"
         yield Finding("error", "one-class", message, 1)
-    yield from report("error", "empty-class", unused, "class", "without a readable image; add some or remove the class")
-    yield from _check_balance(table, "image", 10, only_in_val="error")
-
-
-def check_object_classes(table: Table) -> Iterator[Finding]:
-    """Classes by their number of objects."""
-    text = "without an object, which cannot be trained; add objects or remove the class"
-    yield from report("warning", "unused-class", _unused(table), "class", text, len(table.classes))
-    yield from _check_balance(table, "object", 50)
-
-
-def check_mapped_classes(table: Table) -> Iterator[Finding]:
-    """Classes by the number of maps that contain them."""
-    text = "on no image, which cannot be trained; add images or remove the class"
-    yield from report("warning", "empty-class", _unused(table), "class", text, len(table.classes))
-    yield from _check_balance(table, "image", 50)
-
-
-def _unused(table: Table) -> list[Example]:
-    return [
-        Example((name,)) for name, *counts in zip(table.classes, *table.counts.values(), strict=True) if not any(counts)
-    ]
-
-
-def _check_balance(table: Table, thing: str, max_ratio: int, only_in_val: Severity = "warning") -> Iterator[Finding]:
-    """Classes by the number of `thing`s, images or objects, in both splits, and by their names."""
-    train, val = table.counts["train"], table.counts["val"]
-
-    def where(which: Bools, split: str = "train") -> list[Example]:
-        counts = table.counts[split].tolist()
-        return [Example((table.classes[k],), many(counts[k], thing)) for k in np.flatnonzero(which).tolist()]
-
-    unknown = where((train == 0) & (val > 0) & train.any(), "val")
+    unused = [Example((table.classes[k],)) for k in np.flatnonzero(train + val == 0).tolist()]
+    if labels:
+        text = "without a readable image; add some or remove the class"
+        yield from report("error", "empty-class", unused, "class", text)
+    else:
+        code, where_not = ("unused-class", "without an object") if thing == "object" else ("empty-class", "on no image")
+        text = f"{where_not}, which cannot be trained; add {thing}s or remove the class"
+        yield from report("warning", code, unused, "class", text, len(table.classes))
+    unknown = where((train == 0) & (val > 0) & train.any(), val)
     text = "in validation only; add training images or remove them"
-    yield from report(only_in_val, "class-only-in-val", unknown, "class", text)
+    yield from report("error" if labels else "warning", "class-only-in-val", unknown, "class", text)
     missing = where((train > 0) & (val == 0) & val.any())
     text = f"without a validation {thing}, so not evaluated; add some"
     yield from report("warning", "class-missing-in-val", missing, "class", text)
     few = where((train > 0) & (train < FEW))
     text = f"with fewer than {FEW} training {thing}s; add more or join classes"
     yield from report("warning", f"few-{thing}s", few, "class", text)
-    present = train[train > 0]
+    present, max_ratio = train[train > 0], 10 if labels else 50
     if len(present) and present.max() > max_ratio * present.min():
         message = (
             f"the largest class has {present.max():,} training {thing}s and the smallest {present.min():,}: over "
@@ -149,49 +129,48 @@ def _check_balance(table: Table, thing: str, max_ratio: int, only_in_val: Severi
     alike: dict[str, list[str]] = {}
     for name in table.classes:
         alike.setdefault("".join(name.split()).casefold(), []).append(name)
-    if pairs := [Example(tuple(names)) for names in alike.values() if len(names) > 1]:
-        message = "class names that differ only by case or spaces; join them if they mean the same"
-        yield finding("warning", "alike-class-names", message, pairs)
+    pairs = [Example(tuple(names)) for names in alike.values() if len(names) > 1]
+    text = "class names that differ only by case or spaces; join them if they mean the same"
+    yield from report("warning", "alike-class-names", pairs, "", text)
 
 
 def check_label_copies(table: Table) -> Iterator[Finding]:
     """Copies of an image in another class, in both splits, and redundant ones."""
-    conflicts, rest = compare_copies(table, lambda one, other: one.label == other.label, "class and split")
-    examples = [
-        Example((one.name, other.name), f"{table.classes[one.label]} or {table.classes[other.label]}?")
-        for one, other in conflicts
-    ]
+
+    def note(one: ImageRow, other: ImageRow) -> str:
+        return f"{table.classes[one.label]} or {table.classes[other.label]}?"
+
+    conflicts, rest = compare_copies(table, lambda one, other: one.label == other.label, note, "class and split")
     text = "with a copy in another class; keep the right one"
-    yield from report(SPOILS, "label-conflict", examples, "image", text, len(table.readable))
+    yield from report(SPOILS, "label-conflict", conflicts, "image", text, len(table.readable))
     yield from rest
 
 
 def compare_copies(
-    table: Table, alike: Callable[[ImageRow, ImageRow], bool], same: str = "split"
-) -> tuple[list[Pair], list[Finding]]:
-    """Pairs of copies whose annotations are not `alike`, and findings about copies in both splits and redundant ones.
+    table: Table,
+    alike: Callable[[ImageRow, ImageRow], bool],
+    note: Callable[[ImageRow, ImageRow], str] = lambda one, other: "",
+    same: str = "split",
+) -> tuple[list[Example], list[Finding]]:
+    """Copies whose annotations are not `alike`, and findings about copies in both splits and redundant ones.
 
     Redundant copies have the `same` properties, as the message calls them.
     """
     last = {(image.split, image.name): image for image in table.images}
     readable = [(image, image.picture.hash) for image in last.values() if image.picture]
-    differing, leaks, spare = list[Pair](), list[Pair](), list[Pair]()
+    differing, leaks, spare = list[Example](), list[Example](), list[Example]()
     for group in find_copies([one for _, one in readable]):
         first, *others = images = [readable[at][0] for at in group]
         for other in others:
+            names = first.name, other.name
             if not alike(first, other):
-                differing.append((first, other))
+                differing.append(Example(names, note(first, other)))
             elif other.split == first.split:
-                spare.append((first, other))
-        if train := [image for image in images if image.split == "train"]:
-            leaks += [(train[0], image) for image in images if image.split == "val"]
+                spare.append(Example(names))
+        if train := [image.name for image in images if image.split == "train"]:
+            leaks += [Example((train[0], image.name)) for image in images if image.split == "val"]
     text = "with a copy among the training images, so that the metrics will be too high; remove one of each pair"
     total = int((table.splits == "val").sum())
-    findings = [*report(SPOILS, "leakage", name_pairs(leaks), "validation image", text, total)]
+    findings = [*report(SPOILS, "leakage", leaks, "validation image", text, total)]
     text = f"of another image of the same {same}; remove them"
-    return differing, [*findings, *report("note", "duplicates", name_pairs(spare), "copy", text)]
-
-
-def name_pairs(pairs: list[Pair]) -> list[Example]:
-    """Examples of copies."""
-    return [Example((one.name, other.name)) for one, other in pairs]
+    return differing, [*findings, *report("note", "duplicates", spare, "copy", text)]

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from featherbone.data.doctor.image_checks import compare_copies, name_pairs
-from featherbone.data.doctor.table import ImageRow, Segment, Table
+from featherbone.data.doctor.image_checks import compare_copies
+from featherbone.data.doctor.table import ImageRow, Table
 from featherbone.data.findings import MAX_EXAMPLES, SPOILS, Example, Finding, finding, listed, many, report
 from featherbone.data.formats.masks import MaskSplit, binary_message
 from featherbone.data.formats.panoptic import PanopticSplit
+from featherbone.data.split import PanopticSegment
 from featherbone.ops.label_maps import IGNORE
 
 BLURRED = 0.25
@@ -43,9 +44,10 @@ def check_maps(table: Table) -> Iterator[Finding]:
 
 def check_values(table: Table) -> Iterator[Finding]:
     """Values of class maps that are not a class, blurred maps, and maps of 0 and 255."""
-    total, source = len(table.readable), next((image.source for image in table.images), None)
+    codes = [images.code for images in table.sources.values() if isinstance(images, MaskSplit)]
+    total = len(table.readable)
     coloured = [image.example() for image in table.readable if image.map.coloured]
-    if coloured and isinstance(source, MaskSplit) and source.code.colours is None:
+    if coloured and codes[0].colours is None:
         text = (
             "in colours, but classes.txt lists none; write one class per line, with its name and #rrggbb, or save "
             "indices"
@@ -59,11 +61,11 @@ def check_values(table: Table) -> Iterator[Finding]:
     )
     examples = [image.example(f"{image.map.blur:.0%} of the borders") for image in blurred]
     yield from report("error", "smooth-borders", examples, "mask", text, total)
-    if (both := _binary(table)) and isinstance(source, MaskSplit):
-        yield finding("error", "zero-and-255", binary_message(total, source.code), [image.example() for image in both])
-    unknown = [image for image in table.readable if image.map.unknown]
-    times = sum((Counter(image.map.unknown) for image in unknown), Counter[int]())
-    form = "#{:06x}" if unknown and unknown[0].map.coloured else "{}"
+    if both := _binary(table):
+        yield finding("error", "zero-and-255", binary_message(total, codes[0]), [image.example() for image in both])
+    unknown = [image.map for image in table.readable if image.map.unknown]
+    times = sum((Counter(facts.unknown) for facts in unknown), Counter[int]())
+    form = "#{:06x}" if unknown and unknown[0].coloured else "{}"
     text = (
         f"with values that are not a class: {listed([form.format(value) for value, _ in times.most_common()])}; list "
         "them in classes.txt, ignore a value with --ignore-index, or fix the masks"
@@ -134,7 +136,7 @@ def check_map_copies(table: Table) -> Iterator[Finding]:
         "with a copy on which other classes are annotated; keep the right one, or, if they are frames of one scene, "
         "keep those in one split"
     )
-    yield from report("warning", "copies-mapped-differently", name_pairs(differing), "image", text)
+    yield from report("warning", "copies-mapped-differently", differing, "image", text)
     yield from rest
 
 
@@ -149,56 +151,53 @@ def check_segments(table: Table) -> Iterator[Finding]:
         "smoothed or JPEG map creates such ids, too"
     )
     yield from report("error", "unlisted-ids", _show_unknown(table, note), "map", text, len(table.readable))
-    segments = _segments(table)
-    shown = [(image, segment) for image, segment in segments if segment.area]
-    gone = [_point(image, segment) for image, segment in segments if not segment.area]
+    gone, areas, boxes, shown = list[Example](), list[Example](), list[Example](), 0
+    for image, part, area, box in _segments(table):
+        stated_area, stated_box = part.stated.get("area", area), part.stated.get("bbox", box)
+        if not area:
+            gone.append(_point(image, part))
+            continue
+        shown += 1
+        if abs(stated_area - area) > ABOUT * area:
+            areas.append(_point(image, part, f"{area:,} pixels, stated {stated_area:,}"))
+        if not _near(stated_box, box):
+            boxes.append(_point(image, part, f"at {list(box)}, stated {stated_box}"))
     text = "that the map does not contain; remove them from the json"
-    yield from report(SPOILS, "absent-segments", gone, "segment", text, len(segments))
-    areas = [
-        _point(image, segment, f"{segment.area:,} pixels, stated {segment.stated['area']:,}")
-        for image, segment in shown
-        if abs(segment.stated.get("area", segment.area) - segment.area) > ABOUT * segment.area
-    ]
+    yield from report(SPOILS, "absent-segments", gone, "segment", text, shown + len(gone))
     text = "with another area on the map than stated, which other tools rely on; count the pixels again"
-    yield from report("warning", "area-mismatch", areas, "segment", text, len(shown))
-    boxes = [
-        _point(image, segment, f"at {list(segment.box)}, stated {segment.stated['bbox']}")
-        for image, segment in shown
-        if not _near(segment.stated.get("bbox", segment.box), segment.box)
-    ]
+    yield from report("warning", "area-mismatch", areas, "segment", text, shown)
     text = "whose box, x y width height, does not enclose its pixels; compute it again"
-    yield from report("warning", "box-mismatch", boxes, "segment", text, len(shown))
+    yield from report("warning", "box-mismatch", boxes, "segment", text, shown)
 
 
 def check_stuff(table: Table) -> Iterator[Finding]:
     """Stuff in several segments, and crowds."""
-    source = next((image.source for image in table.images), None)
+    source = next(iter(table.sources.values()))
     stuff = source.stuff if isinstance(source, PanopticSplit) else ()
     segments = _segments(table)
-    times = Counter((image, one.label) for image, one in segments if one.area and one.label in stuff)
+    times = Counter((image, part.label) for image, part, area, _ in segments if area and part.label in stuff)
     several = [image.example(f"{n} of {table.classes[label]}") for (image, label), n in times.items() if n > 1]
     text = (
         "two or more segments of one kind of stuff on an image; if they can be counted, set isthing to 1, else give "
         "them one id"
     )
     yield from report("warning", "several-stuff", several, "time", text)
-    crowds = [(image, segment) for image, segment in segments if segment.crowd]
+    crowds = [(image, part) for image, part, _, _ in segments if part.crowd]
     text = "of things (groups annotated as one), not trained on and not counted"
-    points = [_point(image, segment, table.classes[segment.label]) for image, segment in crowds]
+    points = [_point(image, part, table.classes[part.label]) for image, part in crowds]
     yield from report("note", "crowds", points, "crowd", text)
-    odd = [_point(image, segment) for image, segment in crowds if segment.label in stuff]
-    yield from report(
-        "warning", "stuff-crowds", odd, "crowd", "of stuff, which is not counted anyway; set iscrowd to 0"
-    )
+    odd = [_point(image, part) for image, part in crowds if part.label in stuff]
+    text = "of stuff, which is not counted anyway; set iscrowd to 0"
+    yield from report("warning", "stuff-crowds", odd, "crowd", text)
 
 
-def _segments(table: Table) -> list[tuple[ImageRow, Segment]]:
-    """Every segment of the readable images."""
-    return [(image, segment) for image in table.readable for segment in image.map.segments]
+def _segments(table: Table) -> list[tuple[ImageRow, PanopticSegment, int, tuple[int, int, int, int]]]:
+    """Every segment of the readable images, with the image, its pixels on the map and their box."""
+    return [(image, *segment) for image in table.readable for segment in image.map.segments]
 
 
-def _point(image: ImageRow, segment: Segment, note: str = "") -> Example:
-    return image.example(f"segment {segment.id}" + f": {note}" * bool(note))
+def _point(image: ImageRow, part: PanopticSegment, note: str = "") -> Example:
+    return image.example(f"segment {part.id}" + f": {note}" * bool(note))
 
 
 def _near(stated: Sequence[float], true: tuple[int, int, int, int]) -> bool:

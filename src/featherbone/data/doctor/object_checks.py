@@ -6,7 +6,7 @@ from math import ceil
 
 import numpy as np
 
-from featherbone.data.doctor.image_checks import compare_copies, name_pairs
+from featherbone.data.doctor.image_checks import compare_copies
 from featherbone.data.doctor.table import Bools, Floats, Ints, Table
 from featherbone.data.findings import (
     MOST,
@@ -15,11 +15,9 @@ from featherbone.data.findings import (
     Finding,
     ObjectFacts,
     Severity,
-    grade,
     listed,
     many,
     report,
-    share,
 )
 from featherbone.data.formats.format import Opened
 from featherbone.data.layouts import TRAINING_SPLITS
@@ -62,12 +60,11 @@ def check_listing(split: str, opened: Opened) -> Iterator[Finding]:
         "train on them as background with --unlabelled negative"
     )
     yield from report("warning", f"unlisted-in-{split}", [Example((name,)) for name in opened.unlisted], "image", text)
-    if opened.orphans:
-        orphans = many(opened.orphans, "annotation")
-        message = f"{orphans} for {split} of an image that is not listed, skipped; list the image or remove them"
-        entries = opened.images.entries if isinstance(opened.images, ObjectSplit) else ()
-        count = opened.orphans + sum(map(len, entries))
-        yield Finding(grade(opened.orphans, count), f"orphans-in-{split}", message, opened.orphans)
+    orphans = many(opened.orphans, "annotation")
+    text = f"{orphans} for {split} of an image that is not listed, skipped; list the image or remove them"
+    entries = opened.images.entries if isinstance(opened.images, ObjectSplit) else ()
+    total = opened.orphans + sum(map(len, entries))
+    yield from report(SPOILS, f"orphans-in-{split}", (), "", text, total, count=opened.orphans)
     for note in opened.notes:
         yield Finding("note", f"read-in-{split}", f"{split}: {note}", 1)
 
@@ -76,9 +73,8 @@ def check_annotations(table: Table) -> Iterator[Finding]:
     """Annotations that cannot be read, each with place, reason and remedy, and images listed more than once."""
     faults = [image.example(fault) for image in table.images for fault in image.faults]
     total = len(faults) + len(table.objects)
-    yield from report(
-        "error", "unreadable-annotation", faults, "annotation", "cannot be read; correct or remove them", total
-    )
+    text = "cannot be read; correct or remove them"
+    yield from report("error", "unreadable-annotation", faults, "annotation", text, total)
     times = Counter((image.split, image.name) for image in table.images)
     twice = [Example((name,), many(count, "time")) for (_, name), count in times.items() if count > 1]
     text = (
@@ -93,18 +89,17 @@ def check_presence(table: Table) -> Iterator[Finding]:
     objects = table.objects
     usable = np.array([image.usable for image in table.images], bool)
     shown = table.object_splits[objects.clear & usable[objects.image]]
-    for split in dict.fromkeys(table.splits.tolist()):
+    for split, count in Counter(table.splits.tolist()).items():
         if split not in shown:
             crowds = int((objects.crowd & (table.object_splits == split)).sum())
             remedy = "; annotate some"
             if crowds:
                 remedy = f", but {many(crowds, 'crowd')}; if they are single objects, as CVAT's brush masks are, pass"
                 remedy += " --crowds objects"
-            message = f"no object on any of {many(int((table.splits == split).sum()), 'image')} of {split}{remedy}"
+            message = f"no object on any of {many(count, 'image')} of {split}{remedy}"
             yield Finding("error", f"no-objects-in-{split}", message, 0)
-    filled = np.bincount(objects.image[objects.clear], minlength=len(table)) > 0
-    rows = zip(table.images, filled.tolist(), strict=True)
-    empty = [image.example() for image, full in rows if not full and not image.faults and objects.clear.any()]
+    unfilled = [table.images[row] for row in np.flatnonzero(table.num_clear == 0).tolist()]
+    empty = [image.example() for image in unfilled if not image.faults and objects.clear.any()]
     text = "without objects, used as background; check that no object was forgotten"
     yield from report("note", "negatives", empty, "image", text, len(table))
     text = "(groups annotated as one object), not trained on and not counted"
@@ -113,7 +108,12 @@ def check_presence(table: Table) -> Iterator[Finding]:
 
 def check_ids(table: Table) -> Iterator[Finding]:
     """Ids of classes that are shifted, unknown or differ between the splits, and repeated ids of annotations."""
-    first, *others = table.class_ids.values() or [{}]
+    class_ids = {
+        split: dict(zip(images.category_ids, images.classes, strict=True))
+        for split, images in table.sources.items()
+        if isinstance(images, ObjectSplit)
+    }
+    first, *others = class_ids.values()
     clash = [
         Example((f"id {i}",), f"{first[i]} in training, {other[i]} in validation")
         for other in others
@@ -122,7 +122,7 @@ def check_ids(table: Table) -> Iterator[Finding]:
     ]
     text = "with another name in validation than in training; names are matched"
     yield from report("note", "ids-differ", clash, "class id", text)
-    for split, names in table.class_ids.items():
+    for split, names in class_ids.items():
         rows = np.flatnonzero(table.object_splits == split)
         used = {table.objects.category_ids[row] for row in rows.tolist()}
         unknown = sorted(used - names.keys())
@@ -152,7 +152,7 @@ def check_boxes(table: Table) -> Iterator[Finding]:
     sides, limits, low, high = objects.sides, objects.limits, objects.boxes[:, :2], objects.boxes[:, 2:]
     filled: Bools = np.all(sides > 0, axis=1)
     within: Bools = filled & np.all((high > 0) & (low < limits), axis=1)
-    wrong = list(_check_form(table))
+    wrong = [*_check_form(table)]
     yield from wrong
     text = "without width or height, skipped; correct or remove them"
     yield from table.report(SPOILS, "empty-box", ~filled, text, "box")
@@ -167,8 +167,7 @@ def check_boxes(table: Table) -> Iterator[Finding]:
     tiny = within & (sides.min(1) < TINY) & ~objects.crowd
     text = f"under {TINY:g} px wide or high, mostly annotation mistakes; remove them"
     yield from table.report("warning", "tiny-box", tiny, text, "box")
-    shown = np.minimum(high, limits) - low.clip(0)
-    whole = within & ~objects.crowd & (shown.prod(1) >= WHOLE * limits.prod(1))
+    whole = within & ~objects.crowd & (objects.clipped_sides.prod(1) >= WHOLE * limits.prod(1))
     severity: Severity = "warning" if whole.sum() > DEFECTS * len(objects) else "note"
     text = "around the whole image; check that an object fills it"
     yield from table.report(severity, "whole-image-box", whole, text, "box")
@@ -197,7 +196,7 @@ def _check_form(table: Table) -> Iterator[Finding]:
     yield from table.report("error", "boxes-normalised", shares, message)
     if not shares.any():
         message = (
-            f"the boxes look like x1 y1 x2 y2: read as x y width height, {share(int(corners.sum()), 'box')} exceed "
+            f"the boxes look like x1 y1 x2 y2: read as x y width height, {many(int(corners.sum()), 'box')} exceed "
             "their image; write the width and height in place of the second corner"
         )
         yield from table.report("error", "boxes-as-corners", corners, message)
@@ -205,12 +204,12 @@ def _check_form(table: Table) -> Iterator[Finding]:
 
 def check_same_places(table: Table) -> Iterator[Finding]:
     """Two boxes in one place."""
-    alike, other = _same_places(table)
-    total = int(table.objects.clear.sum())
 
     def both(one: int, other: int) -> str:
         return f"{table.object_name(one)}; {table.object_name(other)}"
 
+    alike, other = _same_places(table)
+    total = int(table.objects.clear.sum())
     text = f"annotated twice: another box of the class has an IoU over {SAME:.0%} with it; remove one"
     yield from table.report(MOST, "duplicate-box", alike, text, "object", total, both)
     text = (
@@ -231,26 +230,25 @@ def _same_places(table: Table) -> tuple[Ints, Ints]:
     rows = rows[np.lexsort((rows, y2, x2, y1, x1, table.objects.image[rows]))]
     boxes, image, labels = table.objects.boxes[rows], table.objects.image[rows], table.objects.labels[rows]
     reach = boxes[:, 0] + (1 / SAME - 1) * (boxes[:, 2] - boxes[:, 0])
-    first = {same: np.full(len(rows), -1) for same in (True, False)}
+    alike, differing = np.full(len(rows), -1), np.full(len(rows), -1)
     left = np.arange(len(rows))
     for step in range(1, NEIGHBOURS + 1):
         left = left[left + step < len(rows)]
+        left = left[(image[left] == image[left + step]) & (boxes[left + step, 0] <= reach[left])]  # the rest stays out
         right = left + step
-        near = (image[left] == image[right]) & (boxes[right, 0] <= reach[left])
-        left, right = left[near], right[near]  # those dropped are out of reach of all that follow
-        if not len(left):
-            break
-        unknown = first[True][right] < 0
+        unknown = alike[right] < 0
         one, other = left[unknown], right[unknown]
         over = pair_iou(boxes[one], boxes[other]) > SAME
-        for same, partner in first.items():
-            new = over & ((labels[one] == labels[other]) == same) & (partner[other] < 0)
+        same = labels[one] == labels[other]
+        for partner, new in ((alike, over & same), (differing, over & ~same)):
+            new &= partner[other] < 0
             partner[other[new]] = one[new]
-    pairs = []
-    for partner in first.values():
+
+    def pairs(partner: Ints) -> Ints:
         found = np.flatnonzero(partner >= 0)
-        pairs.append(np.sort(np.column_stack([rows[partner[found]], rows[found]]), axis=1))
-    return pairs[0], pairs[1]
+        return np.sort(np.column_stack([rows[partner[found]], rows[found]]), axis=1)
+
+    return pairs(alike), pairs(differing)
 
 
 def pair_iou(boxes: Floats, others: Floats) -> Floats:
@@ -263,6 +261,8 @@ def pair_iou(boxes: Floats, others: Floats) -> Floats:
 
 def check_mask_forms(table: Table) -> Iterator[Finding]:
     """Objects without a mask, or with one that cannot be read."""
+    if table.task != "instance":
+        return
     objects = table.objects
     faults = np.array([bool(fault) for fault in objects.mask_faults], bool)
     given = np.array([shape is not None for shape in objects.segmentations], bool)
@@ -278,6 +278,8 @@ def check_mask_forms(table: Table) -> Iterator[Finding]:
 
 def check_masks(table: Table) -> Iterator[Finding]:
     """Masks against their images, boxes and stated areas."""
+    if table.task != "instance":
+        return
     objects = table.objects
     text = "without a pixel; draw the mask or remove the object"
     yield from table.report(SPOILS, "empty-mask", objects.mask_areas == 0, text, "mask")
@@ -324,8 +326,8 @@ def check_input_sizes(table: Table) -> Iterator[Finding]:
             f"at {(better / size) ** 2:.2f} times the cost of {size} px"
         )
         yield Finding("note", "large-objects", message, 0)
-    per_image = zip(table.images, np.bincount(objects.image[objects.clear], minlength=len(table)).tolist(), strict=True)
-    full = [image.example(f"{count:,} objects") for image, count in per_image if count > KEPT]
+    rows = np.flatnonzero(table.num_clear > KEPT).tolist()
+    full = [table.images[row].example(f"{table.num_clear[row]:,} objects") for row in rows]
     text = (
         f"with more than {KEPT} objects, but at most {KEPT} detections are kept per image; cut such images into tiles"
     )
@@ -342,7 +344,7 @@ def object_facts(table: Table) -> ObjectFacts:
     """Numbers of objects and their sizes at the input."""
     clear = table.objects.clear
     splits = table.object_splits[clear]
-    per_image = np.bincount(table.objects.image[clear], minlength=len(table))
+    per_image = table.num_clear
     bins = np.floor(2 * np.log2((table.objects.input_sides[clear] * table.input_size).clip(1))).astype(int)
     readable = [image.split for image in table.images if image.picture]
     return ObjectFacts(
@@ -363,7 +365,7 @@ def check_object_copies(table: Table) -> Iterator[Finding]:
         "with a copy on which other objects are annotated; keep the right one, or, if they are frames of one scene, "
         "keep those in one split"
     )
-    yield from report("warning", "copies-marked-differently", name_pairs(differing), "image", text)
+    yield from report("warning", "copies-marked-differently", differing, "image", text)
     yield from rest
 
 

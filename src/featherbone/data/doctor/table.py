@@ -1,20 +1,29 @@
-"""The table that the checks read: a row per image with what is kept of its pixels, and columns of all objects."""
+"""The table that the checks read: a row per image with what is kept of its pixels, and columns of all objects.
+
+Each image, annotation and map is read once.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from functools import cached_property, partial
+from typing import Any, Literal
 
 import numpy as np
+from faster_coco_eval.core import mask as coco
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from featherbone.data.doctor.drawing import draw_map, draw_objects, to_jpeg
-from featherbone.data.doctor.duplicates import ImageHash
-from featherbone.data.findings import MAX_EXAMPLES, Example, Finding, Severity, grade, share
-from featherbone.data.images import read_image
+from featherbone.data.doctor.duplicates import ImageHash, hash_image
+from featherbone.data.findings import MAX_EXAMPLES, Example, Finding, Severity, report
+from featherbone.data.formats.class_folders import LabelSplit
+from featherbone.data.formats.masks import MaskSplit
+from featherbone.data.formats.panoptic import PanopticSplit
+from featherbone.data.images import WHITES, is_deep, open_image, orientation_of, read_image, white_of
 from featherbone.data.layouts import TRAINING_SPLITS
-from featherbone.data.split import Split
+from featherbone.data.objects import ObjectSplit
+from featherbone.data.scan import look_at_each
+from featherbone.data.split import PanopticSegment, Split
 from featherbone.errors import BadData, BadImage
 from featherbone.ops import rle
 from featherbone.ops.label_maps import IGNORE
@@ -22,8 +31,15 @@ from featherbone.ops.label_maps import IGNORE
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Values = NDArray[np.integer]
 Truth = Literal["labels", "objects", "values", "segments", "other"]
 """Kind of the annotations: a class per image, objects, maps of class values, maps of segments, or unknown."""
+TRUTHS: dict[Any, Truth] = {
+    LabelSplit: "labels",
+    ObjectSplit: "objects",
+    MaskSplit: "values",
+    PanopticSplit: "segments",
+}
 
 MAX_DRAWN = 1000
 """Maximum number of objects drawn on the picture of a whole image."""
@@ -34,44 +50,24 @@ THUMBNAIL = 128
 class Picture:
     """What is kept of a readable image."""
 
-    size: tuple[int, int]
-    """Width and height of the upright image."""
-    kind: str
-    """How its pixels are stored: a key of `image_checks.KINDS`, or `colour`."""
-    orientation: int
-    """EXIF orientation, 1 to 8: 1 is upright, from 5 on width and height are exchanged."""
+    size: tuple[int, int]  # width and height of the upright image
+    kind: str  # how its pixels are stored: a key of `image_checks.KINDS`, or `colour`
+    orientation: int  # EXIF, 1 to 8: 1 is upright, from 5 on width and height are exchanged
     hash: ImageHash
-
-
-class Segment(NamedTuple):
-    """One segment that the file of a panoptic map states."""
-
-    id: int
-    label: int
-    crowd: bool
-    stated: Mapping[str, Any]
-    """The rest of what the file states."""
-    area: int
-    """Pixels on the map; 0 where the map does not contain it."""
-    box: tuple[int, int, int, int]
-    """x y width height on the map."""
 
 
 @dataclass(frozen=True)
 class MapFacts:
     """What is kept of the map of one image."""
 
-    fault: str = ""
-    """Why it cannot be read, or ""."""
+    fault: str = ""  # why it cannot be read, or ""
     values: frozenset[int] = frozenset()
-    unknown: Mapping[int, int] = field(default_factory=dict)
-    """Pixels of each value that is neither a class nor a segment."""
-    classes: Mapping[int, int] = field(default_factory=dict)
-    """Pixels of each class; `IGNORE` and -1 for unlabelled pixels."""
+    unknown: Mapping[int, int] = field(default_factory=dict)  # pixels of each value that is not a class or segment
+    classes: Mapping[int, int] = field(default_factory=dict)  # pixels of each class; `IGNORE`, -1: unlabelled ones
     coloured: bool = False
-    blur: float = 0.0
-    """Share of the changes from pixel to pixel that pass through a value between two others."""
-    segments: tuple[Segment, ...] = ()
+    blur: float = 0.0  # share of the changes from pixel to pixel that pass through a value between two others
+    segments: tuple[tuple[PanopticSegment, int, tuple[int, int, int, int]], ...] = ()
+    """Each segment of a panoptic map as stated, its pixels on the map and their box x y width height."""
 
     @property
     def void(self) -> float:
@@ -84,18 +80,14 @@ class ImageRow:
     """One image of a data set. Where pixels were not read, `picture` is None and `error` and `map` are empty."""
 
     source: Split[Any]
-    index: int
-    """Index in the split `source`."""
+    index: int  # in the split `source`
     split: str
     name: str
     picture: Picture | None = None
-    error: str = ""
-    """Why the image cannot be read, or ""."""
-    stated_size: tuple[int, int] | None = None
-    """Width and height by its annotations or its map."""
+    error: str = ""  # why the image cannot be read, or ""
+    stated_size: tuple[int, int] | None = None  # width and height by its annotations or its map
     label: int = -1
-    faults: tuple[str, ...] = ()
-    """Why annotations cannot be read; these are not among the objects."""
+    faults: tuple[str, ...] = ()  # why annotations cannot be read; these are not among the objects
     map: MapFacts = MapFacts()
 
     @property
@@ -138,32 +130,32 @@ class ObjectColumns:
         return self.boxes[:, 2:] - self.boxes[:, :2]
 
     @cached_property
+    def clipped_sides(self) -> Floats:
+        """Width and height of the parts of the boxes within the image (N, 2), not above 0 where there is none."""
+        return np.minimum(self.boxes[:, 2:], self.limits) - self.boxes[:, :2].clip(0)
+
+    @cached_property
     def clear(self) -> Bools:
         """Objects that are trained on (N,): not a crowd, with a box that is not empty within the image."""
-        return ~self.crowd & (np.minimum(self.boxes[:, 2:], self.limits) > self.boxes[:, :2].clip(0)).all(1)
+        return ~self.crowd & (self.clipped_sides > 0).all(1)
 
     @cached_property
     def input_sides(self) -> Floats:
         """Smaller side of each box, clipped to the image, over the longer side of the image (N,)."""
-        cut = np.minimum(self.boxes[:, 2:], self.limits) - self.boxes[:, :2].clip(0)
-        return cut.min(1) / self.limits.max(1)  # what `frames.fit` makes of it, but for rounding
+        return self.clipped_sides.min(1) / self.limits.max(1)  # what `frames.fit` makes of it, but for rounding
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
     """All that the checks know of a data set."""
 
+    sources: Mapping[str, Split[Any]]
     task: str
     truth: Truth
-    input_size: int
-    """Height and width of the network's input in pixels."""
+    input_size: int  # height and width of the network's input in pixels
     classes: tuple[str, ...]
-    class_ids: Mapping[str, Mapping[int, str]]
-    """By split, its class names by their ids in the files."""
     images: tuple[ImageRow, ...]
     objects: ObjectColumns
-    read_map: Callable[[Any, int], tuple[NDArray[Any], NDArray[Any]]] | None = None
-    """Values and palette indices (H, W) of the map of an image of a split."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -179,6 +171,11 @@ class Table:
         return self.splits[self.objects.image]
 
     @cached_property
+    def num_clear(self) -> Ints:
+        """Number of objects of each image that are trained on (I,)."""
+        return np.bincount(self.objects.image[self.objects.clear], minlength=len(self))
+
+    @cached_property
     def readable(self) -> dict[ImageRow, Picture]:
         """The images that can be read with their maps."""
         return {image: image.picture for image in self.images if image.picture and not image.map.fault}
@@ -187,15 +184,13 @@ class Table:
     def counts(self) -> dict[str, Ints]:
         """By split, the usable images that have each class, or the objects of each class (K,)."""
         if self.truth == "objects":
-            known = self.objects.clear & (self.objects.labels >= 0)
-            labels, splits = self.objects.labels[known], self.object_splits[known]
+            labels, splits = self.objects.labels[self.objects.clear], self.object_splits[self.objects.clear]
         else:
-            images = self.images if self.truth == "labels" else self.readable
-            shown = [(k, one) for one in images for k in ((one.label,) if self.truth == "labels" else one.map.classes)]
-            pairs = [(k, one.split) for k, one in shown if 0 <= k < len(self.classes) and not one.error]
+            images = [image for image in self.images if not image.error and not image.map.fault]
+            pairs = [(label, image.split) for image in images for label in (image.label, *image.map.classes)]
             labels, splits = np.array([k for k, _ in pairs], np.int64), np.array([split for _, split in pairs], str)
-        size = len(self.classes)
-        return {split: np.bincount(labels[splits == split], minlength=size) for split in TRAINING_SPLITS}
+        known, size = (labels >= 0) & (labels < len(self.classes)), len(self.classes)
+        return {split: np.bincount(labels[known & (splits == split)], minlength=size) for split in TRAINING_SPLITS}
 
     def object_name(self, row: int) -> str:
         """Name of an object in notes."""
@@ -221,15 +216,13 @@ class Table:
     ) -> Iterator[Finding]:
         """A finding about objects, a mask (N,) or rows (n,), or about pairs of rows (n, 2), if there are any.
 
-        Severity and message are those of `findings.report`; without a `thing` the message is `text`. The first object
-        in each image is an example with a picture, its `masks` drawn on request, and a caption by `note(*rows)`.
+        Severity and message are those of `findings.report`. The first object in each image is an example with a
+        picture, its `masks` drawn on request, and a caption by `note(*rows)`.
         """
         rows = np.flatnonzero(which) if which.dtype == bool else which
         if not len(rows):
             return
-        rows, note, count = rows.reshape(len(rows), -1), note or self.describe, len(rows)
-        total = len(self.objects) if total is None else total
-        severity = severity if isinstance(severity, str) else grade(count, total, severity)
+        rows, note = rows.reshape(len(rows), -1), note or self.describe
         images, first, times = np.unique(self.objects.image[rows[:, 0]], return_index=True, return_counts=True)
         examples = []
         for at in range(min(len(images), MAX_EXAMPLES)):
@@ -237,8 +230,8 @@ class Table:
             more = f"; {times[at] - 1:,} more in this image" if times[at] > 1 else ""
             pictures = (self.draw(image, objects, masks),) if image.picture or image.error else ()
             examples.append(Example((image.name,), note(*objects) + more, pictures))
-        message = f"{share(count, thing, total)} {text}" if thing else text
-        yield Finding(severity, code, message, count, tuple(examples))
+        total = len(self.objects) if total is None else total
+        yield from report(severity, code, examples, thing, text, total, count=len(rows))
 
     def draw(
         self, image: ImageRow, objects: Sequence[int] | None = None, masks: bool = False, values: Sequence[int] = ()
@@ -250,16 +243,17 @@ class Table:
         """
         try:
             picture = read_image(image.source.encoded(image.index), image.name)
-            if self.read_map:
-                stored, colours = self.read_map(image.source, image.index)
+            if isinstance(image.source, MaskSplit | PanopticSplit):
+                stored, colours = _read_map(image.source, image.index)
                 return to_jpeg(draw_map(picture, colours, np.isin(stored, values) if values else None))
         except (BadData, BadImage, OSError):
             return b""
         if self.truth == "objects":
-            row = self.images.index(image) if objects is None else 0
+            whole = objects is None
+            row = self.images.index(image) if whole else 0
             shown = np.flatnonzero(self.objects.image == row)[:MAX_DRAWN].tolist() if objects is None else objects
             drawn = [mask for i in shown if masks and (mask := self._mask(image, i)) is not None]
-            return to_jpeg(draw_objects(picture, self.objects.boxes[shown], drawn, whole=objects is None))
+            return to_jpeg(draw_objects(picture, self.objects.boxes[shown], drawn, whole))
         picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
         return to_jpeg(picture)
 
@@ -269,3 +263,188 @@ class Table:
             return None  # the stated size may be of any number of pixels
         width, height = image.stated_size
         return rle.decode(rle.from_coco(self.objects.segmentations[row], height, width))
+
+
+def _read_map(images: MaskSplit | PanopticSplit, index: int) -> tuple[Values, Values]:
+    """Values or segment ids (H, W) of a map, and a palette index for each."""
+    if isinstance(images, MaskSplit):
+        path = images.entries[index].mask
+        values, coloured = images.code.read(images.root / path, path)
+        return values, images.code.classes(values, coloured)
+    ids = images.ids(index)
+    known, places = np.unique(ids, return_inverse=True)
+    colours = np.where(known == 0, IGNORE, np.arange(len(known)) % IGNORE)
+    return ids, colours[places.reshape(ids.shape)]
+
+
+def truth_of(images: Split[Any] | None) -> Truth:
+    """Kind of the annotations of a split."""
+    return next((truth for kind, truth in TRUTHS.items() if isinstance(images, kind)), "other")
+
+
+def collect(splits: Mapping[str, Split[Any]], task: str, input_size: int = 0, pixels: bool = True) -> Table:
+    """The table of the splits of a data set, all of one class.
+
+    Classes of the splits are joined by name, but for maps, which number them alike. Without `pixels` no image, map or
+    mask is read, and the table serves the checks that need none.
+    """
+    truth = truth_of(next(iter(splits.values()), None))
+    lists = [images.classes for images in splits.values()]
+    known = [name for names in (lists[:1] if truth in ("values", "segments") else lists) for name in names]
+    for images in splits.values():
+        if isinstance(images, LabelSplit):
+            known += [_class_name(images, label) for label in np.unique(images.labels).tolist()]
+    classes = {name: label for label, name in enumerate(dict.fromkeys(known))}
+    rows: list[ImageRow] = []
+    for split, images in splits.items():
+        look = partial(_collect_image, images, split=split, classes=classes, pixels=pixels)
+        rows += look_at_each(images, look, f"examining {split}") if pixels else map(look, range(len(images)))
+    objects = [images for images in splits.values() if isinstance(images, ObjectSplit)]
+    return Table(
+        sources=splits,
+        task=task,
+        truth=truth,
+        input_size=input_size,
+        classes=tuple(classes),
+        images=tuple(rows),
+        objects=_collect_objects(objects, classes, masks=task == "instance", pixels=pixels),
+    )
+
+
+def _class_name(images: LabelSplit, label: int) -> str:
+    return images.classes[label] if 0 <= label < len(images.classes) else f"label {label}"
+
+
+def _collect_image(images: Split[Any], index: int, split: str, classes: Mapping[str, int], pixels: bool) -> ImageRow:
+    name = images.name(index)
+    values: dict[str, Any] = {}
+    if isinstance(images, LabelSplit):
+        values["label"] = classes[_class_name(images, images.truth(index))]
+    elif isinstance(images, ObjectSplit):
+        entry = images.entries[index]
+        values = {"stated_size": (entry.width, entry.height), "faults": entry.errors}
+    if pixels:
+        try:
+            if isinstance(images, MaskSplit):
+                values["map"], values["stated_size"] = _semantic_facts(images, index)
+            elif isinstance(images, PanopticSplit):
+                values["map"], values["stated_size"] = _panoptic_facts(images, index)
+        except BadImage as error:
+            values["map"] = MapFacts(str(error))
+        try:
+            values["picture"] = look_at(images, index)
+        except (BadImage, OSError) as error:
+            values["error"] = str(error).removeprefix(f"{name}: ")
+    return ImageRow(images, index, split, name, **values)
+
+
+def look_at(images: Split[Any], index: int) -> Picture:
+    """What is kept of an image. Raises `BadImage` or `OSError`."""
+    encoded, name = images.encoded(index), images.name(index)
+    image = read_image(encoded, name)
+    with open_image(encoded, name) as file:
+        orientation = orientation_of(file)  # before `_kind`, which may decode the file
+        return Picture(image.size, _kind(file), orientation, hash_image(image, encoded))
+
+
+def _kind(file: ImageFile.ImageFile) -> str:
+    if is_deep(file):
+        file.load()
+        return "sixteen-bit" if white_of(file) == WHITES[-1] else "low-range"
+    if file.mode in ("P", "PA"):
+        return "palette"
+    if file.has_transparency_data:
+        return "transparent"
+    return {"L": "grey", "1": "grey", "RGB": "colour", "CMYK": "cmyk"}.get(file.mode, "other-colours")
+
+
+def _collect_objects(
+    splits: Sequence[ObjectSplit], classes: Mapping[str, int], masks: bool, pixels: bool
+) -> ObjectColumns:
+    """All annotations that can be read, with what is kept of their masks for instance segmentation."""
+    entries = [entry for images in splits for entry in images.entries]
+    counts = [len(entry) for entry in entries]
+    tables = [np.array([*(classes[name] for name in images.classes), -1], np.int64) for images in splits]
+    labels = [table[e.labels] for table, images in zip(tables, splits, strict=True) for e in images.entries]
+    boxes = np.concatenate([np.zeros((0, 4)), *(entry.boxes_xywh for entry in entries)])
+    shapes = [(shape, e.width, e.height) for e in entries for shape in e.segmentations]
+    facts = [_mask_facts(*shape, pixels) for shape in shapes] if masks else []
+    return ObjectColumns(
+        image=np.repeat(np.arange(len(entries)), counts),
+        place=np.concatenate([np.arange(count) for count in (0, *counts)]),
+        labels=np.concatenate([np.zeros(0, np.int64), *labels]),
+        boxes=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1),
+        limits=np.array([(width, height) for _, width, height in shapes], np.float64).reshape(-1, 2),
+        crowd=np.concatenate([np.zeros(0, bool), *(entry.crowd for entry in entries)]),
+        areas=np.concatenate([np.zeros(0), *(entry.stated_areas for entry in entries)]),
+        ids=tuple(i for entry in entries for i in entry.ids or (None,) * len(entry)),
+        category_ids=tuple(i for entry in entries for i in entry.category_ids or (-1,) * len(entry)),
+        segmentations=tuple(shape for shape, *_ in shapes),
+        mask_faults=tuple(fault for fault, *_ in facts),
+        mask_boxes=np.array([box for _, box, _, _ in facts], np.float64).reshape(-1, 4),
+        mask_areas=np.array([area for _, _, area, _ in facts], np.float64),
+        mask_beyond=np.array([beyond for *_, beyond in facts], np.float64),
+    )
+
+
+def _mask_facts(segmentation: Any, width: int, height: int, pixels: bool) -> tuple[str, list[float], float, float]:
+    """Why a mask cannot be read, the box around its pixels, their number, and by how many it exceeds the image."""
+    fault = "" if segmentation is None else rle.fault(segmentation, height, width)
+    if segmentation is None or fault or not pixels:
+        return fault, [np.nan] * 4, np.nan, 0.0
+    mask = rle.from_coco(segmentation, height, width)
+    x, y, w, h = np.asarray(coco.toBbox([mask]), np.float64).reshape(4).tolist()
+    beyond = 0.0
+    if isinstance(segmentation, list):
+        points = np.concatenate([np.asarray(p, np.float64).reshape(-1, 2) for p in segmentation])
+        beyond = max((-points).max(), (points - (width, height)).max(), 0)
+    return "", [x, y, x + w, y + h], float(rle.areas([mask])[0]), beyond
+
+
+def _semantic_facts(images: MaskSplit, index: int) -> tuple[MapFacts, tuple[int, int]]:
+    """What is kept of a map of classes, and its width and height."""
+    path = images.entries[index].mask
+    values, coloured = images.code.read(images.root / path, path)
+    known, counts = np.unique(values, return_counts=True)
+    table = images.code.table(coloured)
+    facts = MapFacts(
+        values=frozenset(known.tolist()),
+        unknown={value: n for value, n in zip(known.tolist(), counts.tolist(), strict=True) if value not in table},
+        classes=_add_up(images.code.classes(known, coloured), counts),
+        coloured=coloured,
+        blur=blur_of(values),
+    )
+    return facts, (values.shape[1], values.shape[0])
+
+
+def _panoptic_facts(images: PanopticSplit, index: int) -> tuple[MapFacts, tuple[int, int]]:
+    """What is kept of a map of segments, and its width and height."""
+    ids = images.ids(index)
+    known, counts = np.unique(ids, return_counts=True)
+    pixels = dict(zip(known.tolist(), counts.tolist(), strict=True))
+    parts = images.parts(index, ids)
+    labels = {part.id: part.label for part in parts}
+    segments = []
+    for part in parts:
+        x1, y1, x2, y2 = rle.box_of(ids == part.id)
+        segments.append((part, pixels.get(part.id, 0), (x1, y1, x2 - x1, y2 - y1)))
+    listed = pixels if images.entries[index].parts is None else {0, *labels}
+    facts = MapFacts(
+        unknown={value: count for value, count in pixels.items() if value not in listed},
+        classes=_add_up(np.array([labels.get(value, IGNORE) for value in pixels]), counts),
+        segments=tuple(segments),
+    )
+    return facts, (ids.shape[1], ids.shape[0])
+
+
+def _add_up(labels: Values, counts: Values) -> dict[int, int]:
+    """Pixels of each class, from the class and the number of pixels of each value."""
+    return {label: int(counts[labels == label].sum()) for label in np.unique(labels).tolist()}
+
+
+def blur_of(values: Values) -> float:
+    """Share of the changes along rows that pass through a single pixel of a value between its neighbours'."""
+    before, here, after = values[:, :-2], values[:, 1:-1], values[:, 2:]
+    changes = int((here != after).sum())
+    between = ((before < here) & (here < after)) | ((before > here) & (here > after))
+    return float(between.sum() / changes) if changes else 0.0
