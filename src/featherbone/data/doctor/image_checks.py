@@ -174,3 +174,16 @@ def compare_copies(
     findings = [*report(SPOILS, "leakage", leaks, "validation image", text, total)]
     text = f"of another image of the same {same}; remove them"
     return differing, [*findings, *report("note", "duplicates", spare, "copy", text)]
+
+
+def report_copies(
+    table: Table, alike: Callable[[ImageRow, ImageRow], bool], code: str, annotated: str
+) -> Iterator[Finding]:
+    """Copies of an image on which other objects or classes are `annotated`, in both splits, and redundant ones."""
+    differing, rest = compare_copies(table, alike)
+    text = (
+        f"with a copy on which other {annotated} are annotated; keep the right one, or, if they are frames of one "
+        "scene, keep those in one split"
+    )
+    yield from report("warning", code, differing, "image", text)
+    yield from rest

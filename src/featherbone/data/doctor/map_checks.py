@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from featherbone.data.doctor.image_checks import compare_copies
+from featherbone.data.doctor.image_checks import report_copies
 from featherbone.data.doctor.table import ImageRow, Table
 from featherbone.data.findings import MAX_EXAMPLES, SPOILS, Example, Finding, finding, listed, many, report
 from featherbone.data.formats.masks import MaskSplit, binary_message
@@ -131,13 +131,7 @@ def check_map_copies(table: Table) -> Iterator[Finding]:
         apart = sum(abs(first.get(label, 0) - second.get(label, 0)) for label in {*first, *second})
         return apart <= 2 * ALIKE * sum(first.values())
 
-    differing, rest = compare_copies(table, alike)
-    text = (
-        "with a copy on which other classes are annotated; keep the right one, or, if they are frames of one scene, "
-        "keep those in one split"
-    )
-    yield from report("warning", "copies-mapped-differently", differing, "image", text)
-    yield from rest
+    return report_copies(table, alike, "copies-mapped-differently", "classes")
 
 
 def check_segments(table: Table) -> Iterator[Finding]:

@@ -6,8 +6,8 @@ from math import ceil
 
 import numpy as np
 
-from featherbone.data.doctor.image_checks import compare_copies
-from featherbone.data.doctor.table import Bools, Floats, Ints, Table
+from featherbone.data.doctor.image_checks import report_copies
+from featherbone.data.doctor.table import Bools, Floats, ImageRow, Ints, Table
 from featherbone.data.findings import (
     MOST,
     SPOILS,
@@ -360,13 +360,11 @@ def object_facts(table: Table) -> ObjectFacts:
 def check_object_copies(table: Table) -> Iterator[Finding]:
     """Copies of an image with other objects, in both splits, and redundant ones."""
     rows = {image: row for row, image in enumerate(table.images)}
-    differing, rest = compare_copies(table, lambda one, other: _same_objects(table, rows[one], rows[other]))
-    text = (
-        "with a copy on which other objects are annotated; keep the right one, or, if they are frames of one scene, "
-        "keep those in one split"
-    )
-    yield from report("warning", "copies-marked-differently", differing, "image", text)
-    yield from rest
+
+    def alike(one: ImageRow, other: ImageRow) -> bool:
+        return _same_objects(table, rows[one], rows[other])
+
+    return report_copies(table, alike, "copies-marked-differently", "objects")
 
 
 def _same_objects(table: Table, one: int, other: int) -> bool:
