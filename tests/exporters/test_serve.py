@@ -47,7 +47,7 @@ def ask(port, path, method="GET", host="localhost"):
         stream.sendall(f"{method} {path} HTTP/1.0\r\n{line}\r\n".encode("latin-1"))
         with closing(http.client.HTTPResponse(stream, method=method)) as response:
             response.begin()
-            return response.status, response.read().decode(), dict(response.getheaders())
+            return response.status, response.read().decode(), response.headers
 
 
 @pytest.mark.parametrize(
