@@ -55,11 +55,11 @@ class WebPage(ONNX):
         raw = self.open(folder / self.file)(torch.zeros(1, 3, p.height, p.width))
         decoder = decoder_of(card, about["decode"].get("strides", ()))
         graph = DecoderGraph(decoder, about["outputs"], (p.height, p.width)).eval()
-        size = torch.tensor([p.height, p.width])
+        size, inner = (torch.tensor([p.height, p.width]) for _ in range(2))  # one tensor twice would be one input
         with torch.no_grad():
-            outputs = [f"result_{name}" for name in graph(size, size, *raw)]
+            outputs = [f"result_{name}" for name in graph(size, inner, *raw)]
             inputs = ["size", "inner", *about["outputs"]]
-            write_onnx(graph, (size, size, *raw), folder / "decode.onnx", inputs, outputs)
+            write_onnx(graph, (size, inner, *raw), folder / "decode.onnx", inputs, outputs)
 
 
 class DecoderGraph(nn.Module):
