@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 
 from featherbone.data.loading import explained_workers
 from featherbone.devices import count_devices, find_device
@@ -34,10 +34,12 @@ def accelerate(settings: Settings) -> Iterator[Accelerator]:
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     if precision == "fp16" and device.type == "cpu":
         raise BadOption("precision fp16 needs a GPU; use fp32 or bf16 on the CPU")
+    shared = [kind._shared_state for kind in (PartialState, AcceleratorState, GradientState)]
     with ExitStack() as stack:
-        stack.enter_context(_environment())
+        stack.enter_context(restored(os.environ, *shared))
         stack.enter_context(_generators(device))
-        stack.enter_context(_own_state())
+        for state in shared:  # of an earlier run, or the caller's
+            state.clear()
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(max(local_rank, 0) if device.index is None else device.index))
         if settings.deterministic:
@@ -95,17 +97,15 @@ def deterministic(device: torch.device) -> Iterator[None]:
     if device.type == "cpu":
         yield
         return
-    enabled, warn_only = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     flags: list[tuple[Any, str, bool]] = [
         (torch.utils.deterministic, "fill_uninitialized_memory", False),
         (torch.backends.cudnn, "deterministic", True),
         (torch.backends.cudnn, "benchmark", False),
     ]
     before = [getattr(module, name) for module, name, _ in flags]
-    with _environment():
+    with restored(os.environ):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         try:
             torch.use_deterministic_algorithms(True, warn_only=True)
@@ -119,14 +119,16 @@ def deterministic(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _environment() -> Iterator[None]:
-    before = dict(os.environ)
+def restored(*mappings: MutableMapping[str, Any]) -> Iterator[None]:
+    """Give mappings back the entries that they had, at the end of the context."""
+    before = [dict(mapping) for mapping in mappings]
     try:
         yield
     finally:
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
+        for mapping, entries in zip(mappings, before, strict=True):
+            for name in mapping.keys() - entries.keys():
+                del mapping[name]
+            mapping.update(entries)
 
 
 @contextmanager
@@ -142,29 +144,7 @@ def _generators(device: torch.device) -> Iterator[None]:
             np.random.set_state(states[1])
 
 
-@contextmanager
-def _own_state() -> Iterator[None]:
-    """Accelerate's shared state: empty inside, for an earlier run or the caller's may differ, and restored after."""
-    shared = [kind._shared_state for kind in (PartialState, AcceleratorState, GradientState)]
-    before = [dict(state) for state in shared]
-    for state in shared:
-        state.clear()
-    try:
-        yield
-    finally:
-        for state, content in zip(shared, before, strict=True):
-            state.clear()
-            state.update(content)
-
-
-def add_up(accelerator: Accelerator, value: Any) -> Any:
-    """The sum over all processes of a number, array or CPU tensor, in the order of their ranks."""
-    parts = gather_object([value]) if accelerator.num_processes > 1 else [value]
-    return sum(parts[1:], parts[0])
-
-
 def count_workers(given: int | None, device: torch.device) -> int:
     """Processes that read images: one on a CPU, which has its cores for the network, else one a core, up to eight."""
-    if given is not None:
-        return given
-    return 1 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+    usual = 1 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+    return usual if given is None else given

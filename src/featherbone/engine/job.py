@@ -1,13 +1,14 @@
 """A task on a data set: everything that training and evaluation need to know of both."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from featherbone.data.anchor_boxes import fit_anchors, input_sizes, mean_best_iou
 from featherbone.data.dataset import DataSet, EvaluationSplit, open_data
@@ -18,7 +19,6 @@ from featherbone.data.scan import find_unreadable, leave_out
 from featherbone.data.split import Split
 from featherbone.draw import contact_sheet, draw_record, save_picture
 from featherbone.engine.accelerator import count_workers
-from featherbone.engine.evaluate import evaluate
 from featherbone.engine.run import read_metrics
 from featherbone.engine.settings import Settings, parse_keywords
 from featherbone.engine.teacher import Teacher
@@ -26,17 +26,14 @@ from featherbone.errors import BadData
 from featherbone.files import write_json
 from featherbone.metrics.detection import DetectionMetrics
 from featherbone.metrics.outcome import SHOWN, Outcome
-from featherbone.progress import notify
-from featherbone.report import format_metric
+from featherbone.ops.boxes import Picked
+from featherbone.progress import notify, track
 from featherbone.report.run import write_run_report
 from featherbone.tasks.backbone import weights_licence
 from featherbone.tasks.card import Card, versions
 from featherbone.tasks.inference import Inference
 from featherbone.tasks.run import build_task, load_backbone
 from featherbone.tasks.task import KINDS
-
-HEADLINES = 3
-"""Metrics printed after an epoch."""
 
 
 class Job:
@@ -73,21 +70,6 @@ class Job:
         """The training images."""
         return self.splits["train"]
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names."""
-        return self.val.classes
-
-    def describe_data(self) -> dict[str, Any]:
-        """What a card states about the data."""
-        return {
-            "path": str(self.data.resolve()),
-            "fingerprint": self.fingerprint(),
-            "val_fingerprint": self.val.fingerprint(),
-            **{name: len(images) for name, images in self.splits.items()},
-            "skipped": self.skipped,
-        }
-
     def fingerprint(self) -> str:
         """A hash of all names and annotations."""
         return DataSet(self.train, self.val).fingerprint()
@@ -96,35 +78,37 @@ class Job:
         """The card that a run starts with."""
         s = self.settings
         name, head = self.kind.find_head(s.head)
+        preprocessing = self.kind.preprocessing(model, head, s.image_size)
+        head_args = parse_keywords(s.head_args, "head_args")
+        if head_args.get("anchors") == "fit":
+            sizes = input_sizes(self.train, preprocessing)
+            head_args["anchors"] = fit_anchors(sizes, seed=s.seed)
+            notify(f"anchors fitted: mean best IoU {mean_best_iou(sizes, head_args['anchors']):.3f}", "note")
         things = self.kind.things(self.train)
-        data = self.describe_data() | ({"category_ids": list(self.train.category_ids)} if things else {})
-        card = Card(
+        data: dict[str, Any] = {
+            "path": str(self.data.resolve()),
+            "fingerprint": self.fingerprint(),
+            "val_fingerprint": self.val.fingerprint(),
+            **{split: len(images) for split, images in self.splits.items()},
+            "skipped": self.skipped,
+        }
+        if things:
+            data["category_ids"] = list(self.train.category_ids)
+        started = Card.read(Path(s.backbone_from)).weights_licence if s.backbone_from else None
+        return Card(
             task=self.kind.name,
-            classes=self.classes,
+            classes=self.val.classes,
             backbone=model,
             model_args=parse_keywords(s.model_args),
             head=name,
-            head_args=parse_keywords(s.head_args, "head_args"),
+            head_args=head_args,
             things=things,
-            preprocessing=self.kind.preprocessing(model, head, s.image_size),
+            preprocessing=preprocessing,
             data=data,
             settings=s.to_dict(),
-            weights_licence=self._licence(model),
+            weights_licence=started or weights_licence(model, s.pretrained, s.checkpoint),
             versions=versions(),
         )
-        if card.head_args.get("anchors") != "fit":
-            return card
-        sizes = input_sizes(self.train, card.preprocessing)
-        anchors = fit_anchors(sizes, seed=s.seed)
-        notify(f"anchors fitted: mean best IoU {mean_best_iou(sizes, anchors):.3f}", "note")
-        return replace(card, head_args={**card.head_args, "anchors": anchors})
-
-    def _licence(self, model: str) -> str:
-        """The licence of the weights that training starts from."""
-        s = self.settings
-        if s.backbone_from:
-            return Card.read(Path(s.backbone_from)).weights_licence
-        return weights_licence(model, s.pretrained, s.checkpoint)
 
     def build(self, card: Card, device: torch.device) -> Any:
         """The task to train, with the weights that it starts from."""
@@ -138,10 +122,6 @@ class Job:
             notify(f"backbone from {source}", "note")
         self.kind.set_loss(task, s, self.train)
         return task.to(device)
-
-    def samples(self, card: Card) -> Any:
-        """Augmented training samples by (epoch, index)."""
-        return self.kind.samples(self.train, card.preprocessing, self.settings, training=True)
 
     def preparer(self, card: Card, decoder: Any, device: torch.device) -> Callable[..., tuple[Tensor, Any]]:
         """What turns a loaded batch and (seed, step) into images and targets on the device."""
@@ -157,7 +137,7 @@ class Job:
 
         return prepare
 
-    def eval_loader(self, card: Card, batch_size: int, accelerator: Accelerator) -> Any:
+    def eval_loader(self, card: Card, batch_size: int, accelerator: Accelerator) -> DataLoader[Any]:
         """The evaluated images in order, this process's share."""
         return eval_loader(
             self.kind.samples(self.val, card.preprocessing, self.settings, training=False),
@@ -169,27 +149,56 @@ class Job:
             self.kind.collate,
         )
 
+    @torch.no_grad()
     def measure(
-        self, task: Any, card: Card, accelerator: Accelerator, loader: Any = None
+        self, task: Any, card: Card, accelerator: Accelerator, loader: DataLoader[Any] | None = None
     ) -> tuple[dict[str, Any], Outcome]:
-        """Metrics of a task over the evaluated split, which they name, each process taking its share."""
+        """Metrics of a task over the evaluated split, which they name, each process taking its share.
+
+        With tiles or several views, images are read one by one and there is no validation loss; nor is there where a
+        task has none.
+        """
         task = task.to(accelerator.device).eval()
-        metrics, outcome = evaluate(
-            task,
-            card,
-            self.val,
-            loader or self.eval_loader(card, self.kind.eval_batch, accelerator),
-            lambda batch: self.kind.to_targets(batch, task.decoder, accelerator.device),
-            accelerator,
-            self.inference,
-        )
+        outcome = self.kind.outcome(len(self.val), task.decoder)
+        losses: list[Tensor] = []
+        if self.inference.is_plain:
+            loader = loader or self.eval_loader(card, self.kind.eval_batch, accelerator)
+            records = self._from_batches(task, card, loader, accelerator.device, losses)
+        else:
+            records = self._from_views(task, card, accelerator)
+        for index, record in records:
+            outcome.add(index, self.val.truth(index), record)
+        totals = [float(torch.stack(losses).cpu().double().sum()) if losses else 0.0]
+        if accelerator.num_processes > 1:
+            outcome.synchronise(gather_object)
+            totals = gather_object(totals)
+        outcome.finish()
+        metrics = outcome.compute()
+        if total := sum(totals):
+            metrics["loss"] = total / len(self.val)
+        outcome.score = metrics.get("best_score") or self.kind.score or 0.0
         return {**metrics, "split": self.split}, outcome
 
-    def headline(self, metrics: dict[str, Any]) -> str:
-        """The metrics in a few words."""
-        loss = [f"val loss {format_metric(metrics['loss'])}"] if "loss" in metrics else []
-        names = list(self.kind.figures.items())[:HEADLINES]
-        return "  ".join([*loss, *(f"{name} {format_metric(metrics[key])}" for key, name in names)])
+    def _from_batches(
+        self, task: Any, card: Card, loader: DataLoader[Any], device: torch.device, losses: list[Tensor]
+    ) -> Iterator[tuple[int, Any]]:
+        """The index and the record of each image; the loss of each batch, times its images, goes to `losses`."""
+        sampler: Any = loader.batch_sampler
+        for keys, batch in track(zip(sampler, loader, strict=True), "evaluating", len(loader)):
+            images, targets = self.kind.to_targets(batch, task.decoder, device)
+            raw = task(images)
+            if self.kind.has_validation_loss and not isinstance(raw, Picked):
+                terms = task.losses(raw, targets)
+                losses.append(len(keys) * torch.stack([term.float() for term in terms.values()]).sum())
+            frames = [card.preprocessing.frame(*self.val.size(i)) for _, i in keys] if self.kind.heads else []
+            yield from zip([index for _, index in keys], task.decoder(raw, frames), strict=True)
+
+    def _from_views(self, task: Any, card: Card, accelerator: Accelerator) -> Iterator[tuple[int, Any]]:
+        """The same from tiles or several views of each image."""
+        own = range(accelerator.process_index, len(self.val), accelerator.num_processes)
+        for index in track(own, "evaluating", len(own)):
+            image = self.val.image(index)
+            yield index, self.inference.record(task, card.preprocessing, image, accelerator.device, None)
 
     def report(self, path: Path, card: Card, outcome: Outcome) -> None:
         """Write the page of a run, and detections in COCO's results format beside it."""
@@ -200,17 +209,16 @@ class Job:
 
     def show_batch(self, path: Path, samples: Any, keys: list[tuple[int, int]], card: Card) -> None:
         """Write a picture of augmented training images with their targets, before any mixing."""
-        pictures, captions = [], []
-        for key in keys[:SHOWN]:
-            image, target = samples[key]
+        pictures = []
+        for image, target in (samples[key] for key in keys[:SHOWN]):
             record = self.kind.target_record(target, image, self.train)
             pictures.append(draw_record(card.preprocessing.picture(image), record, legend=False))
-            captions.append(self.train.name(key[1]))
+        captions = [self.train.name(index) for _, index in keys[:SHOWN]]
         save_picture(contact_sheet(pictures, captions, 4, 320), path)
 
     def show_outcome(self, path: Path, outcome: Outcome) -> None:
         """Write a picture of what an evaluation found."""
-        score = outcome.score
-        chosen = outcome.spread
-        pictures = [draw_record(self.val.image(i), outcome.records[i], score, legend=False) for i in chosen]
-        save_picture(contact_sheet(pictures, [self.val.name(i) for i in chosen], 4, 320), path)
+        pictures = [
+            draw_record(self.val.image(i), outcome.records[i], outcome.score, legend=False) for i in outcome.spread
+        ]
+        save_picture(contact_sheet(pictures, [self.val.name(i) for i in outcome.spread], 4, 320), path)

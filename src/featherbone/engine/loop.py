@@ -5,6 +5,7 @@ index), so the state to resume from is the weights, the optimiser and the step, 
 process does that computes its batches in N parts.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -15,16 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from featherbone.data.loading import Batches
+from featherbone.data.loading import Batches, train_loader
 from featherbone.deployment import use_form
-from featherbone.engine.batch_norm import RunningStatistics
+from featherbone.engine.accelerator import count_workers
+from featherbone.engine.batch_norm import RunningStatistics, synchronise
 from featherbone.engine.job import Job
-from featherbone.engine.optimiser import set_training
+from featherbone.engine.optimiser import build_optimiser, build_schedule, freeze_norms, freeze_parts, set_training
 from featherbone.engine.run import (
     AGAIN,
     STATE,
@@ -35,7 +35,8 @@ from featherbone.engine.run import (
     save_state,
     write_metrics,
 )
-from featherbone.errors import BadRun, FeatherboneError
+from featherbone.engine.settings import Settings
+from featherbone.errors import BadOption, BadRun, FeatherboneError
 from featherbone.progress import bar
 from featherbone.tasks.card import Card
 from featherbone.tasks.run import fit, save_weights
@@ -71,48 +72,55 @@ class Progress:
     """Time spent in the epoch so far."""
 
 
-@dataclass
 class Loop:
-    """Trains a task and keeps its run folder; every process of a group has one."""
+    """Trains the task of a job and keeps its run folder; every process of a group has one."""
 
-    run: Path
-    card: Card
-    job: Job
-    accelerator: Accelerator
-    task: Any
-    """The module with `forward` and `losses`."""
-    optimiser: torch.optim.Optimizer
-    schedule: Scheduler
-    loader: DataLoader[Any]
-    on_epoch: Callable[[dict[str, Any], dict[str, Any]], None] = lambda row, metrics: None
-    """Called with the row and the metrics of each epoch; the latter are empty between evaluations."""
-    progress: Progress = field(default_factory=Progress)
-    measured: tuple[dict[str, Any], Any] | None = None
-    """Metrics and outcome of the saved weights, where the last evaluation measured them."""
+    def __init__(self, run: Path, card: Card, job: Job, accelerator: Accelerator) -> None:
+        self.run, self.card, self.job, self.accelerator = run, card, job, accelerator
+        self.settings = s = job.settings
+        self.epochs = s.epochs + s.cooldown_epochs
+        self.progress = Progress()
+        self.measured: tuple[dict[str, Any], Any] | None = None
+        """Metrics and outcome of the saved weights, where the last evaluation measured them."""
+        count, world, device = len(job.train), accelerator.num_processes, accelerator.device
+        batch_size = fit_batch_size(count, s, accelerator)
+        self.batches = Batches(count, batch_size, world * s.accumulate, accelerator.process_index, world, s.seed)
+        torch.manual_seed(s.seed)
+        task = job.build(card, device).to(memory_format=torch.channels_last)  # convolutions are faster, on any device
+        if s.sync_batchnorm:
+            task = synchronise(task, accelerator)
+        freeze_parts(task.backbone, s.freeze)
+        if s.freeze_norm:
+            freeze_norms(task.backbone)
+        if self.batches.batch_size == self.batches.parts:
+            check_single_images(task, card.preprocessing.height, card.preprocessing.width, device)
+        if s.recompute:
+            task.backbone.set_grad_checkpointing()
+        self.task = task
+        optimiser = build_optimiser(task, task.backbone, s)
+        self.schedule = build_schedule(optimiser, s, self.batches.steps)
+        self.samples = job.kind.samples(job.train, card.preprocessing, s, training=True)
+        workers = count_workers(s.workers, device)
+        self.loader = train_loader(self.samples, self.batches, workers, device, job.kind.collate)
+        self.prepare = job.preparer(card, task.decoder, device)
+        self.ema = ModelEmaV3(task, s.ema, use_warmup=True) if s.ema else None
+        self.model, self.optimiser = accelerator.prepare(LossModule(task, s.compile), optimiser)
+        self.statistics = RunningStatistics(task, accelerator)
+        self.val = job.eval_loader(card, max(job.kind.eval_batch // world, 1), accelerator)
 
-    def __post_init__(self) -> None:
-        self.settings = self.job.settings
-        self.epochs = self.settings.epochs + self.settings.cooldown_epochs
-        batches: Any = self.loader.batch_sampler
-        self.batches: Batches = batches
-        self.parts = self.batches.parts // self.batches.world
-        """Micro-batches of a step in this process."""
-        self.prepare = self.job.preparer(self.card, self.task.decoder, self.accelerator.device)
-        decay = self.settings.ema
-        self.ema = ModelEmaV3(self.task, decay, use_warmup=True) if decay else None
-        loss = LossModule(self.task, self.settings.compile)
-        self.model, self.optimiser = self.accelerator.prepare(loss, self.optimiser)
-        self.statistics = RunningStatistics(self.task, self.accelerator)
-        world = self.accelerator.num_processes
-        self.val = self.job.eval_loader(self.card, max(self.job.kind.eval_batch // world, 1), self.accelerator)
+    def fit(self, report: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+        """Train from the current step to the end.
 
-    def fit(self) -> None:
-        """Train from the current step to the end."""
+        In the main process `report` takes the row and the metrics of each epoch; the latter are empty between
+        evaluations.
+        """
         if self.progress.step == 0:
             self.save()  # so that a run that is killed at once can be resumed
         for epoch in range(self.progress.step // self.batches.steps, self.epochs):
             self.train_epoch(epoch)
-            self.finish_epoch(epoch)
+            row, metrics = self.finish_epoch(epoch)
+            if self.accelerator.is_main_process:
+                report(row, metrics)
 
     def train_epoch(self, epoch: int) -> None:
         """Train the rest of the epoch."""
@@ -125,10 +133,10 @@ class Loop:
         with bar(f"epoch {epoch + 1}/{self.epochs}", per_epoch, progress.step % per_epoch) as advance:
             names: list[str] = []
             for batch in self.loader:
-                terms = self.micro_step(batch, len(parts) % self.parts)
+                terms = self.micro_step(batch, len(parts) % self.settings.accumulate)
                 names = list(terms)
                 parts.append(torch.stack([term.float() for term in terms.values()]))
-                if len(parts) % self.parts:
+                if len(parts) % self.settings.accumulate:
                     continue
                 progress.step += 1
                 advance()
@@ -151,8 +159,7 @@ class Loop:
 
     def micro_step(self, batch: Any, part: int) -> dict[str, Tensor]:
         """Gradients of one micro-batch, and with a step's last one the update; the loss terms, on the device."""
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        keys = (self.settings.seed, self.progress.step, part * world + rank)
+        keys = (self.settings.seed, self.progress.step, part * self.batches.world + self.batches.rank)
         draws = np.random.SeedSequence(keys).generate_state(1, np.uint64)
         torch.manual_seed(int(draws[0]))
         with self.accelerator.accumulate(self.model):
@@ -194,9 +201,9 @@ class Loop:
                 self.progress.sums[name] = self.progress.sums.get(name, 0.0) + term
         return losses[-1], bool(rows[0, -1])
 
-    def finish_epoch(self, epoch: int) -> None:
-        """Evaluate if it is time, keep the best weights, write the epoch's row, and save."""
-        progress, main = self.progress, self.accelerator.is_main_process
+    def finish_epoch(self, epoch: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Evaluate if it is time, keep the best weights, write the epoch's row, and save; the row and the metrics."""
+        progress = self.progress
         count = self.batches.steps * self.batches.parts
         means = {name: total / count for name, total in progress.sums.items()}
         weights = self.ema.module if self.ema is not None else self.task
@@ -212,7 +219,7 @@ class Loop:
             "seconds": round(progress.seconds, 3),
         }
         is_best = due and self.score(metrics) >= progress.best
-        if main:
+        if self.accelerator.is_main_process:
             require_folder(self.run)
             if outcome is not None:
                 self.job.show_outcome(self.run / "predictions.jpg", outcome)
@@ -224,10 +231,9 @@ class Loop:
         if due:
             self.measured = (metrics, outcome) if is_best and outcome is not None else None
         progress.best = max(progress.best, self.score(metrics))
-        if main:
-            self.on_epoch(row, metrics)
         progress.sums, progress.seconds = {}, 0.0
         self.save()
+        return row, metrics
 
     def score(self, metrics: dict[str, Any]) -> float:
         """The value that weights are compared by: from 0 to 1, or -1 where nothing could be measured."""
@@ -264,3 +270,39 @@ class Loop:
             fit(self.ema.module, state["ema"], self.run / STATE)
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def fit_batch_size(count: int, settings: Settings, accelerator: Accelerator) -> int:
+    """The batch size for `count` images: that of the settings, or the largest there is. Raises `BadOption`.
+
+    It must divide into the processes' parts.
+    """
+    world = accelerator.num_processes
+    parts = world * settings.accumulate
+    batch_size = min(settings.batch_size, count // parts * parts)
+    if batch_size % parts or not batch_size:
+        raise BadOption(
+            f"batch size {settings.batch_size} does not divide into {world} processes x "
+            f"{settings.accumulate} parts; use a multiple of {parts}, at most {count} images"
+        )
+    return batch_size
+
+
+def check_single_images(task: nn.Module, height: int, width: int, device: torch.device) -> None:
+    """Raise `BadOption` where the task cannot be trained on one image at a time.
+
+    Where the map before a BatchNorm is 1x1, one image gives it one value a channel, which has no variance.
+    """
+    trial = copy.deepcopy(task)
+    set_training(trial)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            trial(torch.zeros(1, 3, height, width, device=device).to(memory_format=torch.channels_last))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise BadOption(
+            f"one image at a time leaves a BatchNorm one value a channel at {height}x{width} pixels; give 2 or more "
+            "images to each part (--batch-size over --accumulate and processes), a larger --image-size, or a model "
+            "without BatchNorm, such as lvt"
+        ) from None

@@ -1,6 +1,5 @@
 """Training a run from its settings, resuming an interrupted one, and evaluating a finished one."""
 
-import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -9,20 +8,15 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import nn
 
 from featherbone.data.dataset import open_evaluation
 from featherbone.data.formats import find_task
-from featherbone.data.loading import Batches, train_loader
 from featherbone.data.scan import find_unreadable, leave_out
-from featherbone.engine.accelerator import accelerate, count_workers
-from featherbone.engine.batch_norm import synchronise
+from featherbone.engine.accelerator import accelerate
 from featherbone.engine.job import Job
-from featherbone.engine.loop import Loop
-from featherbone.engine.optimiser import build_optimiser, build_schedule, freeze_norms, freeze_parts, set_training
+from featherbone.engine.loop import Loop, fit_batch_size
 from featherbone.engine.run import METRICS, STATE, load_state
 from featherbone.engine.settings import Settings, from_card
 from featherbone.engine.tensorboard import curves
@@ -30,11 +24,14 @@ from featherbone.errors import BadOption, BadRun
 from featherbone.exporters.exported import beside, open_task
 from featherbone.files import check_new_folder, check_writable, locked, writing
 from featherbone.progress import notify
+from featherbone.report import format_metric
 from featherbone.tasks.card import CARD, Card
 from featherbone.tasks.inference import Inference
 from featherbone.tasks.run import load_task
 from featherbone.tasks.task import kind_of
 
+HEADLINES = 3
+"""Metrics printed after an epoch."""
 CHANGEABLE = ("device", "workers", "save_seconds", "tensorboard")
 """Settings that a resumed run may change: none of them has an effect on the result."""
 
@@ -45,17 +42,18 @@ def start_run(data: Path, model: str, task: str | None, out: Path | None, settin
     with ExitStack() as stack:
         accelerator = stack.enter_context(accelerate(settings))
         main = accelerator.is_main_process
-        run = _agree(accelerator, stack.enter_context(claimed(out, data, model)) if main else None)
+        claim = stack.enter_context(claimed(out, data, model)) if main else None
+        [run] = broadcast_object_list([claim])  # the main process chooses the folder
         job = Job(found, data, settings)
-        used = fit_batch_size(len(job.train), settings, accelerator)
-        job.settings = settings.override(batch_size=used)
+        total = len(job.train)
+        job.settings = settings.override(batch_size=fit_batch_size(total, settings, accelerator))
         card = job.card(model)
         if main:
             for notice in job.notices:
                 notify(notice, "note")
-            if used != settings.batch_size:
-                given = settings.batch_size
-                notify(f"batch size {used}, not {given}: there are {len(job.train)} training images", "note")
+            if job.settings.batch_size != settings.batch_size:
+                sizes = f"{job.settings.batch_size}, not {settings.batch_size}"
+                notify(f"batch size {sizes}: there are {total} training images", "note")
         return _train(run, card, job, accelerator, begun=False)
 
 
@@ -73,8 +71,7 @@ def resume_run(run: Path, given: Mapping[str, Any], data: Path | None = None) ->
     folder = card.data_folder("give its new location with --data DIR") if data is None else data
     with ExitStack() as stack:
         accelerator = stack.enter_context(accelerate(settings))
-        main = accelerator.is_main_process
-        if main:
+        if accelerator.is_main_process:
             stack.enter_context(locked(run))
             for partial in run.glob(".*.partial"):  # left by a process that was killed
                 partial.unlink(missing_ok=True)
@@ -88,7 +85,7 @@ def resume_run(run: Path, given: Mapping[str, Any], data: Path | None = None) ->
         if job.fingerprint() != card.data["fingerprint"]:
             raise BadRun(f"{folder}: not the images this run began with; restore them, or start a new run")
         card = replace(card, data={**card.data, "path": str(folder.resolve())})
-        if main:
+        if accelerator.is_main_process:
             card.write(run)
         return _train(run, card, job, accelerator, begun)
 
@@ -136,27 +133,31 @@ def _make_folder(path: Path) -> bool:
 
 def _train(run: Path, card: Card, job: Job, accelerator: Accelerator, begun: bool) -> Path:
     """Train to the end, from the saved state if the run has `begun`, and report; the run folder."""
-    loop = build_loop(run, card, job, accelerator)
+    loop, main = Loop(run, card, job, accelerator), accelerator.is_main_process
     if begun:
         loop.resume()
-    elif accelerator.is_main_process:
+    elif main:
         card.write(run)
-        job.show_batch(run / "first_batch.jpg", loop.loader.dataset, next(iter(loop.batches)), card)
+        job.show_batch(run / "first_batch.jpg", loop.samples, next(iter(loop.batches)), card)
     accelerator.wait_for_everyone()
-    main = accelerator.is_main_process
     with curves(run, job.settings.tensorboard and main) as write:
 
-        def on_epoch(row: dict[str, Any], metrics: dict[str, Any]) -> None:
+        def report(row: dict[str, Any], metrics: dict[str, Any]) -> None:
             write(row)
-            best = f"  best {loop.progress.best:.3f}" if loop.progress.best >= 0 else ""
-            val = f"  {job.headline(metrics)}{best}" if metrics else ""
-            notify(f"epoch {row['epoch']}/{loop.epochs}  loss {row['train']['loss']:.3f}{val}  {row['seconds']:.0f} s")
+            words = [f"epoch {row['epoch']}/{loop.epochs}", f"loss {row['train']['loss']:.3f}"]
+            if "loss" in metrics:
+                words.append(f"val loss {format_metric(metrics['loss'])}")
+            if metrics:
+                figures = list(job.kind.figures.items())[:HEADLINES]
+                words += [f"{name} {format_metric(metrics[key])}" for key, name in figures]
+            if metrics and loop.progress.best >= 0:
+                words.append(f"best {loop.progress.best:.3f}")
+            notify("  ".join([*words, f"{row['seconds']:.0f} s"]))
 
-        loop.on_epoch = on_epoch
-        loop.fit()
+        loop.fit(report)
     accelerator.wait_for_everyone()  # the main process has written the weights that all read
-    card, measured = Card.read(run), loop.measured
-    metrics, outcome = measured or job.measure(load_task(run)[1], card, accelerator)
+    card = Card.read(run)
+    metrics, outcome = loop.measured or job.measure(load_task(run)[1], card, accelerator)
     if main:
         job.report(run / "report.html", replace(card, metrics={**card.metrics, **metrics}), outcome)
     return run
@@ -200,10 +201,13 @@ def open_measuring(card: Card, folder: Path, device: str, workers: int | None, s
     settings = from_card(card.settings, card.task, **plain)
     task = find_task(folder, card.task)
 
-    def is_held_out(images: Any) -> bool:
-        return is_of(card, folder, leave_out(images, find_unreadable(images)))
-
-    evaluated = open_evaluation(folder, task, split, settings.to_dict(), is_held_out)
+    evaluated = open_evaluation(
+        folder,
+        task,
+        split,
+        settings.to_dict(),
+        is_held_out=lambda images: is_of(card, folder, leave_out(images, find_unreadable(images))),
+    )
     images = evaluated.images.named(card.classes, card.category_ids)
     return Job(task, folder, settings, replace(evaluated, images=images))
 
@@ -225,84 +229,3 @@ def measurer(card: Card) -> tuple[str, Callable[[Any], float]]:
             return job.measure(task, card, accelerator)[0][job.kind.headline] or 0.0
 
     return job.kind.headline, measure_task
-
-
-def build_loop(run: Path, card: Card, job: Job, accelerator: Accelerator) -> Loop:
-    """The loop of a run, ready to `fit`."""
-    settings, device = job.settings, accelerator.device
-    batches = cut_batches(len(job.train), settings, accelerator)
-    torch.manual_seed(settings.seed)
-    task = job.build(card, device).to(memory_format=torch.channels_last)  # convolutions are faster, on any device
-    if settings.sync_batchnorm:
-        task = synchronise(task, accelerator)
-    freeze_parts(task.backbone, settings.freeze)
-    if settings.freeze_norm:
-        freeze_norms(task.backbone)
-    if batches.batch_size == batches.parts:
-        check_single_images(task, card.preprocessing.height, card.preprocessing.width, device)
-    if settings.recompute:
-        task.backbone.set_grad_checkpointing()
-    optimiser = build_optimiser(task, task.backbone, settings)
-    workers = count_workers(settings.workers, device)
-    return Loop(
-        run=run,
-        card=card,
-        job=job,
-        accelerator=accelerator,
-        task=task,
-        optimiser=optimiser,
-        schedule=build_schedule(optimiser, settings, batches.steps),
-        loader=train_loader(job.samples(card), batches, workers, device, job.kind.collate),
-    )
-
-
-def fit_batch_size(count: int, settings: Settings, accelerator: Accelerator) -> int:
-    """The batch size for `count` images: that of the settings, or the largest there is. Raises `BadOption`.
-
-    It must divide into the processes' parts.
-    """
-    world = accelerator.num_processes
-    parts = world * settings.accumulate
-    batch_size = min(settings.batch_size, count // parts * parts)
-    if batch_size % parts or not batch_size:
-        raise BadOption(
-            f"batch size {settings.batch_size} does not divide into {world} processes x "
-            f"{settings.accumulate} parts; use a multiple of {parts}, at most {count} images"
-        )
-    return batch_size
-
-
-def cut_batches(count: int, settings: Settings, accelerator: Accelerator) -> Batches:
-    """The batches of `count` images, this process's share. Raises `BadOption` where they do not divide."""
-    rank, world = accelerator.process_index, accelerator.num_processes
-    batch_size = fit_batch_size(count, settings, accelerator)
-    return Batches(count, batch_size, world * settings.accumulate, rank, world, settings.seed)
-
-
-def check_single_images(task: nn.Module, height: int, width: int, device: torch.device) -> None:
-    """Raise `BadOption` where the task cannot be trained on one image at a time.
-
-    Where the map before a BatchNorm is 1x1, one image gives it one value a channel, which has no variance.
-    """
-    trial = copy.deepcopy(task)
-    set_training(trial)
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            trial(torch.zeros(1, 3, height, width, device=device).to(memory_format=torch.channels_last))
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise BadOption(
-            f"one image at a time leaves a BatchNorm one value a channel at {height}x{width} pixels; give 2 or more "
-            "images to each part (--batch-size over --accumulate and processes), a larger --image-size, or a model "
-            "without BatchNorm, such as lvt"
-        ) from None
-
-
-def _agree(accelerator: Accelerator, run: Path | None) -> Path:
-    """The main process's folder, in every process."""
-    box = [run]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(box)
-    assert box[0] is not None, "the main process chooses the folder"
-    return box[0]
