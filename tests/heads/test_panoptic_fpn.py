@@ -5,7 +5,7 @@ import torch
 
 from featherbone.heads.levels import Level
 from featherbone.heads.panoptic_fpn import LightPanopticFPN, PanopticFPN
-from featherbone.heads.pixels import pixel_loss
+from featherbone.heads.pixels import PixelLoss
 from featherbone.ops.boxes import Target
 from featherbone.ops.label_maps import PanopticTarget
 from registered import randomise
@@ -42,7 +42,7 @@ def test_losses_are_those_of_both():
     torch.manual_seed(2)
     own = head.things.losses(raw.things, [target.things for target in targets()])
     assert terms.keys() == own.keys() | {"stuff"} and all(terms[name] == own[name] for name in own)
-    expected = 0.25 * pixel_loss(raw.stuff, [target.stuff for target in targets()])
+    expected = 0.25 * PixelLoss()(raw.stuff, [target.stuff for target in targets()])["pixel"]
     assert terms["stuff"].item() == pytest.approx(expected.item())
     sum(terms.values()).backward()
     assert all(p.grad is not None for p in head.parameters())

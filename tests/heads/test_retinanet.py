@@ -18,8 +18,9 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 
+from featherbone.heads.anchors import AnchorRaw
 from featherbone.heads.levels import Level
-from featherbone.heads.retinanet import RetinaDecoder, RetinaNet, RetinaRaw
+from featherbone.heads.retinanet import RetinaDecoder, RetinaNet
 from featherbone.ops.boxes import Target
 from featherbone.tasks.pyramid import Pyramid
 from registered import on_meta
@@ -115,7 +116,7 @@ def test_detections_equal_torchvisions():
 def silent(height=HEIGHT, width=WIDTH):
     """Raw maps of one image in which nothing is found, and whose boxes are the anchors."""
     sizes = [(-(-height // stride), -(-width // stride)) for stride in (8, 16, 32, 64, 128)]
-    return RetinaRaw(
+    return AnchorRaw(
         tuple(torch.full((1, 9 * CLASSES, *size), -20.0) for size in sizes),
         tuple(torch.zeros(1, 36, *size) for size in sizes),
     )
@@ -165,7 +166,7 @@ def test_a_batch_equals_its_images(height, width):
     maps = draw_maps(3, height, width)
     targets = [draw_target(4), draw_target(0), draw_target(2)]
     raw = head(maps, (height, width))
-    singles = [RetinaRaw(*(tuple(x[i : i + 1] for x in part) for part in raw)) for i in range(3)]
+    singles = [AnchorRaw(*(tuple(x[i : i + 1] for x in part) for part in raw)) for i in range(3)]
     for one, many in zip([DECODER(single)[0] for single in singles], DECODER(raw), strict=True):
         assert len(many.boxes)
         assert all(torch.equal(x, y) for x, y in zip(one[:3], many[:3], strict=True))
@@ -184,8 +185,8 @@ def test_images_without_objects_reach_every_weight():
 
 def test_half_precision_is_computed_in_full():
     head = lively()
-    half = RetinaRaw(*(tuple(x.bfloat16() for x in part) for part in head(draw_maps(1), (HEIGHT, WIDTH))))
-    full = RetinaRaw(*(tuple(x.float() for x in part) for part in half))
+    half = AnchorRaw(*(tuple(x.bfloat16() for x in part) for part in head(draw_maps(1), (HEIGHT, WIDTH))))
+    full = AnchorRaw(*(tuple(x.float() for x in part) for part in half))
     target = draw_target(5)
     for x, y in zip(head.losses(half, [target]).values(), head.losses(full, [target]).values(), strict=True):
         assert x.dtype == torch.float32 and torch.equal(x, y)
@@ -234,7 +235,7 @@ def test_export_equals_the_model():
     images = torch.randn(2, 3, 72, 64)
     exported = torch.export.export(model, (images,)).module()
     raw, expected = exported(images + 1), model(images + 1)
-    assert isinstance(raw, RetinaRaw)
+    assert isinstance(raw, AnchorRaw)
     for parts in zip(raw, expected, strict=True):
         for x, y in zip(*parts, strict=True):
             torch.testing.assert_close(x, y)

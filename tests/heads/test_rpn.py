@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from featherbone.heads.anchors import IGNORED, NEGATIVE
+from featherbone.heads.anchors import IGNORED, NEGATIVE, AnchorRaw
 from featherbone.heads.levels import Level
-from featherbone.heads.rpn import RPN, RPNRaw, has_area, sample
+from featherbone.heads.rpn import RPN, has_area, sample
 
 LEVELS = [Level(8, stride) for stride in (4, 8, 16, 32, 64)]
 
@@ -11,7 +11,7 @@ LEVELS = [Level(8, stride) for stride in (4, 8, 16, 32, 64)]
 def silent(size=64):
     """Raw maps of one image that propose anchors, all alike."""
     cells = [-(-size // round(level.stride)) for level in LEVELS]
-    return RPNRaw(tuple(torch.zeros(1, 3, n, n) for n in cells), tuple(torch.zeros(1, 12, n, n) for n in cells))
+    return AnchorRaw(tuple(torch.zeros(1, 3, n, n) for n in cells), tuple(torch.zeros(1, 12, n, n) for n in cells))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_proposals_are_anchors_moved(level, stride):
 
 def test_proposals_are_within_the_image_and_filled_up_with_empty_boxes():
     torch.manual_seed(0)
-    raw = RPNRaw(*(tuple(torch.randn_like(x) for x in part) for part in silent()))
+    raw = AnchorRaw(*(tuple(torch.randn_like(x) for x in part) for part in silent()))
     (boxes,) = RPN(LEVELS, limit=3000).eval().propose(raw, (64, 50))
     count = int(has_area(boxes).sum())
     assert boxes.shape == (3000, 4) and 100 < count < 2000
@@ -60,7 +60,7 @@ def test_proposals_are_within_the_image_and_filled_up_with_empty_boxes():
 
 def test_training_reads_more_anchors():
     torch.manual_seed(0)
-    raw = RPNRaw(*(tuple(torch.randn_like(x) for x in part) for part in silent()))
+    raw = AnchorRaw(*(tuple(torch.randn_like(x) for x in part) for part in silent()))
     rpn = RPN(LEVELS, candidates=(60, 40), nms=1.0, limit=1000)
     counts = [int(has_area(rpn.train(mode).propose(raw, (999, 999))).sum()) for mode in (True, False)]
     cells = [3 * x.shape[2] ** 2 for x in raw.logits]

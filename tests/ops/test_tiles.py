@@ -5,10 +5,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from featherbone.ops.tiles import cut_tiles, merge_tiles
+from featherbone.ops.tiles import cut_windows, merge_tiles
 
 HEIGHT, WIDTH = 100, 180
-TILES = [*cut_tiles(HEIGHT, WIDTH, 100, 0.2), (0, 0, WIDTH, HEIGHT)]  # left, right, whole image
+TILES = [*cut_windows(HEIGHT, WIDTH, (100, 100), 0.2), (0, 0, WIDTH, HEIGHT)]  # left, right, whole image
 LEFT, RIGHT, WHOLE = 0, 1, 2
 
 
@@ -23,7 +23,7 @@ def test_tiles_cover_every_pixel(seed):
     random = np.random.default_rng(seed)
     height, width, size = (int(n) for n in random.integers(1, 120, 3))
     overlap = float(random.choice([0, 0.1, 0.25, 0.5, 0.9]))
-    tiles = cut_tiles(height, width, size, overlap)
+    tiles = cut_windows(height, width, (size, size), overlap)
     covered = np.zeros((height, width), int)
     for x1, y1, x2, y2 in tiles:
         assert (x2 - x1, y2 - y1) == (min(size, width), min(size, height))
@@ -37,13 +37,17 @@ def test_tiles_cover_every_pixel(seed):
 
 def test_tiles_by_hand():
     assert TILES == [(0, 0, 100, 100), (80, 0, 180, 100), (0, 0, 180, 100)]
-    assert cut_tiles(30, 40, 64, 0.2) == [(0, 0, 40, 30)]  # smaller than a tile
-    assert cut_tiles(64, 64, 64, 0.5) == [(0, 0, 64, 64)]
-    assert cut_tiles(10, 25, 10, 0) == [(0, 0, 10, 10), (10, 0, 20, 10), (15, 0, 25, 10)]  # the last goes inward
+    assert cut_windows(30, 40, (64, 64), 0.2) == [(0, 0, 40, 30)]  # smaller than a tile
+    assert cut_windows(64, 64, (64, 64), 0.5) == [(0, 0, 64, 64)]
+    assert cut_windows(10, 25, (10, 10), 0) == [
+        (0, 0, 10, 10),
+        (10, 0, 20, 10),
+        (15, 0, 25, 10),
+    ]  # the last: inward
     with pytest.raises(ValueError, match="at least 1 pixel"):
-        cut_tiles(10, 10, 0, 0.2)
+        cut_windows(10, 10, (0, 0), 0.2)
     with pytest.raises(ValueError, match=r"0 to 0\.9"):
-        cut_tiles(10, 10, 5, 1.0)
+        cut_windows(10, 10, (5, 5), 1.0)
 
 
 def test_seen_whole_twice_stays_once():
@@ -127,7 +131,7 @@ def slow(boxes, scores, labels, sources, tiles, height, width):
 @pytest.mark.parametrize("seed", range(5))
 def test_equals_the_rule_pair_by_pair(seed):
     random = np.random.default_rng(seed)
-    tiles = [*cut_tiles(100, 150, 60, 0.25), (0, 0, 150, 100)]
+    tiles = [*cut_windows(100, 150, (60, 60), 0.25), (0, 0, 150, 100)]
     sources = random.integers(0, len(tiles), 120)
     corners = np.array(tiles, float)[sources]
     ends = np.sort(random.random((120, 2, 2)) * 1.3 - 0.15, 2).clip(0, 1)  # many touch their tile's border

@@ -1,6 +1,7 @@
 """Anchors on the cells of a map, and the objects that they are matched to."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,6 +9,15 @@ from torchvision.ops import box_iou
 
 NEGATIVE, IGNORED = -1, -2
 """Values of `match` for background anchors and for anchors without a loss."""
+
+
+class AnchorRaw(NamedTuple):
+    """Raw maps, one per level, finest first; channels are those of the first anchor, then the next."""
+
+    logits: tuple[Tensor, ...]
+    """Logits of each anchor's K classes (B, A * K, h, w); K is 1 for objectness."""
+    deltas: tuple[Tensor, ...]
+    """Deltas from anchors to boxes (B, A * 4, h, w)."""
 
 
 def base_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
@@ -25,6 +35,12 @@ def grid_anchors(base: Tensor, height: int, width: int, stride: float) -> Tensor
     )
     corners = torch.stack((x, y, x, y), -1).reshape(-1, 1, 4)
     return (corners + base).reshape(-1, 4)
+
+
+def level_anchors(maps: Sequence[Tensor], bases: Sequence[Tensor], strides: Sequence[float]) -> list[Tensor]:
+    """The anchors (h * w * A, 4) of maps (B, C, h, w) with each level's `bases` (A, 4), in pixels."""
+    levels = zip(maps, bases, strides, strict=True)
+    return [grid_anchors(base.to(x.device), x.shape[2], x.shape[3], stride) for x, base, stride in levels]
 
 
 def by_anchor(maps: Tensor, values: int) -> Tensor:

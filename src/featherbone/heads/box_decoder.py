@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from featherbone.ops.boxes import SELECTION, Found, Picked, clip_boxes, pick_surest, select_surest
+from featherbone.ops.boxes import SELECTION, Found, Picked, clip_boxes, pick_surest
 
 Candidates = tuple[Tensor, Tensor, Tensor]
 """Boxes (B, n, 4), labels (B, n) and scores (B, n)."""
@@ -52,19 +52,12 @@ class BoxDecoder(ABC):
     def levels(self, raw: Any) -> list[Candidates]:
         """The candidates of each level."""
 
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """What a program needs to decode the raw tensors."""
-
     def __call__(self, raw: Any, score: float | None = None) -> list[Found]:
-        """The objects of each image with a score above `score`, in pixels of the network's input."""
-        threshold = self.score if score is None else score
-        images = zip(*self.select_candidates(raw), strict=True)
-        return [select_surest(*image, threshold, self.nms, self.limit) for image in images]
+        return picked_objects(self.pick(raw, score))
 
-    def pick(self, raw: Any) -> Picked:
+    def pick(self, raw: Any, score: float | None = None) -> Picked:
         """The same in tensors of fixed shapes, for NMS inside an exported file."""
-        limits = (self.score, self.nms, self.limit)
+        limits = (self.score if score is None else score, self.nms, self.limit)
         images = [pick_surest(*image, *limits) for image in zip(*self.select_candidates(raw), strict=True)]
         boxes, labels, scores = (torch.stack(parts) for parts in zip(*images, strict=True))
         return Picked(boxes, scores, labels)
@@ -75,13 +68,9 @@ class BoxDecoder(ABC):
         Boxes are clipped one cell beyond the finest map, where no image reaches: its borders are not known here.
         """
         boxes, labels, scores = (torch.cat(parts, 1) for parts in zip(*self.levels(raw), strict=True))
-        height, width = self.finest(raw).shape[2:]
+        height, width = raw[0][0].shape[2:]
         stride = self.strides[0]
         return clip_boxes(boxes, (height + 1) * stride, (width + 1) * stride), labels, scores
-
-    def finest(self, raw: Any) -> Tensor:
-        """A raw map of the finest level."""
-        return raw[0][0]
 
     def rules(self) -> dict[str, Any]:
         """The part of `describe` that is the same for all."""
@@ -90,9 +79,9 @@ class BoxDecoder(ABC):
         return {"strides": list(self.strides), "clip": clip, **SELECTION, **limits}
 
 
-def picked_objects(raw: Picked, score: float | None = None) -> list[Found]:
-    """The objects of each image, from a network that ends behind NMS; by default those with a score above 0."""
-    images = zip(raw.boxes, raw.labels, raw.scores, strict=True)
+def picked_objects(raw: Any, score: float | None = None) -> list[Found]:
+    """The objects of each image above a score, by default 0, from `Picked` or from tensors that have masks beside."""
+    images = zip(raw.boxes, raw.labels, raw.scores, *raw[3:], strict=True)
     return [Found(*(part[image[2] > (score or 0)] for part in image)) for image in images]
 
 

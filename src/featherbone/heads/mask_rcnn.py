@@ -6,10 +6,12 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from featherbone.heads.anchors import AnchorRaw
+from featherbone.heads.box_decoder import picked_objects
 from featherbone.heads.fpn import FPN
 from featherbone.heads.levels import Level
 from featherbone.heads.roi import MaskRaw, RoIHeads
-from featherbone.heads.rpn import RPN, RPNRaw
+from featherbone.heads.rpn import RPN
 from featherbone.ops.boxes import FOUND, Found, Target
 from featherbone.ops.paste import PASTE
 
@@ -27,7 +29,7 @@ class Proposed(NamedTuple):
 
     maps: tuple[Tensor, ...]
     """Of the FPN (B, C, h, w), strides 4 to 64."""
-    rpn: RPNRaw
+    rpn: AnchorRaw
     proposals: Tensor
     """(B, N, 4), in pixels, empty boxes last; they carry no gradient."""
 
@@ -41,13 +43,9 @@ class MaskDecoder:
     score: float = 0.05
 
     def __call__(self, raw: MaskRaw, score: float | None = None) -> list[Found]:
-        """The objects of each image with a score above `score`, in pixels of the network's input."""
-        threshold = self.score if score is None else score
-        images = zip(raw.boxes, raw.labels, raw.scores, raw.masks, strict=True)
-        return [Found(*(part[image[2] > threshold] for part in image)) for image in images]
+        return picked_objects(raw, self.score if score is None else score)
 
     def describe(self) -> dict[str, Any]:
-        """What a program needs to find objects in the raw tensors."""
         return {"kind": "mask_rcnn", "outputs": OUTPUTS, "score": self.score, **FOUND, **PASTE}
 
 
@@ -61,7 +59,6 @@ class MaskRCNN(nn.Module):
     """
 
     image_size: ClassVar[int] = 640
-    """Default side of the input, in pixels."""
     decoder: ClassVar[type[MaskDecoder]] = MaskDecoder
     nms_inside: ClassVar[bool] = True
     """The network contains NMS, so an exported file takes one image at a time."""

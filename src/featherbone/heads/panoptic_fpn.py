@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from featherbone.heads.levels import Level
 from featherbone.heads.mask_rcnn import MaskRCNN, Proposed
-from featherbone.heads.pixels import pixel_loss
+from featherbone.heads.pixels import PixelLoss
 from featherbone.heads.roi import MaskRaw
 from featherbone.heads.semantic_fpn import SemanticBranch
 from featherbone.ops.label_maps import PanopticTarget
@@ -31,9 +31,7 @@ class PanopticFPN(nn.Module):
     """
 
     image_size: ClassVar[int] = 640
-    """Default side of the input, in pixels."""
     nms_inside: ClassVar[bool] = True
-    """As of `MaskRCNN`."""
 
     def __init__(
         self,
@@ -63,8 +61,8 @@ class PanopticFPN(nn.Module):
         """The five losses of `MaskRCNN`, and cross-entropy of the semantic branch."""
         assert isinstance(raw.things, Proposed), "the network was evaluating"
         terms = self.things.losses(raw.things, [target.things for target in targets])
-        loss = pixel_loss(raw.stuff, [target.stuff for target in targets])
-        return terms | {"stuff": self.stuff_weight * loss}
+        loss = PixelLoss()(raw.stuff, [target.stuff for target in targets])
+        return terms | {"stuff": self.stuff_weight * loss["pixel"]}
 
 
 class LightPanopticFPN(PanopticFPN):

@@ -28,20 +28,12 @@ class PixelLoss:
 
     def __call__(self, logits: Tensor, labels: Sequence[Tensor] | Tensor) -> dict[str, Tensor]:
         """Named terms from logits (B, K, h, w), brought to the size of labels (B, H, W), int64, 255 ignored."""
-        labels = _stack(labels)
+        labels = labels if isinstance(labels, Tensor) else torch.stack(list(labels))
         logits = upsample(logits.float(), labels.shape[-2:])
         weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
-        if self.hard_share < 1:
-            terms = {"pixel": _hard_cross_entropy(logits, labels, weights, self.hard_share)}
-        else:
-            terms = {"pixel": _mean_cross_entropy(logits, labels, weights)}
+        counted = _hard_labels(logits, labels, self.hard_share) if self.hard_share < 1 else labels
+        terms = {"pixel": _mean_cross_entropy(logits, counted, weights)}
         return terms | ({"dice": self.dice * dice_loss(logits, labels)} if self.dice else {})
-
-
-def pixel_loss(logits: Tensor, labels: Sequence[Tensor] | Tensor) -> Tensor:
-    """Mean cross-entropy of logits (B, K, h, w), brought to the size of labels (B, H, W), int64, 255 ignored."""
-    labels = _stack(labels)
-    return _mean_cross_entropy(upsample(logits.float(), labels.shape[-2:]), labels, None)
 
 
 def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -67,15 +59,11 @@ def _mean_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None) 
     return total / count.clamp(min=torch.finfo(total.dtype).tiny)
 
 
-def _hard_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None, share: float) -> Tensor:
-    """The mean over hard pixels."""
-    with torch.no_grad():
-        plain = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
-        known = plain[labels != IGNORE]
-        count = max(round(share * len(known)), 1)
-        threshold = known.topk(count).values[-1].clamp(max=HARD) if len(known) else plain.new_zeros(())
-    return _mean_cross_entropy(logits, labels.where(plain >= threshold, IGNORE), weights)
-
-
-def _stack(labels: Sequence[Tensor] | Tensor) -> Tensor:
-    return labels if isinstance(labels, Tensor) else torch.stack(list(labels))
+@torch.no_grad()
+def _hard_labels(logits: Tensor, labels: Tensor, share: float) -> Tensor:
+    """The labels of hard pixels, at least `share` of all; the others are ignored."""
+    entropy = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+    known = entropy[labels != IGNORE]
+    count = max(round(share * len(known)), 1)
+    threshold = known.topk(count).values[-1].clamp(max=HARD) if len(known) else entropy.new_zeros(())
+    return labels.where(entropy >= threshold, IGNORE)

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from featherbone.heads.anchors import IGNORED, base_anchors, by_anchor, grid_anchors, match
+from featherbone.heads.anchors import IGNORED, AnchorRaw, base_anchors, by_anchor, level_anchors, match
 from featherbone.heads.box_decoder import BoxDecoder, Candidates, require_strides
 from featherbone.heads.fpn import FPN
 from featherbone.heads.levels import Level
@@ -28,29 +28,16 @@ PRIOR = 0.01
 """Initial score of every class of every anchor."""
 
 
-class RetinaRaw(NamedTuple):
-    """Raw maps, one per level, strides 8 to 128; channels are those of the first anchor, then the next.
-
-    Anchors of a cell are in the order of `base_anchors`.
-    """
-
-    logits: tuple[Tensor, ...]
-    """Class logits (B, 9 * K, h, w)."""
-    deltas: tuple[Tensor, ...]
-    """Deltas from anchors to boxes (B, 9 * 4, h, w)."""
-
-
 @dataclass(frozen=True)
 class RetinaDecoder(BoxDecoder):
     """Objects from RetinaNet's raw maps; anchors are centred on the corners of their cells."""
 
-    raw: ClassVar[Any] = RetinaRaw
+    raw: ClassVar[Any] = AnchorRaw
 
     def __post_init__(self) -> None:
         require_strides(self.strides, NUM_LEVELS)
 
     def describe(self) -> dict[str, Any]:
-        """What a program needs to find objects in the raw maps."""
         return {
             "kind": "retinanet",
             "anchors": [_base_anchors(stride).tolist() for stride in self.strides],
@@ -73,9 +60,8 @@ class RetinaDecoder(BoxDecoder):
             **self.rules(),
         }
 
-    def levels(self, raw: RetinaRaw) -> list[Candidates]:
-        """The candidates of each level."""
-        levels = zip(raw.logits, raw.deltas, level_anchors(raw, self.strides), strict=True)
+    def levels(self, raw: AnchorRaw) -> list[Candidates]:
+        levels = zip(raw.logits, raw.deltas, anchors_of(raw, self.strides), strict=True)
         return [self._level(*level) for level in levels]
 
     def _level(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> Candidates:
@@ -89,12 +75,9 @@ class RetinaDecoder(BoxDecoder):
         return decode_deltas(shifts, anchors[chosen], WEIGHTS), channel % num_classes, values.sigmoid()
 
 
-def level_anchors(raw: RetinaRaw, strides: Sequence[float]) -> list[Tensor]:
+def anchors_of(raw: AnchorRaw, strides: Sequence[float]) -> list[Tensor]:
     """The anchors (h * w * 9, 4) of each level, in pixels."""
-    return [
-        grid_anchors(_base_anchors(stride).to(maps.device), maps.shape[2], maps.shape[3], stride)
-        for maps, stride in zip(raw.logits, strides, strict=True)
-    ]
+    return level_anchors(raw.logits, [_base_anchors(stride) for stride in strides], strides)
 
 
 def _base_anchors(stride: float) -> Tensor:
@@ -109,27 +92,20 @@ class RetinaNet(nn.Module):
     """
 
     image_size: ClassVar[int] = 640
-    """Default side of the input, in pixels."""
     decoder: ClassVar[type[RetinaDecoder]] = RetinaDecoder
 
-    def __init__(
-        self,
-        pyramid: Sequence[Level],
-        num_classes: int,
-        dim: int = 256,
-        num_convs: int = 4,
-    ) -> None:
+    def __init__(self, pyramid: Sequence[Level], num_classes: int, dim: int = 256, num_convs: int = 4) -> None:
         super().__init__()
         self.fpn = FPN(pyramid, dim, first=3, last=5, extra=2, kind="conv")
         self.classes = _tower(dim, num_convs, NUM_ANCHORS * num_classes, bias=-log((1 - PRIOR) / PRIOR))
         self.boxes = _tower(dim, num_convs, NUM_ANCHORS * 4)
 
-    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> RetinaRaw:
+    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> AnchorRaw:
         """Maps (B, C, h, w) of the pyramid to raw maps; the images' `size` is not used."""
         levels = self.fpn(maps)
-        return RetinaRaw(tuple(self.classes(x) for x in levels), tuple(self.boxes(x) for x in levels))
+        return AnchorRaw(tuple(self.classes(x) for x in levels), tuple(self.boxes(x) for x in levels))
 
-    def losses(self, raw: RetinaRaw, targets: Sequence[Target]) -> dict[str, Tensor]:
+    def losses(self, raw: AnchorRaw, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Focal loss (alpha 0.25, gamma 2) of the classes and L1 of the positive anchors' deltas, weighted equally.
 
         An anchor is positive from IoU 0.5 on or as an object's best, negative below 0.4, else ignored. Sums of an
@@ -137,7 +113,7 @@ class RetinaNet(nn.Module):
         """
         logits = torch.cat([by_anchor(x, x.shape[1] // NUM_ANCHORS) for x in raw.logits], 1).float()  # (B, N, K)
         deltas = torch.cat([by_anchor(x, 4) for x in raw.deltas], 1).float()  # (B, N, 4)
-        anchors = torch.cat(level_anchors(raw, self.strides))  # (N, 4)
+        anchors = torch.cat(anchors_of(raw, self.strides))  # (N, 4)
         images = zip(logits, deltas, targets, strict=True)
         of_classes, of_boxes = zip(*(_losses(x, shifts, anchors, target) for x, shifts, target in images), strict=True)
         return {"class": torch.stack(of_classes).mean(), "box": torch.stack(of_boxes).mean()}

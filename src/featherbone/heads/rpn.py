@@ -1,13 +1,12 @@
 """Region proposal network (arXiv 1506.01497): every anchor predicts an objectness and a box."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featherbone.heads.anchors import NEGATIVE, base_anchors, by_anchor, grid_anchors, match
+from featherbone.heads.anchors import NEGATIVE, AnchorRaw, base_anchors, by_anchor, level_anchors, match
 from featherbone.heads.levels import Level
 from featherbone.ops.boxes import Target, clip_boxes, decode_deltas, encode_deltas, keep_nms
 
@@ -17,15 +16,6 @@ RATIOS = (0.5, 1, 2)
 """Ratios of height to width of the anchors."""
 WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 """Standard deviations of the box deltas, inverted."""
-
-
-class RPNRaw(NamedTuple):
-    """Raw maps, one per level, finest first; channels are those of the first anchor, then the next."""
-
-    logits: tuple[Tensor, ...]
-    """Objectness logits (B, 3, h, w)."""
-    deltas: tuple[Tensor, ...]
-    """Deltas from anchors to boxes (B, 3 * 4, h, w)."""
 
 
 class RPN(nn.Module):
@@ -56,12 +46,12 @@ class RPN(nn.Module):
             nn.init.normal_(convolution.weight, std=0.01)
             convolution.bias = nn.Parameter(torch.zeros(convolution.out_channels))
 
-    def forward(self, maps: Sequence[Tensor]) -> RPNRaw:
+    def forward(self, maps: Sequence[Tensor]) -> AnchorRaw:
         """Maps (B, C, h, w) of `levels` to raw maps."""
         shared = [torch.relu(self.shared(x)) for x in maps]
-        return RPNRaw(tuple(self.classes(x) for x in shared), tuple(self.boxes(x) for x in shared))
+        return AnchorRaw(tuple(self.classes(x) for x in shared), tuple(self.boxes(x) for x in shared))
 
-    def propose(self, raw: RPNRaw, size: tuple[int, int]) -> Tensor:
+    def propose(self, raw: AnchorRaw, size: tuple[int, int]) -> Tensor:
         """Boxes (B, limit, 4) within images of `size`, by descending score, then empty ones; without a gradient."""
         parts = zip(raw.logits, raw.deltas, self._anchors(raw), strict=True)
         levels = [self._surest(logits.detach(), deltas.detach(), anchors, size) for logits, deltas, anchors in parts]
@@ -69,7 +59,7 @@ class RPN(nn.Module):
         groups = torch.cat([torch.full_like(x[0], i) for i, (_, x) in enumerate(levels)])
         return torch.stack([self._select(*image, groups) for image in zip(boxes, scores, strict=True)])
 
-    def losses(self, raw: RPNRaw, targets: Sequence[Target]) -> dict[str, Tensor]:
+    def losses(self, raw: AnchorRaw, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Cross-entropy of the sampled anchors and L1 of the positive ones' deltas, weighted equally.
 
         An anchor is positive from IoU 0.7 on or as an object's best, negative below 0.3, else ignored. Sums of an image
@@ -82,13 +72,9 @@ class RPN(nn.Module):
         of_classes, of_boxes = zip(*(self._losses(x, shifts, anchors, t) for x, shifts, t in images), strict=True)
         return {"rpn_class": torch.stack(of_classes).mean(), "rpn_box": torch.stack(of_boxes).mean()}
 
-    def _anchors(self, raw: RPNRaw) -> list[Tensor]:
+    def _anchors(self, raw: AnchorRaw) -> list[Tensor]:
         """Of each level (h * w * 3, 4), in pixels."""
-        anchors = []
-        for maps, stride in zip(raw.logits, self.strides, strict=True):
-            base = base_anchors([SIZE * stride], RATIOS).to(maps.device)
-            anchors.append(grid_anchors(base, maps.shape[2], maps.shape[3], stride))
-        return anchors
+        return level_anchors(raw.logits, [base_anchors([SIZE * s], RATIOS) for s in self.strides], self.strides)
 
     def _surest(self, logits: Tensor, deltas: Tensor, anchors: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Boxes (B, n, 4) and scores (B, n) of a level's highest-scoring anchors."""

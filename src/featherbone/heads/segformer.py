@@ -18,7 +18,6 @@ class SegFormer(nn.Module):
     """
 
     image_size: ClassVar[int] = 512
-    """Default side of the input, in pixels."""
 
     def __init__(self, pyramid: Sequence[Level], num_classes: int, dim: int = 256, dropout: float = 0.1) -> None:
         super().__init__()

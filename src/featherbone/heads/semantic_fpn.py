@@ -51,7 +51,6 @@ class SemanticFPN(nn.Module):
     """Logits of `num_classes` classes at stride 4, from a pyramid of any strides by an FPN of `dim` channels."""
 
     image_size: ClassVar[int] = 512
-    """Default side of the input, in pixels."""
 
     def __init__(
         self,

@@ -64,7 +64,6 @@ class YoloDecoder(BoxDecoder):
         object.__setattr__(self, "anchors", usual_anchors(self.anchors, self.anchor_size))
 
     def describe(self) -> dict[str, Any]:
-        """What a program needs to find objects in the raw maps; anchors are widths and heights."""
         assert self.anchors is not None, "set above"
         return {
             "kind": "yolov3",
@@ -85,7 +84,6 @@ class YoloDecoder(BoxDecoder):
         }
 
     def levels(self, raw: YoloRaw) -> list[Candidates]:
-        """The candidates of each level."""
         assert self.anchors is not None, "set above"
         anchors, strides = grid(raw, self.anchors, self.strides)
         counts = [x.shape[2] * x.shape[3] * NUM_ANCHORS for x in raw.maps]
@@ -122,7 +120,6 @@ class YOLOv3(nn.Module):
     """
 
     image_size: ClassVar[int] = 320
-    """Default side of the input, in pixels."""
     decoder: ClassVar[type[YoloDecoder]] = YoloDecoder
 
     def __init__(

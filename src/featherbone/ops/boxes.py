@@ -108,12 +108,3 @@ def pick_surest(
     kept = keep_nms(boxes, scores, nms_threshold, labels) & (scores > threshold)
     values, index = scores.where(kept, 0).topk(min(limit, len(scores)))
     return boxes[index], labels[index], values
-
-
-def select_surest(
-    boxes: Tensor, labels: Tensor, scores: Tensor, threshold: float, nms_threshold: float, limit: int
-) -> Found:
-    """`pick_surest` without the padding."""
-    boxes, labels, scores = pick_surest(boxes, labels, scores, threshold, nms_threshold, limit)
-    found = scores > 0
-    return Found(boxes[found], labels[found], scores[found])

@@ -9,11 +9,6 @@ Tile = tuple[int, int, int, int]
 """x1 y1 x2 y2 in pixels of the image."""
 
 
-def cut_tiles(height: int, width: int, size: int, overlap: float) -> list[Tile]:
-    """Square tiles of `size` pixels that cover an image, as `cut_windows` cuts them."""
-    return cut_windows(height, width, (size, size), overlap)
-
-
 def cut_windows(height: int, width: int, size: tuple[int, int], overlap: float) -> list[Tile]:
     """Tiles of `size`, height and width, that cover an image, row by row; neighbours share `overlap` of a side.
 

@@ -9,7 +9,7 @@ from PIL import Image
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption
 from featherbone.ops import rle
-from featherbone.ops.tiles import cut_tiles, merge_tiles
+from featherbone.ops.tiles import cut_windows, merge_tiles
 from featherbone.results import Box, Detections, Instances, Rle
 
 MAX_OBJECTS = 1000
@@ -38,7 +38,7 @@ def decode_tiled(
     """The record of an RGB image, from tiles of `size` pixels a side that overlap by a share, and the whole image."""
     width, height = image.size
     whole = (0, 0, width, height)
-    tiles = [whole, *(tile for tile in cut_tiles(height, width, size, overlap) if tile != whole)]
+    tiles = [whole, *(tile for tile in cut_windows(height, width, (size, size), overlap) if tile != whole)]
     transform, records = preprocessing.transform(), list[Detections]()
     for at in range(0, len(tiles), batch_size):
         crops = [image.crop(tile) for tile in tiles[at : at + batch_size]]
