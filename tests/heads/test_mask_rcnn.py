@@ -35,7 +35,7 @@ from featherbone.heads.rpn import has_area, sample
 from featherbone.ops import rle
 from featherbone.ops.boxes import Target
 from featherbone.ops.paste import paste_masks
-from featherbone.tasks.pyramid import Pyramid
+from featherbone.tasks.dense import Pyramid
 from registered import on_meta, randomise
 
 HEIGHT, WIDTH, DIM, CLASSES, EVERY = 256, 384, 16, 5, 10**6

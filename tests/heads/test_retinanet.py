@@ -22,7 +22,7 @@ from featherbone.heads.anchors import AnchorRaw
 from featherbone.heads.levels import Level
 from featherbone.heads.retinanet import RetinaDecoder, RetinaNet
 from featherbone.ops.boxes import Target
-from featherbone.tasks.pyramid import Pyramid
+from featherbone.tasks.dense import Pyramid
 from registered import on_meta
 
 HEIGHT, WIDTH, DIM, CLASSES = 256, 384, 16, 5

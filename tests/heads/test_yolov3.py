@@ -15,7 +15,7 @@ from featherbone.heads.anchors import IGNORED, NEGATIVE
 from featherbone.heads.levels import Level
 from featherbone.heads.yolov3 import ANCHORS, YoloDecoder, YoloRaw, YOLOv3, assign, cells_of, decode, encode, grid
 from featherbone.ops.boxes import WIDEST, Target
-from featherbone.tasks.pyramid import Pyramid
+from featherbone.tasks.dense import Pyramid
 from registered import on_meta, randomise
 
 HEIGHT, WIDTH, DIM, CLASSES = 192, 256, 16, 5

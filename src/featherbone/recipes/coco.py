@@ -46,36 +46,16 @@ def xformer_yolov3() -> dict[str, Any]:
     Command: `accelerate launch -m featherbone train --data COCO --task detection --model xformer_small
     --recipe xformer_yolov3`. Cost: 300 epochs of 118k images at 320 px, 3.76 GMACs each. Paper: 33.2 AP. Ours: not run.
     """
-    return dict(
-        head="yolov3",
-        image_size=320,
-        batch_size=192,
-        epochs=300,
-        schedule="step",
-        milestones=(240, 280),
-        warmup_epochs=4000 * 192 / 117_266,
-        optimizer="sgd",
-        lr=3e-3,
-        weight_decay=5e-4,
-        clip_grad=35.0,
-        scale=(1.0, 1.0),
-        photometric=0.5,
-        expand=2.0,
-        iou_crop=1.0,
+    length = dict(
+        batch_size=192, epochs=300, schedule="step", milestones=(240, 280), warmup_epochs=4000 * 192 / 117_266
     )
+    rates = dict(optimizer="sgd", lr=3e-3, weight_decay=5e-4, clip_grad=35.0)
+    images = dict(image_size=320, scale=(1.0, 1.0), photometric=0.5, expand=2.0, iou_crop=1.0)
+    return {"head": "yolov3"} | length | rates | images
 
 
 def _at_800() -> dict[str, Any]:
     """What the detectors on COCO at 800 pixels share."""
-    return {
-        "image_size": CANVAS,
-        "batch_size": 16,
-        "epochs": 12,
-        "schedule": "step",
-        "milestones": (8, 11),
-        "warmup_epochs": WARMUP,
-        "weight_decay": 1e-4,
-        "clip_grad": None,
-        "scale": (1.0, 1.0),
-        "photometric": 0.0,
-    }
+    length = dict(batch_size=16, epochs=12, schedule="step", milestones=(8, 11), warmup_epochs=WARMUP)
+    images = dict(image_size=CANVAS, scale=(1.0, 1.0), photometric=0.0)
+    return length | images | dict(weight_decay=1e-4, clip_grad=None)

@@ -38,20 +38,10 @@ def xformer_segformer() -> dict[str, Any]:
     --pretrained --recipe xformer_segformer`. Cost: 160k updates of 8 images, 47 GMACs each. Paper: 78.5 mIoU. Ours:
     not run.
     """
-    return dict(
-        head="segformer",
-        image_size=1024,
-        batch_size=8,
-        epochs=round(160_000 * 8 / CITYSCAPES),
-        warmup_epochs=1500 * 8 / CITYSCAPES,
-        lr=6e-5,
-        head_lr=10.0,
-        weight_decay=0.01,
-        scale=(1.0, 4.0),
-        photometric=0.5,
-        class_share=0.75,
-        min_lr=0.0,
-    )
+    length = dict(batch_size=8, epochs=round(160_000 * 8 / CITYSCAPES), warmup_epochs=1500 * 8 / CITYSCAPES)
+    rates = dict(lr=6e-5, head_lr=10.0, weight_decay=0.01, min_lr=0.0)
+    images = dict(image_size=1024, scale=(1.0, 4.0), photometric=0.5, class_share=0.75)
+    return {"head": "segformer"} | length | rates | images
 
 
 def lvt_panoptic_fpn() -> dict[str, Any]:
@@ -61,29 +51,13 @@ def lvt_panoptic_fpn() -> dict[str, Any]:
     --recipe lvt_panoptic_fpn`. Cost: 12 epochs of 118k images, 56.8 GMACs each at 1216 x 800. Paper: PQ 42.8, things
     49.5, stuff 32.6. Ours: not run.
     """
-    return dict(
-        head="panoptic_fpn_light",
-        image_size=(800, 1344),
-        batch_size=64,
-        epochs=12,
-        schedule="step",
-        milestones=(8, 11),
-        warmup_epochs=500 * 64 / COCO,
-        lr=4e-4,
-        scale=(1.0, 1.0),
-        photometric=0.0,
-    )
+    length = dict(batch_size=64, epochs=12, schedule="step", milestones=(8, 11), warmup_epochs=500 * 64 / COCO)
+    images = dict(image_size=(800, 1344), scale=(1.0, 1.0), photometric=0.0)
+    return {"head": "panoptic_fpn_light", "lr": 4e-4} | length | images
 
 
 def _ade20k(updates: int) -> dict[str, Any]:
     """What the runs on ADE20K share."""
-    return {
-        "image_size": 512,
-        "batch_size": 16,
-        "epochs": round(updates * 16 / ADE20K),
-        "warmup_epochs": 1500 * 16 / ADE20K,
-        "weight_decay": 0.01,
-        "min_lr": 0.0,
-        "scale": (0.67, 2.67),
-        "zero_ignored": True,
-    }
+    length = dict(batch_size=16, epochs=round(updates * 16 / ADE20K), warmup_epochs=1500 * 16 / ADE20K)
+    images = dict(image_size=512, scale=(0.67, 2.67), zero_ignored=True)
+    return length | images | dict(weight_decay=0.01, min_lr=0.0)

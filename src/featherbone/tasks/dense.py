@@ -5,15 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
+from timm.layers import LayerNorm2d
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from featherbone.data.augment import Augmentation
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption
+from featherbone.heads.levels import Level
 from featherbone.tasks.backbone import build_backbone, preprocessing_of, require_architecture
 from featherbone.tasks.card import Card
-from featherbone.tasks.pyramid import Pyramid
 
 HEAD_OPTIONS = frozenset(
     {"head", "head_args", "head_lr", "scale", "photometric", "expand", "backbone_from", "freeze_norm"}
@@ -23,6 +24,44 @@ SMALL_DATA = {"batch_size": 2, "epochs": 100, "lr": 3e-4, "warmup_epochs": 3, "e
 """The preset small-data for Mask R-CNN and panoptic heads: tens to hundreds of images."""
 AUGMENTATIONS = ("flip", "scale", "photometric", "expand", "iou_crop", "mosaic", "class_share")
 """Settings of training that `Augmentation` takes."""
+
+
+class Pyramid(nn.Module):
+    """One map for each stride of a backbone, from 4 on, finest first: the deepest map of that stride.
+
+    A backbone may state by `dense_levels` the levels that a dense head takes, and by `dense_norms` the eps of a
+    LayerNorm after some of them. Layers after the last map are removed.
+    """
+
+    backbone: Any
+    """A timm model with `forward_intermediates`."""
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__()
+        self.backbone = backbone
+        info = getattr(backbone.feature_info, "info", backbone.feature_info)
+        allowed = getattr(backbone, "dense_levels", range(len(info)))
+        by_octave: dict[int, tuple[int, Level]] = {}
+        for index in allowed:
+            level = Level(info[index]["num_chs"], info[index]["reduction"])
+            if level.octave >= 2:
+                by_octave[level.octave] = index, level
+        chosen = [by_octave[octave] for octave in sorted(by_octave)]
+        self.levels = [level for _, level in chosen]
+        self.indices = [index for index, _ in chosen]
+        backbone.prune_intermediate_layers(self.indices, prune_norm=True, prune_head=True)
+        norms: dict[int, float] = getattr(backbone, "dense_norms", {})
+        self.norms = nn.ModuleList(
+            LayerNorm2d(level.channels, eps=norms[index]) if index in norms else nn.Identity()
+            for index, level in chosen
+        )
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (B, 3, H, W) to maps (B, C, h, w) of `levels`."""
+        maps = self.backbone.forward_intermediates(
+            images, indices=self.indices, intermediates_only=True, output_fmt="NCHW"
+        )
+        return [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
 
 
 class Head(Protocol):
