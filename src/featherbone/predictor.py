@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from featherbone.data.dataset import DataSet, open_data
 from featherbone.data.formats.format import Reading
@@ -67,17 +66,13 @@ class Predictor:
         pictures = [read_image(image) for image in _listed(images)]
         if not pictures:
             return []
-        inputs = [self.transform(picture) for picture in pictures] if self.inference.is_plain else []
+        p, plain = self.card.preprocessing, self.inference.is_plain
+        inputs = torch.stack([self.transform(picture) for picture in pictures]) if plain else None
         with self._lock:
-            return self._decode(pictures, inputs)
-
-    def _decode(self, pictures: list[Image.Image], inputs: list[Tensor]) -> list[Record]:
-        p = self.card.preprocessing
-        if not self.inference.is_plain:
-            return [self.inference.record(self.task, p, picture, self.device, self.score) for picture in pictures]
-        raw = self.task(torch.stack(inputs).to(self.device))
-        frames = [p.frame(picture.height, picture.width) for picture in pictures]
-        return self.task.decoder(raw, frames, score=self.score)
+            if inputs is None:
+                return [self.inference.record(self.task, p, picture, self.device, self.score) for picture in pictures]
+            frames = [p.frame(picture.height, picture.width) for picture in pictures]
+            return self.task.decoder(self.task(inputs.to(self.device)), frames, score=self.score)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_lock"}

@@ -54,16 +54,13 @@ class ClassDecoder:
         ]
 
     def tensors(self, raw: Tensor, frame: Frame) -> dict[str, Tensor]:
-        """See `Decoder`."""
         scores, labels = self._best(raw)
         return {"scores": scores[0], "labels": labels[0]}
 
     def exhaustive(self) -> "ClassDecoder":
-        """A decoder whose records hold every class."""
         return replace(self, top=len(self.classes))
 
     def describe(self, shown: float) -> dict[str, Any]:
-        """What a program needs to decode the logits."""
         return {
             "kind": "softmax",
             "outputs": {"logits": "(B, class)"},
@@ -104,7 +101,6 @@ class Classifier(nn.Module):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names."""
         return self.decoder.classes
 
     def forward(self, images: Tensor) -> Tensor | TokenLabels:

@@ -1,7 +1,8 @@
 """Dense tasks: any timm backbone as a pyramid of maps, a head on it, and the decoder of the head's raw tensors."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
@@ -97,7 +98,6 @@ class DenseTask(nn.Module):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names."""
         return self.decoder.classes
 
     def forward(self, images: Tensor) -> Any:
@@ -133,13 +133,11 @@ def build_pyramid(card: Card, arguments: Mapping[str, Any], pretrained: bool, ch
 def build_head(card: Card, head: Any, pyramid: Pyramid, counts: Sequence[int]) -> nn.Module:
     """A head of `counts` classes (of things and of stuff) with those of the card's `head_args` that it takes."""
     require_architecture(card.head_args, "head_args")
-    with_decoder = {*parameters(head), *parameters(getattr(head, "decoder", head))} - {"strides", "pyramid"}
-    try:
+    with _taking_arguments(card):
+        with_decoder = {*parameters(head), *parameters(getattr(head, "decoder", head))} - {"strides", "pyramid"}
         if unknown := card.head_args.keys() - with_decoder:
             raise TypeError(f"{head.__name__} has no {sorted(unknown)[0]!r}")
         return head(pyramid.levels, *counts, **chosen_for(head, card.head_args))
-    except (TypeError, ValueError) as error:
-        raise BadOption(f"{card.head} on {card.backbone} does not take these arguments: {error}") from None
 
 
 def build_head_decoder(card: Card, head: Any, strides: Sequence[float]) -> Any:
@@ -147,8 +145,15 @@ def build_head_decoder(card: Card, head: Any, strides: Sequence[float]) -> Any:
     given = chosen_for(head.decoder, card.head_args)
     if "strides" in parameters(head.decoder):
         given["strides"] = tuple(strides)
-    try:
+    with _taking_arguments(card):
         return head.decoder(**given)
+
+
+@contextmanager
+def _taking_arguments(card: Card) -> Iterator[None]:
+    """Turn a head's refusal of its arguments into a `BadOption`."""
+    try:
+        yield
     except (TypeError, ValueError) as error:
         raise BadOption(f"{card.head} on {card.backbone} does not take these arguments: {error}") from None
 

@@ -30,13 +30,7 @@ from featherbone.tasks.likeness import compare_objects
 DEFAULT_SCORE = 0.3
 """Minimum score of an object that is shown, where a run has found no better one on its validation images."""
 OBJECT_OPTIONS = HEAD_OPTIONS | {"iou_crop", "mosaic", "unlabelled", "crowds"}
-OBJECT_DEFAULTS = {
-    "batch_size": 8,
-    "warmup_epochs": 1,
-    "clip_grad": 10.0,
-    "scale": (0.6, 1.4),
-    "photometric": 0.5,
-}
+OBJECT_DEFAULTS = {"batch_size": 8, "warmup_epochs": 1, "clip_grad": 10.0, "scale": (0.6, 1.4), "photometric": 0.5}
 NUM_DRAWN = 4
 """Objects of an image in `draw_objects`."""
 
@@ -51,7 +45,6 @@ class ObjectDecoder:
 
     @property
     def raw(self) -> Any:
-        """Type of the raw tensors."""
         return self.head.raw
 
     def __call__(self, raw: Any, frames: Sequence[Frame], *, score: float | None = None) -> list[Detections]:
@@ -64,17 +57,14 @@ class ObjectDecoder:
         return [self._record(objects, frame) for objects, frame in zip(found, frames, strict=True)]
 
     def tensors(self, raw: Any, frame: Frame) -> dict[str, Tensor]:
-        """See `Decoder`."""
         picked = self.head.pick(raw) if hasattr(self.head, "pick") else raw
         found = {name: values[0] for name, values in picked._asdict().items()}
         return {**found, "boxes": frame.to_image(found["boxes"])}
 
     def exhaustive(self) -> "ObjectDecoder":
-        """The decoder itself: its records hold everything above the score."""
         return self
 
     def describe(self, shown: float) -> dict[str, Any]:
-        """What a program needs to decode the raw tensors; objects below `shown` are not shown to people."""
         return {**self.head.describe(), "shown": shown, "image": IN_IMAGE}
 
     def _record(self, found: Found, frame: Frame) -> Detections:

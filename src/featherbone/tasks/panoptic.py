@@ -72,11 +72,9 @@ class PanopticDecoder:
         return {**things, "boxes": boxes, "scores": scores, "label_map": stuff}
 
     def exhaustive(self) -> "PanopticDecoder":
-        """The decoder itself: its records hold every pixel."""
         return self
 
     def describe(self, shown: float) -> dict[str, Any]:
-        """What a program needs to decode the raw tensors."""
         things = {f"things_{name}": shape for name, shape in OUTPUTS.items()}
         return {
             "kind": "panoptic",
@@ -169,16 +167,9 @@ class PanopticKind(Kind):
             raise BadData(f"{data}: no class is a thing (isthing 1); train semantic segmentation instead")
 
     def draw_targets(self, decoder: Any, size: tuple[int, int, int], draw: torch.Generator) -> list[PanopticTarget]:
-        return draw_panoptic_targets(len(decoder.things), len(decoder.stuff), size, draw)
-
-
-def draw_panoptic_targets(
-    num_things: int, num_stuff: int, size: tuple[int, int, int], draw: torch.Generator
-) -> list[PanopticTarget]:
-    """Random targets of a batch of `size` (B, H, W), to measure a step of training."""
-    things = draw_objects(num_things, size, draw)
-    stuff = torch.randint(1 + num_stuff, size, generator=draw)
-    return [PanopticTarget(*one) for one in zip(things, stuff, strict=True)]
+        things = draw_objects(len(decoder.things), size, draw)
+        stuff = torch.randint(1 + len(decoder.stuff), size, generator=draw)
+        return [PanopticTarget(*one) for one in zip(things, stuff, strict=True)]
 
 
 def panoptic_map(
@@ -194,7 +185,6 @@ def panoptic_map(
         if not areas[number]:
             continue
         x1, y1, x2, y2 = map(float, box_of(ids == number))
-        found.append(
-            Segment(number, label, classes[label], label in things, score, int(areas[number]), (x1, y1, x2, y2))
-        )
+        box, area = (x1, y1, x2, y2), int(areas[number])
+        found.append(Segment(number, label, classes[label], label in things, score, area, box))
     return PanopticMap(ids, tuple(found))

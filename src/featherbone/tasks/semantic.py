@@ -48,15 +48,12 @@ class ClassMapDecoder:
         return found
 
     def tensors(self, raw: Tensor, frame: Frame) -> dict[str, Tensor]:
-        """See `Decoder`."""
         return {"label_map": label_map(raw[0], frame.canvas, frame.inner, frame.size, AT_ONCE)}
 
     def exhaustive(self) -> "ClassMapDecoder":
-        """The decoder itself: its records hold every pixel."""
         return self
 
     def describe(self, shown: float) -> dict[str, Any]:
-        """What a program needs to decode the logits."""
         return {"kind": "label_map", "outputs": {"logits": "(B, class, row, column)"}, **LABEL_MAP}
 
 
@@ -70,14 +67,7 @@ class SemanticKind(Kind):
     figures: ClassVar[Mapping[str, str]] = named("mIoU", "boundary_mIoU", "pixel_accuracy", "mean_accuracy")
     heads: ClassVar[dict[str, Any]] = {"segformer": SegFormer, "semantic_fpn": SemanticFPN}
     inference = frozenset({"slide", "scales", "mirror"})
-    options = HEAD_OPTIONS | {
-        "class_share",
-        "ignore_index",
-        "zero_ignored",
-        "class_weights",
-        "hard_share",
-        "dice",
-    }
+    options = HEAD_OPTIONS | {"class_share", "ignore_index", "zero_ignored", "class_weights", "hard_share", "dice"}
     defaults: ClassVar[Mapping[str, Any]] = {
         "batch_size": 8,
         "warmup_epochs": 1,

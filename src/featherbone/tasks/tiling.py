@@ -52,8 +52,8 @@ def merge_records(
     records: list[Detections], tiles: list[tuple[int, int, int, int]], height: int, width: int
 ) -> Detections:
     """One record of an image of `height` x `width` from those of its tiles, without duplicates, by descending score."""
-    source = np.repeat(np.arange(len(records)), [len(record) for record in records])
-    inside = np.concatenate([np.arange(len(record)) for record in records])
+    places = [(tile, i) for tile, record in enumerate(records) for i in range(len(record))]
+    source = np.array([tile for tile, _ in places], np.int64)
     corners = np.array(tiles, np.float64)[source][:, [0, 1, 0, 1]]
     boxes = np.array([box for record in records for box in record.boxes], np.float64).reshape(-1, 4) + corners
     labels = np.array([label for record in records for label in record.labels], np.int64)
@@ -61,22 +61,22 @@ def merge_records(
     kept = merge_tiles(boxes, scores, labels, source, tiles, height, width)
     kept = kept[np.argsort(-scores[kept], kind="stable")][:MAX_OBJECTS]
     rows: list[Box] = [(x1, y1, x2, y2) for x1, y1, x2, y2 in boxes[kept].tolist()]
-    names = tuple(records[source[i]].names[inside[i]] for i in kept)
+    chosen = [places[k] for k in kept]
     found = Detections(
         height=height,
         width=width,
         boxes=tuple(rows),
         labels=tuple(labels[kept].tolist()),
-        names=names,
+        names=tuple(records[tile].names[i] for tile, i in chosen),
         scores=tuple(scores[kept].tolist()),
     )
+    if not isinstance(records[0], Instances):
+        return found
     masks: list[Rle] = []
-    for i in kept:
-        record = records[source[i]]
-        if not isinstance(record, Instances):
-            return found
-        x1, y1, x2, y2 = tiles[source[i]]
+    for tile, i in chosen:
+        record, (x1, y1, x2, y2) = records[tile], tiles[tile]
+        assert isinstance(record, Instances), "records of one image are of one type"
         full = np.zeros((height, width), bool)
-        full[y1:y2, x1:x2] = rle.decode(record.masks[inside[i]])
+        full[y1:y2, x1:x2] = rle.decode(record.masks[i])
         masks.append(rle.encode(full))
-    return Instances(**vars(found), masks=tuple(masks)) if isinstance(records[0], Instances) else found
+    return Instances(**vars(found), masks=tuple(masks))
