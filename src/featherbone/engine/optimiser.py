@@ -29,7 +29,9 @@ def freeze_parts(backbone: Any, count: int) -> list[str]:
     if count == 0:
         return []
     if count < 0:
-        head = {id(p) for p in _classifier_parameters(backbone)}
+        classifier = backbone.get_classifier()
+        layers = classifier if isinstance(classifier, tuple | list) else (classifier,)
+        head = {id(parameter) for layer in layers for parameter in layer.parameters()}
         names = [name for name, parameter in backbone.named_parameters() if id(parameter) not in head]
     else:
         parts = group_parameters(backbone, backbone.group_matcher(coarse=True))
@@ -40,12 +42,6 @@ def freeze_parts(backbone: Any, count: int) -> list[str]:
     for name in names:
         parameters[name].requires_grad_(False)
     return names
-
-
-def _classifier_parameters(backbone: Any) -> list[nn.Parameter]:
-    classifier = backbone.get_classifier()
-    modules = classifier if isinstance(classifier, tuple | list) else (classifier,)
-    return [parameter for module in modules for parameter in module.parameters()]
 
 
 def set_training(module: nn.Module) -> None:
@@ -84,8 +80,8 @@ def build_optimiser(task: nn.Module, backbone: Any, settings: Settings) -> torch
     scale = {} if settings.head_lr == 1 else {"lr_scale": settings.head_lr}
     groups.append({"params": [p for p in rest if p.ndim > 1], "weight_decay": decay, **scale})
     groups.append({"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0, **scale})
-    fusible = "fused" in inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
-    fused = {"fused": True} if fusible else {}  # one kernel for all parameters, where torch has it
+    arguments = inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
+    fused = {"fused": True} if "fused" in arguments else {}  # one kernel for all parameters, where torch has it
     optimiser = create_optimizer_v2([g for g in groups if g["params"]], opt=name, lr=settings.lr, **fused)
     scales: dict[str, float] = backbone.lr_scales() if hasattr(backbone, "lr_scales") else {}
     for pattern, factor in scales.items():
@@ -119,6 +115,5 @@ def build_schedule(optimiser: torch.optim.Optimizer, settings: Settings, steps_p
         falls = [milestone * steps_per_epoch + 1 for milestone in settings.milestones]  # timm's count is one early
         return MultiStepLRScheduler(optimiser, decay_t=falls, decay_rate=0.1, **warmup)
     if settings.schedule == "poly":
-        about = {"t_initial": updates, "power": settings.power, "lr_min": settings.min_lr}
-        return PolyLRScheduler(optimiser, **about, **warmup)
+        return PolyLRScheduler(optimiser, t_initial=updates, power=settings.power, lr_min=settings.min_lr, **warmup)
     return CosineLRScheduler(optimiser, t_initial=updates, lr_min=settings.min_lr, **warmup)

@@ -80,7 +80,9 @@ def read_label_maps(folder: Path, images: Any) -> Read:
     """Index PNGs with the names of the images; values are our class indices, 255 is unlabelled."""
 
     def read(index: int) -> SemanticMap:
-        path = _beside(folder, Path(images.name(index)).stem)
+        path = folder / f"{Path(images.name(index)).stem}.png"
+        if not path.is_file():
+            raise BadImage(f"{path}: no such file; write an index PNG for every validation image")
         values, coloured = read_values(path, str(path))
         odd = values[(values >= len(images.classes)) & (values != IGNORE)]
         if coloured or odd.size:
@@ -118,13 +120,6 @@ def read_panoptic_maps(results: Path, images: PanopticSplit) -> Read:
         return panoptic_map(places, segments, images.classes, images.things)
 
     return read
-
-
-def _beside(folder: Path, stem: str) -> Path:
-    path = folder / f"{stem}.png"
-    if not path.is_file():
-        raise BadImage(f"{path}: no such file; write an index PNG for every validation image")
-    return path
 
 
 def _check_size(values: np.ndarray[Any, Any], size: tuple[int, int], path: Path) -> None:

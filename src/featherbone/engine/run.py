@@ -86,18 +86,15 @@ def fit_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any], run: 
     own = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     try:
         saved = [index for group in state["param_groups"] for index in group["params"]]
-        wrong = len(saved) != len(own) or not state["state"].keys() <= set(saved)
-        wrong = wrong or any(
-            state["state"][index][name].shape != parameter.shape
-            for index, parameter in zip(saved, own, strict=True)
-            for name in MOMENTS
-            if name in state["state"].get(index, {})
-        )
-        if not wrong:
+        fits = len(saved) == len(own) and state["state"].keys() <= set(saved)
+        for index, parameter in zip(saved, own, strict=False):
+            moments = state["state"].get(index, {})
+            fits = fits and all(moments[name].shape == parameter.shape for name in MOMENTS if name in moments)
+        if fits:
             optimiser.load_state_dict(state)
     except Exception as error:  # torch raises whatever the damage leads to
         raise BadRun(f"{run / STATE}: damaged optimiser ({type(error).__name__}); {AGAIN}") from None
-    if wrong:
+    if not fits:
         raise BadRun(f"{run / STATE}: the optimiser's state is of another model; {AGAIN}")
 
 

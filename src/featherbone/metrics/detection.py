@@ -71,9 +71,14 @@ class DetectionMetrics(Metrics[Objects, Detections]):
         self._evals = None
         self.images.append({"id": index, "height": truth.height, "width": truth.width})
         for i, box in enumerate(xywh(truth.boxes)):
-            row = {"id": len(self.truth) + 1, "image_id": index, "bbox": box.tolist()}
-            row |= {"category_id": self.category_ids[truth.labels[i]], "area": float(truth.areas[i])}
-            row |= {"iscrowd": int(truth.crowd[i])}
+            row = {
+                "id": len(self.truth) + 1,
+                "image_id": index,
+                "category_id": self.category_ids[truth.labels[i]],
+                "bbox": box.tolist(),
+                "area": float(truth.areas[i]),
+                "iscrowd": int(truth.crowd[i]),
+            }
             if self.masks and truth.masks is not None:
                 row["segmentation"] = dict(truth.masks[i])
             self.truth.append(row)
@@ -102,12 +107,15 @@ class DetectionMetrics(Metrics[Objects, Detections]):
             prefix = "mask_" if kind == "segm" else ""
             metrics |= {prefix + name: _mean(values) for name, values in of.items()}
             metrics[prefix + "per_class"] = [_mean(precision[:, :, k, 0, -1]) for k in range(len(self.classes))]
-        objects = sum(not row["iscrowd"] for row in self.truth)
-        engine = f"faster-coco-eval {version('faster-coco-eval')}"
-        labels = [row["category_id"] - 1 for row in self.truth]
-        per_class = np.bincount(np.array(labels, np.int64), minlength=len(self.classes)).tolist()
-        counts = {"images": len(self.images), "objects": objects, "objects_per_class": per_class}
-        return {**metrics, **counts, "engine": engine, "best_score": self.best_score()}
+        labels = np.array([row["category_id"] - 1 for row in self.truth], np.int64)
+        return {
+            **metrics,
+            "images": len(self.images),
+            "objects": sum(not row["iscrowd"] for row in self.truth),
+            "objects_per_class": np.bincount(labels, minlength=len(self.classes)).tolist(),
+            "engine": f"faster-coco-eval {version('faster-coco-eval')}",
+            "best_score": self.best_score(),
+        }
 
     def curves(self) -> list[Floats | None]:
         """Of each class the precision at recall 0, 0.01 ... 1 and IoU 0.5 (101,); None where there is no object."""
@@ -158,11 +166,11 @@ class DetectionMetrics(Metrics[Objects, Detections]):
 
     def _evaluate(self, kind: str) -> Any:
         categories = [{"id": i, "name": name} for i, name in zip(self.category_ids, self.classes, strict=True)]
-        about = {"images": self.images, "categories": categories}
+        data = {"images": self.images, "categories": categories}
         left_out = "bbox" if kind == "segm" else "segmentation"  # sizes are those of masks only where there is no box
         rows = [{name: value for name, value in row.items() if name != left_out} for row in self.found]
-        truth = COCO({**about, "annotations": self.truth})
-        found = truth.loadRes(rows) if rows else COCO({**about, "annotations": []})
+        truth = COCO({**data, "annotations": self.truth})
+        found = truth.loadRes(rows) if rows else COCO({**data, "annotations": []})
         evaluation = COCOeval_faster(truth, found, kind)
         evaluation.evaluate()
         evaluation.accumulate()
@@ -263,5 +271,5 @@ def _read_shape(row: CocoResult, height: int, width: int, where: str) -> tuple[B
 def _record(height: int, width: int, found: list[tuple[Any, ...]], classes: Sequence[str], masks: bool) -> Detections:
     found = sorted(found, key=lambda row: -row[0])
     scores, labels, boxes, shapes = zip(*found, strict=True) if found else ((), (), (), ())
-    about = (height, width, boxes, labels, tuple(classes[label] for label in labels), scores)
-    return Instances(*about, shapes) if masks else Detections(*about)
+    record = Detections(height, width, boxes, labels, tuple(classes[label] for label in labels), scores)
+    return Instances(**vars(record), masks=shapes) if masks else record

@@ -4,6 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic, Self, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -36,3 +39,8 @@ class Metrics(ABC, Generic[T, R]):
         for other in others:
             first.merge(other)
         vars(self).update(vars(first))
+
+
+def known(values: NDArray[np.float64], shown: NDArray[np.bool_]) -> list[float | None]:
+    """Values of classes as a list; None for those that are not `shown`."""
+    return [float(value) if there else None for value, there in zip(values, shown, strict=True)]

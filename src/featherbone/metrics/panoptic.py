@@ -1,33 +1,26 @@
 """Panoptic quality (arXiv 1801.00868), by COCO's rules for void pixels and crowds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featherbone.data.split import PanopticSegment, PanopticTruth
-from featherbone.metrics.metrics import Metrics
+from featherbone.metrics.metrics import Metrics, known
 from featherbone.results import PanopticMap, Segment
 
 OVERLAP = 0.5
 """IoU above which two segments match; above one half there is at most one match."""
 
 
-@dataclass
 class PanopticMetrics(Metrics[PanopticTruth, PanopticMap]):
     """Matches and mistakes of K classes, of which `things` are countable."""
 
-    num_classes: int
-    things: Sequence[int]
-    counts: NDArray[np.float64] = field(init=False)
-    """Sum of IoU, true positives, false positives, false negatives (4, K)."""
-
-    images: int = field(default=0, init=False)
-
-    def __post_init__(self) -> None:
-        self.counts = np.zeros((4, self.num_classes))
+    def __init__(self, num_classes: int, things: Sequence[int]) -> None:
+        self.num_classes, self.things, self.images = num_classes, things, 0
+        self.counts = np.zeros((4, num_classes))
+        """Sum of IoU, true positives, false positives, false negatives (4, K)."""
 
     def update(self, index: int, truth: PanopticTruth, record: PanopticMap) -> float | None:
         """Count one image from two maps (H, W) and their segments; pixels without a segment are void. Its own PQ.
@@ -84,15 +77,11 @@ class PanopticMetrics(Metrics[PanopticTruth, PanopticMap]):
             for name, of in zip(names, values, strict=True)
         }
         rows = {
-            kind: [float(value) if there else None for value, there in zip(of, seen, strict=True)]
+            kind: known(of, seen)
             for kind, of in zip(("per_class", "SQ_per_class", "RQ_per_class"), values, strict=True)
         }
-        return {
-            **means,
-            **rows,
-            "images": self.images,
-            "segments": (self.counts[1] + self.counts[3]).astype(int).tolist(),
-        }
+        segments = (self.counts[1] + self.counts[3]).astype(int).tolist()
+        return {**means, **rows, "images": self.images, "segments": segments}
 
 
 def _quality(counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

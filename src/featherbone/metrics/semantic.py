@@ -1,6 +1,5 @@
 """Metrics of classes of pixels: one confusion matrix over a set of images."""
 
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -8,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from featherbone.metrics.metrics import Metrics
+from featherbone.metrics.metrics import Metrics, known
 from featherbone.ops.label_maps import IGNORE
 from featherbone.results import SemanticMap
 
@@ -19,21 +18,15 @@ Labels = NDArray[np.uint8]
 Counts = NDArray[np.int64]
 
 
-@dataclass
 class SemanticMetrics(Metrics[Labels, SemanticMap]):
     """Confusion of K classes, of all pixels and of those near borders."""
 
-    num_classes: int
-    confusion: Counts = field(init=False)
-    """Pixels by true and predicted class (K, K + 1); the last column counts pixels without a prediction."""
-    images: int = field(default=0, init=False)
-    border: Counts = field(init=False)
-    """The same (K + 1, K + 1) of pixels near a border of their class; the last row and column count all others."""
-
-    def __post_init__(self) -> None:
-        k = self.num_classes
-        self.confusion = np.zeros((k, k + 1), np.int64)
-        self.border = np.zeros((k + 1, k + 1), np.int64)
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes, self.images = num_classes, 0
+        self.confusion = np.zeros((num_classes, num_classes + 1), np.int64)
+        """Pixels by true and predicted class (K, K + 1); the last column counts pixels without a prediction."""
+        self.border = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+        """The same (K + 1, K + 1) of pixels near a border of their class; the last row and column count all others."""
 
     def update(self, index: int, truth: Labels, record: SemanticMap) -> float | None:
         """Count one image from classes (H, W), 255 where unlabelled; its pixel accuracy, None without labels."""
@@ -41,11 +34,11 @@ class SemanticMetrics(Metrics[Labels, SemanticMap]):
         if truth.shape != predicted.shape:
             raise ValueError(f"a map of {predicted.shape} for an image of {truth.shape}; bring it to the image's size")
         k = self.num_classes
-        known = truth != IGNORE
-        own = _confusion(truth[known], predicted[known], k)[:k]
+        labelled = truth != IGNORE
+        own = _confusion(truth[labelled], predicted[labelled], k)[:k]
         self.confusion += own
         self.images += 1
-        true_edge, edge = (np.where(near_border(labels), labels, IGNORE)[known] for labels in (truth, predicted))
+        true_edge, edge = (np.where(near_border(labels), labels, IGNORE)[labelled] for labels in (truth, predicted))
         self.border += _confusion(true_edge, edge, k)
         return float(np.trace(own) / own.sum()) if own.sum() else None
 
@@ -73,10 +66,8 @@ class SemanticMetrics(Metrics[Labels, SemanticMap]):
             "pixel_accuracy": float(correct.sum() / max(true.sum(), 1)),
             "mean_accuracy": _mean(accuracy[shown]),
             "boundary_mIoU": _mean(boundary[shown]),
-            "per_class": [float(value) if there else None for value, there in zip(iou, shown, strict=True)],
-            "boundary_per_class": [
-                float(value) if there else None for value, there in zip(boundary, shown, strict=True)
-            ],
+            "per_class": known(iou, shown),
+            "boundary_per_class": known(boundary, shown),
             "images": self.images,
             "pixels": true.tolist(),
             "confusion": self.confusion.tolist(),
