@@ -27,6 +27,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign, box_iou, poolers, roi_align
 
+from detectors import Detector
 from featherbone.heads import roi, rpn
 from featherbone.heads.levels import Level
 from featherbone.heads.mask_rcnn import MaskDecoder, MaskRCNN
@@ -321,15 +322,6 @@ def test_parameters_of_the_papers_detectors(name, millions):
     with torch.device("meta"):
         head = MaskRCNN(pyramid.levels, num_classes=80)
     assert round(sum(x.numel() for part in (pyramid, head) for x in part.parameters()) / 1e6, 2) == millions
-
-
-class Detector(nn.Module):
-    def __init__(self, pyramid, head):
-        super().__init__()
-        self.pyramid, self.head = pyramid, head
-
-    def forward(self, images):
-        return self.head(self.pyramid(images), (images.shape[2], images.shape[3]))
 
 
 @made_sizes

@@ -5,10 +5,10 @@ from itertools import product
 from math import ceil, exp, log
 
 import pytest
-import timm
 import torch
 from torch import nn
 
+from detectors import CLASSES, DIM, PYRAMID, Detector, draw_maps, draw_target, lively_yolov3, silent_yolov3
 from featherbone.benchmarking.models import count_macs
 from featherbone.engine.settings import parse_keywords
 from featherbone.heads.anchors import IGNORED, NEGATIVE
@@ -16,44 +16,12 @@ from featherbone.heads.levels import Level
 from featherbone.heads.yolov3 import ANCHORS, YoloDecoder, YoloRaw, YOLOv3, assign, cells_of, decode, encode, grid
 from featherbone.ops.boxes import WIDEST, Target
 from featherbone.tasks.dense import Pyramid
-from registered import on_meta, randomise
+from registered import on_meta
 
-HEIGHT, WIDTH, DIM, CLASSES = 192, 256, 16, 5
-PYRAMID = [Level(6, 8), Level(10, 16), Level(12, 32)]
+HEIGHT, WIDTH = 192, 256
 STRIDES = (8, 16, 32)
 DECODER = YoloDecoder(STRIDES)
 EQUAL = [(40, 40)] * 9
-
-
-def draw_maps(batch, height=HEIGHT, width=WIDTH):
-    return [torch.randn(batch, c, ceil(height / stride), ceil(width / stride)) for c, stride in PYRAMID]
-
-
-def draw_target(count):
-    """Objects of all sizes."""
-    corners = (torch.rand(count, 2, 2).sort(1).values * torch.tensor([WIDTH, HEIGHT])).flatten(1)
-    return Target(corners + torch.tensor([0, 0, 3, 3]), torch.randint(CLASSES, (count,)))
-
-
-def lively(**options):
-    """A head, in evaluation, that finds a lot before it has learned anything."""
-    torch.manual_seed(0)
-    head = randomise(YOLOv3(PYRAMID, CLASSES, DIM, **options)).eval()
-    for convolutions in head.heads:
-        convolutions[-1].bias.data.view(3, -1)[:, 4:] += 4.6
-    return head
-
-
-def silent(height=HEIGHT, width=WIDTH):
-    """Raw maps of one image in which nothing is found, and whose boxes are the anchors in the middle of their cells."""
-    maps = [torch.zeros(1, 3, 5 + CLASSES, ceil(height / stride), ceil(width / stride)) for stride in STRIDES]
-    for x in maps:
-        x[:, :, 4:] = -20
-    return YoloRaw(tuple(x.flatten(1, 2) for x in maps))
-
-
-def single(raw, i):
-    return YoloRaw(tuple(x[i : i + 1] for x in raw.maps))
 
 
 def iou(a, b):
@@ -109,7 +77,7 @@ def test_assignment_equals_the_plain_one(height, width, sizes):
     boxes = torch.cat((centres - sides / 2, centres + sides / 2), 1)  # some centres lie beyond the map
     boxes = torch.cat((boxes, boxes[:5], torch.tensor([[6.0, 4, 16, 19], [60, 0, 66, 7]])))  # some objects are alike
     shapes = [(ceil(height / stride), ceil(width / stride)) for stride in STRIDES]
-    anchors, strides = grid(silent(height, width), sizes, STRIDES)
+    anchors, strides = grid(silent_yolov3(height, width), sizes, STRIDES)
     cells = cells_of(boxes, [(*shape, stride) for shape, stride in zip(shapes, STRIDES, strict=True)])
     wanted, said, places = plain_assign(boxes.tolist(), sizes, shapes)
     assert assign(boxes, anchors.double(), cells).tolist() == wanted
@@ -119,9 +87,9 @@ def test_assignment_equals_the_plain_one(height, width, sizes):
 
 
 def test_losses_equal_plain_sums():
-    head = lively()
-    targets = [draw_target(0), draw_target(9), draw_target(30)]
-    raw = head(draw_maps(3), (HEIGHT, WIDTH))
+    head = lively_yolov3()
+    targets = [draw_target(0, HEIGHT, WIDTH), draw_target(9, HEIGHT, WIDTH), draw_target(30, HEIGHT, WIDTH)]
+    raw = head(draw_maps(3, HEIGHT, WIDTH), (HEIGHT, WIDTH))
     sums = dict.fromkeys(("class", "object", "centre", "size"), 0.0)
 
     def entropy(logit, wanted):
@@ -153,7 +121,7 @@ def test_losses_equal_plain_sums():
 
 def test_decoding_inverts_encoding():
     torch.manual_seed(0)
-    boxes = draw_target(200).boxes.double()
+    boxes = draw_target(200, HEIGHT, WIDTH).boxes.double()
     stride = torch.tensor(STRIDES, dtype=torch.float64)[torch.arange(200) % 3]
     middle = (((boxes[:, :2] + boxes[:, 2:]) / 2 / stride[:, None]).floor() + 0.5) * stride[:, None]
     sizes = torch.tensor(ANCHORS[320], dtype=torch.float64)[torch.arange(200) % 9]
@@ -172,7 +140,7 @@ def test_what_the_losses_ask_for_is_found():
         torch.tensor([[3.0, 5, 17, 16], [20, 30, 150, 170], [100, 20, 180, 60], [200, 100, 251, 190]]),
         torch.tensor([0, 4, 2, 2]),
     )
-    raw = YoloRaw(tuple((x * 0).requires_grad_() for x in silent().maps))
+    raw = YoloRaw(tuple((x * 0).requires_grad_() for x in silent_yolov3(HEIGHT, WIDTH).maps))
     optimiser = torch.optim.Adam(raw.maps, lr=0.3)
     for _ in range(200):
         optimiser.zero_grad()
@@ -189,7 +157,7 @@ def test_a_channel_is_an_anchor_and_an_answer(given):
     decoder = YoloDecoder(STRIDES, **given)
     sizes = sorted(given.get("anchors", ANCHORS[given.get("anchor_size", 320)]), key=lambda size: size[0] * size[1])
     for level, slot, label in product(range(3), range(3), (0, CLASSES - 1)):
-        raw, stride, (row, column) = silent(), STRIDES[level], (3, 2)
+        raw, stride, (row, column) = silent_yolov3(HEIGHT, WIDTH), STRIDES[level], (3, 2)
         values = raw.maps[level][0].view(3, -1, *raw.maps[level].shape[2:])[slot, :, row, column]
         values[:5] = torch.tensor([1.0, -1, 0.1, -0.2, 2])
         values[5 + label] = 3
@@ -225,29 +193,8 @@ def test_only_two_inputs_have_anchors_of_their_own():
         YOLOv3(PYRAMID, CLASSES, DIM, anchor_size=640)
 
 
-@torch.inference_mode()
-def test_find_keeps_to_its_limits():
-    raw = lively()(draw_maps(1), (HEIGHT, WIDTH))
-
-    def scores(score=None, **options):
-        (found,) = YoloDecoder(STRIDES, **options)(raw, score)
-        assert torch.equal(found.scores, found.scores.sort(descending=True).values)
-        return found.scores
-
-    everything = scores(limit=10**6)
-    assert len(everything) > 200 and everything.min() > 0.05
-    assert torch.equal(scores(), everything[:100])
-    assert torch.equal(scores(limit=7), everything[:7])
-    middle = float(everything[60])
-    above = everything[everything > middle]
-    assert 0 < len(above) < 100
-    assert torch.equal(scores(middle), above) and torch.equal(scores(score=middle), above)
-    assert len(scores(limit=10**6, nms=0.1)) < len(everything) < len(scores(limit=10**6, nms=0.9))
-    assert len(scores(0, limit=10**6, nms=1.0, candidates=5)) == 15
-
-
 def test_nothing_is_looked_for_without_objectness():
-    raw = silent()
+    raw = silent_yolov3(HEIGHT, WIDTH)
     for column, objectness in enumerate((0.0049, 0.0051)):
         raw.maps[0][0, 4, 3, 10 * column] = log(objectness / (1 - objectness))
         raw.maps[0][0, 5, 3, 10 * column] = 20
@@ -255,15 +202,9 @@ def test_nothing_is_looked_for_without_objectness():
     torch.testing.assert_close(found.scores, torch.tensor([0.0051]), rtol=1e-4, atol=0)
 
 
-def test_nothing_is_found_where_nothing_is():
-    (found,) = DECODER(silent())
-    assert [x.shape for x in found[:3]] == [(0, 4), (0,), (0,)]
-    assert found.labels.dtype == torch.int64
-
-
 def test_only_boxes_of_one_class_repeat_one_another():
     def found(*labels):
-        raw = silent()
+        raw = silent_yolov3(HEIGHT, WIDTH)
         for slot, label in enumerate(labels):
             values = raw.maps[1][0].view(3, -1, *raw.maps[1].shape[2:])[slot + 1, :, 6, 7]
             values[2:4] = torch.tensor([60.0, 60]).div(torch.tensor(ANCHORS[320][4 + slot])).log()  # the same box
@@ -280,52 +221,15 @@ def test_a_side_grows_no_further_than_the_widest():
     torch.testing.assert_close(box, torch.tensor([[5 - w / 2, 10 - h / 2, 5 + w / 2, 10 + h / 2]]))
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (100, 52), (40, 33)])
-def test_a_batch_equals_its_images(height, width):
-    head = lively()
-    maps = draw_maps(3, height, width)
-    targets = [draw_target(4), draw_target(0), draw_target(2)]
-    raw = head(maps, (height, width))
-    for i in range(3):
-        alone = head([x[i : i + 1] for x in maps], (height, width))
-        for x, y in zip(alone.maps, single(raw, i).maps, strict=True):
-            torch.testing.assert_close(x, y)
-    for i, many in enumerate(DECODER(raw)):
-        (one,) = DECODER(single(raw, i))
-        assert len(many.boxes)
-        assert all(torch.equal(x, y) for x, y in zip(one[:3], many[:3], strict=True))
-    each = [head.losses(single(raw, i), [target]) for i, target in enumerate(targets)]
-    for name, term in head.losses(raw, targets).items():
-        torch.testing.assert_close(term, torch.stack([losses[name] for losses in each]).mean())
-
-
-def test_images_without_objects_reach_every_weight():
-    head = lively().train()
-    losses = head.losses(head(draw_maps(2, 64, 64), (64, 64)), [draw_target(0)] * 2)
-    assert losses["class"] == losses["centre"] == losses["size"] == 0 < losses["object"]
-    sum(losses.values()).backward()
-    assert all(parameter.grad is not None for parameter in head.parameters())
-
-
-def test_half_precision_is_computed_in_full():
-    head = lively()
-    half = YoloRaw(tuple(x.bfloat16() for x in head(draw_maps(1), (HEIGHT, WIDTH)).maps))
-    full = YoloRaw(tuple(x.float() for x in half.maps))
-    target = draw_target(5)
-    for x, y in zip(head.losses(half, [target]).values(), head.losses(full, [target]).values(), strict=True):
-        assert x.dtype == torch.float32 and torch.equal(x, y)
-    assert all(torch.equal(x, y) for x, y in zip(DECODER(half)[0][:3], DECODER(full)[0][:3], strict=True))
-
-
 def test_it_starts_from_the_prior_and_the_anchors():
-    for x in YOLOv3(PYRAMID, CLASSES, DIM)(draw_maps(2), (HEIGHT, WIDTH)).maps:
+    for x in YOLOv3(PYRAMID, CLASSES, DIM)(draw_maps(2, HEIGHT, WIDTH), (HEIGHT, WIDTH)).maps:
         values = x.view(2, 3, -1, *x.shape[2:])
         assert values[:, :, :4].mean().abs() < 0.05
         torch.testing.assert_close(values[:, :, 4:].sigmoid().mean().item(), 0.01, rtol=0.05, atol=0)
 
 
 def test_anchors_follow_the_strides_of_the_backbone():
-    raw = silent()
+    raw = silent_yolov3(HEIGHT, WIDTH)
     raw.maps[0][0, 4:6, 9, 12] = 20  # the smallest anchor, on the finest map
     (found,) = YoloDecoder(YOLOv3([Level(6, 14)], CLASSES, DIM).strides)(raw)  # strides 7, 14, 28
     half = torch.tensor(ANCHORS[320][0]) / 2
@@ -334,20 +238,11 @@ def test_anchors_follow_the_strides_of_the_backbone():
 
 
 def test_a_level_sees_itself_and_all_coarser_ones():
-    head = lively()
-    maps = [x.requires_grad_() for x in draw_maps(1)]
+    head = lively_yolov3()
+    maps = [x.requires_grad_() for x in draw_maps(1, HEIGHT, WIDTH)]
     for i, x in enumerate(head(maps, (HEIGHT, WIDTH)).maps):
         reached = torch.autograd.grad(x.square().sum(), maps, retain_graph=True, allow_unused=True)
         assert [grad is not None and bool(grad.abs().sum() > 0) for grad in reached] == [j >= i for j in range(3)]
-
-
-class Detector(nn.Module):
-    def __init__(self, pyramid, head):
-        super().__init__()
-        self.pyramid, self.head = pyramid, head
-
-    def forward(self, images):
-        return self.head(self.pyramid(images), images.shape[2:])
 
 
 def test_sums_of_the_neck_and_heads():
@@ -373,54 +268,3 @@ def test_sums_of_the_papers_detector():
         model = Detector(pyramid, YOLOv3(pyramid.levels, num_classes=80))
     assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 3) == 6.304
     assert round(count_macs(model, 320, 320) / 1e9, 1) == 3.8
-
-
-def test_export_equals_the_model():
-    pyramid = Pyramid(timm.create_model("mobilenetv3_small_050"))
-    model = Detector(pyramid, YOLOv3(pyramid.levels, CLASSES, DIM)).eval()
-    images = torch.randn(2, 3, 72, 64)
-    exported = torch.export.export(model, (images,)).module()
-    raw, expected = exported(images + 1), model(images + 1)
-    assert isinstance(raw, YoloRaw)
-    for x, y in zip(raw.maps, expected.maps, strict=True):
-        assert x.ndim <= 5
-        torch.testing.assert_close(x, y)
-
-
-def test_it_learns_the_objects_of_images():
-    torch.manual_seed(0)
-    boxes = torch.tensor([[10.0, 12, 50, 60], [70, 20, 120, 50], [30, 80, 100, 125]])
-    shifted = boxes + torch.tensor([3.0, -9, 3, -9])
-    targets = [Target(boxes, torch.tensor([0, 1, 2])), Target(shifted, torch.tensor([1, 2, 0]))]
-    images = torch.zeros(2, 3, 128, 128)
-    for image, target in zip(images, targets, strict=True):
-        for (x1, y1, x2, y2), label in zip(target.boxes.int().tolist(), target.labels, strict=True):
-            image[label, y1:y2, x1:x2] = 1
-    stem = nn.Sequential(nn.Conv2d(3, 32, 8, 8), nn.ReLU())
-    stages = nn.ModuleList(nn.Sequential(nn.Conv2d(32, 32, 3, 2, 1), nn.ReLU()) for _ in range(2))
-    head = YOLOv3([Level(32, 8), Level(32, 16), Level(32, 32)], num_classes=3, dim=32)
-    optimiser = torch.optim.Adam([*stem.parameters(), *stages.parameters(), *head.parameters()], lr=4e-3)
-
-    def raw():
-        maps = [stem(images)]
-        for stage in stages:
-            maps.append(stage(maps[-1]))
-        return head(maps, (128, 128))
-
-    curve = []
-    for _ in range(150):
-        optimiser.zero_grad()
-        losses = head.losses(raw(), targets)
-        sum(losses.values()).backward()
-        optimiser.step()
-        curve.append([term.item() for term in losses.values()])
-    head.eval()
-    with torch.inference_mode():
-        found = DECODER(raw())
-    print(curve[::15], curve[-1], [(one.boxes[:3], one.scores[:5]) for one in found])
-    assert all(last < first / 10 for last, first in zip(curve[-1][:2], curve[0][:2], strict=True))
-    for one, target in zip(found, targets, strict=True):
-        assert (one.scores > 0.5).sum() == 3
-        order, expected = one.labels[:3].argsort(), target.labels.argsort()
-        assert one.labels[:3][order].tolist() == [0, 1, 2]
-        torch.testing.assert_close(one.boxes[:3][order], target.boxes[expected], rtol=0, atol=4)
