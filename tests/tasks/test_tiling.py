@@ -11,7 +11,8 @@ from featherbone.ops import rle
 from featherbone.ops.boxes import Found
 from featherbone.results import Detections, Instances
 from featherbone.tasks.detection import ObjectDecoder
-from featherbone.tasks.tiling import check_tiles, decode_tiled
+from featherbone.tasks.inference import Inference
+from featherbone.tasks.tiling import decode_tiled
 
 
 class Bright:
@@ -98,4 +99,4 @@ def test_nothing_is_found_where_nothing_is():
 )
 def test_tiles_that_cannot_be_cut(size, overlap, message):
     with pytest.raises(BadOption, match=message):
-        check_tiles(size, overlap)
+        Inference(tile=size, overlap=overlap)

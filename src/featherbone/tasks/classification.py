@@ -153,16 +153,8 @@ class ClassificationKind(Kind):
         | {"teacher", "distillation", "distillation_weight", "temperature"}
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "small-data": {
-            "batch_size": 16,
-            "epochs": 100,
-            "warmup_epochs": 5,
-            "clip_grad": 1.0,
-            "mixup": 0.2,
-            "cutmix": 0.0,
-            "auto_augment": "rand-m6-mstd0.5-inc1",
-            "ema": 0.995,
-        }
+        "small-data": dict(batch_size=16, epochs=100, warmup_epochs=5, clip_grad=1.0, ema=0.995)
+        | dict(mixup=0.2, cutmix=0.0, auto_augment="rand-m6-mstd0.5-inc1")
     }
     eval_batch = 64
     has_validation_loss = True

@@ -17,7 +17,7 @@ from featherbone.ops.label_maps import label_map, upsample
 from featherbone.ops.tiles import cut_windows
 from featherbone.results import Record, SemanticMap
 from featherbone.tasks.kind import Kind
-from featherbone.tasks.tiling import check_tiles, decode_tiled
+from featherbone.tasks.tiling import decode_tiled
 
 OVERLAP = 1 / 3
 """Share of a window that its neighbour covers."""
@@ -50,8 +50,12 @@ class Inference:
             raise BadOption(f"scales {self.scales}: give factors from 0.1 to 8")
         if self.score is not None and not (isinstance(self.score, int | float) and 0 <= self.score <= 1):
             raise BadOption(f"score {self.score!r} is not a number from 0 to 1; 0.5 is usual")
-        if self.tile is not None:
-            check_tiles(self.tile, self.overlap)
+        if self.tile is not None and self.tile < 32:
+            raise BadOption(
+                f"tiles of {self.tile} pixels are too small; pass 32 or more, ideally the input size of the run"
+            )
+        if self.tile is not None and not 0 <= self.overlap <= 0.9:
+            raise BadOption(f"overlap {self.overlap} is outside 0 to 0.9")
 
     @property
     def given(self) -> list[str]:

@@ -13,7 +13,9 @@ from featherbone.backbones.checkpoints import not_finite
 from featherbone.errors import BadOption, BadRun, FeatherboneError
 from featherbone.files import write_bytes
 from featherbone.tasks.card import WEIGHTS, Card
-from featherbone.tasks.task import assemble
+from featherbone.tasks.classification import build_classifier
+from featherbone.tasks.dense import DenseTask, build_head, build_pyramid
+from featherbone.tasks.task import decoder_of, kind_of
 
 DIGEST = "sha256"
 """Only name in the metadata of `weights.safetensors`, for the order of several varies: the digest of its tensors."""
@@ -33,8 +35,14 @@ def build_task(card: Card, pretrained: bool = False, checkpoint: str | None = No
 
     Raises `BadRun` for a task this version does not know.
     """
+    kind, arguments = kind_of(card), {**card.model_args, **model_args}
+    head_class = kind.find_head(card.head)[1]
     try:
-        return assemble(card, {**card.model_args, **model_args}, pretrained, checkpoint)
+        if head_class is None:
+            return build_classifier(card.backbone, card.classes, arguments, pretrained, checkpoint)
+        pyramid = build_pyramid(card, arguments, pretrained, checkpoint)
+        head = build_head(card, head_class, pyramid, kind.counts(card))
+        return DenseTask(pyramid, head, decoder_of(card, getattr(head, "strides", ())), kind.loss())
     except FeatherboneError:
         raise
     except Exception as error:  # timm and torch raise whatever a keyword leads to

@@ -7,21 +7,12 @@ import torch
 from PIL import Image
 
 from featherbone.data.transforms import Preprocessing
-from featherbone.errors import BadOption
 from featherbone.ops import rle
 from featherbone.ops.tiles import cut_windows, merge_tiles
 from featherbone.results import Box, Detections, Instances, Rle
 
 MAX_OBJECTS = 1000
 """Maximum number of objects of one image: more than without tiles."""
-
-
-def check_tiles(size: int, overlap: float) -> None:
-    """Raise `BadOption` for tiles that cannot be cut."""
-    if size < 32:
-        raise BadOption(f"tiles of {size} pixels are too small; pass 32 or more, ideally the input size of the run")
-    if not 0 <= overlap <= 0.9:
-        raise BadOption(f"overlap {overlap} is outside 0 to 0.9")
 
 
 @torch.inference_mode()

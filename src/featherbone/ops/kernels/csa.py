@@ -164,7 +164,7 @@ def csa_mix(values: Tensor, attention: Tensor, height: int, width: int) -> Tenso
             *(b * h * w, h, w, height, width),
             HEADS=heads,
             DIM=dim,
-            SUM=_sum(values),
+            SUM=sum_type(values),
             BLOCK_WINDOWS=block_windows,
             BLOCK_DIM=block_dim,
             num_warps=4,
@@ -178,7 +178,7 @@ def csa_mix_backward(grad: Tensor, values: Tensor, attention: Tensor) -> tuple[T
     """Gradients of `mix_windows` for its values and its attention, from `grad` (B, H, W, C) for its result."""
     height, width = grad.shape[1:3]
     b, h, w, heads, dim = _sizes(values, attention, height, width)
-    grad_values, grad_attention = _contiguous_like(values), _contiguous_like(attention)
+    grad_values, grad_attention = contiguous_like(values), contiguous_like(attention)
     if not grad.numel():
         return grad_values, grad_attention
     tf32 = values.dtype.itemsize == 2 and not torch.version.hip  # holds half precision exactly; not every AMD has it
@@ -192,7 +192,7 @@ def csa_mix_backward(grad: Tensor, values: Tensor, attention: Tensor) -> tuple[T
             *(h, w, height, width),
             HEADS=heads,
             DIM=dim,
-            SUM=_sum(values),
+            SUM=sum_type(values),
             PRECISION="tf32" if tf32 else "ieee",
             BLOCK_DIM=max(16, min(triton.next_power_of_2(dim), CHANNELS)),
             num_warps=1,
@@ -215,11 +215,13 @@ def _sizes(values: Tensor, attention: Tensor, height: int, width: int) -> tuple[
     return b, h, w, heads, c // heads
 
 
-def _sum(values: Tensor) -> tl.dtype:
-    return tl.float64 if values.dtype == torch.float64 else tl.float32
+def sum_type(*tensors: Tensor) -> tl.dtype:
+    """The type in which a kernel adds up values of tensors."""
+    return tl.float64 if any(x.dtype == torch.float64 for x in tensors) else tl.float32
 
 
-def _contiguous_like(x: Tensor) -> Tensor:
+def contiguous_like(x: Tensor) -> Tensor:
+    """Memory for a contiguous tensor like x."""
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -230,7 +232,7 @@ def _(values: Tensor, attention: Tensor, height: int, width: int) -> Tensor:
 
 @csa_mix_backward.register_fake
 def _(grad: Tensor, values: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
-    return _contiguous_like(values), _contiguous_like(attention)
+    return contiguous_like(values), contiguous_like(attention)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from triton import language as tl
 
 from featherbone.ops.deform import TAPS, linear_of, merge_batched
+from featherbone.ops.kernels.csa import contiguous_like, sum_type
 
 TILE = 2048  # bytes of a block of channels of points: 16 for each of 128 threads, one load
 CHANNELS = 128  # maximum in a block
@@ -156,7 +157,7 @@ def deform_sample(x: Tensor, offsets: Tensor) -> Tensor:
             out,
             *(points, h, w, height, width),
             C=c,
-            SUM=_sum(x, offsets),
+            SUM=sum_type(x, offsets),
             BLOCK_POINTS=block_points,
             BLOCK_C=block_c,
             num_warps=4,
@@ -183,7 +184,7 @@ def deform_sample_backward(grad: Tensor, x: Tensor, offsets: Tensor) -> tuple[Te
                 grad_offsets,
                 *(points, h, w, height, width),
                 C=c,
-                SUM=_sum(x, offsets),
+                SUM=sum_type(x, offsets),
                 BLOCK_POINTS=block_points,
                 BLOCK_C=block_c,
                 num_warps=4,
@@ -204,10 +205,6 @@ def _sizes(x: Tensor, offsets: Tensor) -> tuple[int, int, int, int, int, int]:
     return b, height, width, c, h, w
 
 
-def _sum(x: Tensor, offsets: Tensor) -> tl.dtype:
-    return tl.float64 if torch.float64 in (x.dtype, offsets.dtype) else tl.float32
-
-
 def _blocks(x: Tensor) -> tuple[int, int]:
     """Channels and points of a block."""
     channels = min(triton.next_power_of_2(x.shape[3]), CHANNELS)
@@ -221,10 +218,7 @@ def _(x: Tensor, offsets: Tensor) -> Tensor:
 
 @deform_sample_backward.register_fake
 def _(grad: Tensor, x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    return (
-        torch.empty_like(x, memory_format=torch.contiguous_format),
-        torch.empty_like(offsets, memory_format=torch.contiguous_format),
-    )
+    return contiguous_like(x), contiguous_like(offsets)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
