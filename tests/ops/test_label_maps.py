@@ -30,28 +30,28 @@ def masks_of(*drawn):
 
 
 def test_the_surest_lies_on_top():
-    laid = fuse(masks_of([[1, 1, 1, 0]], [[0, 0, 1, 1]]), np.zeros((1, 4), int), 1, least=1)
-    assert laid.ids.tolist() == [[1, 1, 1, 2]] and laid.things == [0, 1]
+    fused = fuse(masks_of([[1, 1, 1, 0]], [[0, 0, 1, 1]]), np.zeros((1, 4), int), 1, minimum=1)
+    assert fused.ids.tolist() == [[1, 1, 1, 2]] and fused.things == [0, 1]
 
 
 def test_what_is_mostly_covered_is_dropped():
     """Of the second mask two thirds are taken, of the third one half: that is allowed."""
-    laid = fuse(masks_of([[1, 1, 1, 0, 0]], [[0, 1, 1, 1, 0]], [[0, 0, 1, 1, 0]]), np.zeros((1, 5), int), 1, least=1)
-    assert laid.things == [0, 2] and laid.ids.tolist() == [[1, 1, 1, 2, 0]]
+    fused = fuse(masks_of([[1, 1, 1, 0, 0]], [[0, 1, 1, 1, 0]], [[0, 0, 1, 1, 0]]), np.zeros((1, 5), int), 1, minimum=1)
+    assert fused.things == [0, 2] and fused.ids.tolist() == [[1, 1, 1, 2, 0]]
 
 
 def test_stuff_fills_what_is_free_unless_it_is_little():
     stuff = np.array([[0, 1, 1, 2, 3, 3]])
-    laid = fuse(masks_of([[1, 1, 0, 0, 0, 0]]), stuff, 3, least=2)
-    assert laid.ids.tolist() == [[1, 1, 0, 0, 2, 2]] and laid.stuff == [2]
-    laid = fuse(masks_of([[1, 1, 0, 0, 0, 0]]), stuff, 3, least=0)
-    assert laid.ids.tolist() == [[1, 1, 2, 3, 4, 4]] and laid.stuff == [0, 1, 2]
+    fused = fuse(masks_of([[1, 1, 0, 0, 0, 0]]), stuff, 3, minimum=2)
+    assert fused.ids.tolist() == [[1, 1, 0, 0, 2, 2]] and fused.stuff == [2]
+    fused = fuse(masks_of([[1, 1, 0, 0, 0, 0]]), stuff, 3, minimum=0)
+    assert fused.ids.tolist() == [[1, 1, 2, 3, 4, 4]] and fused.stuff == [0, 1, 2]
 
 
 def test_an_empty_mask_and_no_mask_are_nothing():
-    laid = fuse(masks_of([[0, 0]]), np.zeros((1, 2), int), 2, least=0)
-    assert laid.ids.tolist() == [[0, 0]] and not laid.things and not laid.stuff
-    assert not fuse([], np.zeros((1, 2), int), 0, least=0).ids.any()
+    fused = fuse(masks_of([[0, 0]]), np.zeros((1, 2), int), 2, minimum=0)
+    assert fused.ids.tolist() == [[0, 0]] and not fused.things and not fused.stuff
+    assert not fuse([], np.zeros((1, 2), int), 0, minimum=0).ids.any()
 
 
 def test_laws_of_fusion():
@@ -60,11 +60,11 @@ def test_laws_of_fusion():
     for _ in range(50):
         masks = rng.random((4, 6, 7)) < 0.4
         stuff = rng.integers(0, 4, (6, 7))
-        laid = fuse(masks_of(*masks), stuff, 3, least=3)
-        assert set(np.unique(laid.ids)) - {0} == set(range(1, 1 + len(laid.things) + len(laid.stuff)))
-        for number, thing in enumerate(laid.things, 1):
-            own = laid.ids == number
+        fused = fuse(masks_of(*masks), stuff, 3, minimum=3)
+        assert set(np.unique(fused.ids)) - {0} == set(range(1, 1 + len(fused.things) + len(fused.stuff)))
+        for number, thing in enumerate(fused.things, 1):
+            own = fused.ids == number
             assert (masks[thing] | ~own).all() and 2 * own.sum() >= masks[thing].sum()
-        for number, kind in enumerate(laid.stuff, 1 + len(laid.things)):
-            own = laid.ids == number
+        for number, kind in enumerate(fused.stuff, 1 + len(fused.things)):
+            own = fused.ids == number
             assert (stuff[own] == 1 + kind).all() and own.sum() >= 3

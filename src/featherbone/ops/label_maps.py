@@ -75,7 +75,7 @@ def label_map(
     return labels
 
 
-class Laid(NamedTuple):
+class FusedMap(NamedTuple):
     """Segments on a map, in the order in which they were placed."""
 
     ids: NDArray[np.int32]
@@ -86,11 +86,13 @@ class Laid(NamedTuple):
     """Classes of stuff that follow them."""
 
 
-def fuse(masks: Sequence[Rle], stuff: NDArray[np.integer], num_stuff: int, least: float, overlap: float = 0.5) -> Laid:
+def fuse(
+    masks: Sequence[Rle], stuff: NDArray[np.integer], num_stuff: int, minimum: float, overlap: float = 0.5
+) -> FusedMap:
     """One map of things and stuff (arXiv 1801.00868), from masks of one size, highest-scoring first.
 
     A mask is dropped if more than `overlap` of it is covered already, else its free part is placed. Free pixels then
-    take their stuff (H, W), 0 for things and 1 + i for stuff i, one segment per class of at least `least` pixels.
+    take their stuff (H, W), 0 for things and 1 + i for stuff i, one segment per class of at least `minimum` pixels.
     """
     ids = np.zeros(stuff.shape, np.int32)
     things: list[int] = []
@@ -102,7 +104,7 @@ def fuse(masks: Sequence[Rle], stuff: NDArray[np.integer], num_stuff: int, least
             things.append(index)
             ids[free] = len(things)
     counts = np.bincount(stuff[ids == 0].astype(np.int64), minlength=1 + num_stuff)[1:]
-    kept = np.flatnonzero((counts > 0) & (counts >= least))
+    kept = np.flatnonzero((counts > 0) & (counts >= minimum))
     number = np.zeros(1 + num_stuff, np.int32)
     number[1 + kept] = len(things) + 1 + np.arange(len(kept))
-    return Laid(np.where(ids == 0, number[stuff], ids), things, kept.tolist())
+    return FusedMap(np.where(ids == 0, number[stuff], ids), things, kept.tolist())

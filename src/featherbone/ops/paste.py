@@ -37,15 +37,12 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, t
         raise ValueError(
             "boxes to paste masks into hold NaN or infinity; look for the step of the network that made it"
         )
-    pairs = zip(probabilities.detach().cpu().double(), boxes.tolist(), strict=True)
-    return [_paste(mask, box, height, width, threshold) for mask, box in pairs]
-
-
-def _paste(mask: Tensor, box: list[float], height: int, width: int, threshold: float) -> Rle:
-    x1, y1, x2, y2 = box
-    left, columns = _weights(x1, x2, width, mask.shape[1])
-    top, rows = _weights(y1, y2, height, mask.shape[0])
-    return _encode_part((columns @ mask.T @ rows.T >= threshold).numpy(), left, top, height, width)
+    pasted = []
+    for mask, (x1, y1, x2, y2) in zip(probabilities.detach().cpu().double(), boxes.tolist(), strict=True):
+        left, columns = _weights(x1, x2, width, mask.shape[1])
+        top, rows = _weights(y1, y2, height, mask.shape[0])
+        pasted.append(_encode_part((columns @ mask.T @ rows.T >= threshold).numpy(), left, top, height, width))
+    return pasted
 
 
 def _weights(low: float, high: float, length: int, cells: int) -> tuple[int, Tensor]:
