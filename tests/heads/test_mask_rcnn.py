@@ -9,7 +9,6 @@ and class; losses of several images are divided by their samples together, in ou
 
 from collections import OrderedDict
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -33,9 +32,7 @@ from featherbone.heads.levels import Level
 from featherbone.heads.mask_rcnn import MaskDecoder, MaskRCNN
 from featherbone.heads.roi import MaskRaw
 from featherbone.heads.rpn import has_area, sample
-from featherbone.ops import rle
 from featherbone.ops.boxes import Target
-from featherbone.ops.paste import paste_masks
 from featherbone.tasks.dense import Pyramid
 from registered import on_meta, randomise
 
@@ -359,62 +356,3 @@ def test_export_equals_the_model():
     assert max(x.ndim for x in outputs) <= 5
     (output,) = program.graph.find_nodes(op="output")
     assert all(type(length) is int for node in output.args[0] for length in node.meta["val"].shape)
-
-
-def draw_scene():
-    """Two images, 128 pixels wide, of a red rectangle (class 0) and a green ellipse (class 1) each."""
-    images, targets = torch.zeros(2, 3, 128, 128), []
-    y, x = torch.meshgrid(torch.arange(128) + 0.5, torch.arange(128) + 0.5, indexing="ij")
-    scenes = [[8, 12, 56, 60], [60, 50, 124, 100]], [[20, 40, 100, 120], [80, 4, 120, 36]]
-    for image, boxes in zip(images, scenes, strict=True):
-        masks = []
-        for label, (x1, y1, x2, y2) in enumerate(boxes):
-            u, v = (2 * x - x1 - x2) / (x2 - x1), (2 * y - y1 - y2) / (y2 - y1)
-            mask = (u**2 + v**2 <= 1) if label else (u.abs() <= 1) & (v.abs() <= 1)
-            image[label, mask] = 1
-            masks.append(mask)
-        targets.append(Target(torch.tensor(boxes, dtype=torch.float32), torch.tensor([0, 1]), torch.stack(masks)))
-    return images, targets
-
-
-def test_it_learns_the_objects_of_two_images():
-    torch.manual_seed(0)
-    images, targets = draw_scene()
-    channels, strides = (3, 24, 32, 32, 32), (4, 8, 16, 32)
-    kernels = (4, 2, 2, 2)
-    stages = nn.ModuleList(
-        nn.Sequential(nn.Conv2d(a, b, k, k), nn.ReLU(), nn.Conv2d(b, b, 3, padding=1), nn.ReLU())
-        for a, b, k in zip(channels[:-1], channels[1:], kernels, strict=True)
-    )
-    head = MaskRCNN([Level(*x) for x in zip(channels[1:], strides, strict=True)], 2, 32, 32, 64, 32, proposals=100)
-    head.rpn.candidates, head.rois.samples = (200, 200), 64
-    optimiser = torch.optim.Adam([*stages.parameters(), *head.parameters()], lr=3e-3)
-    schedule = torch.optim.lr_scheduler.PolynomialLR(optimiser, 100)
-
-    def raw():
-        maps, x = [], images
-        for stage in stages:
-            maps.append(x := stage(x))
-        return head(maps, (128, 128))
-
-    curve = []
-    for _ in range(100):
-        optimiser.zero_grad()
-        losses = head.losses(raw(), targets)
-        sum(losses.values()).backward()
-        optimiser.step()
-        schedule.step()
-        curve.append([round(term.item(), 3) for term in losses.values()])
-    print(*curve[::20], curve[-1], sep="\n")
-    head.eval()
-    with torch.inference_mode():
-        results = MaskDecoder()(raw(), 0.5)
-    assert curve[-1][2] < curve[0][2] / 4 and curve[-1][4] < curve[0][4] / 4
-    for found, target in zip(results, targets, strict=True):
-        surest = torch.stack([(found.labels == label).nonzero()[0, 0] for label in target.labels])
-        masks = [rle.decode(mask) for mask in paste_masks(found.masks[surest], found.boxes[surest], 128, 128)]
-        masks = torch.from_numpy(np.stack(masks))
-        shares = (masks & target.masks).sum((1, 2)) / (masks | target.masks).sum((1, 2))
-        print(found[:3], shares)
-        assert box_iou(target.boxes, found.boxes[surest]).diag().min() > 0.75
-        assert shares.min() > 0.75
