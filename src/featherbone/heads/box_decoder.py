@@ -1,7 +1,6 @@
 """From a detector's raw maps to objects: the best candidates of each level, NMS within each class, the best of all."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -40,6 +39,7 @@ class BoxDecoder(ABC):
     """
 
     raw: ClassVar[Any]
+    num_levels: ClassVar[int]
 
     strides: tuple[float, ...]
     """Strides of the levels, finest first."""
@@ -47,6 +47,12 @@ class BoxDecoder(ABC):
     candidates: int = 1000
     nms: float = 0.5
     limit: int = 100
+
+    def __post_init__(self) -> None:
+        if len(self.strides) != self.num_levels:
+            raise ValueError(
+                f"{len(self.strides)} strides for {self.num_levels} levels; give those of the network's maps"
+            )
 
     @abstractmethod
     def levels(self, raw: Any) -> list[Candidates]:
@@ -83,9 +89,3 @@ def picked_objects(raw: Any, score: float | None = None) -> list[Found]:
     """The objects of each image above a score, by default 0, from `Picked` or from tensors that have masks beside."""
     images = zip(raw.boxes, raw.labels, raw.scores, *raw[3:], strict=True)
     return [Found(*(part[image[2] > (score or 0)] for part in image)) for image in images]
-
-
-def require_strides(strides: Sequence[float], levels: int) -> None:
-    """Raise `ValueError` unless there is a stride for each level."""
-    if len(strides) != levels:
-        raise ValueError(f"{len(strides)} strides for {levels} levels; give those of the network's maps")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from featherbone.heads.anchors import IGNORED, AnchorRaw, base_anchors, by_anchor, level_anchors, match
-from featherbone.heads.box_decoder import BoxDecoder, Candidates, require_strides
+from featherbone.heads.box_decoder import BoxDecoder, Candidates
 from featherbone.heads.fpn import FPN
 from featherbone.heads.levels import Level
 from featherbone.ops.boxes import WIDEST, Target, decode_deltas, encode_deltas
@@ -20,7 +20,6 @@ SCALES = (1, 2 ** (1 / 3), 2 ** (2 / 3))
 """Sizes of a cell's anchors, in multiples of four strides."""
 RATIOS = (0.5, 1, 2)
 """Ratios of height to width of the anchors."""
-NUM_LEVELS = 5
 NUM_ANCHORS = len(SCALES) * len(RATIOS)
 WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 """Standard deviations of the box deltas, inverted."""
@@ -33,9 +32,7 @@ class RetinaDecoder(BoxDecoder):
     """Objects from RetinaNet's raw maps; anchors are centred on the corners of their cells."""
 
     raw: ClassVar[Any] = AnchorRaw
-
-    def __post_init__(self) -> None:
-        require_strides(self.strides, NUM_LEVELS)
+    num_levels = 5
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torchvision.ops import box_convert, box_iou
 
 from featherbone.heads.anchors import IGNORED, NEGATIVE, by_anchor, grid_anchors
-from featherbone.heads.box_decoder import BoxDecoder, Candidates, require_strides
+from featherbone.heads.box_decoder import BoxDecoder, Candidates
 from featherbone.heads.levels import Level, Levels
 from featherbone.ops.boxes import WIDEST, Target
 
@@ -54,13 +54,14 @@ class YoloDecoder(BoxDecoder):
     """
 
     raw: ClassVar[Any] = YoloRaw
+    num_levels = NUM_LEVELS
 
     nms: float = 0.45
     anchors: Sequence[Sequence[float]] | None = None
     anchor_size: int = 320
 
     def __post_init__(self) -> None:
-        require_strides(self.strides, NUM_LEVELS)
+        super().__post_init__()
         object.__setattr__(self, "anchors", usual_anchors(self.anchors, self.anchor_size))
 
     def describe(self) -> dict[str, Any]:
