@@ -238,7 +238,7 @@ def test_an_incomplete_checkpoint_of_timm_is_refused(spoilt, told, num_classes, 
     torch.save(spoilt(timm_weights()), path)
     with pytest.raises(BadCheckpoint, match=told) as refusal:
         build_backbone(TIMM, True, str(path), num_classes=num_classes)
-    assert "give" in str(refusal.value) and str(path) in str(refusal.value)
+    assert re.search("give|pass", str(refusal.value)) and str(path) in str(refusal.value)
 
 
 def test_weights_that_the_model_has_no_use_for_are_named(path):
