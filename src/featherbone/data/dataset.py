@@ -11,7 +11,7 @@ from featherbone.data.doctor.checks import check_annotations
 from featherbone.data.doctor.object_checks import check_listing, check_mask_forms
 from featherbone.data.doctor.table import collect
 from featherbone.data.findings import Finding, listed, many, notices, refuse
-from featherbone.data.formats import open_split
+from featherbone.data.formats import find_format, open_split, read_split
 from featherbone.data.formats.format import Opened, Reading
 from featherbone.data.formats.panoptic import ThingSplit
 from featherbone.data.layouts import ALL, LAYOUTS, SPLITS, TRAINING_SPLITS, has_splits
@@ -73,12 +73,15 @@ def inspect_data(
     """
     splits: dict[str, Split[Any]] = {}
     findings: list[Finding] = []
+    try:
+        reader = find_format(data, task)
+    except BadData as error:
+        return {}, [Finding("error", "unreadable-split", str(error).removeprefix(f"{data}: "), 1)]
     for split in TRAINING_SPLITS:
         try:
-            opened = open_split(data, task, split, reading)
+            opened = None if reader is None else read_split(reader, data, task, split, reading or Reading())
         except BadData as error:
-            fault = Finding("error", "unreadable-split", str(error).removeprefix(f"{data}: "), 1)
-            findings += [fault] if fault not in findings else []
+            findings.append(Finding("error", "unreadable-split", str(error).removeprefix(f"{data}: "), 1))
             continue
         if opened is not None:
             splits[split] = opened.images

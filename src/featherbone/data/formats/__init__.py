@@ -64,8 +64,13 @@ def find_format(data: Path, task: str) -> Format | None:
 
 def open_split(data: Path, task: str, split: str, reading: Reading | None = None) -> Opened | None:
     """One split of a folder, with whatever is wrong in it; None where there is none of that name."""
-    reader, reading = find_format(data, task), reading or Reading()
-    opened = None if reader is None else reader.open(data, task, split, reading)
+    reader = find_format(data, task)
+    return None if reader is None else read_split(reader, data, task, split, reading or Reading())
+
+
+def read_split(reader: Format, data: Path, task: str, split: str, reading: Reading) -> Opened | None:
+    """One split of a folder by its format; None where there is none of that name."""
+    opened = reader.open(data, task, split, reading)
     if opened is None or not isinstance(opened.images, ObjectSplit):
         return opened
     if reading.crowds == "objects":
