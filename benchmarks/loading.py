@@ -39,7 +39,7 @@ def measure(given: argparse.Namespace, data: Path) -> dict[str, Any]:
     settings = complete()
     p = preprocessing_of(given.model, given.image_size)
     names = ("auto_augment", "color_jitter", "erasing", "flip", "min_area")
-    chosen = {name: settings[name] for name in names}  # type: ignore[literal-required]
+    chosen = {name: getattr(settings, name) for name in names}
     train, cpu = open_data(data, "classification").train, torch.device("cpu")
     batches = Batches(len(train), given.batch_size, 1, 0, 1, 0)
     ours = train_loader(Samples(train, training_transform(p, **chosen)), batches, given.workers, cpu)
@@ -53,11 +53,11 @@ def measure(given: argparse.Namespace, data: Path) -> dict[str, Any]:
         interpolation=p.interpolation,
         mean=p.mean,
         std=p.std,
-        scale=(settings["min_area"], 1.0),
-        hflip=settings["flip"],
-        color_jitter=settings["color_jitter"],
-        auto_augment=settings["auto_augment"] or None,
-        re_prob=settings["erasing"],
+        scale=(settings.min_area, 1.0),
+        hflip=settings.flip,
+        color_jitter=settings.color_jitter,
+        auto_augment=settings.auto_augment or None,
+        re_prob=settings.erasing,
         re_mode="pixel",
         persistent_workers=given.workers > 0,
         device=cpu,

@@ -252,5 +252,5 @@ def test_weights_that_the_model_has_no_use_for_are_named(path):
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\x80\x02c__builtin__\neval\n."])
 def test_a_file_that_is_no_checkpoint_is_refused(content, path):
     path.write_bytes(content)
-    with pytest.raises(BadCheckpoint, match="give a checkpoint of this model"):
+    with pytest.raises(BadCheckpoint, match="checkpoint of this model, or omit --checkpoint"):
         build_backbone(TIMM, True, str(path), num_classes=3)

@@ -147,7 +147,7 @@ def test_network_is_its_description(score_dim, height, width):
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (97, 61), (32, 1024), (1024, 37)])
 def test_every_stride_rounds_up(size):
     with torch.device("meta"):
-        maps = create().forward_intermediates(torch.empty(1, 3, *size), intermediates_only=True)
+        maps = create().eval().forward_intermediates(torch.empty(1, 3, *size), intermediates_only=True)
     for i, (level, channels) in enumerate(zip(maps, CHANNELS, strict=True)):
         assert level.shape == (1, channels, *(math.ceil(side / (4 * 2**i)) for side in size))
 
