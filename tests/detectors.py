@@ -5,6 +5,7 @@ from math import ceil
 import torch
 from torch import nn
 
+from featherbone.data.frames import inner_sizes
 from featherbone.heads.anchors import AnchorRaw
 from featherbone.heads.levels import Level
 from featherbone.heads.retinanet import RetinaNet
@@ -24,7 +25,7 @@ class Detector(nn.Module):
         self.pyramid, self.head = pyramid, head
 
     def forward(self, images):
-        return self.head(self.pyramid(images), (images.shape[2], images.shape[3]))
+        return self.head(self.pyramid(images), inner_sizes(images))
 
 
 def draw_maps(batch, height, width, pyramid=PYRAMID):

@@ -43,6 +43,7 @@ EXAMPLES = {
     lightvit.Merge: lambda: (lightvit.Merge(8, 12), State(image(2, 2 + 5 * 4, 8), 5, 4)),
     lightvit.Stage: lambda: (stage(), State(image(2, 2 + 12 * 12, 32), 12, 12), False),
     lit.LIT: lambda: (tiny_lit(), image(1, 3, 64, 96)),
+    lit.PatchEmbed: lambda: (lit.PatchEmbed(3, 4, pad=True), image(2, 3, 9, 12)),
     lit.LearnedGrid: lambda: (lit.LearnedGrid(4, 3, 3, "bilinear"), 5, 4),
     lit.PositionBias: lambda: (lit.PositionBias(2, 3), 3, 3),
     lit.DTM: lambda: (lit.DTM(4, 6, deformable=True), image(2, 5, 6, 4)),

@@ -19,8 +19,7 @@ def decode(
         _candidates(outputs[f"logits_{i}"][0], outputs[f"deltas_{i}"][0], how, i) for i in range(len(how["strides"]))
     ]
     boxes, scores, labels = (np.concatenate(parts) for parts in zip(*levels, strict=True))
-    rows, columns = outputs["logits_0"].shape[2:]
-    boxes = ops.cut(boxes, (rows + 1) * how["strides"][0], (columns + 1) * how["strides"][0])
+    boxes = ops.cut(boxes, *inner)
     found = ops.select(boxes, scores, labels, how, how["shown"] if score is None else score)
     boxes, seen = ops.to_image(boxes[found], size, inner)
     return ops.describe(boxes[seen], scores[found][seen], labels[found][seen], about)
@@ -37,8 +36,8 @@ def _candidates(logits: Any, deltas: Any, how: dict[str, Any], level: int) -> tu
     x1, y1, x2, y2 = (anchors[anchor] + corner).T
     shifts = deltas.reshape(len(anchors), 4, height, width)[anchor, :, row, column]
     dx, dy, dw, dh = (shifts / np.float32(how["weights"])).T
-    w = (x2 - x1) * np.exp(np.minimum(dw, how["widest"]))
-    h = (y2 - y1) * np.exp(np.minimum(dh, how["widest"]))
+    w = (x2 - x1) * np.exp(np.clip(dw, -how["widest"], how["widest"]))
+    h = (y2 - y1) * np.exp(np.clip(dh, -how["widest"], how["widest"]))
     x, y = (x1 + x2) / 2 + dx * (x2 - x1), (y1 + y2) / 2 + dy * (y2 - y1)
     boxes = np.stack((x - w / 2, y - h / 2, x + w / 2, y + h / 2), 1)
     return boxes, ops.sigmoid(logits.reshape(-1)[order]), label

@@ -17,8 +17,7 @@ def decode(
     how = about["decode"]
     levels = [_candidates(outputs[f"maps_{i}"][0], how, i) for i in range(len(how["strides"]))]
     boxes, scores, labels = (np.concatenate(parts) for parts in zip(*levels, strict=True))
-    rows, columns = outputs["maps_0"].shape[2:]
-    boxes = ops.cut(boxes, (rows + 1) * how["strides"][0], (columns + 1) * how["strides"][0])
+    boxes = ops.cut(boxes, *inner)
     found = ops.select(boxes, scores, labels, how, how["shown"] if score is None else score)
     boxes, seen = ops.to_image(boxes[found], size, inner)
     return ops.describe(boxes[seen], scores[found][seen], labels[found][seen], about)

@@ -11,6 +11,7 @@ from featherbone import backbones as backbones
 if TYPE_CHECKING:
     from featherbone.commands import (
         bench,
+        convert,
         demo,
         doctor,
         evaluate,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Predictor",
     "bench",
+    "convert",
     "demo",
     "deploy",
     "doctor",

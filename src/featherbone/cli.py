@@ -31,6 +31,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "explain": commands.explain,
     "export": commands.export,
     "bench": commands.bench,
+    "convert": commands.convert,
     "data": commands.make_data,
     "serve-web": commands.serve_web,
 }

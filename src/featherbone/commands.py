@@ -34,6 +34,7 @@ from featherbone.exporters.target_check import TargetExamination, examine_target
 from featherbone.exporters.targets import find_target
 from featherbone.files import check_new_folder, check_writable
 from featherbone.outcomes import (
+    ConvertResult,
     DataResult,
     DemoResult,
     DoctorResult,
@@ -309,6 +310,10 @@ def export(
             "pass another target with --to"
         )
     card, task = load_task(Path(run))
+    if card.preprocessing.rule == "sides":
+        raise BadOption(
+            f"{run}: its inputs have no single size, which a file needs; convert the checkpoint again with --fixed"
+        )
     form = choose_form(target, card.task, card.head, dynamic, with_pre, with_nms)
     folder = Path(out or Path(run) / "exports" / (f"{to}-int8" if int8 else to))
     check_writable(folder, folder=True)
@@ -325,6 +330,35 @@ def export(
         measured, _ = evaluate_run(folder, data, beside(folder, "report.html"), "cpu", None, trust=True)
     report, figures = report_of(folder, target), kind_of(card).figures
     return ExportResult(folder, folder / target.file, report, parity, measured, card.metrics, figures)
+
+
+def convert(
+    file: Positional[Path],
+    name: Positional[str],
+    *,
+    out: Path,
+    image_size: tuple[int, int] | None = None,
+    fixed: bool = False,
+) -> ConvertResult:
+    """Write a run folder from a published checkpoint of a detector or segmentation model.
+
+    Files of mmdetection and mmsegmentation are read without executing anything in them. The run gives the published
+    results: its images are scaled, padded and decoded as in the published test.
+
+    Args:
+        file: Checkpoint.
+        name: Name of the published model, such as lit_tiny.retinanet_coco.
+        out: Run folder to write.
+        image_size: Shorter and longer side to which images are scaled; by default those of the published test.
+        fixed: Scale and pad all images to one input of height and width `image_size`, as exported files need; results
+            then differ slightly from the published ones.
+
+    """
+    from featherbone.tasks.published import convert_file
+
+    check_new_folder(Path(out))
+    card = convert_file(Path(file), name, Path(out), image_size, fixed)
+    return ConvertResult(Path(out), card)
 
 
 def serve_web(folder: Positional[Path], *, host: str = "127.0.0.1", port: int = 8000) -> None:

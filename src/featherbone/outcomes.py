@@ -13,7 +13,7 @@ from featherbone.data.panoptic_write import OverlapCounts
 from featherbone.exporters.parity import Parity
 from featherbone.report import format_metric
 from featherbone.results import Classification, Detections, Record
-from featherbone.tasks.card import count_measured
+from featherbone.tasks.card import Card, count_measured
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,22 @@ class TrainResult:
 
     def __str__(self) -> str:
         return f"{_summary(self.metrics, self.figures)}\nrun     {self.run}\nreport  {self.report}"
+
+
+@dataclass(frozen=True)
+class ConvertResult:
+    """A run folder made from a published checkpoint."""
+
+    run: Path
+    card: Card
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        card = self.card
+        return {"run": str(self.run), "task": card.task, "classes": card.classes, "licence": card.weights_licence}
+
+    def __str__(self) -> str:
+        return f"{self.run}: {self.card.task}, {len(self.card.classes)} classes; licence: {self.card.weights_licence}"
 
 
 @dataclass(frozen=True)

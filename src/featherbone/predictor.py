@@ -23,7 +23,7 @@ from featherbone.exporters.exported import open_task
 from featherbone.results import Record
 from featherbone.tasks.card import Card
 from featherbone.tasks.inference import Inference
-from featherbone.tasks.task import kind_of
+from featherbone.tasks.task import infer, kind_of
 
 
 class Predictor:
@@ -67,12 +67,12 @@ class Predictor:
         if not pictures:
             return []
         p, plain = self.card.preprocessing, self.inference.is_plain
-        inputs = torch.stack([self.transform(picture) for picture in pictures]) if plain else None
+        inputs = [self.transform(picture) for picture in pictures] if plain else []
         with self._lock:
-            if inputs is None:
+            if not plain:
                 return [self.inference.record(self.task, p, picture, self.device, self.score) for picture in pictures]
             frames = [p.frame(picture.height, picture.width) for picture in pictures]
-            return self.task.decoder(self.task(inputs.to(self.device)), frames, score=self.score)
+            return infer(self.task, inputs, frames, self.device, self.score)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_lock"}

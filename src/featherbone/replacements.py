@@ -125,6 +125,7 @@ TABLE: dict[type[nn.Module], Mapping[str, Build]] = {
     lightvit.Merge: {"size": OPEN_WINDOWS},
     lightvit.Stage: {"deployed": attributes(in_column=True), "size": attributes(in_column=False)},
     lit.LIT: {"deployed": resize_tables},
+    lit.PatchEmbed: {"size": OPEN_WINDOWS},
     lit.LearnedGrid: {"size": OPEN_RESIZE},
     lit.PositionBias: {"inference": constant_bias, "size": OPEN_RESIZE, "device": constant_bias},
     lit.DTM: {

@@ -70,7 +70,7 @@ def test_find_keeps_to_its_limits(case):
     raw = case.lively()(draw_maps(1, *case.size), case.size)
 
     def scores(score=None, **options):
-        (found,) = case.decoder(case.strides, **options)(raw, score)
+        (found,) = case.decoder(case.strides, **options)(raw, torch.tensor([case.size]), score)
         assert torch.equal(found.scores, found.scores.sort(descending=True).values)
         return found.scores
 
@@ -87,7 +87,7 @@ def test_find_keeps_to_its_limits(case):
 
 
 def test_nothing_is_found_where_nothing_is(case):
-    (found,) = case.decoder(case.strides)(case.silent(*case.size))
+    (found,) = case.decoder(case.strides)(case.silent(*case.size), torch.tensor([case.size]))
     assert [x.shape for x in found[:3]] == [(0, 4), (0,), (0,)]
     assert found.labels.dtype == torch.int64
 
@@ -96,13 +96,13 @@ def test_nothing_is_found_where_nothing_is(case):
 def test_a_batch_equals_its_images(case, size):
     head, decoder = case.lively(), case.decoder(case.strides)
     maps, targets = draw_maps(3, *size), [draw_target(count, *case.size) for count in (4, 0, 2)]
-    raw = head(maps, size)
-    for i, many in enumerate(decoder(raw)):
+    raw, sizes = head(maps, size), torch.tensor([size])
+    for i, many in enumerate(decoder(raw, sizes)):
         one = head([x[i : i + 1] for x in maps], size)
         for parts in zip(one, single(raw, i), strict=True):
             for x, y in zip(*parts, strict=True):
                 torch.testing.assert_close(x, y)
-        assert len(many.boxes) and same_objects(decoder(single(raw, i))[0], many)
+        assert len(many.boxes) and same_objects(decoder(single(raw, i), sizes)[0], many)
     each = [head.losses(single(raw, i), [target]) for i, target in enumerate(targets)]
     for name, term in head.losses(raw, targets).items():
         torch.testing.assert_close(term, torch.stack([losses[name] for losses in each]).mean())
@@ -125,7 +125,7 @@ def test_half_precision_is_computed_in_full(case):
     target = draw_target(5, *case.size)
     for x, y in zip(head.losses(half, [target]).values(), head.losses(full, [target]).values(), strict=True):
         assert x.dtype == torch.float32 and torch.equal(x, y)
-    assert same_objects(decoder(half)[0], decoder(full)[0])
+    assert same_objects(*(decoder(raw, torch.tensor([case.size]))[0] for raw in (half, full)))
 
 
 def test_export_equals_the_model(case):

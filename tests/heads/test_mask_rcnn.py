@@ -2,9 +2,10 @@
 
 Torchvision's differs, and is told here to do otherwise: its anchors are rounded to whole pixels; its box losses are
 smooth; RoIAlign and the masks cut for training are not aligned, nor those made of zeros and ones; it proposes 2,000
-boxes in training; background is its first class, with deltas and masks that are never read. Both are to teach all
-anchors and proposals, not some drawn at random. What does not show here: ours reads the 2,000 surest pairs of proposal
-and class; losses of several images are divided by their samples together, in ours each by its own.
+boxes in training; it drops boxes without area; background is its first class, with deltas and masks that are never
+read. Both are to teach all anchors and proposals, not some drawn at random. What does not show here: ours reads the
+2,000 surest pairs of proposal and class; losses of several images are divided by their samples together, in ours each
+by its own.
 """
 
 from collections import OrderedDict
@@ -31,12 +32,13 @@ from featherbone.heads import roi, rpn
 from featherbone.heads.levels import Level
 from featherbone.heads.mask_rcnn import MaskDecoder, MaskRCNN
 from featherbone.heads.roi import MaskRaw
-from featherbone.heads.rpn import has_area, sample
+from featherbone.heads.rpn import is_used, sample
 from featherbone.ops.boxes import Target
 from featherbone.tasks.dense import Pyramid
 from registered import on_meta, randomise
 
 HEIGHT, WIDTH, DIM, CLASSES, EVERY = 256, 384, 16, 5, 10**6
+SIZES, SQUARE = torch.tensor([[HEIGHT, WIDTH]]), torch.tensor([[64, 64]])
 PYRAMID = [Level(6, 4), Level(6, 8), Level(10, 16), Level(12, 32)]
 LOSSES = {"rpn_class", "rpn_box", "class", "box", "mask"}
 
@@ -45,6 +47,10 @@ made_sizes = pytest.mark.filterwarnings("ignore:`create_unbacked_symint` is depr
 
 def draw_maps(batch, height=HEIGHT, width=WIDTH):
     return [torch.randn(batch, c, -(-height // stride), -(-width // stride)) for c, stride in PYRAMID]
+
+
+def has_area(boxes):
+    return (boxes[:, 2:] > boxes[:, :2]).all(1)
 
 
 def draw_target(count, height=HEIGHT, width=WIDTH):
@@ -92,6 +98,7 @@ def theirs_of(monkeypatch):
         monkeypatch.setattr(
             roi_heads, "roi_align", lambda *args: (roi_align(*args, sampling_ratio=0, aligned=True) >= 0.5).float()
         )
+        monkeypatch.setattr(roi_heads.box_ops, "remove_small_boxes", lambda boxes, min_size: torch.arange(len(boxes)))
         with monkeypatch.context() as patch:
             patch.setattr(torch.Tensor, "round", lambda x: x)
             anchors = AnchorGenerator(tuple((8 * stride,) for stride in (4, 8, 16, 32, 64)), ((0.5, 1, 2),) * 5)
@@ -140,11 +147,12 @@ def test_losses_and_gradients_equal_torchvisions(theirs_of, count):
     theirs = theirs_of(head)
     maps, target = [x.requires_grad_() for x in draw_maps(1)], draw_target(count)
     proposals, expected = run_theirs(theirs, head, maps, target)
-    raw = head(maps, (HEIGHT, WIDTH))
+    raw = head(maps, SIZES)
     assert not raw.proposals.requires_grad
-    boxes = raw.proposals[0][has_area(raw.proposals[0])]
+    boxes = raw.proposals[0][is_used(raw.proposals[0])]
     assert len(boxes) > 500
     assert len(boxes) == len(proposals)
+    boxes = boxes[has_area(boxes)]
     assert box_iou(boxes, proposals).max(1).values.min() > 0.9999  # in any order, as scores tie
     losses = head.losses(raw, [target])
     assert losses.keys() == LOSSES
@@ -163,7 +171,7 @@ def test_detections_equal_torchvisions(theirs_of):
     theirs = theirs_of(head)
     for maps in (draw_maps(1), draw_maps(1)):
         _, expected = run_theirs(theirs, head, maps)
-        (found,) = MaskDecoder()(head(maps, (HEIGHT, WIDTH)))
+        (found,) = MaskDecoder()(head(maps, SIZES), SIZES)
         assert len(found.boxes) == 100
         assert torch.equal(found.labels + 1, expected["labels"])
         torch.testing.assert_close(found.scores, expected["scores"], rtol=1e-4, atol=1e-5)
@@ -177,14 +185,14 @@ def test_what_is_found_keeps_to_its_limits():
 
     def found(score=None, **options):
         head = lively(**options).eval()
-        raw = head(maps, (HEIGHT, WIDTH))
-        return raw, MaskDecoder()(raw, score)[0]
+        raw = head(maps, SIZES)
+        return raw, MaskDecoder()(raw, SIZES, score)[0]
 
     raw, everything = found(0.0, limit=2000)
     count = len(everything.boxes)
     assert raw.masks.shape == (1, 2000, 28, 28) and 100 < count < 2000
     assert torch.equal(everything.scores, everything.scores.sort(descending=True).values)
-    assert has_area(everything.boxes).all() and everything.labels.dtype == torch.int64
+    assert (everything.boxes[:, 2:] >= everything.boxes[:, :2]).all() and everything.labels.dtype == torch.int64
     assert 0 < everything.masks.min() and everything.masks.max() < 1
     assert not raw.boxes[0, count:].any() and not raw.scores[0, count:].any()
     for x, y in zip(found(0.0)[1], everything, strict=True):
@@ -201,14 +209,14 @@ def test_what_is_found_keeps_to_its_limits():
 def test_nothing_is_found_where_nothing_is():
     head = lively().eval()
     head.rois.box.classes.bias[-1] = 100  # background
-    (found,) = MaskDecoder()(head(draw_maps(1, 64, 64), (64, 64)))
+    (found,) = MaskDecoder()(head(draw_maps(1, 64, 64), SQUARE), SQUARE)
     assert [x.shape for x in found] == [(0, 4), (0,), (0,), (0, 28, 28)]
 
 
 @pytest.mark.parametrize(("height", "width"), [(128, 160), (100, 52), (40, 33)])
 def test_a_batch_equals_its_images(height, width):
     head = lively()
-    maps, size = draw_maps(3, height, width), (height, width)
+    maps, size = draw_maps(3, height, width), torch.tensor([[height, width]])
     targets = [draw_target(count, height, width) for count in (4, 0, 2)]
     singles = [[x[i : i + 1] for x in maps] for i in range(3)]
     each = [head.losses(head(single, size), [target]) for single, target in zip(singles, targets, strict=True)]
@@ -217,7 +225,7 @@ def test_a_batch_equals_its_images(height, width):
     with torch.inference_mode():
         head.eval()
         for one, many in zip(
-            [MaskDecoder()(head(x, size))[0] for x in singles], MaskDecoder()(head(maps, size)), strict=True
+            [MaskDecoder()(head(x, size), size)[0] for x in singles], MaskDecoder()(head(maps, size), size), strict=True
         ):
             assert len(many.boxes)
             for x, y in zip(one, many, strict=True):
@@ -226,7 +234,7 @@ def test_a_batch_equals_its_images(height, width):
 
 def test_images_without_objects_reach_every_weight():
     head = lively()
-    losses = head.losses(head(draw_maps(2, 64, 64), (64, 64)), [draw_target(0, 64, 64)] * 2)
+    losses = head.losses(head(draw_maps(2, 64, 64), SQUARE), [draw_target(0, 64, 64)] * 2)
     assert losses["rpn_box"] == losses["box"] == losses["mask"] == 0
     assert losses["rpn_class"] > 0 and losses["class"] > 0
     sum(losses.values()).backward()
@@ -235,40 +243,40 @@ def test_images_without_objects_reach_every_weight():
 
 def test_an_image_in_which_nothing_is_proposed_still_teaches():
     head = lively()
-    raw = head(draw_maps(2, 64, 64), (64, 64))
-    raw = raw._replace(proposals=torch.zeros_like(raw.proposals))
+    raw = head(draw_maps(2, 64, 64), SQUARE)
+    raw = raw._replace(proposals=torch.full_like(raw.proposals, -1))
     losses = head.losses(raw, [draw_target(0, 64, 64), draw_target(3, 64, 64)])
     assert all(term.isfinite() and term > 0 for term in losses.values())
 
 
-def test_empty_proposals_count_for_nothing():
+def test_unused_proposals_count_for_nothing():
     head, target = lively(), draw_target(3)
-    raw = head(draw_maps(1), (HEIGHT, WIDTH))
+    raw = head(draw_maps(1), SIZES)
     few = raw.proposals[:, :40]
-    many = torch.cat((torch.zeros(1, 500, 4), few), 1)
+    many = torch.cat((few.new_full((1, 500, 4), -1), few), 1)
     for x, y in zip(*(head.losses(raw._replace(proposals=x), [target]).values() for x in (few, many)), strict=True):
         torch.testing.assert_close(x, y)
     head.rois.candidates = 100
     with torch.inference_mode():
-        one, other = (head.rois(raw.maps[:-1], x, (HEIGHT, WIDTH)) for x in (few, many))
+        one, other = (head.rois(raw.maps[:-1], x, SIZES) for x in (few, many))
     assert (one.scores > 0).sum() > 20
     for x, y in zip(one, other, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()
-def test_boxes_beside_the_image_are_not_found():
+def test_boxes_beside_the_image_are_found_empty():
     head = lively().eval()
     maps = draw_maps(1, 64, 64)
-    assert len(MaskDecoder()(head(maps, (64, 64)), 0.0)[0].boxes)
+    assert has_area(MaskDecoder()(head(maps, SQUARE), SQUARE, 0.0)[0].boxes).all()
     head.rois.box.boxes.bias[::4] = 1e4  # dx
-    assert not len(MaskDecoder()(head(maps, (64, 64)), 0.0)[0].boxes)
+    assert not has_area(MaskDecoder()(head(maps, SQUARE), SQUARE, 0.0)[0].boxes).any()
 
 
 def test_samples_are_drawn_at_random_and_the_seed_repeats_them():
     head = lively()
     head.rpn.samples, head.rois.samples = 32, 16
-    raw, targets = head(draw_maps(1), (HEIGHT, WIDTH)), [draw_target(7)]
+    raw, targets = head(draw_maps(1), SIZES), [draw_target(7)]
 
     def losses(seed):
         torch.manual_seed(seed)
@@ -283,23 +291,23 @@ def test_as_many_are_drawn_as_the_paper_says(monkeypatch):
     for module in (rpn, roi):
         monkeypatch.setattr(module, "sample", lambda *args: asked.append(args[1:]) or sample(*args))
     head = MaskRCNN(PYRAMID, CLASSES, DIM, fc_dim=8)
-    head.losses(head(draw_maps(2, 64, 64), (64, 64)), [draw_target(2, 64, 64)] * 2)
+    head.losses(head(draw_maps(2, 64, 64), SQUARE), [draw_target(2, 64, 64)] * 2)
     assert asked == [(256, 0.5)] * 2 + [(512, 0.25)] * 2
 
 
 def test_half_precision_has_losses_in_full():
     head = lively()
     maps, targets = draw_maps(1), [draw_target(5)]
-    full = head(maps, (HEIGHT, WIDTH))
+    full = head(maps, SIZES)
     with torch.autocast("cpu", torch.bfloat16):
-        raw = head(maps, (HEIGHT, WIDTH))
+        raw = head(maps, SIZES)
         assert raw.maps[0].dtype == torch.bfloat16 and raw.proposals.dtype == torch.float32
         losses = head.losses(raw._replace(proposals=full.proposals), targets)
     for name, term in head.losses(full, targets).items():
         assert losses[name].dtype == torch.float32
         torch.testing.assert_close(losses[name], term, rtol=0.05, atol=0)
     with torch.inference_mode():
-        (found,) = MaskDecoder()(lively().bfloat16().eval()([x.bfloat16() for x in maps], (HEIGHT, WIDTH)))
+        (found,) = MaskDecoder()(lively().bfloat16().eval()([x.bfloat16() for x in maps], SIZES), SIZES)
     assert len(found.boxes) == 100
     assert all(x.dtype == torch.float32 for x in (found.boxes, found.scores, found.masks))
 

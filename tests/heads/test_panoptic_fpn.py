@@ -36,7 +36,7 @@ def targets():
 
 def test_losses_are_those_of_both():
     head = built(stuff_weight=0.25).train()
-    raw = head(draw(), SIZE)
+    raw = head(draw(), torch.tensor([SIZE]))
     torch.manual_seed(2)
     terms = head.losses(raw, targets())
     torch.manual_seed(2)
@@ -51,8 +51,8 @@ def test_losses_are_those_of_both():
 def test_what_is_found_is_mask_rcnns():
     head, maps = built().eval(), draw()
     with torch.no_grad():
-        raw = head(maps, SIZE)
-        alone = head.things(maps, SIZE)
+        raw = head(maps, torch.tensor([SIZE]))
+        alone = head.things(maps, torch.tensor([SIZE]))
     assert raw.stuff.shape == (2, 3, SIZE[0] // 4, SIZE[1] // 4)
     for one, other in zip(raw.things, alone, strict=True):
         torch.testing.assert_close(one, other)

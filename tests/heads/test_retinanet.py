@@ -1,10 +1,10 @@
 """RetinaNet, against torchvision's head, losses and post-processing with the same weights.
 
 Torchvision's differs, and is told here to do otherwise: its anchors are rounded to whole pixels, and their sizes too;
-it finds 300 objects; it clips boxes to the image, which ours does not know, before NMS (here it gets the size that ours
-clips to). What does not show here: its strides are the image's size divided by the map's, rounded down, so that at
-sizes that are no multiple of 128 its anchors lie elsewhere; an object that no anchor touches makes every anchor that
-touches none a positive; P6 comes from P5 where the backbone's last map has as many channels (see test_fpn).
+it finds 300 objects; a side may shrink without a limit. What does not show here: its strides are the image's size
+divided by the map's, rounded down, so that at sizes that are no multiple of 128 its anchors lie elsewhere; an object
+that no anchor touches makes every anchor that touches none a positive; P6 comes from P5 where the backbone's last map
+has as many channels (see test_fpn).
 """
 
 from itertools import product
@@ -20,10 +20,12 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from detectors import CLASSES, DIM, PYRAMID, draw_maps, draw_target, lively_retinanet, silent_retinanet
 from featherbone.heads.levels import Level
 from featherbone.heads.retinanet import RetinaDecoder, RetinaNet
+from featherbone.ops.boxes import WIDEST
 from featherbone.tasks.dense import Pyramid
 from registered import on_meta
 
 HEIGHT, WIDTH = 256, 384
+SIZES = torch.tensor([[HEIGHT, WIDTH]])
 STRIDES = (8, 16, 32, 64, 128)
 DECODER = RetinaDecoder(STRIDES)
 
@@ -78,9 +80,11 @@ def test_detections_equal_torchvisions():
     images = ImageList(torch.zeros(2, 3, HEIGHT, WIDTH), [(HEIGHT, WIDTH)] * 2)
     counts = [9 * x.shape[2] * x.shape[3] for x in levels]
     outputs = {name: list(x.split(counts, 1)) for name, x in theirs.head(levels).items()}
+    for shifts in outputs["bbox_regression"]:
+        shifts[..., 2:].clamp_(min=-WIDEST)
     anchors = [list(x.split(counts)) for x in theirs.anchor_generator(images, levels)]
-    expected = theirs.postprocess_detections(outputs, anchors, [(HEIGHT + 8, WIDTH + 8)] * 2)
-    for found, other in zip(DECODER(raw), expected, strict=True):
+    expected = theirs.postprocess_detections(outputs, anchors, [(HEIGHT, WIDTH)] * 2)
+    for found, other in zip(DECODER(raw, SIZES), expected, strict=True):
         assert len(found.boxes) == 100
         assert torch.equal(found.labels, other["labels"])
         torch.testing.assert_close(found.scores, other["scores"], rtol=1e-5, atol=1e-5)
@@ -92,7 +96,7 @@ def test_a_channel_is_an_anchor_and_a_class():
         raw, stride, (y, x) = silent_retinanet(HEIGHT, WIDTH), 8 * 2**level, (9, 12)
         raw.logits[level][0, (3 * row + column) * CLASSES + label, y, x] = 2.0
         raw.deltas[level][0, (3 * row + column) * 4 + 2, y, x] = 0.1  # dw
-        (found,) = DECODER(raw)
+        (found,) = DECODER(raw, SIZES)
         assert found.labels.tolist() == [label]
         torch.testing.assert_close(found.scores, torch.tensor([2.0]).sigmoid())
         size = 4 * stride * 2 ** (column / 3)
@@ -114,7 +118,7 @@ def test_it_starts_from_the_prior_and_the_anchors():
 def test_anchors_follow_the_strides_of_the_backbone():
     raw = silent_retinanet(HEIGHT, WIDTH)
     raw.logits[0][0, 4 * CLASSES, 9, 12] = 2.0  # the first square anchor
-    (found,) = RetinaDecoder(RetinaNet([Level(6, 14)], CLASSES, DIM).strides)(raw)  # strides 7, 14, 28 and on
+    (found,) = RetinaDecoder(RetinaNet([Level(6, 14)], CLASSES, DIM).strides)(raw, SIZES)  # strides 7, 14, 28 and on
     torch.testing.assert_close(
         found.boxes, torch.tensor([[12 * 7, 9 * 7, 12 * 7, 9 * 7]]) + torch.tensor([-1, -1, 1, 1]) * 14 * 2 ** (1 / 3)
     )

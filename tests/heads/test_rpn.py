@@ -3,7 +3,7 @@ import torch
 
 from featherbone.heads.anchors import IGNORED, NEGATIVE, AnchorRaw
 from featherbone.heads.levels import Level
-from featherbone.heads.rpn import RPN, has_area, sample
+from featherbone.heads.rpn import RPN, is_used, sample
 
 LEVELS = [Level(8, stride) for stride in (4, 8, 16, 32, 64)]
 
@@ -40,21 +40,21 @@ def test_proposals_are_anchors_moved(level, stride):
         raw = silent(128)
         raw.logits[level][0, row, 1, 0] = 9.0
         raw.deltas[level][0, 4 * row, 1, 0] = 0.1  # dx
-        best = RPN(LEVELS).propose(raw, (1000, 1000))[0, 0]
+        best = RPN(LEVELS).propose(raw, torch.tensor([[1000, 1000]]))[0, 0]
         w, h = 8 * stride / ratio**0.5, 8 * stride * ratio**0.5
         expected = torch.tensor([0.1 * w - w / 2, stride - h / 2, 0.1 * w + w / 2, stride + h / 2])
         torch.testing.assert_close(best, expected.clamp(min=0))
 
 
-def test_proposals_are_within_the_image_and_filled_up_with_empty_boxes():
+def test_proposals_are_within_the_image_and_filled_up():
     torch.manual_seed(0)
     raw = AnchorRaw(*(tuple(torch.randn_like(x) for x in part) for part in silent()))
-    (boxes,) = RPN(LEVELS, limit=3000).eval().propose(raw, (64, 50))
-    count = int(has_area(boxes).sum())
+    (boxes,) = RPN(LEVELS, limit=3000).eval().propose(raw, torch.tensor([[64, 50]]))
+    count = int(is_used(boxes).sum())
     assert boxes.shape == (3000, 4) and 100 < count < 2000
-    assert has_area(boxes[:count]).all() and not boxes[count:].any()
-    assert boxes.min() == 0 and boxes[:, [0, 2]].max() == 50 and boxes[:, [1, 3]].max() == 64
-    (fewer,) = RPN(LEVELS, limit=50).eval().propose(raw, (64, 50))
+    assert (boxes[:count, 2:] >= boxes[:count, :2]).all() and (boxes[count:] == -1).all()
+    assert boxes[:count].min() == 0 and boxes[:, [0, 2]].max() == 50 and boxes[:, [1, 3]].max() == 64
+    (fewer,) = RPN(LEVELS, limit=50).eval().propose(raw, torch.tensor([[64, 50]]))
     assert torch.equal(fewer, boxes[:50])
 
 
@@ -62,7 +62,7 @@ def test_training_reads_more_anchors():
     torch.manual_seed(0)
     raw = AnchorRaw(*(tuple(torch.randn_like(x) for x in part) for part in silent()))
     rpn = RPN(LEVELS, candidates=(60, 40), nms=1.0, limit=1000)
-    counts = [int(has_area(rpn.train(mode).propose(raw, (999, 999))).sum()) for mode in (True, False)]
+    counts = [int(is_used(rpn.train(mode).propose(raw, torch.tensor([[999, 999]]))).sum()) for mode in (True, False)]
     cells = [3 * x.shape[2] ** 2 for x in raw.logits]
     inside = [sum(min(n, limit) for n in cells) for limit in (60, 40)]
     assert all(0.5 * limit < count <= limit for count, limit in zip(counts, inside, strict=True))

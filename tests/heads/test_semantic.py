@@ -20,6 +20,10 @@ def draw(pyramid, height, width, batch=2):
     return [torch.randn(batch, c, -(-height // round(s)), -(-width // round(s))) for c, s in pyramid]
 
 
+def double(x):
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
 def resize(x, to):
     return F.interpolate(x, size=to.shape[-2:], mode="bilinear", align_corners=False)
 
@@ -40,10 +44,10 @@ def test_semantic_fpn_is_its_formula():
     levels = head.fpn(maps)
     step = head.branch.paths
     one = step[0][0](levels[0])
-    two = resize(step[1][0](levels[1]), levels[0])
-    three = resize(step[2][1](resize(step[2][0](levels[2]), levels[1])), levels[0])
-    four = resize(step[3][0](levels[3]), levels[2])
-    four = resize(step[3][2](resize(step[3][1](four), levels[1])), levels[0])
+    two = resize(double(step[1][0](levels[1])), levels[0])
+    three = resize(double(step[2][1](double(step[2][0](levels[2])))), levels[0])
+    four = double(step[3][1](double(step[3][0](levels[3]))))
+    four = resize(double(step[3][2](four)), levels[0])
     torch.testing.assert_close(head(maps, (70, 90)), head.branch.classify(one + two + three + four))
 
 

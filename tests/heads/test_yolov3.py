@@ -19,6 +19,7 @@ from featherbone.tasks.dense import Pyramid
 from registered import on_meta
 
 HEIGHT, WIDTH = 192, 256
+SIZES = torch.tensor([[HEIGHT, WIDTH]])
 STRIDES = (8, 16, 32)
 DECODER = YoloDecoder(STRIDES)
 EQUAL = [(40, 40)] * 9
@@ -146,7 +147,7 @@ def test_what_the_losses_ask_for_is_found():
         optimiser.zero_grad()
         sum(head.losses(raw, [target]).values()).backward()
         optimiser.step()
-    (found,) = DECODER(raw, score=0.5)
+    (found,) = DECODER(raw, SIZES, 0.5)
     order = found.boxes[:, 0].argsort()
     assert found.labels[order].tolist() == [0, 4, 2, 2]
     torch.testing.assert_close(found.boxes[order], target.boxes, rtol=0, atol=0.1)
@@ -161,12 +162,12 @@ def test_a_channel_is_an_anchor_and_an_answer(given):
         values = raw.maps[level][0].view(3, -1, *raw.maps[level].shape[2:])[slot, :, row, column]
         values[:5] = torch.tensor([1.0, -1, 0.1, -0.2, 2])
         values[5 + label] = 3
-        (found,) = decoder(raw)
+        (found,) = decoder(raw, SIZES)
         w, h = sizes[3 * level + slot]
         x, y = (column + 1 / (1 + exp(-1))) * stride, (row + 1 / (1 + exp(1))) * stride
         w, h = w * exp(0.1), h * exp(-0.2)
         box = torch.tensor([[x - w / 2, y - h / 2, x + w / 2, y + h / 2]])
-        limit = torch.tensor([WIDTH + 8, HEIGHT + 8] * 2)
+        limit = torch.tensor([WIDTH, HEIGHT] * 2)
         torch.testing.assert_close(found.boxes, box.clamp(min=0).minimum(limit))
         assert found.labels.tolist() == [label]
         torch.testing.assert_close(found.scores.item(), 1 / (1 + exp(-2)) / (1 + exp(-3)))
@@ -198,7 +199,7 @@ def test_nothing_is_looked_for_without_objectness():
     for column, objectness in enumerate((0.0049, 0.0051)):
         raw.maps[0][0, 4, 3, 10 * column] = log(objectness / (1 - objectness))
         raw.maps[0][0, 5, 3, 10 * column] = 20
-    (found,) = DECODER(raw, score=0.001)
+    (found,) = DECODER(raw, SIZES, 0.001)
     torch.testing.assert_close(found.scores, torch.tensor([0.0051]), rtol=1e-4, atol=0)
 
 
@@ -209,7 +210,7 @@ def test_only_boxes_of_one_class_repeat_one_another():
             values = raw.maps[1][0].view(3, -1, *raw.maps[1].shape[2:])[slot + 1, :, 6, 7]
             values[2:4] = torch.tensor([60.0, 60]).div(torch.tensor(ANCHORS[320][4 + slot])).log()  # the same box
             values[4], values[5 + label] = 20, 2 - slot
-        return DECODER(raw)[0].labels.tolist()
+        return DECODER(raw, SIZES)[0].labels.tolist()
 
     assert found(3, 3) == [3] and found(3, 1) == [3, 1] and found(1, 3) == [1, 3]
 
@@ -231,7 +232,7 @@ def test_it_starts_from_the_prior_and_the_anchors():
 def test_anchors_follow_the_strides_of_the_backbone():
     raw = silent_yolov3(HEIGHT, WIDTH)
     raw.maps[0][0, 4:6, 9, 12] = 20  # the smallest anchor, on the finest map
-    (found,) = YoloDecoder(YOLOv3([Level(6, 14)], CLASSES, DIM).strides)(raw)  # strides 7, 14, 28
+    (found,) = YoloDecoder(YOLOv3([Level(6, 14)], CLASSES, DIM).strides)(raw, SIZES)  # strides 7, 14, 28
     half = torch.tensor(ANCHORS[320][0]) / 2
     centre = torch.tensor([12.5 * 7, 9.5 * 7])
     torch.testing.assert_close(found.boxes[0], torch.cat((centre - half, centre + half)))

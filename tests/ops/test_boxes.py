@@ -38,19 +38,22 @@ def test_decoding_undoes_encoding(shape, weights):
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_a_side_grows_only_so_far(weights):
+def test_a_side_grows_and_shrinks_only_so_far(weights):
     anchor = torch.tensor([[0.0, 0, 4, 8]])
     far = torch.tensor([[0.0, 0, 50 * weights[2], 50 * weights[3]]])
     box = decode_deltas(far, anchor, weights)
     torch.testing.assert_close(box[:, 2:] - box[:, :2], exp(WIDEST) * torch.tensor([[4.0, 8]]))
     torch.testing.assert_close(box[:, 2:] + box[:, :2], torch.tensor([[4.0, 8]]))
+    box = decode_deltas(-far, anchor, weights)
+    torch.testing.assert_close(box[:, 2:] - box[:, :2], torch.tensor([[4.0, 8]]) / exp(WIDEST))
 
 
-def test_boxes_are_clipped_to_height_and_width():
-    boxes = torch.tensor([[-5.0, -6, 50, 60], [1, 2, 3, 4], [30, 70, 90, 95]])
-    expected = torch.tensor([[0.0, 0, 40, 60], [1, 2, 3, 4], [30, 70, 40, 80]])
-    assert torch.equal(clip_boxes(boxes, 80, 40), expected)
-    assert clip_boxes(boxes[:0], 80, 40).shape == (0, 4)
+def test_boxes_are_clipped_to_height_and_width_of_their_images():
+    boxes = torch.tensor([[-5.0, -6, 50, 60], [1, 2, 3, 4], [30, 70, 90, 95]]).expand(2, -1, -1)
+    expected = [[[0, 0, 40, 60], [1, 2, 3, 4], [30, 70, 40, 80]], [[0, 0, 50, 3], [1, 2, 3, 3], [30, 3, 60, 3]]]
+    sizes = torch.tensor([[80, 40], [3, 60]])
+    assert torch.equal(clip_boxes(boxes, sizes), torch.tensor(expected, dtype=torch.float32))
+    assert clip_boxes(boxes[:, :0], sizes).shape == (2, 0, 4)
 
 
 def keep_plain(boxes, scores, threshold, groups):

@@ -216,6 +216,9 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)), on tokens (B, T + H*W, C)."""
 
+    image_only = False
+    """Whether the global tokens end between attention and MLP, whose gates then see the mean of the image alone."""
+
     def __init__(self, dim: int, mlp_ratio: int, window_size: int, bidimensional: bool, drop_path: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
@@ -226,6 +229,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x), height, width))
+        x = x[:, x.shape[1] - height * width :] if self.image_only else x
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -272,7 +276,8 @@ class LightViT(PyramidBackbone):
     """A stem and three stages, each `dims` wide and `depths` blocks deep.
 
     `forward_features` gives tokens (B, T + N, 1280), the `num_global_tokens` first: the neck comes before pooling.
-    Without `bidimensional` the feed-forward networks have no gates. Level 0 is the stem's map of stride 4.
+    Without `bidimensional` the feed-forward networks have no gates. Level 0 is the stem's map of stride 4. With
+    `image_only`, as in the published detectors, the global tokens end after the last attention.
     """
 
     output_fmt = "NLC"
@@ -291,13 +296,15 @@ class LightViT(PyramidBackbone):
         num_global_tokens: int = 8,
         window_size: int = 7,
         bidimensional: bool = True,
+        image_only: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if min(num_global_tokens, window_size) < 1:
             raise BadOption(f"num_global_tokens {num_global_tokens} and window_size {window_size} must be 1 or more")
-        self.in_chans, self.drop_rate, self.num_prefix_tokens = in_chans, drop_rate, num_global_tokens
+        self.in_chans, self.drop_rate = in_chans, drop_rate
+        self.num_prefix_tokens = 0 if image_only else num_global_tokens
         self.num_features = self.head_hidden_size = NECK_DIM
         stem_dim = dims[0] // 2
         self.stem = nn.Sequential(
@@ -312,6 +319,7 @@ class LightViT(PyramidBackbone):
             embed = Merge(dims[i - 1], dims[i]) if i else Embed(stem_dim, dims[0], num_global_tokens)
             blocks = [Block(dims[i], MLP_RATIOS[i], window_size, bidimensional, rate) for rate in rates.tolist()]
             stages.append(Stage(embed, blocks, window_size))
+        blocks[-1].image_only = image_only
         self.stages = nn.ModuleList(stages)
         self.feature_info = [dict(num_chs=stem_dim, reduction=4, module="stem")]
         self.feature_info += [dict(num_chs=d, reduction=8 * 2**i, module=f"stages.{i}") for i, d in enumerate(dims)]

@@ -5,11 +5,13 @@ are MLPs. Stages 3 and 4 attend globally. Between stages, deformable token mergi
 the 2x2 positions that become one at learned offsets. LIT-Ti adds learned position embeddings and
 classifies a class token; the others add a relative position bias to the scores and classify the mean.
 Written from the paper. Differs from the published code in that any image size from 32 pixels works: embeddings and
-bias tables are resized.
+bias tables are resized. `positions` without `class_token`, `table_size` and `dense_norms` are what the published
+detectors and segmentation models differ by from the classifiers.
 """
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,8 +26,8 @@ from featherbone.errors import BadCheckpoint, BadOption
 from featherbone.layers.pyramid import PyramidBackbone
 from featherbone.ops.attention import attention
 from featherbone.ops.deform import TAPS, deformable_merge
+from featherbone.ops.windows import OpenWindows, Windows
 
-SIDE = 56  # positions of stage 1 along a side of 224 pixels, the size that embeddings and tables are trained at
 OFFSET_RATE = 0.01  # of the learning rate, for the weights that make the offsets
 
 
@@ -121,14 +123,22 @@ class PositionEmbed(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """A 4x4 convolution of stride 4, then LayerNorm: image (B, C, H, W) to (B, h, w, D)."""
+    """A 4x4 convolution of stride 4, then LayerNorm: image (B, C, H, W) to (B, h, w, D).
 
-    def __init__(self, in_chans: int, dim: int) -> None:
+    With `pad`, zeros are appended right and below to sides that are no multiples of 4; else the rest is cut.
+    """
+
+    windows: type[Windows] | type[OpenWindows] = Windows
+
+    def __init__(self, in_chans: int, dim: int, pad: bool = False) -> None:
         super().__init__()
+        self.pad = pad
         self.proj = nn.Conv2d(in_chans, dim, 4, 4)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.pad:
+            x = self.windows.pad(x.permute(0, 2, 3, 1), 4).permute(0, 3, 1, 2)
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
 
@@ -247,10 +257,12 @@ class StateNorm(nn.LayerNorm):
 class LIT(PyramidBackbone):
     """Four stages `dims` wide and `depths` blocks deep, attention of `head_dim` channels a head in `attention_stages`.
 
-    `class_token` makes it LIT-Ti: position embeddings in every stage, a class token in the last, and
-    `forward_features` gives tokens (B, 1 + N, C). Otherwise attention has position biases and `forward_features`
-    gives a map (B, h, w, C). `global_pool` is "avg" (the positions), "token" (with a class token) or "".
-    Without `deformable`, tokens merge by a plain convolution. The papers' drop path is 0.1, 0.2, 0.3 and 0.5 for
+    LIT-Ti has `positions`, embeddings in every stage, and a `class_token` in the last; `forward_features` then gives
+    tokens (B, 1 + N, C), without a class token a map (B, h, w, C). Where there are no embeddings, attention has
+    position biases, and images are padded to multiples of 4. Both are trained at `table_size` pixels a side.
+    `dense_norms` are the levels on whose maps a dense head puts a LayerNorm, by default all but the first where there
+    are biases, else none. `global_pool` is "avg" (the positions), "token" (with a class token) or "". Without
+    `deformable`, tokens merge by a plain convolution. The papers' drop path is 0.1, 0.2, 0.3 and 0.5 for
     Ti, S, M and B; it belongs to the recipe, so here it is 0.
     """
 
@@ -267,6 +279,9 @@ class LIT(PyramidBackbone):
         mlp_ratios: tuple[int, int, int, int] = (4, 4, 4, 4),
         eps: float = 1e-5,
         class_token: bool = False,
+        positions: bool | None = None,
+        table_size: int = 224,
+        dense_norms: Sequence[int] | None = None,
         attention_stages: tuple[int, ...] = (2, 3),
         deformable: bool = True,
         device: torch.device | str | None = None,
@@ -275,26 +290,30 @@ class LIT(PyramidBackbone):
         super().__init__()
         if not set(attention_stages) <= set(range(4)):
             raise BadOption(f"attention_stages {attention_stages}: stages are 0, 1, 2 and 3; omit the others")
+        if class_token and positions is False:
+            raise BadOption("a class token needs position embeddings; pass class_token=False as well")
         if class_token and 3 not in attention_stages:
             raise BadOption(f"attention_stages {attention_stages}: the class token reads the image in stage 3; add it")
         self.in_chans, self.drop_rate, self.num_prefix_tokens = in_chans, drop_rate, int(class_token)
         self.output_fmt = "NLC" if class_token else "NHWC"  # type: ignore[misc]  # one paper, two kinds of output
-        self.dense_norms = {} if class_token else dict.fromkeys((1, 2, 3), 1e-5)
+        positions = class_token if positions is None else positions
+        usual = () if positions else (1, 2, 3)
+        self.dense_norms = dict.fromkeys(usual if dense_norms is None else dense_norms, 1e-5)
         self.num_features = self.head_hidden_size = dims[-1]
         stages = []
         drop_rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(list(depths))
         for i, rates in enumerate(drop_rates):
-            dim, side = dims[i], SIDE // 2**i
+            dim, side = dims[i], table_size // (4 * 2**i)
             blocks = []
             for rate in rates.tolist():
                 attention = None
                 if i in attention_stages:
                     num_heads = dim // head_dim
-                    attention = Attention(dim, num_heads, None if class_token else PositionBias(num_heads, side))
+                    attention = Attention(dim, num_heads, None if positions else PositionBias(num_heads, side))
                 blocks.append(Block(dim, attention, mlp_ratios[i] * dim, eps, rate))
-            embed = DTM(dims[i - 1], dim, deformable) if i else PatchEmbed(in_chans, dim)
-            positions = PositionEmbed(dim, side, class_token=i == 3) if class_token else None
-            stages.append(Stage(embed, positions, blocks))
+            embed = DTM(dims[i - 1], dim, deformable) if i else PatchEmbed(in_chans, dim, pad=not positions)
+            added = PositionEmbed(dim, side, class_token=class_token and i == 3) if positions else None
+            stages.append(Stage(embed, added, blocks))
         self.stages = nn.ModuleList(stages)
         self.feature_info = [dict(num_chs=dim, reduction=4 * 2**i, module=f"stages.{i}") for i, dim in enumerate(dims)]
         self.norm = StateNorm(dims[-1], eps=eps)
@@ -304,8 +323,9 @@ class LIT(PyramidBackbone):
 
     def set_input_size(self, img_size: tuple[int, int]) -> None:
         """Resize embeddings and bias tables for good, so that a network exported at `img_size` (H, W) need not."""
+        rows, columns = (-(-side // 4) if self.stages[0].embed.pad else side // 4 for side in img_size)
         for i, stage in enumerate(self.stages):
-            height, width = (side // (4 * 2**i) for side in img_size)
+            height, width = rows // 2**i, columns // 2**i
             for module in stage.modules():
                 if isinstance(module, PositionBias):
                     module.set_size(2 * height - 1, 2 * width - 1)
@@ -442,7 +462,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
             continue
         if name.startswith("pos_embed"):  # (1, [1 +] N, C)
             stage, value = int(name[-1]) - 1, value[0]
-            if stage == 3:
+            if stage == 3:  # the first row is the class token's
                 ours["stages.3.positions.cls_position"], value = value[None, :1], value[1:]
             name = f"stages.{stage}.positions.grid.weight"
         for pattern, replacement in PUBLISHED_NAMES:
@@ -451,6 +471,8 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
             height, width = grids[name].weight.shape[1:]
             value = resize_grid(_square(name, value), height, width, grids[name].mode)
         ours[name] = value
+    if "cls_token" not in state_dict:  # of a dense model, which leaves its position unused
+        ours.pop("stages.3.positions.cls_position", None)
     return ours
 
 

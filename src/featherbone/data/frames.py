@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
+from timm.data import str_to_pil_interp
 from torch import Tensor
 
 IN_IMAGE = {
@@ -13,6 +15,12 @@ IN_IMAGE = {
     "dropped": "x2 <= x1 or y2 <= y1",
 }
 """`Frame.to_image` in the terms of `featherbone.json`: from boxes on the input to boxes in the image."""
+
+
+OPENCV = "opencv_bilinear"
+"""Name of the interpolation of `resize_as_opencv`."""
+ONE = 2048
+"""The weight 1 in its fixed point."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +67,45 @@ def fit(height: int, width: int, canvas_height: int, canvas_width: int) -> Frame
     return Frame(height, width, *inner, canvas_height, canvas_width)
 
 
-def scale_image(image: Image.Image, frame: Frame, resample: Image.Resampling = Image.Resampling.BILINEAR) -> Tensor:
-    """The image at the scale of the frame, without padding: (3, h, w), uint8."""
+def inner_sizes(images: Tensor) -> Tensor:
+    """Height and width of the scaled image on each input (B, 3, H, W), int64 (B, 2); the padding behind it is all 0."""
+    shown = (images != 0).any(1)
+    sides = (shown.any(2), shown.any(1))  # rows, columns
+    ends = [(side * torch.arange(1, side.shape[1] + 1, device=side.device)).amax(1) for side in sides]
+    return torch.stack(ends, 1)
+
+
+def scale_image(image: Image.Image, frame: Frame, interpolation: str = "bilinear") -> Tensor:
+    """The image at the scale of the frame, without padding: (3, h, w), uint8; `interpolation` as in `Preprocessing`."""
     size = (frame.inner_width, frame.inner_height)
-    scaled = image if image.size == size else image.resize(size, resample)
-    return torch.from_numpy(np.array(scaled)).permute(2, 0, 1)
+    if image.size == size:
+        scaled = np.array(image)
+    elif interpolation == OPENCV:
+        scaled = resize_as_opencv(np.asarray(image), *frame.inner)
+    else:
+        scaled = np.array(image.resize(size, str_to_pil_interp(interpolation)))
+    return torch.from_numpy(scaled).permute(2, 0, 1)
+
+
+def resize_as_opencv(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """The image (H, W, C) at another size, equal to the bit to OpenCV's INTER_LINEAR: bilinear, not antialiased.
+
+    Weights are integers, of which 2048 are 1; sums along rows lose four bits, their products sixteen, the result two.
+    """
+    places = [_opencv_taps(*sides) for sides in ((image.shape[0], height), (image.shape[1], width))]
+    (y, below), (x, right) = places
+    right = np.where((x < 0) | (x >= image.shape[1] - 1), 0, right)  # columns beyond the borders repeat; rows mix
+    columns = [np.clip(x + i, 0, image.shape[1] - 1) for i in (0, 1)]
+    rows = [np.clip(y + i, 0, image.shape[0] - 1) for i in (0, 1)]
+    pixels = image.astype(np.int32)
+    sums = (pixels[:, columns[0]] * (ONE - right)[:, None] + pixels[:, columns[1]] * right[:, None]) >> 4
+    below = below[:, None, None]
+    mixed = ((ONE - below) * sums[rows[0]] >> 16) + (below * sums[rows[1]] >> 16)
+    return ((mixed + 2) >> 2).clip(0, 255).astype(np.uint8)
+
+
+def _opencv_taps(length: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """For each of `new` positions the pixel before it in a line of `length`, and the weight of the pixel after it."""
+    places = ((np.arange(new) + 0.5) * (length / new) - 0.5).astype(np.float32)
+    before = np.floor(places).astype(np.int64)
+    return before, np.rint((places - before.astype(np.float32)) * np.float32(ONE)).astype(np.int32)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.data import str_to_pil_interp
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -43,15 +42,19 @@ class DenseSamples(Dataset[tuple[Tensor, Any]], ABC):
                 fill = [round(255 * value) for value in p.mean]
                 sample = self.augmentation(self.read, index, len(self.images), p.height, p.width, fill)
         h, w = sample.size
-        edges = (0, p.width - w, 0, p.height - h)
+        height, width = p.canvas(h, w)
+        edges = (0, width - w, 0, height - h)
         return F.pad(p.normalise(sample.image), edges), self.target(sample, edges)
 
     def read(self, index: int, factor: float = 1.0) -> Sample:
         """An image and its annotations, scaled to a canvas `factor` times as large as the input."""
         p = self.preprocessing
         image = self.images.image(index)
-        frame = fit(image.height, image.width, round(p.height * factor), round(p.width * factor))
-        return self.annotate(index, scale_image(image, frame, str_to_pil_interp(p.interpolation)), frame)
+        if factor == 1:
+            frame = p.frame(image.height, image.width)
+        else:
+            frame = fit(image.height, image.width, round(p.height * factor), round(p.width * factor))
+        return self.annotate(index, scale_image(image, frame, p.interpolation), frame)
 
     @abstractmethod
     def annotate(self, index: int, pixels: Tensor, frame: Frame) -> Sample:

@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 import torch
 from PIL import Image
-from timm.data import create_transform, str_to_pil_interp
+from timm.data import create_transform
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import Compose
 
-from featherbone.data.frames import Frame, fit, scale_image
+from featherbone.data.frames import OPENCV, Frame, fit, scale_image
 from featherbone.errors import BadOption
 
 WHITE = (255, 255, 255)
@@ -20,7 +20,7 @@ WHITE = (255, 255, 255)
 
 MAX_SIDE, MAX_MEAN = 8192, 1000
 """Largest side of an input in pixels, and largest mean and standard deviation of its channels."""
-INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming", "random")
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming", "random", OPENCV)
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -30,8 +30,10 @@ class Preprocessing:
     """From any RGB image to the network's input; stored with the weights.
 
     By the rule "crop" the shorter side is resized to the input's divided by `crop` and the centre is cropped; by "fit"
-    the whole image is scaled to touch two borders and padded with 0 on the right and below. Channels of 0 to 1 are
-    normalised.
+    the whole image is scaled to touch two borders and padded with 0 on the right and below. By "sides", that of
+    mmdetection and mmsegmentation, it is scaled until its shorter side is `height` or its longer one `width`, whichever
+    way it lies, and padded to multiples of `multiple`, so that every image has an input of its own size. Channels of 0
+    to 1 are normalised.
     """
 
     height: int
@@ -41,11 +43,15 @@ class Preprocessing:
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    rule: Literal["crop", "fit"] = "crop"
+    rule: Literal["crop", "fit", "sides"] = "crop"
+    multiple: int = 1
+    """Of which the sides of an input by the rule "sides" are multiples."""
 
     def __post_init__(self) -> None:
         if not all(1 <= side <= MAX_SIDE for side in (self.height, self.width)):
             raise BadOption(f"input of {self.height}x{self.width} pixels; give sides of 32 to {MAX_SIDE}")
+        if not 1 <= self.multiple <= 1024:
+            raise BadOption(f"multiple {self.multiple}; give the multiple that sides are padded to, usually 32, or 1")
         if not 0.01 <= self.crop <= 10:
             raise BadOption(f"crop {self.crop}; give the share of the image that is kept, usually 0.8 to 1")
         if self.interpolation not in INTERPOLATIONS:
@@ -58,15 +64,15 @@ class Preprocessing:
 
     def transform(self) -> Transform:
         """RGB image to tensor (3, H, W)."""
-        if self.rule == "fit":
-            return self._fit
+        if self.rule != "crop":
+            return self.place
         cut = create_transform(
             (3, self.height, self.width), interpolation=self.interpolation, crop_pct=self.crop, normalize=False
         )
         return Compose([*cut.transforms, self.normalise])
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, and every rule by which another program computes the same input, as plain values."""
+        """The fields for inputs of one size, and every rule by which another program computes them, as plain values."""
         fit = self.rule == "fit"
         height, width = (int(side / (1 if fit else self.crop)) for side in (self.height, self.width))
         if fit:
@@ -78,7 +84,7 @@ class Preprocessing:
         resize = {"height": height, "width": width, "side": side, "rounding": rounding}
         resize |= {"filter": self.interpolation, "antialias": True, "result": "bytes"}
         return {
-            **asdict(self),
+            **{name: value for name, value in asdict(self).items() if name != "multiple"},
             "orientation": "exif",
             "background": WHITE,
             "resize": resize,
@@ -88,8 +94,18 @@ class Preprocessing:
         }
 
     def frame(self, height: int, width: int) -> Frame:
-        """The frame of an image of that size, by the rule "fit"."""
-        return fit(height, width, self.height, self.width)
+        """The frame of an image of that size, by the rule "fit" or "sides"."""
+        if self.rule != "sides":
+            return fit(height, width, self.height, self.width)
+        scale = min(self.width / max(height, width), self.height / min(height, width))
+        inner = int(height * scale + 0.5) or 1, int(width * scale + 0.5) or 1
+        return Frame(height, width, *inner, *self.canvas(*inner))
+
+    def canvas(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the input on which a scaled image of that size is placed."""
+        if self.rule != "sides":
+            return self.height, self.width
+        return -(-height // self.multiple) * self.multiple, -(-width // self.multiple) * self.multiple
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Bytes (3, h, w) to values of the network's input."""
@@ -102,10 +118,11 @@ class Preprocessing:
         pixels = ((values * std + mean).clamp(0, 1) * 255).round().byte()
         return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
-    def _fit(self, image: Image.Image) -> Tensor:
+    def place(self, image: Image.Image) -> Tensor:
+        """RGB image to tensor (3, H, W), scaled and padded as `frame` states."""
         frame = self.frame(image.height, image.width)
-        shown = self.normalise(scale_image(image, frame, str_to_pil_interp(self.interpolation)))
-        return F.pad(shown, (0, self.width - shown.shape[2], 0, self.height - shown.shape[1]))
+        shown = self.normalise(scale_image(image, frame, self.interpolation))
+        return F.pad(shown, (0, frame.canvas_width - frame.inner_width, 0, frame.canvas_height - frame.inner_height))
 
 
 def training_transform(

@@ -141,7 +141,7 @@ class Job:
         """The evaluated images in order, this process's share."""
         return eval_loader(
             self.kind.samples(self.val, card.preprocessing, self.settings, training=False),
-            batch_size,
+            1 if card.preprocessing.rule == "sides" else batch_size,
             count_workers(self.settings.workers, accelerator.device),
             accelerator.device,
             accelerator.process_index,

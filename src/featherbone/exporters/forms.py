@@ -7,6 +7,7 @@ from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from featherbone.data.frames import inner_sizes
 from featherbone.data.transforms import Preprocessing
 from featherbone.heads.box_decoder import picked_objects
 from featherbone.ops.boxes import FOUND, Found, Picked
@@ -64,7 +65,7 @@ class Picking(nn.Module):
 
     def forward(self, images: Tensor) -> Picked:
         """Normalised images (B, 3, H, W) to the objects in them."""
-        return self.task.decoder.head.pick(self.task(images))
+        return self.task.decoder.head.pick(self.task(images), inner_sizes(images))
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class PickedDecoder:
 
     raw: ClassVar[Any] = Picked
 
-    def __call__(self, raw: Picked, score: float | None = None) -> list[Found]:
-        """The objects of each image with a score above `score`, in pixels of the network's input."""
+    def __call__(self, raw: Picked, sizes: Tensor, score: float | None = None) -> list[Found]:
+        """The objects of each image with a score above `score`, in pixels of the network's input, cut at `sizes`."""
         return picked_objects(raw, self.score if score is None else score)
 
     def describe(self) -> dict[str, Any]:

@@ -23,8 +23,11 @@ class HeadDecoder(Protocol):
     def score(self) -> float:
         """Score above which an object counts by default."""
 
-    def __call__(self, raw: Any, score: float | None = None) -> list[Found]:
-        """The objects of each image with a score above `score`, in pixels of the network's input."""
+    def __call__(self, raw: Any, sizes: Tensor, score: float | None = None) -> list[Found]:
+        """The objects of each image with a score above `score`, in pixels of the network's input.
+
+        `sizes` (B, 2) are height and width of the scaled image on each input.
+        """
 
     def describe(self) -> dict[str, Any]:
         """What a program needs to decode the raw tensors."""
@@ -58,29 +61,24 @@ class BoxDecoder(ABC):
     def levels(self, raw: Any) -> list[Candidates]:
         """The candidates of each level."""
 
-    def __call__(self, raw: Any, score: float | None = None) -> list[Found]:
-        return picked_objects(self.pick(raw, score))
+    def __call__(self, raw: Any, sizes: Tensor, score: float | None = None) -> list[Found]:
+        return picked_objects(self.pick(raw, sizes, score))
 
-    def pick(self, raw: Any, score: float | None = None) -> Picked:
+    def pick(self, raw: Any, sizes: Tensor, score: float | None = None) -> Picked:
         """The same in tensors of fixed shapes, for NMS inside an exported file."""
         limits = (self.score if score is None else score, self.nms, self.limit)
-        images = [pick_surest(*image, *limits) for image in zip(*self.select_candidates(raw), strict=True)]
+        images = [pick_surest(*image, *limits) for image in zip(*self.select_candidates(raw, sizes), strict=True)]
         boxes, labels, scores = (torch.stack(parts) for parts in zip(*images, strict=True))
         return Picked(boxes, scores, labels)
 
-    def select_candidates(self, raw: Any) -> Candidates:
-        """The candidates of all levels before NMS.
-
-        Boxes are clipped one cell beyond the finest map, where no image reaches: its borders are not known here.
-        """
+    def select_candidates(self, raw: Any, sizes: Tensor) -> Candidates:
+        """The candidates of all levels before NMS, cut at the borders of images of `sizes` (B, 2)."""
         boxes, labels, scores = (torch.cat(parts, 1) for parts in zip(*self.levels(raw), strict=True))
-        height, width = raw[0][0].shape[2:]
-        stride = self.strides[0]
-        return clip_boxes(boxes, (height + 1) * stride, (width + 1) * stride), labels, scores
+        return clip_boxes(boxes, sizes), labels, scores
 
     def rules(self) -> dict[str, Any]:
         """The part of `describe` that is the same for all."""
-        clip = {"x": "0 to (columns_0 + 1) * strides[0]", "y": "0 to (rows_0 + 1) * strides[0]"}
+        clip = {"x": "0 to inner_width", "y": "0 to inner_height"}
         limits = {"score": self.score, "candidates": self.candidates, "nms": self.nms, "limit": self.limit}
         return {"strides": list(self.strides), "clip": clip, **SELECTION, **limits}
 

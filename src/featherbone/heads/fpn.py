@@ -16,7 +16,7 @@ class FPN(nn.Module):
     1x1 laterals, the coarser one upsampled to the finer map's size and added, then 3x3 convolutions; no norms. Levels
     finer than the backbone's are 2x2 transposed convolutions of the finest merged lateral. The extra ones are maps
     pooled with kernel 1 and stride 2 (`pool`, of Mask R-CNN), or 3x3 convolutions of stride 2, the first on the
-    backbone's last map, the next on that with ReLU between (`conv`, of RetinaNet).
+    backbone's last map, the next on that, after a ReLU if `relu` (`conv`, of RetinaNet).
     """
 
     def __init__(
@@ -27,6 +27,8 @@ class FPN(nn.Module):
         last: int = 5,
         extra: int = 0,
         kind: Literal["pool", "conv"] = "pool",
+        *,
+        relu: bool = True,
     ) -> None:
         super().__init__()
         self.source = Levels(pyramid, first, last, finer=False)
@@ -34,7 +36,7 @@ class FPN(nn.Module):
         self.laterals = nn.ModuleList(nn.Conv2d(level.channels, dim, 1) for level in given)
         self.finer = nn.ModuleList(nn.ConvTranspose2d(dim, dim, 2, 2) for _ in range(self.source.octaves[0] - first))
         self.outputs = nn.ModuleList(nn.Conv2d(dim, dim, 3, padding=1) for _ in range(first, last + 1))
-        self.extra, self.kind = extra, kind
+        self.extra, self.kind, self.relu = extra, kind, relu
         widths = [given[-1].channels, *[dim] * extra]
         made = [nn.Conv2d(width, dim, 3, 2, 1) for width in widths[:extra]] if kind == "conv" else []
         self.coarser = nn.ModuleList(made)
@@ -60,5 +62,6 @@ class FPN(nn.Module):
             if self.kind == "pool":
                 out.append(F.max_pool2d(out[-1], 1, 2))
             else:
-                out.append(self.coarser[i](maps[-1] if i == 0 else torch.relu(out[-1])))
+                x = maps[-1] if i == 0 else out[-1]
+                out.append(self.coarser[i](torch.relu(x) if i and self.relu else x))
         return out

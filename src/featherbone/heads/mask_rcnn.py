@@ -31,7 +31,7 @@ class Proposed(NamedTuple):
     """Of the FPN (B, C, h, w), strides 4 to 64."""
     rpn: AnchorRaw
     proposals: Tensor
-    """(B, N, 4), in pixels, empty boxes last; they carry no gradient."""
+    """(B, N, 4), in pixels, unused rows last (see `RPN.propose`); they carry no gradient."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class MaskDecoder:
 
     score: float = 0.05
 
-    def __call__(self, raw: MaskRaw, score: float | None = None) -> list[Found]:
+    def __call__(self, raw: MaskRaw, sizes: Tensor, score: float | None = None) -> list[Found]:
         return picked_objects(raw, self.score if score is None else score)
 
     def describe(self) -> dict[str, Any]:
@@ -81,17 +81,17 @@ class MaskRCNN(nn.Module):
         self.rpn = RPN(self.fpn.levels, rpn_dim or dim, limit=proposals)
         self.rois = RoIHeads(self.fpn.levels[:-1], num_classes, fc_dim, mask_dim or dim, nms=nms, limit=limit)
 
-    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Proposed | MaskRaw:
-        """Maps (B, C, h, w) of images of `size` to the input of `losses` or, in evaluation, of the decoder."""
-        return self.read(self.fpn(maps), size)
+    def forward(self, maps: Sequence[Tensor], sizes: Tensor) -> Proposed | MaskRaw:
+        """Maps (B, C, h, w) of images of `sizes` (B, 2) to the input of `losses` or, in evaluation, of the decoder."""
+        return self.read(self.fpn(maps), sizes)
 
-    def read(self, levels: Sequence[Tensor], size: tuple[int, int]) -> Proposed | MaskRaw:
+    def read(self, levels: Sequence[Tensor], sizes: Tensor) -> Proposed | MaskRaw:
         """The same from the FPN's maps, strides 4 to 64."""
         rpn = self.rpn(levels)
-        proposals = self.rpn.propose(rpn, size)
+        proposals = self.rpn.propose(rpn, sizes)
         if self.training:
             return Proposed(tuple(levels), rpn, proposals)
-        return self.rois(levels[:-1], proposals, size)
+        return self.rois(levels[:-1], proposals, sizes)
 
     def losses(self, raw: Proposed, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The five losses of `RPN` and `RoIHeads`, weighted equally; the sampled boxes are drawn at random."""

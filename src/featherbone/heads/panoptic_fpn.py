@@ -52,10 +52,10 @@ class PanopticFPN(nn.Module):
         self.stuff = SemanticBranch(self.things.fpn.levels[:-1], 1 + num_stuff, branch_dim, "group")
         self.stuff_weight = stuff_weight
 
-    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> PanopticRaw:
-        """Maps (B, C, h, w) of images of `size` to the input of `losses` or, in evaluation, of the decoder."""
+    def forward(self, maps: Sequence[Tensor], sizes: Tensor) -> PanopticRaw:
+        """As of `MaskRCNN`."""
         levels = self.things.fpn(maps)
-        return PanopticRaw(self.things.read(levels, size), self.stuff(levels[:-1]))
+        return PanopticRaw(self.things.read(levels, sizes), self.stuff(levels[:-1]))
 
     def losses(self, raw: PanopticRaw, targets: Sequence[PanopticTarget]) -> dict[str, Tensor]:
         """The five losses of `MaskRCNN`, and cross-entropy of the semantic branch."""

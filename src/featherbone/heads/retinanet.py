@@ -51,8 +51,8 @@ class RetinaDecoder(BoxDecoder):
                 "score": "sigmoid(logit)",
                 "cx": "anchor_cx + dx / weights[0] * anchor_w",
                 "cy": "anchor_cy + dy / weights[1] * anchor_h",
-                "w": "anchor_w * exp(min(dw / weights[2], widest))",
-                "h": "anchor_h * exp(min(dh / weights[3], widest))",
+                "w": "anchor_w * exp(clip(dw / weights[2], -widest, widest))",
+                "h": "anchor_h * exp(clip(dh / weights[3], -widest, widest))",
             },
             **self.rules(),
         }
@@ -84,21 +84,23 @@ def _base_anchors(stride: float) -> Tensor:
 class RetinaNet(nn.Module):
     """Objects of `num_classes` classes, from a pyramid of any strides.
 
-    An FPN of `dim` channels, strides 8 to 128; on it two towers of `num_convs` 3x3 convolutions, shared by all levels,
-    one for classes and one for boxes.
+    An FPN of `dim` channels, strides 8 to 128, with a ReLU before the last level if `relu`; on it two towers of
+    `num_convs` 3x3 convolutions, shared by all levels, one for classes and one for boxes.
     """
 
     image_size: ClassVar[int] = 640
     decoder: ClassVar[type[RetinaDecoder]] = RetinaDecoder
 
-    def __init__(self, pyramid: Sequence[Level], num_classes: int, dim: int = 256, num_convs: int = 4) -> None:
+    def __init__(
+        self, pyramid: Sequence[Level], num_classes: int, dim: int = 256, num_convs: int = 4, relu: bool = True
+    ) -> None:
         super().__init__()
-        self.fpn = FPN(pyramid, dim, first=3, last=5, extra=2, kind="conv")
+        self.fpn = FPN(pyramid, dim, first=3, last=5, extra=2, kind="conv", relu=relu)
         self.classes = _tower(dim, num_convs, NUM_ANCHORS * num_classes, bias=-log((1 - PRIOR) / PRIOR))
         self.boxes = _tower(dim, num_convs, NUM_ANCHORS * 4)
 
-    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> AnchorRaw:
-        """Maps (B, C, h, w) of the pyramid to raw maps; the images' `size` is not used."""
+    def forward(self, maps: Sequence[Tensor], sizes: Tensor) -> AnchorRaw:
+        """Maps (B, C, h, w) of the pyramid to raw maps; the images' `sizes` are not used."""
         levels = self.fpn(maps)
         return AnchorRaw(tuple(self.classes(x) for x in levels), tuple(self.boxes(x) for x in levels))
 

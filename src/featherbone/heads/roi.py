@@ -12,7 +12,7 @@ from torchvision.ops import roi_align
 
 from featherbone.heads.anchors import match
 from featherbone.heads.levels import Level
-from featherbone.heads.rpn import has_area, sample
+from featherbone.heads.rpn import is_used, sample
 from featherbone.ops.boxes import Target, clip_boxes, decode_deltas, encode_deltas, keep_nms
 
 BOX_CELLS, MASK_CELLS = 7, 14
@@ -117,16 +117,16 @@ class RoIHeads(nn.Module):
         self.box = BoxHead(levels[0].channels, num_classes, fc_dim)
         self.mask = MaskHead(levels[0].channels, num_classes, mask_dim)
 
-    def forward(self, maps: Sequence[Tensor], proposals: Tensor, size: tuple[int, int]) -> MaskRaw:
-        """From maps (B, C, h, w) and proposals (B, N, 4) of images of `size` to objects; empty ones are ignored."""
+    def forward(self, maps: Sequence[Tensor], proposals: Tensor, sizes: Tensor) -> MaskRaw:
+        """From maps (B, C, h, w) and `RPN.propose`'s boxes (B, N, 4) of images of `sizes` (B, 2) to objects."""
         logits, deltas = self.box(self.align(maps, self.levels, proposals.unbind(), BOX_CELLS))
         b, n, _ = proposals.shape
-        scores = logits.float().softmax(1)[:, :-1].reshape(b, n, -1) * has_area(proposals)[..., None]
+        scores = logits.float().softmax(1)[:, :-1].reshape(b, n, -1) * is_used(proposals)[..., None]
         scores, index = scores.flatten(1).topk(min(self.candidates, n * self.num_classes))
         places = index[..., None].expand(-1, -1, 4)
         shifts = deltas.float().reshape(b, -1, 4).gather(1, places)
         boxes = decode_deltas(shifts, proposals.gather(1, places // self.num_classes), WEIGHTS)
-        images = zip(clip_boxes(boxes, *size), scores, index % self.num_classes, strict=True)
+        images = zip(clip_boxes(boxes, sizes), scores, index % self.num_classes, strict=True)
         boxes, scores, labels = (torch.stack(x) for x in zip(*(self._select(*image) for image in images), strict=True))
         masks = self.mask(self.align(maps, self.levels, boxes.unbind(), MASK_CELLS))
         masks = masks.gather(1, labels.reshape(-1, 1, 1, 1).expand(-1, -1, *masks.shape[2:]))
@@ -134,7 +134,7 @@ class RoIHeads(nn.Module):
 
     def _select(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The highest-scoring of one image's candidates (n, 4), (n,), (n,) after NMS."""
-        kept = keep_nms(boxes, scores, self.nms, labels) & has_area(boxes)
+        kept = keep_nms(boxes, scores, self.nms, labels)
         scores, index = scores.where(kept, 0).topk(min(self.limit, len(scores)))
         found = scores > 0
         return boxes[index] * found[:, None], scores, labels[index] * found
@@ -169,7 +169,7 @@ class RoIHeads(nn.Module):
         }
 
     def _sample(self, proposals: Tensor, target: Target) -> Samples:
-        boxes = torch.cat((target.boxes, proposals[has_area(proposals)]))
+        boxes = torch.cat((target.boxes, proposals[is_used(proposals)]))
         matched = match(target.boxes, boxes, positive=0.5, negative=0.5, best=False)
         positive, negative = sample(matched, self.samples, 0.25)
         objects = matched[positive]

@@ -51,10 +51,13 @@ class RPN(nn.Module):
         shared = [torch.relu(self.shared(x)) for x in maps]
         return AnchorRaw(tuple(self.classes(x) for x in shared), tuple(self.boxes(x) for x in shared))
 
-    def propose(self, raw: AnchorRaw, size: tuple[int, int]) -> Tensor:
-        """Boxes (B, limit, 4) within images of `size`, by descending score, then empty ones; without a gradient."""
+    def propose(self, raw: AnchorRaw, sizes: Tensor) -> Tensor:
+        """Boxes (B, limit, 4) cut at images of `sizes` (B, 2), by descending score, without a gradient.
+
+        Boxes that are empty after that are proposals, too. Unused rows hold -1.
+        """
         parts = zip(raw.logits, raw.deltas, self._anchors(raw), strict=True)
-        levels = [self._surest(logits.detach(), deltas.detach(), anchors, size) for logits, deltas, anchors in parts]
+        levels = [self._surest(logits.detach(), deltas.detach(), anchors, sizes) for logits, deltas, anchors in parts]
         boxes, scores = (torch.cat(x, 1) for x in zip(*levels, strict=True))
         groups = torch.cat([torch.full_like(x[0], i) for i, (_, x) in enumerate(levels)])
         return torch.stack([self._select(*image, groups) for image in zip(boxes, scores, strict=True)])
@@ -76,19 +79,19 @@ class RPN(nn.Module):
         """Of each level (h * w * 3, 4), in pixels."""
         return level_anchors(raw.logits, [base_anchors([SIZE * s], RATIOS) for s in self.strides], self.strides)
 
-    def _surest(self, logits: Tensor, deltas: Tensor, anchors: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def _surest(self, logits: Tensor, deltas: Tensor, anchors: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (B, n, 4) and scores (B, n) of a level's highest-scoring anchors."""
         logits = by_anchor(logits, 1).flatten(1).float()
         values, index = logits.topk(min(self.candidates[not self.training], logits.shape[1]))
         shifts = by_anchor(deltas, 4).float().gather(1, index[..., None].expand(-1, -1, 4))
-        return clip_boxes(decode_deltas(shifts, anchors[index], WEIGHTS), *size), values.sigmoid()
+        return clip_boxes(decode_deltas(shifts, anchors[index], WEIGHTS), sizes), values.sigmoid()
 
     def _select(self, boxes: Tensor, scores: Tensor, groups: Tensor) -> Tensor:
         """The highest-scoring (limit, 4) of one image's candidates (n, 4), (n,), (n,) after NMS."""
-        kept = keep_nms(boxes, scores, self.nms, groups) & has_area(boxes)
+        kept = keep_nms(boxes, scores, self.nms, groups)
         values, index = scores.where(kept, -1).topk(min(self.limit, len(scores)))
-        chosen = boxes[index] * (values >= 0)[:, None]
-        return F.pad(chosen, (0, 0, 0, self.limit - len(chosen)))
+        chosen = boxes[index].where(values[:, None] >= 0, -1)
+        return F.pad(chosen, (0, 0, 0, self.limit - len(chosen)), value=-1)
 
     def _losses(self, logits: Tensor, deltas: Tensor, anchors: Tensor, target: Target) -> tuple[Tensor, Tensor]:
         """Class and box loss of one image, of logits (N,) and deltas (N, 4)."""
@@ -115,6 +118,6 @@ def _draw(index: Tensor, count: int) -> Tensor:
     return index[torch.randperm(len(index), device=index.device)[:count]]
 
 
-def has_area(boxes: Tensor) -> Tensor:
-    """Which boxes (..., 4) are not empty: bool (...)."""
-    return (boxes[..., 2:] > boxes[..., :2]).all(-1)
+def is_used(proposals: Tensor) -> Tensor:
+    """Which rows (..., 4) of `RPN.propose` hold a box: bool (...)."""
+    return proposals[..., 0] >= 0

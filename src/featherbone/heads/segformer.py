@@ -30,7 +30,7 @@ class SegFormer(nn.Module):
         self.classify = nn.Conv2d(dim, num_classes, 1)
         nn.init.normal_(self.classify.weight, std=0.01)
 
-    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    def forward(self, maps: Sequence[Tensor], sizes: Tensor) -> Tensor:
         """Maps (B, C, h, w) of the pyramid to logits (B, K, h, w) of the finest one's size."""
         maps = self.source(maps)
         projected = [projection(x) for projection, x in zip(self.projections, maps, strict=True)]

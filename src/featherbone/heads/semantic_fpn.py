@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from featherbone.heads.fpn import FPN
 from featherbone.heads.levels import Level
+from featherbone.ops.label_maps import upsample
 
 GROUP = 4
 """Channels per group of GroupNorm."""
@@ -17,7 +18,8 @@ class SemanticBranch(nn.Module):
     """Logits of `num_classes` classes at the finest of `levels`.
 
     A level n octaves above the finest one passes n times, the finest itself once, a 3x3 convolution to `dim` channels,
-    a norm and ReLU, each followed by bilinear upsampling to the size of the next finer level.
+    a norm and ReLU, each followed by bilinear upsampling to twice the size. A map that then differs from the finest
+    level's, whose sides are not multiples, is resized to it.
     """
 
     def __init__(
@@ -36,14 +38,12 @@ class SemanticBranch(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps (B, C, h, w) of `levels` to logits (B, K, h, w) of the finest one's size."""
-        sizes = [x.shape[-2:] for x in maps]
         walked = []
         for level, (x, path) in enumerate(zip(maps, self.paths, strict=True)):
-            for i, step in enumerate(path, 1):  # type: ignore[arg-type,var-annotated]  # a ModuleList is iterable
+            for step in path:  # type: ignore[attr-defined]  # a ModuleList is iterable
                 x = step(x)
-                if level:
-                    x = F.interpolate(x, size=sizes[level - i], mode="bilinear")
-            walked.append(x)
+                x = F.interpolate(x, scale_factor=2, mode="bilinear") if level else x
+            walked.append(upsample(x, maps[0].shape[-2:]))
         return self.classify(self.dropout(sum(walked[1:], walked[0])))
 
 
@@ -64,7 +64,7 @@ class SemanticFPN(nn.Module):
         self.fpn = FPN(pyramid, dim, first=2, last=5)
         self.branch = SemanticBranch(self.fpn.levels, num_classes, branch_dim, "batch", dropout)
 
-    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    def forward(self, maps: Sequence[Tensor], sizes: Tensor) -> Tensor:
         """Maps (B, C, h, w) of the pyramid to logits (B, K, h, w) at stride 4."""
         return self.branch(self.fpn(maps))
 

@@ -142,8 +142,8 @@ class YOLOv3(nn.Module):
             if not last:
                 self.laterals.append(_convolution(dim, dim, 1))
 
-    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> YoloRaw:
-        """Maps (B, C, h, w) of the pyramid to raw maps; the images' `size` is not needed."""
+    def forward(self, maps: Sequence[Tensor], sizes: Tensor) -> YoloRaw:
+        """Maps (B, C, h, w) of the pyramid to raw maps; the images' `sizes` are not used."""
         maps = self.levels(maps)
         x = self.blocks[-1](maps[-1])
         raw = [self.heads[-1](x)]

@@ -44,7 +44,7 @@ class Picked(NamedTuple):
 
 
 WIDEST = log(1000 / 16)
-"""Largest change of a side, as a logarithm, that deltas may ask for."""
+"""Largest change of a side, as a logarithm, that deltas may ask for: enlarging as well as reducing it."""
 FOUND = {"score_rule": "score > limit", "order": "score_descending", "box": "x1 y1 x2 y2", "unit": "input_pixel"}
 """How objects of a network are given, in the words of `featherbone.json`."""
 SELECTION = {
@@ -69,11 +69,11 @@ def encode_deltas(boxes: Tensor, anchors: Tensor, weights: tuple[float, float, f
 
 
 def decode_deltas(deltas: Tensor, anchors: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
-    """The inverse of `encode_deltas`; a side grows at most `exp(WIDEST)` times."""
+    """The inverse of `encode_deltas`; a side grows or shrinks at most `exp(WIDEST)` times."""
     dx, dy, dw, dh = (delta / weight for delta, weight in zip(deltas.unbind(-1), weights, strict=True))
     x, y, w, h = _centres(anchors)
     x, y = x + dx * w, y + dy * h
-    w, h = w * torch.exp(dw.clamp(max=WIDEST)), h * torch.exp(dh.clamp(max=WIDEST))
+    w, h = w * torch.exp(dw.clamp(-WIDEST, WIDEST)), h * torch.exp(dh.clamp(-WIDEST, WIDEST))
     return torch.stack((x - w / 2, y - h / 2, x + w / 2, y + h / 2), -1)
 
 
@@ -82,10 +82,10 @@ def _centres(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
 
 
-def clip_boxes(boxes: Tensor, height: float, width: float) -> Tensor:
-    """Boxes (..., 4) cut at the borders of an image."""
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    return torch.stack((x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), -1)
+def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Boxes (B, n, 4) cut at the borders of images of `sizes` (B, 2), height and width."""
+    height, width = sizes.to(boxes)[:, None].unbind(-1)  # (B, 1)
+    return torch.minimum(boxes.clamp(min=0), torch.stack((width, height, width, height), -1))
 
 
 def keep_nms(boxes: Tensor, scores: Tensor, threshold: float, groups: Tensor | None = None) -> Tensor:

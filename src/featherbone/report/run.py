@@ -94,7 +94,11 @@ def write_run_report(
         data=Path(card.data["path"]).name,
         measured=count_measured(metrics),
         skipped=card.data.get("skipped", {}),
-        versions={**card.versions, "starting weights": card.weights_licence, "data": card.data["fingerprint"]},
+        versions={
+            **card.versions,
+            "starting weights": card.weights_licence,
+            "data": card.data.get("fingerprint", "not stated"),
+        },
     )
 
 

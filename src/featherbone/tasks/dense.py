@@ -11,6 +11,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from featherbone.data.augment import Augmentation
+from featherbone.data.frames import inner_sizes
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption
 from featherbone.heads.levels import Level
@@ -71,8 +72,11 @@ class Head(Protocol):
     image_size: ClassVar[int]
     """Default side of the input, in pixels."""
 
-    def __call__(self, maps: list[Tensor], size: tuple[int, int]) -> Any:
-        """Maps (B, C, h, w) of a pyramid and the size of their images to raw tensors of fixed shapes."""
+    def __call__(self, maps: list[Tensor], sizes: Tensor) -> Any:
+        """Maps (B, C, h, w) of a pyramid to raw tensors of fixed shapes.
+
+        `sizes` (B, 2) are height and width of the scaled image on each input, without padding.
+        """
 
 
 class DenseTask(nn.Module):
@@ -102,7 +106,7 @@ class DenseTask(nn.Module):
 
     def forward(self, images: Tensor) -> Any:
         """Normalised images (B, 3, H, W) to the head's raw tensors."""
-        return self.head(self.pyramid(images), (images.shape[2], images.shape[3]))
+        return self.head(self.pyramid(images), inner_sizes(images))
 
     def losses(self, raw: Any, targets: Any) -> dict[str, Tensor]:
         """Named terms whose sum is minimised."""

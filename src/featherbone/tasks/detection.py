@@ -53,11 +53,12 @@ class ObjectDecoder:
         By default the head's low threshold, which average precision needs. `Picked` tensors come from a network that
         ends behind NMS.
         """
-        found = picked_objects(raw, score) if isinstance(raw, Picked) else self.head(raw, score)
+        sizes = torch.tensor([frame.inner for frame in frames])
+        found = picked_objects(raw, score) if isinstance(raw, Picked) else self.head(raw, sizes, score)
         return [self._record(objects, frame) for objects, frame in zip(found, frames, strict=True)]
 
     def tensors(self, raw: Any, frame: Frame) -> dict[str, Tensor]:
-        picked = self.head.pick(raw) if hasattr(self.head, "pick") else raw
+        picked = self.head.pick(raw, torch.tensor([frame.inner])) if hasattr(self.head, "pick") else raw
         found = {name: values[0] for name, values in picked._asdict().items()}
         return {**found, "boxes": frame.to_image(found["boxes"])}
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from timm.data import str_to_pil_interp
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -90,6 +89,8 @@ def average_views(
 ) -> SemanticMap:
     """The record of an RGB image, from class probabilities averaged over its scales, windows and mirrored form."""
     p = preprocessing
+    if p.rule == "sides":
+        raise BadOption(f"{' and '.join(views.given)}: this run's inputs have no single size; omit it")
     ratios = p.height / image.height, p.width / image.width
     size = max(ratios) if views.slide else min(ratios)
     total: Tensor | None = None
@@ -97,7 +98,7 @@ def average_views(
     for scale in views.scales:
         height, width = (max(round(side * size * scale), 1) for side in (image.height, image.width))
         frame = Frame(image.height, image.width, height, width, height, width)
-        pixels = p.normalise(scale_image(image, frame, str_to_pil_interp(p.interpolation))).to(device)
+        pixels = p.normalise(scale_image(image, frame, p.interpolation)).to(device)
         for view in (pixels, pixels.flip(-1)) if views.mirror else (pixels,):
             shares = _slide(task, view, p) if views.slide else _whole(task, view, p, scale)
             shares = shares.flip(-1) if view is not pixels else shares

@@ -60,7 +60,8 @@ class PanopticDecoder:
 
     def __call__(self, raw: PanopticRaw, frames: Sequence[Frame], *, score: float | None = None) -> list[PanopticMap]:
         """The map of each image that its frame describes, with the things of a score above `score`."""
-        found = self.head(raw.things, KEPT if score is None else score)
+        sizes = torch.tensor([frame.inner for frame in frames])
+        found = self.head(raw.things, sizes, KEPT if score is None else score)
         return [self._map(*image) for image in zip(found, raw.stuff, frames, strict=True)]
 
     def tensors(self, raw: PanopticRaw, frame: Frame) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from featherbone.data.transforms import Preprocessing
 from featherbone.ops import rle
 from featherbone.ops.tiles import cut_windows, merge_tiles
 from featherbone.results import Box, Detections, Instances, Rle
+from featherbone.tasks.task import infer
 
 MAX_OBJECTS = 1000
 """Maximum number of objects of one image: more than without tiles."""
@@ -30,12 +31,12 @@ def decode_tiled(
     width, height = image.size
     whole = (0, 0, width, height)
     tiles = [whole, *(tile for tile in cut_windows(height, width, (size, size), overlap) if tile != whole)]
-    transform, records = preprocessing.transform(), list[Detections]()
+    transform, records = preprocessing.transform(), list[Any]()
     for at in range(0, len(tiles), batch_size):
         crops = [image.crop(tile) for tile in tiles[at : at + batch_size]]
-        batch = torch.stack([transform(crop) for crop in crops]).to(device)
+        inputs = [transform(crop) for crop in crops]
         frames = [preprocessing.frame(crop.height, crop.width) for crop in crops]
-        records += task.decoder(task(batch), frames, score=score)
+        records += infer(task, inputs, frames, device, score)
     return merge_records(records, tiles, height, width)
 
 
