@@ -78,7 +78,7 @@ class ToyHead(nn.Module):
         super().__init__()
         self.classify = nn.Conv2d(pyramid[0].channels, num_classes, 1)
 
-    def forward(self, maps, size):
+    def forward(self, maps, sizes):
         return self.classify(maps[0])
 
 

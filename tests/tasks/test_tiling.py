@@ -26,7 +26,7 @@ class Bright:
     def describe(self):
         return {}
 
-    def __call__(self, raw, score=None):
+    def __call__(self, raw, sizes, score=None):
         return [self._find(image, score or 0.05) for image in raw]
 
     def _find(self, image, score):
