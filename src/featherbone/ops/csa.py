@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from featherbone.ops.one_by_one import image_by_image
+from featherbone.ops.piecewise import piecewise
 
 TAPS = 9  # of a 3x3 window, row by row
 SHARED = ((0, 2, 6, 8), (1, 7), (3, 5), (4,))
@@ -55,7 +55,7 @@ def convolutional_self_attention(x: Tensor, attention: Tensor, weight: Tensor) -
     v_j = W_j x_j and y_i = sum_j A[i, j] v_j, for the taps i, j of a window; `x` holds x (B, H, W, C), `attention`
     A (B, h, w, heads, 81) with h, w = ceil(H / 2), ceil(W / 2), and `weight` W (9, C, C). Returns (B, H, W, C).
     """
-    return image_by_image(partial(csa_batched, weight=weight), x, attention)
+    return piecewise(partial(csa_batched, weight=weight), x, attention)
 
 
 def csa_batched(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:

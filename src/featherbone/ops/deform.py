@@ -5,7 +5,7 @@ import torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
-from featherbone.ops.one_by_one import image_by_image
+from featherbone.ops.piecewise import piecewise
 
 TAPS = 4  # of a 2x2 window, row by row
 
@@ -29,7 +29,7 @@ def deformable_merge(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | 
 
     `offsets` (B, 8, h, w) are as in `sampling_points`, h, w = H // 2, W // 2; `weight` (D, C, 2, 2), `bias` (D).
     """
-    return linear_of(image_by_image(_gather, x, offsets), weight, bias)
+    return linear_of(piecewise(_gather, x, offsets), weight, bias)
 
 
 def merge_batched(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
