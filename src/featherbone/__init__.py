@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         make_data,
         models,
         predict,
+        push,
         serve_web,
         train,
     )
@@ -40,6 +41,7 @@ __all__ = [
     "make_data",
     "models",
     "predict",
+    "push",
     "serve_web",
     "train",
 ]

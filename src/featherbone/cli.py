@@ -32,6 +32,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": commands.export,
     "bench": commands.bench,
     "convert": commands.convert,
+    "push": commands.push,
     "data": commands.make_data,
     "serve-web": commands.serve_web,
 }

@@ -42,6 +42,7 @@ from featherbone.outcomes import (
     ExportResult,
     ModelsResult,
     PredictResult,
+    PushResult,
     TrainResult,
 )
 from featherbone.prediction_files import PredictionFiles
@@ -315,7 +316,7 @@ def export(
             f"{run}: its inputs have no single size, which a file needs; convert the checkpoint again with --fixed"
         )
     form = choose_form(target, card.task, card.head, dynamic, with_pre, with_nms)
-    folder = Path(out or Path(run) / "exports" / (f"{to}-int8" if int8 else to))
+    folder = Path(out or beside(Path(run), "exports") / (f"{to}-int8" if int8 else to))
     check_writable(folder, folder=True)
     own, data, measured = images and Path(images), None, None
     if evaluate:
@@ -359,6 +360,33 @@ def convert(
     check_new_folder(Path(out))
     card = convert_file(Path(file), name, Path(out), image_size, fixed)
     return ConvertResult(Path(out), card)
+
+
+def push(
+    run: Positional[Path],
+    repository: Positional[str],
+    *,
+    private: bool = False,
+    licence: str | None = None,
+    message: str = "Upload with featherbone",
+) -> PushResult:
+    """Publish a run on the Hugging Face hub, with a model card; `hf-hub:user/name` then takes the place of a run.
+
+    Classifiers are written in timm's format, so that `timm.create_model("hf-hub:user/name", pretrained=True)` loads
+    them. Neither images nor paths of this machine are uploaded. Log in first: hf auth login, or set HF_TOKEN.
+
+    Args:
+        run: Run folder.
+        repository: Repository, user/name; it is created where it does not exist.
+        private: Create a private repository.
+        licence: The hub's id of the licence of the weights, such as mit; by default that of the weights that training
+            started from.
+        message: Message of the commit.
+
+    """
+    from featherbone.publishing import publish
+
+    return PushResult(publish(Path(run), repository, private, licence, message), repository)
 
 
 def serve_web(folder: Positional[Path], *, host: str = "127.0.0.1", port: int = 8000) -> None:

@@ -45,6 +45,10 @@ class BadCheckpoint(FeatherboneError):
     """A file of weights that does not fit the model."""
 
 
+class HubError(FeatherboneError):
+    """A repository of the hub that cannot be read or written."""
+
+
 class MissingExtra(FeatherboneError):
     """An optional tool-chain is not installed."""
 

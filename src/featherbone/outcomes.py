@@ -52,6 +52,21 @@ class ConvertResult:
 
 
 @dataclass(frozen=True)
+class PushResult:
+    """A run on the hub."""
+
+    address: str
+    repository: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"address": self.address, "run": f"hf-hub:{self.repository}"}
+
+    def __str__(self) -> str:
+        return f"{self.address}\nnext: featherbone predict hf-hub:{self.repository} PICTURE"
+
+
+@dataclass(frozen=True)
 class EvaluateResult:
     """Metrics of a run on a data set."""
 

@@ -13,6 +13,7 @@ from featherbone.exporters.forms import PickedDecoder, flatten, rebuild
 from featherbone.exporters.manifest import AGAIN, MANIFEST, Manifest, read_manifest
 from featherbone.exporters.targets import open_file
 from featherbone.exporters.targets.target import Run
+from featherbone.hub import is_repository
 from featherbone.tasks.card import CARD, Card
 from featherbone.tasks.detection import ObjectDecoder
 from featherbone.tasks.kind import Decoder
@@ -84,7 +85,7 @@ def decoder_of_file(manifest: Manifest) -> Decoder:
 
 
 def open_task(path: Path, trust: bool = False) -> tuple[Card, Any]:
-    """The card and the model of a run folder, or of an exported file or its folder. Raises `BadRun`.
+    """The card and the model of a run, as in `load_task`, or of an exported file or its folder. Raises `BadRun`.
 
     Without `trust`, a file that holds machine code is a `BadOption`.
     """
@@ -95,10 +96,12 @@ def open_task(path: Path, trust: bool = False) -> tuple[Card, Any]:
 
 
 def beside(path: Path, name: str) -> Path:
-    """Default path of a file that shows the user's images: in a run folder, or beside an export's, which is published.
+    """Default path of what is made from a run: in its folder, or beside an export's, which is distributed.
 
-    `path` is a run folder, an exported file or its folder.
+    `path` is a run folder, an exported file or its folder, or a repository on the hub: then in the current folder.
     """
+    if is_repository(path):
+        return Path(f"{path.name.replace('@', '-')}-{name}")
     folder = path if path.is_dir() else path.parent
     if not (folder / MANIFEST).is_file():
         return folder / name

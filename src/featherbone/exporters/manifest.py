@@ -14,7 +14,7 @@ from featherbone.exporters.artifact import Form
 from featherbone.exporters.forms import PickedDecoder
 from featherbone.exporters.targets import TARGETS
 from featherbone.files import parse_value, read_json, write_json
-from featherbone.tasks.card import Card, Reading
+from featherbone.tasks.card import Card
 from featherbone.tasks.detection import DEFAULT_SCORE
 
 FORMAT = 1
@@ -76,12 +76,8 @@ def describe(card: Card, task: Any, form: Form, outputs: Sequence[str]) -> Manif
     decoder = task.decoder
     if form.with_nms:
         decoder = replace(decoder, head=PickedDecoder(decoder.head.score))
-    settings = {name: card.settings[name] for name in Reading.__annotations__ if name in card.settings}
-    facts = "category_ids", "fingerprint", "val_fingerprint"
-    data: dict[str, Any] = {name: card.data[name] for name in facts if name in card.data}
-    numbers = {name: value for name, value in card.metrics.items() if isinstance(value, int | float | str)}
     return Manifest(
-        card=replace(card, settings=settings, data=data, metrics=numbers),
+        card=card.public(),
         target=form.target.name,
         file=form.target.file,
         outputs=tuple(outputs),

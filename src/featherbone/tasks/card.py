@@ -93,6 +93,16 @@ class Card:
             write_bytes(run / CONFUSION, content.getvalue())
         write_json(run / CARD, asdict(replace(self, metrics=metrics)))
 
+    def public(self) -> "Card":
+        """The card for weights that are distributed: without paths, and without what concerns only training."""
+        facts = "category_ids", "fingerprint", "val_fingerprint"
+        return replace(
+            self,
+            settings={name: self.settings[name] for name in Reading.__annotations__ if name in self.settings},
+            data={name: self.data[name] for name in facts if name in self.data},
+            metrics={name: value for name, value in self.metrics.items() if isinstance(value, int | float | str)},
+        )
+
     @property
     def category_ids(self) -> tuple[int, ...]:
         """The number of each class in the files of its data; by default from 1."""
@@ -101,7 +111,7 @@ class Card:
     def data_folder(self, remedy: str) -> Path:
         """The data folder that the run was trained on. Raises `BadRun` with the `remedy` where it does not exist."""
         if "path" not in self.data:
-            raise BadRun(f"an exported file does not state where its images are; {remedy}")
+            raise BadRun(f"what is distributed does not state where its images are; {remedy}")
         folder = Path(self.data["path"])
         if not folder.is_dir():
             raise BadRun(f"{folder}: the run's data folder does not exist; {remedy}, or restore it")

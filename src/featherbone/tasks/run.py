@@ -12,18 +12,26 @@ from torch import Tensor, nn
 from featherbone.backbones.checkpoints import not_finite
 from featherbone.errors import BadOption, BadRun, FeatherboneError
 from featherbone.files import write_bytes
-from featherbone.tasks.card import WEIGHTS, Card
+from featherbone.hub import download, is_repository
+from featherbone.tasks.card import CARD, WEIGHTS, Card
 from featherbone.tasks.classification import build_classifier
 from featherbone.tasks.dense import DenseTask, build_head, build_pyramid
 from featherbone.tasks.task import decoder_of, kind_of
+from featherbone.tasks.timm_format import CONFIG, TIMM_WEIGHTS, read_config
 
 DIGEST = "sha256"
 """Only name in the metadata of `weights.safetensors`, for the order of several varies: the digest of its tensors."""
 
 
 def load_task(run: Path) -> tuple[Card, Any]:
-    """The card of a run and its model with the run's weights, in evaluation mode. Raises `BadRun`."""
-    card = Card.read(run)
+    """The card of a run and its model with the run's weights, in evaluation mode.
+
+    `run` is a folder, also one of a classifier in timm's format, or the name of a repository on the hub. Raises
+    `BadRun`, and `HubError` where it cannot be downloaded.
+    """
+    if is_repository(run):
+        run = download(run, (CARD, WEIGHTS, CONFIG, TIMM_WEIGHTS))
+    card = Card.read(run) if (run / CARD).is_file() or not (run / CONFIG).is_file() else read_config(run)
     with torch.random.fork_rng(devices=()):  # initial weights are drawn, then replaced
         task = build_task(card)
     load_weights(run, task)
@@ -71,10 +79,10 @@ def load_backbone(run: Path, card: Card, backbone: Any, name: str) -> None:
     fit(backbone, {key: value for key, value in found.items() if key in own}, run / WEIGHTS)
 
 
-def save_weights(run: Path, model: nn.Module) -> None:
-    """The model's weights to `weights.safetensors`, atomically."""
+def save_weights(run: Path, model: nn.Module, name: str = WEIGHTS) -> None:
+    """The model's weights to `weights.safetensors`, or another name, atomically."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    write_bytes(run / WEIGHTS, save(tensors, metadata={DIGEST: digest(tensors)}))
+    write_bytes(run / name, save(tensors, metadata={DIGEST: digest(tensors)}))
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
@@ -87,19 +95,29 @@ def digest(tensors: dict[str, Tensor]) -> str:
 
 
 def load_weights(run: Path, model: nn.Module) -> None:
-    """The weights of a run into the model of its card. Raises `BadRun` naming what does not fit."""
-    fit(model, read_weights(run), run / WEIGHTS)
+    """The weights of a run, or of a classifier in timm's format, into the model of its card.
+
+    Raises `BadRun` naming what does not fit.
+    """
+    if (run / WEIGHTS).is_file() or not (run / TIMM_WEIGHTS).is_file():
+        return fit(model, read_weights(run), run / WEIGHTS)
+    counters = {name: x for name, x in model.state_dict().items() if name.endswith("num_batches_tracked")}
+    found = {f"backbone.{name}": value for name, value in read_weights(run, TIMM_WEIGHTS).items()}
+    fit(model, counters | found, run / TIMM_WEIGHTS)  # timm has files without these counters
 
 
-def read_weights(run: Path) -> dict[str, Tensor]:
-    """The weights of a run by name. Raises `BadRun` where they are missing, or damaged by their digest."""
-    path = run / WEIGHTS
+def read_weights(run: Path, name: str = WEIGHTS) -> dict[str, Tensor]:
+    """The weights of a run by name, from the file `name`.
+
+    Raises `BadRun` where they are missing, or damaged by their digest.
+    """
+    path = run / name
     if not path.is_file():
         raise BadRun(f"{run}: no {WEIGHTS} yet; finish the run with: featherbone train --resume {run}")
     try:
         with safe_open(path, "pt") as file:
             written = (file.metadata() or {}).get(DIGEST)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # it is no dict
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # it is no dict
         if written not in (None, digest(tensors)):
             raise SafetensorError("other values than were written")
         return tensors
