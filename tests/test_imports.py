@@ -12,7 +12,7 @@ RANKS = (
     {"text"},
     {"results", "errors"},
     {"files", "progress", "devices"},
-    {"hub"},
+    {"hub", "download"},
     {"layers", "ops", "fonts"},
     {"backbones", "heads", "data", "draw"},
     {"metrics", "replacements"},

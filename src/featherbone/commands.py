@@ -52,7 +52,7 @@ from featherbone.recipes import find_recipe
 from featherbone.report.doctor import write_doctor_page
 from featherbone.tasks.card import Card
 from featherbone.tasks.inference import Inference
-from featherbone.tasks.run import load_task
+from featherbone.tasks.published import convert_file, load_model
 from featherbone.tasks.task import kind_of
 
 Task = Literal["classification", "detection", "instance", "semantic", "panoptic"]
@@ -117,14 +117,15 @@ def evaluate(
     device: str = "auto",
     workers: int | None = None,
     trust: bool = False,
+    accept_licence: str | None = None,
 ) -> EvaluateResult:
-    """Evaluate a run, an exported file, or the results of another tool on a split of a data set.
+    """Evaluate a run, a published model, an exported file, or the results of another tool on a split of a data set.
 
     For detection and instance segmentation, `detections.json` in COCO's results format is written beside the report.
 
     Args:
-        run: Run folder, or exported file.
-        data: Data folder with the run's classes; by default that of the run. Required for an exported file.
+        run: Run folder, exported file, or name of a published model.
+        data: Data folder with the run's classes; by default that of the run. Required for other models.
         split: Split to evaluate on; no other is read. By default val; where the data has no val split, the images held
             out in training (the run's data) or all images (other data without splits).
         results: Results of another tool to evaluate on `data` instead of a run: detections in COCO's results format, a
@@ -143,12 +144,13 @@ def evaluate(
         device: auto, cpu, cuda or mps.
         workers: Processes that read images; by default chosen by the number of cores.
         trust: Run a file with machine code, which can do everything that you can: an export for torch.
+        accept_licence: Licence of a published model's weights that is not permissive, by its name, which you accept.
 
     """
     if out is not None:
         check_writable(Path(out))
     if (run is None) == (results is None):
-        raise BadOption("give either a run folder, or --results FILE with --data DIR")
+        raise BadOption("give either a run folder or the name of a model, or --results FILE with --data DIR")
     inference = Inference(None, tile, overlap, slide, scales, mirror)
     only_results = {
         "masks": masks,
@@ -168,7 +170,15 @@ def evaluate(
         metrics, classes, kind = evaluate_results(Path(results), Path(data), masks, split, crowds, **reading)
         return EvaluateResult(metrics, classes, kind.figures)
     metrics, card = evaluate_run(
-        Path(run or ""), data and Path(data), out and Path(out), device, workers, inference, split, trust
+        Path(run or ""),
+        data and Path(data),
+        out and Path(out),
+        device,
+        workers,
+        inference,
+        split,
+        trust,
+        accept_licence,
     )
     return EvaluateResult(metrics, card.classes, kind_of(card).figures)
 
@@ -188,15 +198,18 @@ def predict(
     batch_size: int = 16,
     device: str = "auto",
     trust: bool = False,
+    accept_licence: str | None = None,
 ) -> PredictResult:
     """Predict on pictures, and write annotated copies and `predictions.json`.
 
     Semantic segmentation also writes index PNGs under `maps`, panoptic segmentation COCO's PNGs and `panoptic.json`.
 
     Args:
-        run: Run folder, or exported file.
+        run: Run folder, exported file, or name of a published model: of timm's ImageNet classifiers, or of the papers'
+            detectors and segmentation models, such as lit_small.mask_rcnn_coco.
         images: Pictures, and folders of pictures.
-        out: Folder to write to; by default `predictions` in the run folder, or beside an export's.
+        out: Folder to write to; by default `predictions` in the run folder, beside an export's, or for a published
+            model in the current folder.
         pictures: Write annotated copies.
         score: Minimum score of an object; by default the threshold with the highest F1 on the run's validation images,
             and 0.6 for panoptic segmentation.
@@ -208,11 +221,12 @@ def predict(
         batch_size: Pictures per batch.
         device: auto, cpu, cuda or mps.
         trust: Run a file with machine code, which can do everything that you can: an export for torch.
+        accept_licence: Licence of a published model's weights that is not permissive, by its name, which you accept.
 
     """
     if batch_size < 1:
         raise BadOption(f"batch size {batch_size} is too small; pass 1 or more")
-    predictor = load(run, device, score, tile, overlap, slide, scales, mirror, trust)
+    predictor = load(run, device, score, tile, overlap, slide, scales, mirror, trust, accept_licence)
     card = predictor.card
     folder = Path(out or beside(Path(run), "predictions"))
     check_writable(folder, folder=True)
@@ -241,24 +255,34 @@ def explain(
     image: Positional[Path],
     *,
     point: tuple[float, float] | None = None,
-    pretrained: bool = False,
+    pretrained: bool = True,
     out: Path | None = None,
     device: str = "auto",
+    accept_licence: str | None = None,
 ) -> ExplainResult:
     """Draw what a model looked at in a picture, in the terms of its paper, on one page.
 
     Args:
-        model: Run folder, or name of a backbone, which is then untrained unless `pretrained`.
+        model: Run folder, or name of a backbone.
         image: Picture.
         point: Position whose attention is shown, x and y in pixels of the picture; by default the centre.
-        pretrained: Use timm's weights for the name of a backbone.
+        pretrained: Use published ImageNet weights for the name of a backbone, wherever there are any.
         out: Folder to write to; by default `explain-` and the picture's name.
         device: auto, cpu, cuda or mps.
+        accept_licence: Licence of a published model's weights that is not permissive, by its name, which you accept.
 
     """
     folder = Path(out or f"explain-{Path(image).stem}")
     check_writable(folder, folder=True)
-    return explainers.explain(model, Path(image), out=folder, point=point, pretrained=pretrained, device=device)
+    return explainers.explain(
+        model,
+        Path(image),
+        out=folder,
+        point=point,
+        pretrained=pretrained,
+        device=device,
+        accept_licence=accept_licence,
+    )
 
 
 def export(
@@ -274,6 +298,7 @@ def export(
     max_drop: float = 0.01,
     calibration: int = 64,
     evaluate: bool = False,
+    accept_licence: str | None = None,
     out: Path | None = None,
 ) -> ExportResult | Int8Result:
     """Export a run to a file for another runtime, and verify on real images that it gives the same results.
@@ -282,7 +307,7 @@ def export(
     which compare it with the run. `featherbone predict` and `evaluate` take the file.
 
     Args:
-        run: Run folder.
+        run: Run folder, or name of a published model, which takes `images`.
         to: Target of the file: onnx, openvino, executorch, torch, litert, coreml, or web, a page that runs the model in
             a browser.
         images: Folder of pictures for the verification; by default the run's validation images.
@@ -296,7 +321,9 @@ def export(
         max_drop: Maximum drop of the metric in int8, from 0 to 1.
         calibration: Number of training images (or of `images`) that determine the value ranges of int8.
         evaluate: Also evaluate the file on all validation images of the run.
-        out: Folder to write; by default one named after the target under `exports` in the run folder.
+        accept_licence: Licence of a published model's weights that is not permissive, by its name, which you accept.
+        out: Folder to write; by default one named after the target under `exports` in the run folder, or for a
+            published model in the current folder, under its name and `-exports`.
 
     """
     for name, number in (("count", count), ("calibration", calibration)):
@@ -310,10 +337,11 @@ def export(
             f"files for {to} can be verified only on {target.platform}, and this is {sys.platform}; export there, or "
             "pass another target with --to"
         )
-    card, task = load_task(Path(run))
+    card, task = load_model(run, accept_licence)
     if card.preprocessing.rule == "sides":
         raise BadOption(
-            f"{run}: its inputs have no single size, which a file needs; convert the checkpoint again with --fixed"
+            f"{run}: its inputs have no single size, which a file needs; make one that has: featherbone convert "
+            "FILE NAME --fixed --image-size H W --out RUN, with the file of its weights"
         )
     form = choose_form(target, card.task, card.head, dynamic, with_pre, with_nms)
     folder = Path(out or beside(Path(run), "exports") / (f"{to}-int8" if int8 else to))
@@ -341,22 +369,21 @@ def convert(
     image_size: tuple[int, int] | None = None,
     fixed: bool = False,
 ) -> ConvertResult:
-    """Write a run folder from a published checkpoint of a detector or segmentation model.
+    """Write a run folder from a published checkpoint of a detector, a segmentation model or an ImageNet classifier.
 
     Files of mmdetection and mmsegmentation are read without executing anything in them. The run gives the published
     results: its images are scaled, padded and decoded as in the published test.
 
     Args:
         file: Checkpoint.
-        name: Name of the published model, such as lit_tiny.retinanet_coco.
+        name: Name of the published model, such as lit_tiny.retinanet_coco, or of a backbone with ImageNet's classes.
         out: Run folder to write.
-        image_size: Shorter and longer side to which images are scaled; by default those of the published test.
+        image_size: Shorter and longer side to which images are scaled; by default those of the published test. For a
+            classifier, height and width of its input.
         fixed: Scale and pad all images to one input of height and width `image_size`, as exported files need; results
             then differ slightly from the published ones.
 
     """
-    from featherbone.tasks.published import convert_file
-
     check_new_folder(Path(out))
     card = convert_file(Path(file), name, Path(out), image_size, fixed)
     return ConvertResult(Path(out), card)

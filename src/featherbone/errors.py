@@ -49,6 +49,14 @@ class HubError(FeatherboneError):
     """A repository of the hub that cannot be read or written."""
 
 
+class BadDownload(FeatherboneError):
+    """A file that cannot be downloaded, or is another than expected."""
+
+
+class BadLicence(FeatherboneError):
+    """Weights whose licence must be accepted first."""
+
+
 class MissingExtra(FeatherboneError):
     """An optional tool-chain is not installed."""
 

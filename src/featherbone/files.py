@@ -182,15 +182,12 @@ def locked(folder: Path) -> Iterator[None]:
     with writing(path):
         while True:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                _lock(handle)
-            except OSError as error:
-                if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-                    os.close(handle)
-                    raise BadRun(
-                        f"{folder}: another process is training in this folder; wait until it ends, or choose another "
-                        "folder with --out"
-                    ) from None
+            if not try_lock(handle):
+                os.close(handle)
+                raise BadRun(
+                    f"{folder}: another process is training in this folder; wait until it ends, or choose another "
+                    "folder with --out"
+                )
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(handle), os.stat(path)):
                     break
@@ -201,6 +198,15 @@ def locked(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             path.unlink(missing_ok=True)
         os.close(handle)
+
+
+def try_lock(handle: int) -> bool:
+    """Lock an open file, unless another process holds it; on a file system without locks, nothing is locked."""
+    try:
+        _lock(handle)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+    return True
 
 
 if sys.platform == "win32":

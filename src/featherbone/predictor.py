@@ -105,8 +105,9 @@ def load(
     scales: tuple[float, ...] = (1.0,),
     mirror: bool = False,
     trust: bool = False,
+    accept_licence: str | None = None,
 ) -> Predictor:
-    """The predictor of a run folder or an exported file.
+    """The predictor of a run folder, an exported file, or a published model by its name.
 
     Objects have a score above `score`. With `tile`, objects are also found in tiles of that many pixels per side, which
     overlap by the share `overlap`. Semantic segmentation with `slide` averages windows of an image that covers the
@@ -114,12 +115,15 @@ def load(
 
     It takes images as `Predictor.__call__` states: arrays and tensors are RGB. It can be pickled; an exported file is
     then opened again where it is used. A file runs in its runtime, on the CPU; one that holds machine code (an export
-    for torch) only with `trust`. Raises `BadRun` where it is not one, or damaged, and `BadOption` for an option without
-    effect for its task.
+    for torch) only with `trust`. The weights of a published model are downloaded once; if their licence is not a
+    permissive one, `accept_licence` is its name.
+
+    Raises `BadRun` where it is not one, or damaged, `BadOption` for an option without effect for its task, and
+    `BadCheckpoint` or `BadLicence` where the weights of a name are not available.
     """
     if not isinstance(run, str | os.PathLike):
-        raise BadRun(f"a {type(run).__name__} is not a run; give the path of a run folder or of an exported file")
-    card, task = open_task(Path(run), trust)
+        raise BadRun(f"a {type(run).__name__} is not a run; give a path or the name of a model")
+    card, task = open_task(Path(run), trust, accept_licence)
     inference = Inference(score, tile, overlap, slide, scales, mirror)
     return Predictor(card, task, find_device(device), inference)
 

@@ -158,7 +158,7 @@ def test_the_table_and_the_classes():
     assert COCO.classes[::79] == ("person", "toothbrush") and COCO.category_ids[-1] == 90
     assert len(COCO.classes) == len(set(COCO.classes)) == len(COCO.category_ids) == 80
     assert ADE20K.classes[::149] == ("wall", "flag") and len(set(ADE20K.classes)) == 150
-    assert all("not stated" in model.licence and model.figures for model in PUBLISHED.values())
+    assert all("not stated" in model.checkpoint.licence and model.figures for model in PUBLISHED.values())
     with pytest.raises(UnknownModel, match=r"lit_tiny\.retinanet_coco"):
         published_card("lit_tiny.retinanet", {})
 

@@ -11,7 +11,8 @@ import torch
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 from torch import Tensor, nn
 
-from featherbone.errors import BadCheckpoint
+from featherbone.backbones.published import CLASSIFIERS, Checkpoint
+from featherbone.errors import BadCheckpoint, BadDownload
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 
@@ -29,11 +30,12 @@ def build(
 ) -> Any:
     """The registered model `variant` with four levels of features, by timm's builder.
 
-    With `pretrained`, its weights are what `checkpoint_filter_fn` makes of the file. Raises `BadCheckpoint` where there
-    is no file or where it does not `fit`.
+    With `pretrained`, its weights are what `checkpoint_filter_fn` makes of the file, by default the published one.
+    Raises `BadCheckpoint` where there is no file or where it does not `fit`.
     """
-    if pretrained:
-        require_source(variant, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
+    overlay = kwargs.pop("pretrained_cfg_overlay", None)
+    if pretrained and (file := require_source(variant, kwargs.get("pretrained_cfg"), overlay)):
+        overlay = {**(overlay or {}), "file": str(file)}
     with torch.serialization.safe_globals(ARGUMENTS):
         return build_model_with_cfg(
             model_class,
@@ -41,6 +43,7 @@ def build(
             pretrained,
             pretrained_filter_fn=lambda checkpoint, model: fit(checkpoint_filter_fn(checkpoint, model), model),
             feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls="getter"),
+            pretrained_cfg_overlay=overlay,
             **kwargs,
         )
 
@@ -54,17 +57,49 @@ def unwrap(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in checkpoint.items()}
 
 
-def require_source(variant: str, cfg: Any = None, overlay: dict[str, Any] | None = None) -> None:
-    """Raise `BadCheckpoint`, with the way to get weights, if timm's configuration names none."""
-    resolved = resolve_pretrained_cfg(variant, cfg, overlay)
+def require_source(variant: str, cfg: Any = None, overlay: dict[str, Any] | None = None) -> Path | None:
+    """The published file of weights, or None where timm's configuration names other ones.
+
+    Raises `BadCheckpoint`, with the ways to get weights, if there are none or they cannot be downloaded.
+    """
+    resolved, usual = resolve_pretrained_cfg(variant, cfg, overlay), resolve_pretrained_cfg(variant)
     if resolved.file and not Path(resolved.file).exists():
         raise BadCheckpoint(f"{resolved.file}: there is no such file to start {variant} from; give an existing one")
-    if not (resolved.has_weights or resolved.state_dict):
-        notes = f" ({'; '.join(resolved.notes)})" if resolved.notes else ""
-        raise BadCheckpoint(
-            f"{variant} comes without weights{notes}; get a checkpoint, see {resolved.origin_url}, and give its file: "
-            "pretrained_cfg_overlay=dict(file='PATH'); or omit pretrained to start from random weights"
-        )
+    if resolved.file or resolved.state_dict or resolved.hf_hub_id or resolved.url != usual.url:
+        return None
+    unknown = Checkpoint(unusable=f"see {resolved.origin_url} and give a file: --checkpoint FILE")
+    return published_file(variant, CLASSIFIERS.get(variant, unknown))
+
+
+def published_file(name: str, checkpoint: Checkpoint) -> Path:
+    """The file with the published weights of the model `name`, downloaded unless it is in the cache, torch.hub's.
+
+    Raises `BadCheckpoint` where there is no file to use, or none can be downloaded, with the ways to do without.
+    """
+    if checkpoint.unusable:
+        raise BadCheckpoint(f"{name} comes without weights: {checkpoint.unusable}")
+    file = cached_file(name, checkpoint)
+    if file.is_file() and checkpoint.size in (None, file.stat().st_size):
+        return file
+    reason = f"the weights of {name} must be downloaded in a browser, from {checkpoint.address}"
+    if not checkpoint.by_hand:
+        from featherbone.download import download
+
+        try:
+            download(checkpoint.address, file, checkpoint.size, checkpoint.sha256)
+            return file
+        except BadDownload as error:
+            reason = f"no weights of {name}: {error}; try again, or download them yourself"
+    raise BadCheckpoint(
+        f"{reason}; save them as {file}, or give the file: with --checkpoint FILE to train, or with: featherbone "
+        f"convert FILE {name} --out RUN. To train without them: --no-pretrained"
+    )
+
+
+def cached_file(name: str, checkpoint: Checkpoint) -> Path:
+    """Where published weights are kept: under the file's name, as by torch.hub, or under the model's."""
+    file = f"{name}.pth" if checkpoint.by_hand else checkpoint.address.rpartition("/")[2]
+    return Path(torch.hub.get_dir()) / "checkpoints" / file
 
 
 def fit(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

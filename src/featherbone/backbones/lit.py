@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featherbone.backbones.checkpoints import build, unwrap
-from featherbone.backbones.published import Published, imagenet_cfg
+from featherbone.backbones.published import CLASSIFIERS, Published, imagenet_cfg
 from featherbone.errors import BadCheckpoint, BadOption
 from featherbone.layers.pyramid import PyramidBackbone
 from featherbone.ops.attention import attention
@@ -496,10 +496,10 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
 
 default_cfgs = generate_default_cfgs(
     {
-        "lit_tiny.untrained": _cfg(),
-        "lit_small.untrained": _cfg(),
-        "lit_medium.untrained": _cfg(),
-        "lit_base.untrained": _cfg(),
+        "lit_tiny.in1k": _cfg(url=CLASSIFIERS["lit_tiny"].address),
+        "lit_small.in1k": _cfg(url=CLASSIFIERS["lit_small"].address),
+        "lit_medium.in1k": _cfg(url=CLASSIFIERS["lit_medium"].address),
+        "lit_base.in1k": _cfg(url=CLASSIFIERS["lit_base"].address),
     }
 )
 

@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 
 from featherbone.data.dataset import open_evaluation
 from featherbone.data.formats import find_task
+from featherbone.data.formats.class_folders import LabelSplit
 from featherbone.data.scan import find_unreadable, leave_out
 from featherbone.engine.accelerator import accelerate
 from featherbone.engine.job import Job
@@ -172,12 +173,13 @@ def evaluate_run(
     inference: Inference | None = None,
     split: str | None = None,
     trust: bool = False,
+    accept_licence: str | None = None,
 ) -> tuple[dict[str, Any], Card]:
-    """Metrics of a run, or of an exported file, on a split of its data folder or another one, and its card.
+    """Metrics of a run, or of what else `open_task` takes, on a split of its data folder or another one, and its card.
 
     `split` is that of `open_evaluation`; `trust` allows a file that holds machine code.
     """
-    card, task = open_task(run, trust)
+    card, task = open_task(run, trust, accept_licence)
     inference = inference or Inference()
     inference.require(kind_of(card))
     folder = card.data_folder("give the images' folder with --data DIR") if data is None else data
@@ -208,7 +210,10 @@ def open_measuring(card: Card, folder: Path, device: str, workers: int | None, s
         settings.to_dict(),
         is_held_out=lambda images: is_of(card, folder, leave_out(images, find_unreadable(images))),
     )
-    images = evaluated.images.named(card.classes, card.category_ids)
+    images = evaluated.images
+    if isinstance(images, LabelSplit):
+        images = images.renamed(dict(zip(card.data.get("synsets", ()), card.classes, strict=False)))
+    images = images.named(card.classes, card.category_ids)
     return Job(task, folder, settings, replace(evaluated, images=images))
 
 

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.models import split_model_name_tag
 from torch import Tensor, nn
 
 from featherbone.backbones.lightvit import LightViT
@@ -33,10 +31,17 @@ from featherbone.explainers.view import View, see
 from featherbone.explainers.xformer import xformer_sections
 from featherbone.report import render
 from featherbone.results import Classification
-from featherbone.tasks.backbone import build_backbone, preprocessing_of
-from featherbone.tasks.card import CARD
+from featherbone.tasks.backbone import (
+    build_backbone,
+    full_name,
+    has_weights,
+    licence_of,
+    preprocessing_of,
+    require_licence,
+    require_model,
+)
 from featherbone.tasks.classification import Classifier
-from featherbone.tasks.run import load_task
+from featherbone.tasks.published import PUBLISHED, imagenet_subset, is_published, load_model
 
 FAMILIES: tuple[tuple[type[nn.Module], Callable[[Any, Tensor, View], list[Section]]], ...] = (
     (LVT, lvt_sections),
@@ -85,16 +90,18 @@ def explain(
     *,
     out: Path,
     point: tuple[float, float] | None = None,
-    pretrained: bool = False,
+    pretrained: bool = True,
     device: str = "auto",
+    accept_licence: str | None = None,
 ) -> ExplainResult:
     """Draw what a model looked at in `image`: pictures and the page `explain.html` in the folder `out`.
 
-    `model` is a run folder or a timm name, with random weights unless `pretrained`. `point` (x, y), in pixels of the
-    image, is the query whose attention is shown; by default the centre. Raises `BadOption` for a point outside the
-    network's input and for a network without a map to show, `BadImage`, and `BadRun` or `UnknownModel`.
+    `model` is a run folder or a timm name, with published weights wherever there are any; without `pretrained`, or
+    where there are none, with random ones. `point` (x, y), in pixels of the image, is the query whose attention is
+    shown; by default the centre. Raises `BadOption` for a point outside the network's input and for a network without
+    a map to show, `BadImage`, and the errors of `load_model`.
     """
-    subject = find_subject(model, pretrained)
+    subject = find_subject(model, pretrained, accept_licence)
     picture = read_image(image)
     view = see(picture, subject.preprocessing, point)
     x = subject.preprocessing.transform()(picture)[None].to(find_device(device))
@@ -120,26 +127,34 @@ def explain(
     return ExplainResult(page, tuple(pictures), record)
 
 
-def find_subject(model: str | Path, pretrained: bool) -> Subject:
-    """The network of a run folder or of a timm name. Raises `BadRun`, `BadOption` or `UnknownModel`."""
+def find_subject(model: str | Path, pretrained: bool = True, accept_licence: str | None = None) -> Subject:
+    """The network of a run folder or of a published model. Raises `BadOption`, and the errors of `load_model`."""
     run, name = Path(model), str(model)
-    known = timm.is_model(split_model_name_tag(name)[0])
-    if (run / CARD).is_file() or (not known and (run.exists() or len(run.parts) > 1)):
-        if pretrained:
-            raise BadOption(f"{model} is a run and has its own weights; omit --pretrained")
-        card, task = load_task(run)
+    named = is_published(model)
+    if not pretrained and not named:
+        raise BadOption(f"{model} is a run and has its own weights; omit --no-pretrained")
+    if name in PUBLISHED and named:
+        raise BadOption(f"{model} is a model for {PUBLISHED[name].task}; explain takes classifiers in this version")
+    if named:
+        require_model(name)
+    start = named and pretrained and has_weights(name)
+    if not named or (start and imagenet_subset(name)):
+        card, task = load_model(model, accept_licence)
         if card.task != "classification":
             raise BadOption(f"{model} is a run for {card.task}; explain takes runs for classification in this version")
-        weights = f"the weights of run {run.resolve().name}"
+        weights = f"the weights {card.starting_weights}" if named else f"the weights of run {run.resolve().name}"
         return Subject(card.backbone, task.backbone, card.preprocessing, weights, task)
+    if start:
+        require_licence(name, licence_of(name), accept_licence)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = build_backbone(name, pretrained=pretrained).eval()
-    if pretrained:
-        return Subject(name, net, preprocessing_of(name), "pretrained weights")
+        net = build_backbone(name, pretrained=start).eval()
+    if start:
+        return Subject(name, net, preprocessing_of(name), f"the weights {full_name(name)}")
+    reason = "" if has_weights(name) else f"There are no weights of {name} to use. "
     warning = (
         "These weights are untrained. The maps below show how the mechanism works, not what matters in the picture. "
-        "Pass a run folder, or --pretrained if timm has weights for this model."
+        f"{reason}Pass a run folder{', or omit --no-pretrained' if not reason else ''}."
     )
     return Subject(name, net, preprocessing_of(name), "untrained weights", warning=warning)
 

@@ -13,11 +13,11 @@ from featherbone.exporters.forms import PickedDecoder, flatten, rebuild
 from featherbone.exporters.manifest import AGAIN, MANIFEST, Manifest, read_manifest
 from featherbone.exporters.targets import open_file
 from featherbone.exporters.targets.target import Run
-from featherbone.hub import is_repository
 from featherbone.tasks.card import CARD, Card
 from featherbone.tasks.detection import ObjectDecoder
 from featherbone.tasks.kind import Decoder
-from featherbone.tasks.run import build_task, load_task
+from featherbone.tasks.published import load_model
+from featherbone.tasks.run import build_task
 from featherbone.tasks.task import decoder_of
 
 MAX_STRIDE = 1024
@@ -84,13 +84,13 @@ def decoder_of_file(manifest: Manifest) -> Decoder:
     return decoder_of(card, strides)
 
 
-def open_task(path: Path, trust: bool = False) -> tuple[Card, Any]:
-    """The card and the model of a run, as in `load_task`, or of an exported file or its folder. Raises `BadRun`.
+def open_task(path: Path, trust: bool = False, accept_licence: str | None = None) -> tuple[Card, Any]:
+    """The card and the model of a run folder, an exported file or its folder, or the name of a published model.
 
-    Without `trust`, a file that holds machine code is a `BadOption`.
+    Without `trust`, a file that holds machine code is a `BadOption`. Other errors are those of `load_model`.
     """
     if (path / CARD).is_file() or not (path.is_file() or (path / MANIFEST).is_file()):
-        return load_task(path)
+        return load_model(path, accept_licence)
     file, manifest = read_manifest(path)
     return manifest.card, ExportedTask(manifest, open_file(file, manifest.target, trust=trust))
 
@@ -98,9 +98,10 @@ def open_task(path: Path, trust: bool = False) -> tuple[Card, Any]:
 def beside(path: Path, name: str) -> Path:
     """Default path of what is made from a run: in its folder, or beside an export's, which is distributed.
 
-    `path` is a run folder, an exported file or its folder, or a repository on the hub: then in the current folder.
+    `path` is a run folder, an exported file or its folder, or the name of a published model or of a repository on the
+    hub: then it is in the current folder.
     """
-    if is_repository(path):
+    if not path.exists():
         return Path(f"{path.name.replace('@', '-')}-{name}")
     folder = path if path.is_dir() else path.parent
     if not (folder / MANIFEST).is_file():

@@ -9,8 +9,9 @@ from timm.models import get_pretrained_cfg, split_model_name_tag
 from torch import nn
 
 from featherbone.backbones.checkpoints import recorded_loads, require_complete
+from featherbone.backbones.published import CLASSIFIERS
 from featherbone.data.transforms import Preprocessing
-from featherbone.errors import BadCheckpoint, BadOption, UnknownModel, did_you_mean
+from featherbone.errors import BadCheckpoint, BadLicence, BadOption, UnknownModel, did_you_mean
 
 
 def require_model(name: str) -> None:
@@ -39,16 +40,60 @@ def preprocessing_of(name: str, image_size: int | tuple[int, int] | None = None)
     return Preprocessing(height, width, cfg.crop_pct, cfg.interpolation, tuple(cfg.mean), tuple(cfg.std))
 
 
+def has_weights(name: str) -> bool:
+    """Whether there are published weights of a backbone that one may use."""
+    architecture, _ = split_model_name_tag(name)
+    if architecture in CLASSIFIERS:
+        return not CLASSIFIERS[architecture].unusable
+    cfg = get_pretrained_cfg(name)
+    return cfg is not None and bool(cfg.has_weights)
+
+
+def full_name(name: str) -> str:
+    """The backbone's name with the tag of its weights."""
+    cfg = get_pretrained_cfg(name)
+    architecture, _ = split_model_name_tag(name)
+    return f"{architecture}.{cfg.tag}" if cfg is not None and cfg.tag else name
+
+
+def licence_of(name: str) -> str | None:
+    """The licence of the published weights of a backbone; None where timm states none."""
+    architecture, _ = split_model_name_tag(name)
+    if architecture in CLASSIFIERS:
+        return CLASSIFIERS[architecture].licence
+    cfg = get_pretrained_cfg(name)
+    return cfg.license if cfg is not None else None
+
+
+PERMISSIVE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc-by-4.0", "cc0-1.0")
+"""Licences of weights that allow every use; all others that are stated must be accepted first."""
+
+
+def needs_acceptance(licence: str | None) -> bool:
+    """Whether weights of this licence must be accepted before use; a licence that is not stated is only named."""
+    return not (licence is None or licence.startswith("not stated") or licence in PERMISSIVE)
+
+
+def require_licence(name: str, licence: str | None, accepted: str | None) -> None:
+    """Raise `BadLicence` unless the licence of the weights of `name` is permissive, not stated, or `accepted`."""
+    if needs_acceptance(licence) and accepted != licence:
+        given = f"{accepted!r} is accepted, but " if accepted else ""
+        raise BadLicence(
+            f"{given}the weights of {name} are under the licence {licence!r}, which may forbid commercial or other "
+            f"use; read it, and accept it with --accept-licence {licence}, or choose another model; to train without "
+            "them: --no-pretrained"
+        )
+
+
 def weights_licence(name: str, pretrained: bool, checkpoint: str | None) -> str:
-    """The licence of the weights that training starts from, as far as timm states it."""
+    """The licence of the weights that training starts from, as far as it is stated."""
     if checkpoint is not None:
         return (
             f"not stated: the weights are those of {Path(checkpoint).name}; look it up before you distribute the model"
         )
     if not pretrained:
         return "yours: trained from scratch"
-    cfg = get_pretrained_cfg(name)
-    return (cfg.license if cfg else None) or "not stated by timm; look it up before you distribute the model"
+    return licence_of(name) or "not stated by timm; look it up before you distribute the model"
 
 
 def build_backbone(name: str, pretrained: bool = False, checkpoint: str | None = None, **arguments: Any) -> nn.Module:
@@ -68,8 +113,8 @@ def build_backbone(name: str, pretrained: bool = False, checkpoint: str | None =
         if pretrained:
             require_complete(model, loads, checkpoint or f"the weights of {name}")
         return model
-    except BadCheckpoint as error:
-        raise BadCheckpoint(f"{error} (on the command line: --checkpoint FILE)") from None
+    except BadCheckpoint:
+        raise
     except Exception as error:  # timm raises whatever the arguments or the file lead to
         if isinstance(error, TypeError) and (not pretrained or "keyword argument" in str(error)):
             raise BadOption(f"{name} does not take these arguments: {error}") from None
@@ -115,6 +160,7 @@ def missing_weights(name: str, checkpoint: str | None, error: Exception) -> str:
     if checkpoint is not None:
         return f"{checkpoint} does not fit {name}: {reason}; pass a checkpoint of this model, or omit --checkpoint"
     return (
-        f"no weights to start {name} from ({reason}); train without --pretrained, or download a checkpoint "
-        f"yourself and give it with --checkpoint FILE"
+        f"no weights of {name} ({reason}); try again, or get a checkpoint yourself and give the file: with "
+        f"--checkpoint FILE to train, or with: featherbone convert FILE {name} --out RUN. To train without them: "
+        "--no-pretrained"
     )

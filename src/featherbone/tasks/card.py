@@ -34,6 +34,7 @@ class DataFacts(TypedDict, total=False):
     val: int
     skipped: dict[str, str]
     category_ids: list[int]
+    synsets: list[str]
 
 
 class Reading(TypedDict, total=False):
@@ -81,6 +82,8 @@ class Card:
     """Validation metrics of the weights; empty before the first evaluation."""
     weights_licence: str = "yours: trained from scratch"
     """Licence of the weights that training started from."""
+    starting_weights: str = ""
+    """The published model, file or run that training started from; empty for random weights."""
     versions: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 

@@ -1,35 +1,50 @@
-"""The papers' published detectors and segmentation models by name, and their files as runs.
+"""Published models by name: the papers' detectors and segmentation models, and the ImageNet classifiers of timm.
+
+A name stands wherever a command takes a run, and a file becomes a run by `convert_file`.
 
 A file of mmdetection or mmsegmentation holds `state_dict` beside its configuration, which is not read. Weights keep
 their values; `NAMES` maps their names, and the shapes in the file determine the options of the network.
 """
 
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
+from timm.data import ImageNetInfo, infer_imagenet_subset
+from timm.models import get_pretrained_cfg, split_model_name_tag
 from torch import Tensor
 
 from featherbone.backbones import lightvit, lit
-from featherbone.backbones.checkpoints import ARGUMENTS
+from featherbone.backbones.checkpoints import ARGUMENTS, published_file
+from featherbone.backbones.published import Checkpoint, drive, github
 from featherbone.data.frames import OPENCV
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadCheckpoint, BadOption, BadRun, UnknownModel, did_you_mean
-from featherbone.tasks.backbone import preprocessing_of
+from featherbone.hub import is_repository
+from featherbone.tasks.backbone import (
+    MAX_TEXT,
+    full_name,
+    has_weights,
+    licence_of,
+    preprocessing_of,
+    require_licence,
+    weights_licence,
+)
 from featherbone.tasks.card import Card, versions
-from featherbone.tasks.run import build_task, fit, save_weights
+from featherbone.tasks.run import build_task, fit, load_task, save_weights
 from featherbone.tasks.task import KINDS
 
-LIT = "https://github.com/ziplab/LIT/releases/download/v2.0"
-DRIVE = "https://drive.google.com/file/d"
-"""The page of a file, where only a person can download it."""
-LICENCE = "not stated; code is under apache-2.0. Look it up before you distribute the model"
 WITHOUT_CATEGORY = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 """Numbers up to 90 that no category of COCO has."""
+
+
+READING: dict[str, Any] = {"val_share": 0.2, "seed": 0, "ignore_index": None, "unlabelled": "negative"}
+"""How data is read on which a published model is measured."""
 
 
 @dataclass(frozen=True)
@@ -61,22 +76,22 @@ class PublishedModel:
     backbone: str
     head: str
     data: DataNames
-    address: str
-    figures: Mapping[str, float] = field(default_factory=dict)
+    checkpoint: Checkpoint
+    figures: Mapping[str, float]
     """Published metrics in per cent, at the published test size."""
-    size: int | None = None
-    """Bytes of the file, where known."""
-    sha256: str | None = None
-    licence: str = LICENCE
-    """Of the weights."""
+
+    @property
+    def task(self) -> str:
+        """Name of the head's task."""
+        return next(kind.name for kind in KINDS.values() if self.head in kind.heads)
 
 
 def _lit(size: str, head: str, data: DataNames, file: str, **figures: float) -> PublishedModel:
-    return PublishedModel(f"lit_{size}", head, data, f"{LIT}/{file}.pth", figures)
+    return PublishedModel(f"lit_{size}", head, data, github("v2.0", file), figures)
 
 
-def _lightvit(size: str, drive: str, box: float, mask: float) -> PublishedModel:
-    return PublishedModel(f"lightvit_{size}", "mask_rcnn", COCO, f"{DRIVE}/{drive}/view", {"AP": box, "mask_AP": mask})
+def _lightvit(size: str, number: str, box: float, mask: float) -> PublishedModel:
+    return PublishedModel(f"lightvit_{size}", "mask_rcnn", COCO, drive(number), {"AP": box, "mask_AP": mask})
 
 
 PUBLISHED: dict[str, PublishedModel] = {
@@ -93,7 +108,7 @@ PUBLISHED: dict[str, PublishedModel] = {
     "lightvit_small.mask_rcnn_coco_3x": _lightvit("small", "16l5lXYwz3Anx28ncqPfc3mir-nyZyRd6", 43.2, 39.9),
     "lightvit_base.mask_rcnn_coco_3x": _lightvit("base", "1hLKdemruEKW2DO0227ZNm1zSZCqMWVfi", 45.0, 41.2),
 }
-"""Published models by name."""
+"""Published detectors and segmentation models by name; those of classifiers are the names of their backbones."""
 
 NAMES: tuple[tuple[str, str], ...] = (
     (r"backbone\.norm(\d)", r"pyramid.norms.\1"),
@@ -117,11 +132,40 @@ NAMES: tuple[tuple[str, str], ...] = (
 """Patterns of published module names, and ours; `_our_name` has those that count."""
 
 
-def find_published(name: str) -> PublishedModel:
-    """The published model of that name. Raises `UnknownModel` with near matches."""
-    if name not in PUBLISHED:
-        raise UnknownModel(f"no published model {name!r}{did_you_mean(name, PUBLISHED)}: {', '.join(PUBLISHED)}")
-    return PUBLISHED[name]
+def is_classifier(name: str) -> bool:
+    """Whether timm, with our backbones, knows the name, and its tag of weights if it has one."""
+    architecture, tag = split_model_name_tag(name)
+    return bool(timm.is_model(architecture)) and (not tag or name in timm.list_pretrained(f"{architecture}.*"))
+
+
+def is_published(run: str | Path) -> bool:
+    """Whether a command that takes a run was given the name of a model; what exists as a path is a path."""
+    return not Path(run).exists() and (str(run) in PUBLISHED or is_classifier(str(run)))
+
+
+def load_model(run: str | Path, accept_licence: str | None = None) -> tuple[Card, Any]:
+    """Card and model of a run folder, a repository on the hub, or a published model by its name, in evaluation mode.
+
+    Raises `BadRun` with near matches, `BadLicence`, and `BadCheckpoint` where weights are not available.
+    """
+    name = str(run)
+    if Path(run).exists() or is_repository(Path(run)):
+        return load_task(Path(run))
+    if name in PUBLISHED:
+        checkpoint = PUBLISHED[name].checkpoint
+        require_licence(name, checkpoint.licence, accept_licence)
+        return open_file(published_file(name, checkpoint), name)
+    if is_classifier(name):
+        if has_weights(name):
+            require_licence(name, licence_of(name), accept_licence)
+        card = classifier_card(name)
+        return card, build_task(card, pretrained=True).eval()
+    tagged = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+    near = did_you_mean(name, (*PUBLISHED, *timm.list_models(), *tagged)) if len(name) < MAX_TEXT else ""
+    raise BadRun(
+        f"{run}: not a run folder or exported file, for there is no such path, and no published model{near}; give the "
+        f"path of a run, a name that featherbone models lists, or one of {', '.join(PUBLISHED)}"
+    )
 
 
 def convert_file(
@@ -130,31 +174,49 @@ def convert_file(
     """Write the published weights in `file` as a run folder of the model `name`, and return its card.
 
     `image_size` are the shorter and the longer side to which images are scaled, by default those of the published
-    test; with `fixed`, height and width of one input for all images. Raises `BadCheckpoint` naming what does not fit.
+    test; with `fixed`, or for a classifier, height and width of one input for all images. Raises `BadCheckpoint` naming
+    what does not fit.
     """
-    weights = read_published(file)
-    card = published_card(name, weights, image_size, fixed)
-    task = build_task(card)
-    try:
-        fit(task, our_weights(weights, task), file)
-    except BadRun as error:
-        raise BadCheckpoint(f"{error}; give the file of {name}, {PUBLISHED[name].address}") from None
+    card, task = open_file(file, name, image_size, fixed)
     out.mkdir(parents=True, exist_ok=True)
     save_weights(out, task)
     card.write(out)
     return card
 
 
+def open_file(
+    file: Path, name: str, image_size: tuple[int, int] | None = None, fixed: bool = False
+) -> tuple[Card, Any]:
+    """Card and model of the published weights in `file`; arguments and errors as in `convert_file`."""
+    if name not in PUBLISHED and is_classifier(name):
+        card = classifier_card(name, image_size)
+        licence = weights_licence(name, True, str(file))
+        card = replace(card, weights_licence=licence, starting_weights=file.name)
+        return card, build_task(card, True, str(file)).eval()
+    weights = read_published(file)
+    card = published_card(name, weights, image_size, fixed)
+    with torch.random.fork_rng(devices=()):  # initial weights are drawn, then replaced
+        task = build_task(card)
+    try:
+        fit(task, our_weights(weights, task), file)
+    except BadRun as error:
+        raise BadCheckpoint(f"{error}; give the file of {name}, {PUBLISHED[name].checkpoint.address}") from None
+    return card, task.eval()
+
+
 def published_card(
     name: str, weights: Mapping[str, Tensor], image_size: tuple[int, int] | None = None, fixed: bool = False
 ) -> Card:
-    """The card of a published model with these weights; other arguments as in `convert_file`."""
-    model = find_published(name)
-    data = model.data
-    task = next(kind.name for kind in KINDS.values() if model.head in kind.heads)
-    reading = {"val_share": 0.2, "seed": 0, "ignore_index": None, "unlabelled": "negative"}
+    """The card of a published detector or segmentation model with these weights; other arguments as in `convert_file`.
+
+    Raises `UnknownModel` with near matches.
+    """
+    if name not in PUBLISHED:
+        near = did_you_mean(name, (*PUBLISHED, *timm.list_models()))
+        raise UnknownModel(f"no published model {name!r}{near}: {', '.join(PUBLISHED)}, or a timm model")
+    model, data = PUBLISHED[name], PUBLISHED[name].data
     return Card(
-        task,
+        model.task,
         model.backbone,
         data.classes,
         _preprocessing(model, image_size, fixed),
@@ -162,10 +224,49 @@ def published_card(
         head=model.head,
         head_args={"relu": False} if model.head == "retinanet" else {},
         data={"category_ids": list(data.category_ids)} if data.category_ids else {},
-        settings={**reading, "zero_ignored": data.zero_ignored, "published": name},
-        weights_licence=model.licence,
+        settings={**READING, "zero_ignored": data.zero_ignored, "published": name},
+        weights_licence=model.checkpoint.licence,
+        starting_weights=name,
         versions=versions(),
     )
+
+
+def classifier_card(name: str, image_size: tuple[int, int] | None = None) -> Card:
+    """The card of a timm model with its published ImageNet weights. Raises `BadCheckpoint` where they have no classes.
+
+    Class names are ImageNet's words; `synsets` among the data are its numbers, by which data sets name their folders.
+    """
+    preprocessing, subset = preprocessing_of(name, image_size), imagenet_subset(name)
+    if subset is None:
+        raise BadCheckpoint(
+            f"the weights of {name} are not those of an ImageNet classifier; train the model on your images: "
+            f"featherbone train --data DIR --model {name}"
+        )
+    info = ImageNetInfo(subset)
+    return Card(
+        "classification",
+        name,
+        imagenet_classes(info),
+        preprocessing,
+        data={"synsets": list(info.label_names())},
+        settings={**READING, "zero_ignored": False, "published": name},
+        weights_licence=weights_licence(name, True, None),
+        starting_weights=full_name(name),
+        versions=versions(),
+    )
+
+
+def imagenet_subset(name: str) -> str | None:
+    """The classes of a backbone's published weights, by timm's name of the data set; None for other classes or none."""
+    return infer_imagenet_subset({"num_classes": get_pretrained_cfg(name).num_classes})
+
+
+def imagenet_classes(info: ImageNetInfo) -> tuple[str, ...]:
+    """The first word of each class; where several classes have it, all words, their meaning, or its number."""
+    rows = zip(info.label_descriptions(), info.label_descriptions(detailed=True), info.label_names(), strict=True)
+    forms = [(words.partition(", ")[0], words, meaning, f"{words} ({synset})") for words, meaning, synset in rows]
+    counts = Counter(form for row in forms for form in dict.fromkeys(row))
+    return tuple(next(form for form in row if counts[form] == 1) for row in forms)
 
 
 def our_weights(weights: Mapping[str, Tensor], task: Any) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -63,6 +63,11 @@ class LabelSplit(Split[int]):
     def _rows(self) -> bytes:
         """Name and class of every image."""
         return to_bytes("".join(f"{self.name(i)}\0{self.classes[self.labels[i]]}\n" for i in range(len(self))))
+
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """The same images and class indices with other names of classes, where `names` has one."""
+        classes = tuple(names.get(name, name) for name in self.classes)
+        return replace(self, classes=classes)  # type: ignore[type-var]  # every kind is a dataclass
 
     def named(self, classes: tuple[str, ...], category_ids: Sequence[int] = ()) -> Self:
         if classes == self.classes:
