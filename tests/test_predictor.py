@@ -148,8 +148,8 @@ def test_predict_takes_a_list(predictor, picture, wrap):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"run": None}, BadRun, "path of a run folder"),
-        ({"run": b"run"}, BadRun, "path of a run folder"),
+        ({"run": None}, BadRun, "give a path or the name of a model"),
+        ({"run": b"run"}, BadRun, "give a path or the name of a model"),
         ({"device": "gpu"}, BadOption, "'gpu' is not available; this machine has"),
         ({"device": torch.device("meta")}, BadOption, "'meta' is not available"),
         ({"score": "0.5"}, BadOption, "from 0 to 1|score"),
