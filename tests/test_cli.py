@@ -47,7 +47,7 @@ def test_every_command_has_a_page_of_help(capsys):
 def test_train_says_where_things_lie(world, capsys):
     code, out, err = run(
         capsys, "train", "--data", world / "data", "--image-size", 32, "--epochs", 1, "--workers", 0, "--model",
-        "mobilenetv3_small_050", "--out", world / "other", "--json",
+        "mobilenetv3_small_050", "--no-pretrained", "--out", world / "other", "--json",
     )  # fmt: skip
     assert code == 0, err
     result = json.loads(out)
@@ -353,7 +353,9 @@ def test_training_leaves_out_what_it_may_and_refuses_the_rest(world, capsys, tmp
     (data / "train" / "ring" / "notes.txt").write_text("notes")
     shutil.rmtree(data / "val" / "star")
     command = ["train", "--data", data, "--image-size", 32, "--epochs", 1, "--workers", 0, "--batch-size", 8]
-    code, _, err = run(capsys, *command, "--model", "mobilenetv3_small_050", "--out", tmp_path / "run")
+    code, _, err = run(
+        capsys, *command, "--no-pretrained", "--model", "mobilenetv3_small_050", "--out", tmp_path / "run"
+    )
     assert code == 0, err
     assert "broken ü.jpg" in err and "empty.png" in err and "notes.txt" in err and "without a validation image" in err
     card = json.loads((tmp_path / "run" / "card.json").read_text())

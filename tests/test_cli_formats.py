@@ -8,7 +8,9 @@ from featherbone.cli import main
 from label_files import write_cvat, write_labelme, write_voc
 from scenes import write_coco, write_yolo
 
-FIXED = "--model mobilenetv3_small_050 --image-size 64 --epochs 1 --batch-size 4 --workers 0 --device cpu"
+FIXED = (
+    "--model mobilenetv3_small_050 --no-pretrained --image-size 64 --epochs 1 --batch-size 4 --workers 0 --device cpu"
+)
 WRITERS = {"voc": write_voc, "labelme": write_labelme, "cvat": write_cvat}
 BROKEN = {
     "yolo": ("labels/train/00001.txt", "0 0.5 0.5 0.2 0.2 0.98\n"),

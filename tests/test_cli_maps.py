@@ -28,6 +28,7 @@ def world(tmp_path_factory):
     write_masks(folder / "semantic-data", 8, 6, (64, 64))
     write_panoptic(folder / "panoptic-data", 8, 6, (64, 64))
     fixed = "--model mobilenetv3_small_050 --image-size 64 --epochs 1 --batch-size 4 --workers 0 --device cpu"
+    fixed += " --no-pretrained"
     for name, options in RUNS.items():
         command = f"train --data {folder / f'{name}-data'} {options} {fixed} --out {folder / name}"
         assert main(command.split()) == 0
@@ -178,7 +179,10 @@ def test_mistakes_are_one_message(world, capsys, tmp_path, command, message):
     assert code == 2 and not out and message in err and "Traceback" not in err and err.count("error") == 1
 
 
-TRAIN = "--model mobilenetv3_small_050 --image-size 64 --epochs 1 --batch-size 4 --workers 0 --device cpu".split()
+TRAIN = [
+    *"--model mobilenetv3_small_050 --image-size 64 --epochs 1 --batch-size 4 --workers 0 --device cpu".split(),
+    "--no-pretrained",
+]
 
 
 def test_folders_called_images_and_masks_are_no_classes(tmp_path, capsys):

@@ -28,6 +28,7 @@ def world(tmp_path_factory):
     write_coco(folder / "data", 8, 6, (64, 64))
     write_yolo(folder / "yolo", 8, 6, (64, 64))
     fixed = "--model mobilenetv3_small_050 --image-size 64 --epochs 1 --batch-size 4 --workers 0 --device cpu"
+    fixed += " --no-pretrained"
     for name, options in RUNS.items():
         command = f"train --data {folder / 'data'} {options} {fixed} --out {folder / name}"
         assert main(command.split()) == 0
@@ -183,6 +184,7 @@ def test_crowds_are_objects_on_request(world, capsys, tmp_path):
     code, out, err = run(capsys, "doctor", data, "--task", "detection", "--crowds", "objects", *page)
     assert code == 0 and "iscrowd" not in out, (out, err)
     fixed = "--model mobilenetv3_small_050 --image-size 64 --epochs 1 --batch-size 4 --workers 0 --device cpu"
+    fixed += " --no-pretrained"
     command = ["train", "--data", data, *RUNS["boxes"].split(), *fixed.split(), "--out", tmp_path / "run"]
     code, out, err = run(capsys, *command)
     assert code == 2 and not (tmp_path / "run").exists() and "object" in err

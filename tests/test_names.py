@@ -26,7 +26,10 @@ NAMES = (
     *("$5_to_$10", "_hidden", "日本", "قطة", "a\nb <b>", r"\$\frac{1", CAFE, "x" * 90),
     *("\x1b[31mred", "zero\u200bwidth"),
 )
-TRAIN = "--model mobilenetv3_small_050 --image-size 64 --epochs 1 --batch-size 4 --workers 0 --device cpu".split()
+TRAIN = [
+    *"--model mobilenetv3_small_050 --image-size 64 --epochs 1 --batch-size 4 --workers 0 --device cpu".split(),
+    "--no-pretrained",
+]
 
 
 def test_text_is_printable_and_bytes_differ():

@@ -52,7 +52,7 @@ from featherbone.recipes import find_recipe
 from featherbone.report.doctor import write_doctor_page
 from featherbone.tasks.card import Card
 from featherbone.tasks.inference import Inference
-from featherbone.tasks.published import convert_file, load_model
+from featherbone.tasks.published import PUBLISHED, convert_file, fine_tuning, load_model
 from featherbone.tasks.task import kind_of
 
 Task = Literal["classification", "detection", "instance", "semantic", "panoptic"]
@@ -74,7 +74,8 @@ def train(
     Args:
         data: Data folder; its layout determines the task. With `resume`, the new location of the run's data, if it was
             moved.
-        model: Name of one of our backbones or of any timm model.
+        model: Name of one of our backbones, of any timm model, or of a published detector or segmentation model to
+            fine-tune, such as lit_tiny.mask_rcnn_coco.
         task: Task to train; required where the folder fits several tasks.
         recipe: Name of a paper's settings; options given take precedence over it.
         preset: Settings for a kind of data: small-data is for tens to hundreds of images. Options and the recipe take
@@ -91,8 +92,9 @@ def train(
     elif data is None:
         raise BadOption("no data; give a folder: featherbone train --data DIR, or see: featherbone demo")
     else:
-        found = find_task(Path(data), task)
-        chosen = complete(preset, find_recipe(recipe) if recipe else None, found, **settings)
+        wanted, settings = fine_tuning(model, task, settings) if model in PUBLISHED else (task, settings)
+        found = find_task(Path(data), wanted)
+        chosen = complete(preset, find_recipe(recipe) if recipe else None, found, model, **settings)
         run = start_run(Path(data), model, found, out and Path(out), chosen)
     card = Card.read(run)
     return TrainResult(run, card.metrics, run / "report.html", kind_of(card).figures)
@@ -606,6 +608,7 @@ def demo(
         erasing=0.0,
         min_area=0.8,
         smoothing=0.0,
+        pretrained=False,
         device=device,
     )
     shown = sorted((out / "data" / "val").glob("*/*"))

@@ -56,7 +56,7 @@ def test_a_process_is_a_part_of_the_batch(drawn, train, launch, short, tmp_path)
 
 def launch_norms(launch, data, run, settings):
     """Two processes train a network with batch norms."""
-    where = ("--data", data, "--model", "mobilenetv3_small_050", "--out", run)
+    where = ("--data", data, "--model", "mobilenetv3_small_050", "--no-pretrained", "--out", run)
     process = launch("train", *where, *options(settings), launcher=TORCHRUN)
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors

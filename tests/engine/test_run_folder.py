@@ -64,7 +64,7 @@ def test_killed_before_the_first_state_a_run_resumes_from_the_beginning(train, q
         "loop.save_state = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "main(sys.argv[1:])"
     )
-    arguments = ["train", "--data", drawn, "--model", NET, "--out", run, *options(quick)]
+    arguments = ["train", "--data", drawn, "--model", NET, "--no-pretrained", "--out", run, *options(quick)]
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True)
     assert done.returncode == -signal.SIGKILL and (run / "card.json").exists() and not (run / "state.pt").exists()
     with pytest.raises(BadOption, match="resume it with --resume"):

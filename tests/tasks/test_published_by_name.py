@@ -17,7 +17,9 @@ import featherbone
 from featherbone.backbones import published
 from featherbone.backbones.published import CLASSIFIERS, Checkpoint
 from featherbone.cli import main
+from featherbone.engine.settings import FINE_TUNING, complete
 from featherbone.errors import BadCheckpoint, BadLicence, BadOption, BadRun
+from featherbone.recipes import find_recipe
 from featherbone.tasks.backbone import needs_acceptance
 from featherbone.tasks.published import COCO, PUBLISHED, classifier_card, imagenet_classes
 from scenes import write_classification, write_coco
@@ -260,3 +262,96 @@ def test_explain_can_do_without_weights(site, photo, tmp_path):
     (tmp_path / "run").mkdir()
     with pytest.raises(BadOption, match="omit --no-pretrained"):
         featherbone.explain(tmp_path / "run", photo, out=tmp_path / "c", pretrained=False)
+
+
+STILL = ("--image-size", 64, "--epochs", 1, "--batch-size", 2, "--lr", 0, "--min-lr", 0, "--warmup-lr", 0)
+STILL = (*STILL, "--workers", 0, "--device", "cpu", "--out", "run")
+"""A training in which no parameter moves."""
+
+
+def same_parameters(model, start):
+    """Names of the parameters of one model that have the values of another."""
+    own, other = dict(model.named_parameters()), dict(start.named_parameters())
+    return {name for name, x in own.items() if name in other and torch.equal(x.cpu(), other[name])}
+
+
+def test_training_starts_from_a_published_detector(site, coco, capsys):
+    code, _, err = run(capsys, "train", "--data", coco, "--model", RETINA, *STILL)
+    assert code == 0, err
+    assert f"starts from the weights {RETINA}; their licence: not stated" in err
+    trained = featherbone.load("run", device="cpu")
+    assert (trained.card.backbone, trained.card.head, trained.card.starting_weights) == (LIT, "retinanet", RETINA)
+    assert trained.card.preprocessing.rule == "fit" and len(trained.card.classes) < 80
+    names = {name for name, _ in trained.task.named_parameters()}
+    same = same_parameters(trained.task, featherbone.load(RETINA, device="cpu").task)
+    assert names - same == {"head.classes.8.weight", "head.classes.8.bias"}
+    assert RETINA in Path("run/report.html").read_text()
+
+
+def test_training_starts_from_published_weights_by_default(site, tmp_path, capsys):
+    write_classification(tmp_path / "data", 6, 6, (32, 32))
+    command = ["train", "--data", tmp_path / "data", "--model", LIT, *STILL]
+    code, _, err = run(capsys, *command)
+    assert code == 0 and "starts from the weights lit_tiny.in1k" in err, err
+    trained = featherbone.load("run", device="cpu")
+    same = same_parameters(trained.task, featherbone.load(LIT, device="cpu").task)
+    assert {name for name, _ in trained.task.named_parameters()} - same == {
+        "backbone.head.weight",
+        "backbone.head.bias",
+    }
+    code, _, err = run(capsys, *command[:-1], "scratch", "--no-pretrained")
+    assert code == 0 and "starts from random weights" in err
+    assert featherbone.load("scratch", device="cpu").card.starting_weights == ""
+
+
+def test_what_cannot_be_downloaded_starts_no_training(site, coco, tmp_path, capsys):
+    site.files.clear()
+    write_classification(tmp_path / "data", 6, 6, (32, 32))
+    for data, model in ((tmp_path / "data", LIT), (coco, RETINA)):
+        code, found, err = run(capsys, "train", "--data", data, "--model", model, *STILL)
+        assert code == 2 and found["kind"] == "BadCheckpoint"
+        assert "answers 404" in err and "--no-pretrained" in err and "--checkpoint FILE" in err
+        assert not Path("run").exists()
+
+
+def test_licences_of_starting_weights_are_accepted_first(site, tmp_path, capsys):
+    write_classification(tmp_path / "data", 6, 6, (32, 32))
+    command = ("train", "--data", tmp_path / "data", "--model", "convnextv2_atto.fcmae_ft_in1k", *STILL)
+    code, found, err = run(capsys, *command)
+    assert code == 2 and found["kind"] == "BadLicence" and "--accept-licence cc-by-nc-4.0" in err
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    "given,pretrained,tuned",
+    [
+        ({"model": LIT}, True, True),
+        ({"model": "resnet18"}, True, True),
+        ({"model": "lvt"}, False, False),
+        ({"model": "resnet18", "pretrained": False}, False, False),
+        ({"model": "resnet18", "checkpoint": "file.pth"}, False, True),
+        ({"model": "lvt", "backbone_from": "run", "task": "detection"}, False, True),
+        ({"model": LIT, "recipe": find_recipe("lit_imagenet")}, False, False),
+        ({"model": LIT, "recipe": find_recipe("lit_retinanet"), "task": "detection"}, True, False),
+        ({}, False, False),
+    ],
+)
+def test_defaults_of_fine_tuning(given, pretrained, tuned):
+    settings = complete(**given)
+    assert settings.pretrained is pretrained
+    assert all(getattr(settings, name) == value for name, value in FINE_TUNING.items()) is tuned
+    assert complete(**{**given, "recipe": None}, lr=1e-2, preset="small-data").lr == 1e-2
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (("--task", "instance"), "lit_tiny.retinanet_coco has detection"),
+        (("--head", "yolov3"), "lit_tiny.retinanet_coco has retinanet"),
+        (("--no-pretrained",), "pass --model lit_tiny"),
+        (("--checkpoint", "a.pth"), "has its own weights"),
+    ],
+)
+def test_a_published_detector_is_trained_as_it_is(site, coco, capsys, words, message):
+    code, _, err = run(capsys, "train", "--data", coco, "--model", RETINA, *STILL, *words)
+    assert code == 2 and message in err and not site.requests

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from featherbone.backbones import FAMILIES
 from featherbone.backbones.published import Published
-from featherbone.tasks.backbone import preprocessing_of, require_model
+from featherbone.tasks.backbone import has_weights, licence_of, preprocessing_of, require_model
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class ModelFacts:
     """Strides of the maps for dense heads."""
     published: Published | None
     """Figures of the paper; None for backbones outside of the four families."""
+    licence: str
+    """Of the published weights that training starts from, or why there are none."""
     measured_top1: float | None = None
     """ImageNet-1K top-1 of weights trained here, in per cent; None: not run."""
 
@@ -78,12 +80,22 @@ def model_facts(name: str) -> ModelFacts:
             strides = ()
     params = sum(parameter.numel() for parameter in model.parameters())
     macs = count_macs(model, size.height, size.width)
-    return ModelFacts(name, size.height, params, macs, strides, published().get(name))
+    return ModelFacts(name, size.height, params, macs, strides, published().get(name), weights_of(name))
+
+
+def weights_of(name: str) -> str:
+    """The licence of a backbone's published weights in a few words; "none" where there are none."""
+    licence = licence_of(name)
+    if has_weights(name):
+        return (licence or "not stated").partition(";")[0]
+    return licence or "none"
 
 
 def model_table(rows: Sequence[ModelFacts], markdown: bool) -> str:
     """The rows as a table, for a terminal or in Markdown."""
-    cells = [("model", "input", "params", "MACs", "strides", "published params, MACs, top-1", "measured top-1")]
+    cells = [
+        ("model", "input", "params", "MACs", "strides", "published params, MACs, top-1", "measured top-1", "weights")
+    ]
     for row in rows:
         paper = ""
         if p := row.published:
@@ -92,7 +104,7 @@ def model_table(rows: Sequence[ModelFacts], markdown: bool) -> str:
         cost = f"{row.params / 1e6:.3f}M", f"{row.macs / 1e9:.2f}G"
         strides = ", ".join(map(str, row.strides)) or "no maps"
         measured = "not run" if row.measured_top1 is None else f"{row.measured_top1:.1f}%"
-        cells.append((row.name, str(row.image_size), *cost, strides, paper, measured))
+        cells.append((row.name, str(row.image_size), *cost, strides, paper, measured, row.licence))
     return as_table(cells, markdown)
 
 

@@ -29,9 +29,9 @@ from featherbone.metrics.outcome import SHOWN, Outcome
 from featherbone.ops.boxes import Picked
 from featherbone.progress import notify, track
 from featherbone.report.run import write_run_report
-from featherbone.tasks.backbone import weights_licence
 from featherbone.tasks.card import Card, versions
 from featherbone.tasks.inference import Inference
+from featherbone.tasks.published import PUBLISHED, load_published, starting_point
 from featherbone.tasks.run import build_task, load_backbone
 from featherbone.tasks.task import KINDS
 
@@ -78,8 +78,9 @@ class Job:
         """The card that a run starts with."""
         s = self.settings
         name, head = self.kind.find_head(s.head)
-        preprocessing = self.kind.preprocessing(model, head, s.image_size)
-        head_args = parse_keywords(s.head_args, "head_args")
+        start = starting_point(model, s.pretrained, s.checkpoint, s.backbone_from, s.accept_licence)
+        preprocessing = self.kind.preprocessing(start.backbone, head, s.image_size)
+        head_args = {**start.head_args, **parse_keywords(s.head_args, "head_args")}
         if head_args.get("anchors") == "fit":
             sizes = input_sizes(self.train, preprocessing)
             head_args["anchors"] = fit_anchors(sizes, seed=s.seed)
@@ -94,29 +95,33 @@ class Job:
         }
         if things:
             data["category_ids"] = list(self.train.category_ids)
-        started = Card.read(Path(s.backbone_from)).weights_licence if s.backbone_from else None
         return Card(
             task=self.kind.name,
             classes=self.val.classes,
-            backbone=model,
-            model_args=parse_keywords(s.model_args),
+            backbone=start.backbone,
+            model_args={**start.model_args, **parse_keywords(s.model_args)},
             head=name,
             head_args=head_args,
             things=things,
             preprocessing=preprocessing,
             data=data,
             settings=s.to_dict(),
-            weights_licence=started or weights_licence(model, s.pretrained, s.checkpoint),
+            weights_licence=start.licence,
+            starting_weights=start.weights,
             versions=versions(),
         )
 
-    def build(self, card: Card, device: torch.device) -> Any:
-        """The task to train, with the weights that it starts from."""
+    def build(self, card: Card, device: torch.device, resumed: bool = False) -> Any:
+        """The task to train, with the weights that it starts from, or of a `resumed` run with any."""
         s = self.settings
         rates = {"drop_path_rate": s.drop_path, "drop_rate": s.dropout}
-        start = s.pretrained or s.checkpoint is not None
-        task = build_task(card, start, s.checkpoint, **{name: rate for name, rate in rates.items() if rate})
-        if s.backbone_from:
+        published = card.starting_weights in PUBLISHED
+        start = (s.pretrained or s.checkpoint is not None) and not published and not resumed
+        checkpoint = s.checkpoint if start else None
+        task = build_task(card, start, checkpoint, **{name: rate for name, rate in rates.items() if rate})
+        if published and not resumed:
+            load_published(task, card)
+        if s.backbone_from and not resumed:
             source = Path(s.backbone_from)
             load_backbone(source, Card.read(source), task.backbone, card.backbone)
             notify(f"backbone from {source}", "note")

@@ -75,7 +75,7 @@ class Progress:
 class Loop:
     """Trains the task of a job and keeps its run folder; every process of a group has one."""
 
-    def __init__(self, run: Path, card: Card, job: Job, accelerator: Accelerator) -> None:
+    def __init__(self, run: Path, card: Card, job: Job, accelerator: Accelerator, resumed: bool = False) -> None:
         self.run, self.card, self.job, self.accelerator = run, card, job, accelerator
         self.settings = s = job.settings
         self.epochs = s.epochs + s.cooldown_epochs
@@ -86,7 +86,8 @@ class Loop:
         batch_size = fit_batch_size(count, s, accelerator)
         self.batches = Batches(count, batch_size, world * s.accumulate, accelerator.process_index, world, s.seed)
         torch.manual_seed(s.seed)
-        task = job.build(card, device).to(memory_format=torch.channels_last)  # convolutions are faster, on any device
+        task = job.build(card, device, resumed)
+        task = task.to(memory_format=torch.channels_last)  # convolutions are faster, on any device
         if s.sync_batchnorm:
             task = synchronise(task, accelerator)
         freeze_parts(task.backbone, s.freeze)

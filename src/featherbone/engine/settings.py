@@ -5,8 +5,12 @@ A setting comes from the first of these that states it:
 1. the options given to `featherbone.train` or on the command line,
 2. the recipe (`recipe`),
 3. the preset (`preset`),
-4. the defaults of the task (`KINDS` in tasks/task.py),
-5. the default of the field.
+4. without a recipe, for training that starts from given weights: `FINE_TUNING`,
+5. the defaults of the task (`KINDS` in tasks/task.py),
+6. the default of the field.
+
+Training starts from published weights (`pretrained`) wherever there are some that one may use, unless the options or
+the recipe say otherwise or name other weights.
 """
 
 import ast
@@ -20,12 +24,25 @@ import numpy as np
 import tyro
 
 from featherbone.errors import BadOption, did_you_mean
+from featherbone.tasks.backbone import has_weights
 from featherbone.tasks.task import KINDS
 
 
-def option(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
-    """A field with its help text and, for numbers, the smallest and largest value allowed."""
-    return field(default=default, metadata={"help": text, "range": None if low is None else (low, high)})
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value in (None, "") else str(value)
+
+
+def option(
+    default: Any, text: str, low: float | None = None, high: float | None = None, shown: str | None = None
+) -> Any:
+    """A field with its help text and, for numbers, the smallest and largest value allowed.
+
+    `shown` are words for a default that depends on more than the task.
+    """
+    bounds = None if low is None else (low, high)
+    return field(default=default, metadata={"help": text, "range": bounds, "default": shown or _shown(default)})
 
 
 @dataclass(frozen=True)
@@ -123,8 +140,15 @@ class Settings:
     )
     freeze_norm: bool = option(False, "Keep the backbone's batch norms fixed, as detectors train in small batches.")
     model_args: str = option("", "Keyword arguments of the backbone, for example recursion=3,mix_token=True.")
-    pretrained: bool = option(False, "Start from timm's weights.")
+    pretrained: bool = option(
+        False,
+        "Start from published weights: timm's, downloaded from the hub, or the papers'.",
+        shown="where there are some for the model, unless other weights are given",
+    )
     checkpoint: str | None = option(None, "Start from this file of published weights.")
+    accept_licence: str | None = option(
+        None, "Licence of published weights that is not permissive, by its name, which you accept."
+    )
     backbone_from: str | None = option(
         None, "Start the backbone from this run folder, of any task, with the same backbone."
     )
@@ -168,16 +192,23 @@ class Settings:
         return replace(self, **{name: _check(name, value) for name, value in values.items()})
 
 
+FINE_TUNING: dict[str, Any] = {"lr": 3e-4, "layer_decay": 0.75, "epochs": 20, "warmup_epochs": 1}
+"""Defaults of training that starts from given weights."""
 OPTIONS = {option.name: option for option in fields(Settings)}
 TYPES: dict[str, Any] = get_type_hints(Settings)
 
 
 def complete(
-    preset: str | None = None, recipe: Mapping[str, Any] | None = None, task: str = "classification", **given: Any
+    preset: str | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    task: str = "classification",
+    model: str | None = None,
+    **given: Any,
 ) -> Settings:
     """All settings of a task, in the order of precedence that the module states.
 
-    Raises `BadOption` for an unknown name, an option without effect for the task, or a value out of range.
+    Without the name of the `model`, published weights are used only where `pretrained` is given. Raises `BadOption`
+    for an unknown name, an option without effect for the task, or a value out of range.
     """
     kind = KINDS[task]
     if preset is not None and preset not in kind.presets:
@@ -189,7 +220,11 @@ def complete(
             raise BadOption(f"no option {name!r}{did_you_mean(name, OPTIONS)} See: featherbone train --help")
         if name in foreign:
             raise BadOption(f"option {name} has no effect for {task}; omit it, or choose another task or recipe")
-    settings = Settings().override(**{**kind.defaults, **(kind.presets[preset] if preset else {}), **stated})
+    own = stated.get("checkpoint") or stated.get("backbone_from")
+    if stated.get("pretrained") is None and not own and model is not None and has_weights(model):
+        stated["pretrained"] = True
+    started = FINE_TUNING if recipe is None and (own or stated.get("pretrained")) else {}
+    settings = Settings().override(**{**kind.defaults, **started, **(kind.presets[preset] if preset else {}), **stated})
     if settings.scale[0] > settings.scale[1]:
         raise BadOption(f"scale {settings.scale}: the minimum comes first")
     if settings.schedule == "step" and not settings.milestones:
@@ -256,21 +291,17 @@ def _effect(name: str) -> str:
 
 
 def _default(name: str) -> str:
-    """`(default: 32; for detection, instance 8)`."""
+    """`(default: 32; for detection, instance 8; from given weights 16)`."""
     own: dict[str, list[str]] = {}
     for kind in KINDS.values():
         if name in kind.defaults:
             own.setdefault(_shown(kind.defaults[name]), []).append(kind.name)
     others = "".join(f"; for {_listed(tasks)} {value}" for value, tasks in own.items())
-    return f"(default: {_shown(OPTIONS[name].default)}{others})"
+    if name in FINE_TUNING:
+        others += f"; from given weights {_shown(FINE_TUNING[name])}"
+    return f"(default: {OPTIONS[name].metadata['default']}{others})"
 
 
 def _listed(tasks: Sequence[str]) -> str:
     others = [task for task in KINDS if task not in tasks]
     return f"all tasks but {others[0]}" if len(others) == 1 else ", ".join(tasks)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        return " ".join(map(str, value)) or "none"
-    return "none" if value in (None, "") else str(value)

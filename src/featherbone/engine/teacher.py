@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from featherbone.errors import BadOption
-from featherbone.tasks.backbone import preprocessing_of
+from featherbone.tasks.backbone import licence_of, preprocessing_of, require_licence
 from featherbone.tasks.card import CARD, Card
 from featherbone.tasks.classification import build_classifier
 from featherbone.tasks.run import load_task
@@ -26,12 +26,13 @@ class Teacher:
             own = card.preprocessing
         else:
             own = preprocessing_of(name)
+            require_licence(name, licence_of(name), student.settings.get("accept_licence"))
             task = build_classifier(name, student.classes, pretrained=True)
             if task.backbone.pretrained_cfg["num_classes"] != len(student.classes):
                 raise BadOption(
                     f"teacher {name} was trained on {task.backbone.pretrained_cfg['num_classes']} classes, the data "
-                    f"has {len(student.classes)}: train it on this data first (featherbone train --model {name} "
-                    f"--pretrained) and give its run folder as the teacher"
+                    f"has {len(student.classes)}: train it on this data first (featherbone train --model {name}) "
+                    f"and give its run folder as the teacher"
                 )
         self.task = task.to(device).eval()
         given = student.preprocessing

@@ -28,6 +28,7 @@ from featherbone.progress import notify
 from featherbone.report import format_metric
 from featherbone.tasks.card import CARD, Card
 from featherbone.tasks.inference import Inference
+from featherbone.tasks.published import starting_words
 from featherbone.tasks.run import load_task
 from featherbone.tasks.task import kind_of
 
@@ -52,6 +53,7 @@ def start_run(data: Path, model: str, task: str | None, out: Path | None, settin
         if main:
             for notice in job.notices:
                 notify(notice, "note")
+            notify(starting_words(card), "note")
             if job.settings.batch_size != settings.batch_size:
                 sizes = f"{job.settings.batch_size}, not {settings.batch_size}"
                 notify(f"batch size {sizes}: there are {total} training images", "note")
@@ -134,7 +136,7 @@ def _make_folder(path: Path) -> bool:
 
 def _train(run: Path, card: Card, job: Job, accelerator: Accelerator, begun: bool) -> Path:
     """Train to the end, from the saved state if the run has `begun`, and report; the run folder."""
-    loop, main = Loop(run, card, job, accelerator), accelerator.is_main_process
+    loop, main = Loop(run, card, job, accelerator, begun), accelerator.is_main_process
     if begun:
         loop.resume()
     elif main:

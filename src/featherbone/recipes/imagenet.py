@@ -2,7 +2,9 @@
 
 from typing import Any
 
-COMMON: dict[str, Any] = dict(batch_size=1024, epochs=300, warmup_epochs=20, smoothing=0.1, erasing=0.25, min_area=0.08)
+COMMON: dict[str, Any] = dict(
+    pretrained=False, batch_size=1024, epochs=300, warmup_epochs=20, smoothing=0.1, erasing=0.25, min_area=0.08
+)
 
 
 def lvt_imagenet() -> dict[str, Any]:

@@ -96,7 +96,8 @@ def write_run_report(
         skipped=card.data.get("skipped", {}),
         versions={
             **card.versions,
-            "starting weights": card.weights_licence,
+            "starting weights": card.starting_weights or "random",
+            "their licence": card.weights_licence,
             "data": card.data.get("fingerprint", "not stated"),
         },
     )

@@ -1,5 +1,6 @@
 """Backbones by name, and the input that their configuration states."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,8 @@ def build_backbone(name: str, pretrained: bool = False, checkpoint: str | None =
             raise BadOption(f"{checkpoint}: there is no such checkpoint file")
         overlay = {"pretrained_cfg_overlay": {"file": checkpoint}}
     try:
-        with recorded_loads() as loads:
+        with recorded_loads() as loads, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* start from random weights")  # a classifier for other classes is new
             model = timm.create_model(name, pretrained=pretrained, **overlay, **arguments)
         if pretrained:
             require_complete(model, loads, checkpoint or f"the weights of {name}")
