@@ -163,7 +163,7 @@ def test_every_backbone_on_a_stand_in(name, data, tmp_path, guard):
         terms = task.train().losses(task(images), ClassTargets(labels))
         torch.stack(list(terms.values())).sum().backward()
         assert guard.reads.total() == 0
-        explain(name, next(data("classification").rglob("*.jpg")), out=tmp_path, device=str(DEVICE))
+        explain(name, next(data("classification").rglob("*.jpg")), out=tmp_path, device=str(DEVICE), pretrained=False)
 
 
 @pytest.mark.gpu

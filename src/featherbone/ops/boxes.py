@@ -84,7 +84,7 @@ def _centres(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
     """Boxes (B, n, 4) cut at the borders of images of `sizes` (B, 2), height and width."""
-    height, width = sizes.to(boxes)[:, None].unbind(-1)  # (B, 1)
+    height, width = sizes.to(boxes.device).to(boxes.dtype)[:, None].unbind(-1)  # (B, 1)
     return torch.minimum(boxes.clamp(min=0), torch.stack((width, height, width, height), -1))
 
 
