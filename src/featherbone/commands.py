@@ -579,7 +579,7 @@ def make_data(
 
 
 def demo(
-    out: Path = Path("featherbone-demo"), *, model: str = "lvt", epochs: int = 10, device: str = "auto"
+    out: Path = Path("featherbone-demo"), *, model: str = "lvt", epochs: int = 7, device: str = "auto"
 ) -> DemoResult:
     """Draw a data set, train, evaluate, predict, export and verify. Takes minutes on two cores.
 
@@ -602,7 +602,7 @@ def demo(
         image_size=64,
         batch_size=16,
         epochs=epochs,
-        lr=1e-3,
+        lr=2e-3,
         warmup_epochs=1,
         auto_augment="",
         erasing=0.0,
