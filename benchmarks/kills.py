@@ -25,7 +25,7 @@ import psutil
 from featherbone.data.scenes import write_classification
 
 RUN = ["--image-size", "32", "--batch-size", "8", "--epochs", "3", "--save-seconds", "0", "--ema", "0.9"]
-RUN += ["--device", "cpu", "--workers", "0"]
+RUN += ["--device", "cpu", "--workers", "0", "--no-pretrained"]
 
 
 def train(data: Path, model: str, run: Path, limit: float = math.inf) -> tuple[float, bool, str]:

@@ -22,6 +22,7 @@ from featherbone.data.sampling import spread
 from featherbone.data.scenes import write_classification
 from featherbone.engine.results import evaluate_results
 from featherbone.engine.settings import complete
+from featherbone.engine.start import fine_tuning
 from featherbone.engine.train import evaluate_run, measurer, resume_run, start_run
 from featherbone.errors import BadImage, BadOption, UnknownModel, did_you_mean
 from featherbone.explainers import ExplainResult
@@ -48,11 +49,12 @@ from featherbone.outcomes import (
 from featherbone.prediction_files import PredictionFiles
 from featherbone.predictor import find_images, in_batches, load, some_images
 from featherbone.progress import bar, notify, track
+from featherbone.publishing import publish
 from featherbone.recipes import find_recipe
 from featherbone.report.doctor import write_doctor_page
 from featherbone.tasks.card import Card
 from featherbone.tasks.inference import Inference
-from featherbone.tasks.published import PUBLISHED, convert_file, fine_tuning, load_model
+from featherbone.tasks.published import PUBLISHED, convert_file, load_model
 from featherbone.tasks.task import kind_of
 
 Task = Literal["classification", "detection", "instance", "semantic", "panoptic"]
@@ -413,8 +415,6 @@ def push(
         message: Message of the commit.
 
     """
-    from featherbone.publishing import publish
-
     return PushResult(publish(Path(run), repository, private, licence, message), repository)
 
 
@@ -579,7 +579,7 @@ def make_data(
 
 
 def demo(
-    out: Path = Path("featherbone-demo"), *, model: str = "lvt", epochs: int = 7, device: str = "auto"
+    out: Path = Path("featherbone-demo"), *, model: str = "lvt", epochs: int = 10, device: str = "auto"
 ) -> DemoResult:
     """Draw a data set, train, evaluate, predict, export and verify. Takes minutes on two cores.
 
@@ -602,7 +602,7 @@ def demo(
         image_size=64,
         batch_size=16,
         epochs=epochs,
-        lr=2e-3,
+        lr=1e-3,
         warmup_epochs=1,
         auto_augment="",
         erasing=0.0,

@@ -8,13 +8,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from featherbone.errors import BadDownload
-from featherbone.files import try_lock, writing
+from featherbone.files import lock_file, unlock_file, writing
 from featherbone.progress import bar, notify
 
 CHUNK = 1 << 20
@@ -105,22 +105,17 @@ def _check(address: str, partial: Path, sha256: str | None) -> None:
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
     """Hold the file `path` against other processes, after the one that holds it."""
-    lock = path.with_name(f".{path.name}.lock")
-    told = False
-    while True:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        if try_lock(handle):
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(handle), os.stat(lock)):
-                    break
-        elif not told:
-            told = True
+    lock, waiting = path.with_name(f".{path.name}.lock"), False
+
+    def wait() -> None:
+        nonlocal waiting
+        if not waiting:
             notify(f"another process is downloading {path.name}; waiting for it", "note")
-        os.close(handle)
+        waiting = True
         time.sleep(WAIT)
+
+    handle = lock_file(lock, wait)
     try:
         yield
     finally:
-        with suppress(OSError):
-            lock.unlink(missing_ok=True)
-        os.close(handle)
+        unlock_file(lock, handle)

@@ -9,7 +9,7 @@ import re
 import shutil
 import stat
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -178,35 +178,47 @@ def locked(folder: Path) -> Iterator[None]:
     Processes started by this one do not hold it. Raises `FeatherboneError` where another process holds it. On a file
     system without locks nothing is held.
     """
+
+    def refuse() -> None:
+        raise BadRun(
+            f"{folder}: another process is training in this folder; wait until it ends, or choose another folder with "
+            "--out"
+        )
+
     path = folder / LOCK
     with writing(path):
-        while True:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            if not try_lock(handle):
-                os.close(handle)
-                raise BadRun(
-                    f"{folder}: another process is training in this folder; wait until it ends, or choose another "
-                    "folder with --out"
-                )
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(handle), os.stat(path)):
-                    break
-            os.close(handle)  # the last holder has just removed it
+        handle = lock_file(path, refuse)
     try:
         yield
     finally:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-        os.close(handle)
+        unlock_file(path, handle)
 
 
-def try_lock(handle: int) -> bool:
-    """Lock an open file, unless another process holds it; on a file system without locks, nothing is locked."""
-    try:
-        _lock(handle)
-    except OSError as error:
-        return error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
-    return True
+def lock_file(path: Path, busy: Callable[[], None]) -> int:
+    """Create and lock the file `path`, and return its handle; on a file system without locks, nothing is locked.
+
+    As long as another process holds it, `busy` is called, which waits or raises.
+    """
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(handle)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                os.close(handle)
+                busy()
+                continue
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
+        os.close(handle)  # the last holder has just removed it
+
+
+def unlock_file(path: Path, handle: int) -> None:
+    """Remove the file that `lock_file` has locked, and let go of it."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+    os.close(handle)
 
 
 if sys.platform == "win32":

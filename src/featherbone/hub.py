@@ -82,7 +82,7 @@ def _check(file: Path, repository: str) -> None:
 
 @contextmanager
 def _explained(repository: str, action: str = "read") -> Iterator[None]:
-    """Turn whatever the hub and the network lead to into a `HubError` that says what to do.
+    """Turn whatever the hub and the network lead to into a `HubError` that states what to do.
 
     Progress bars are off where standard error is not a terminal.
     """

@@ -83,16 +83,21 @@ def published_file(name: str, checkpoint: Checkpoint) -> Path:
         return file
     reason = f"the weights of {name} must be downloaded in a browser, from {checkpoint.address}"
     if not checkpoint.by_hand:
-        from featherbone.download import download
+        from featherbone.download import download  # its progress bar is slow to import
 
         try:
             download(checkpoint.address, file, checkpoint.size, checkpoint.sha256)
             return file
         except BadDownload as error:
             reason = f"no weights of {name}: {error}; try again, or download them yourself"
-    raise BadCheckpoint(
-        f"{reason}; save them as {file}, or give the file: with --checkpoint FILE to train, or with: featherbone "
-        f"convert FILE {name} --out RUN. To train without them: --no-pretrained"
+    raise BadCheckpoint(f"{reason}; save them as {file}, or {ways_out(name)}")
+
+
+def ways_out(name: str) -> str:
+    """What to do where published weights are not available."""
+    return (
+        f"give the file: with --checkpoint FILE to train, or with: featherbone convert FILE {name} --out RUN. To train "
+        "without them: --no-pretrained"
     )
 
 

@@ -112,6 +112,10 @@ class Split(ABC, Generic[T]):
             "the same order"
         )
 
+    def renamed(self, names: Mapping[str, str]) -> "Split[T]":
+        """The same images with other names of classes, where `names` has one; only labels of images have such names."""
+        return self
+
     def matched(self, train: "Split[Any]") -> "tuple[Split[Any], Split[Any], list[Finding]]":
         """The training split and this validation split with the same classes, and what was noticed about them."""
         message = (

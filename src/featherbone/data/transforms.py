@@ -31,8 +31,8 @@ class Preprocessing:
 
     By the rule "crop" the shorter side is resized to the input's divided by `crop` and the centre is cropped; by "fit"
     the whole image is scaled to touch two borders and padded with 0 on the right and below. By "sides", that of
-    mmdetection and mmsegmentation, it is scaled until its shorter side is `height` or its longer one `width`, whichever
-    way it lies, and padded to multiples of `multiple`, so that every image has an input of its own size. Channels of 0
+    mmdetection and mmsegmentation, it is scaled until its shorter side is `height` or its longer one `width`, in either
+    orientation, and padded to multiples of `multiple`, so that every image has an input of its own size. Channels of 0
     to 1 are normalised.
     """
 

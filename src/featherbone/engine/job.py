@@ -21,6 +21,7 @@ from featherbone.draw import contact_sheet, draw_record, save_picture
 from featherbone.engine.accelerator import count_workers
 from featherbone.engine.run import read_metrics
 from featherbone.engine.settings import Settings, parse_keywords
+from featherbone.engine.start import load_published, starting_point
 from featherbone.engine.teacher import Teacher
 from featherbone.errors import BadData
 from featherbone.files import write_json
@@ -31,7 +32,7 @@ from featherbone.progress import notify, track
 from featherbone.report.run import write_run_report
 from featherbone.tasks.card import Card, versions
 from featherbone.tasks.inference import Inference
-from featherbone.tasks.published import PUBLISHED, load_published, starting_point
+from featherbone.tasks.published import PUBLISHED
 from featherbone.tasks.run import build_task, load_backbone
 from featherbone.tasks.task import KINDS
 

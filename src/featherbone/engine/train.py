@@ -13,13 +13,13 @@ from accelerate.utils import broadcast_object_list
 
 from featherbone.data.dataset import open_evaluation
 from featherbone.data.formats import find_task
-from featherbone.data.formats.class_folders import LabelSplit
 from featherbone.data.scan import find_unreadable, leave_out
 from featherbone.engine.accelerator import accelerate
 from featherbone.engine.job import Job
 from featherbone.engine.loop import Loop, fit_batch_size
 from featherbone.engine.run import METRICS, STATE, load_state
 from featherbone.engine.settings import Settings, from_card
+from featherbone.engine.start import starting_words
 from featherbone.engine.tensorboard import curves
 from featherbone.errors import BadOption, BadRun
 from featherbone.exporters.exported import beside, open_task
@@ -28,7 +28,6 @@ from featherbone.progress import notify
 from featherbone.report import format_metric
 from featherbone.tasks.card import CARD, Card
 from featherbone.tasks.inference import Inference
-from featherbone.tasks.published import starting_words
 from featherbone.tasks.run import load_task
 from featherbone.tasks.task import kind_of
 
@@ -212,10 +211,8 @@ def open_measuring(card: Card, folder: Path, device: str, workers: int | None, s
         settings.to_dict(),
         is_held_out=lambda images: is_of(card, folder, leave_out(images, find_unreadable(images))),
     )
-    images = evaluated.images
-    if isinstance(images, LabelSplit):
-        images = images.renamed(dict(zip(card.data.get("synsets", ()), card.classes, strict=False)))
-    images = images.named(card.classes, card.category_ids)
+    words = dict(zip(card.data.get("synsets", ()), card.classes, strict=False))
+    images = evaluated.images.renamed(words).named(card.classes, card.category_ids)
     return Job(task, folder, settings, replace(evaluated, images=images))
 
 

@@ -9,7 +9,7 @@ import timm
 from timm.models import get_pretrained_cfg, split_model_name_tag
 from torch import nn
 
-from featherbone.backbones.checkpoints import recorded_loads, require_complete
+from featherbone.backbones.checkpoints import recorded_loads, require_complete, ways_out
 from featherbone.backbones.published import CLASSIFIERS
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadCheckpoint, BadLicence, BadOption, UnknownModel, did_you_mean
@@ -139,7 +139,7 @@ def require_architecture(arguments: Mapping[str, Any], option: str) -> None:
         if name in LOADING or name.startswith(LOADING[0]):
             raise BadOption(
                 f"{option} {name}: determines the source of weights or the form of the model; pass arguments of "
-                "the architecture only, and weights with --checkpoint FILE or --pretrained"
+                "the architecture only, and weights with --checkpoint FILE"
             )
         if not _is_plain(value):
             raise BadOption(
@@ -161,8 +161,4 @@ def missing_weights(name: str, checkpoint: str | None, error: Exception) -> str:
     reason = " ".join(str(error).split())
     if checkpoint is not None:
         return f"{checkpoint} does not fit {name}: {reason}; pass a checkpoint of this model, or omit --checkpoint"
-    return (
-        f"no weights of {name} ({reason}); try again, or get a checkpoint yourself and give the file: with "
-        f"--checkpoint FILE to train, or with: featherbone convert FILE {name} --out RUN. To train without them: "
-        "--no-pretrained"
-    )
+    return f"no weights of {name} ({reason}); try again, or get a checkpoint yourself and {ways_out(name)}"

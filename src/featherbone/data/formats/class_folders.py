@@ -65,7 +65,6 @@ class LabelSplit(Split[int]):
         return to_bytes("".join(f"{self.name(i)}\0{self.classes[self.labels[i]]}\n" for i in range(len(self))))
 
     def renamed(self, names: Mapping[str, str]) -> Self:
-        """The same images and class indices with other names of classes, where `names` has one."""
         classes = tuple(names.get(name, name) for name in self.classes)
         return replace(self, classes=classes)  # type: ignore[type-var]  # every kind is a dataclass
 
