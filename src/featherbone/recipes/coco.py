@@ -24,7 +24,8 @@ def lit_mask_rcnn() -> dict[str, Any]:
     """Mask R-CNN on LIT tiny or small, 1x.
 
     Command: `accelerate launch -m featherbone train --data COCO --task instance --model lit_tiny
-    --recipe lit_mask_rcnn`. Cost: 12 epochs of 118k images. Paper: box AP 42.0 / 42.9, mask AP 39.1 / 39.6. Ours: not run.
+    --recipe lit_mask_rcnn`. Cost: 12 epochs of 118k images. Paper: box AP 42.0 / 42.9, mask AP 39.1 / 39.6. Ours: not
+    run.
     """
     return _at_800() | {"head": "mask_rcnn", "lr": 2e-4}
 
@@ -33,8 +34,8 @@ def lightvit_mask_rcnn() -> dict[str, Any]:
     """Mask R-CNN on LightViT tiny, small or base, 1x; the stem's batch norms stay as they are.
 
     Command: `accelerate launch -m featherbone train --data COCO --task instance --model lightvit_tiny
-    --recipe lightvit_mask_rcnn`. Cost: 12 epochs of 118k images, 187 GMACs each at 1280 x 800 (small 204, base 240). Paper: box
-    AP 37.8 / 40.0 / 41.7, mask AP 35.9 / 37.4 / 38.8. Ours: not run.
+    --recipe lightvit_mask_rcnn`. Cost: 12 epochs of 118k images, 187 GMACs each at 1280 x 800 (small 204, base 240).
+    Paper: box AP 37.8 / 40.0 / 41.7, mask AP 35.9 / 37.4 / 38.8. Ours: not run.
     """
     return _at_800() | {"head": "mask_rcnn", "lr": 2e-4, "weight_decay": 0.04, "freeze_norm": True}
 

@@ -14,8 +14,8 @@ def lvt_segformer() -> dict[str, Any]:
     """SegFormer's head on LVT, ADE20K at 512.
 
     Command: `accelerate launch -m featherbone train --data ADEChallengeData2016 --task semantic --model lvt
-    --recipe lvt_segformer`, with `classes.txt` of the 150 names in the folder. Cost: 160k updates of 16 images, 10.6 GMACs each.
-    Paper: 39.3 mIoU. Ours: not run.
+    --recipe lvt_segformer`, with `classes.txt` of the 150 names in the folder. Cost: 160k updates of 16 images, 10.6
+    GMACs each. Paper: 39.3 mIoU. Ours: not run.
     """
     return _ade20k(160_000) | {"head": "segformer", "lr": 6e-5, "head_lr": 10.0}
 
