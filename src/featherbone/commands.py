@@ -1,6 +1,7 @@
 """The commands: typed functions, from whose signatures the parser of the command line is built."""
 
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
@@ -452,7 +453,8 @@ def bench(
     `bench.png` are written.
 
     Args:
-        models: Names of our backbones or of any timm models, run folders, or exported files (in their runtime only).
+        models: Names of our backbones or of any timm models, whose weights are then random; names of published
+            detectors and segmentation models; run folders, or exported files (in their runtime only).
         runtimes: Runtimes to measure: eager, compiled, onnx, onnx-int8, openvino and torch (ahead of time); the last
             four are exported first and compared with eager.
         batch_size: Batch sizes.
@@ -485,16 +487,18 @@ def bench(
 
 
 def models(pattern: Positional[str | None] = None) -> ModelsResult:
-    """List backbones with their cost and the results of their papers.
+    """List backbones with their cost and the results of their papers, and published models that can be used by name.
 
     Args:
         pattern: Names to list, among ours and all of timm's; * matches anything. By default ours.
 
     """
     names = list(published()) if pattern is None else timm.list_models(pattern)
-    if not names:
-        raise UnknownModel(f"no backbone matches {pattern!r}{did_you_mean(pattern or '', timm.list_models())}")
-    return ModelsResult(tuple(model_facts(name) for name in track(names, "counting", len(names))))
+    dense = {name: model for name, model in PUBLISHED.items() if fnmatch(name, pattern or "*")}
+    if not names and not dense:
+        near = did_you_mean(pattern or "", (*PUBLISHED, *timm.list_models()))
+        raise UnknownModel(f"no backbone or published model matches {pattern!r}{near}")
+    return ModelsResult(tuple(model_facts(name) for name in track(names, "counting", len(names))), dense)
 
 
 def doctor(

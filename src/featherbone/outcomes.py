@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featherbone.benchmarking.models import ModelFacts, model_table
+from featherbone.benchmarking.models import ModelFacts, dense_models_table, model_table
 from featherbone.data.findings import Examination
 from featherbone.data.map_files import Kept, StoredMap
 from featherbone.data.panoptic_write import OverlapCounts
@@ -14,6 +14,7 @@ from featherbone.exporters.parity import Parity
 from featherbone.report import format_metric
 from featherbone.results import Classification, Detections, Record
 from featherbone.tasks.card import Card, count_measured
+from featherbone.tasks.published import PublishedModel
 
 
 @dataclass(frozen=True)
@@ -167,15 +168,18 @@ class ExportResult:
 
 @dataclass(frozen=True)
 class ModelsResult:
-    """A table of backbones."""
+    """Tables of backbones, and of published detectors and segmentation models."""
 
     rows: tuple[ModelFacts, ...]
+    dense: Mapping[str, PublishedModel]
 
     def to_json(self) -> dict[str, Any]:
-        return {"models": [row.to_json() for row in self.rows]}
+        dense = [{"name": name, "task": model.task, **asdict(model)} for name, model in self.dense.items()]
+        return {"models": [row.to_json() for row in self.rows], "dense_models": dense}
 
     def __str__(self) -> str:
-        return model_table(self.rows, markdown=False)
+        tables = [model_table(self.rows, markdown=False)] if self.rows else []
+        return "\n\n".join([*tables, dense_models_table(self.dense)] if self.dense else tables)
 
 
 @dataclass(frozen=True)

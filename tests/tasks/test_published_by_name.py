@@ -16,6 +16,8 @@ from timm.data import ImageNetInfo
 import featherbone
 from featherbone.backbones import published
 from featherbone.backbones.published import CLASSIFIERS, Checkpoint
+from featherbone.benchmarking.speed import source_of
+from featherbone.benchmarking.worker import Job, Plan
 from featherbone.cli import main
 from featherbone.engine.settings import FINE_TUNING, complete
 from featherbone.errors import BadCheckpoint, BadLicence, BadOption, BadRun
@@ -288,6 +290,34 @@ def test_training_starts_from_a_published_detector(site, coco, capsys):
     assert RETINA in Path("run/report.html").read_text()
 
 
+def test_training_starts_from_the_file_of_a_published_detector(site, files, coco, tmp_path, capsys):
+    (tmp_path / "mine.pth").write_bytes(files["retina_lit_ti.pth"])
+    words = ("--checkpoint", tmp_path / "mine.pth", *STILL)
+    code, _, err = run(capsys, "train", "--data", coco, "--model", RETINA, *words)
+    assert code == 0 and not site.requests, err
+    own = featherbone.load("run", device="cpu").task
+    assert len(same_parameters(own, featherbone.load(RETINA, device="cpu").task)) == len(list(own.parameters())) - 2
+
+
+def test_speed_is_measured_by_name(site):
+    """Of a detector the network of the published weights, on its largest input."""
+    source = source_of(RETINA, Plan((RETINA,)))
+    assert (source.kind, source.sizes) == ("run", ((64, 96),)) and source.cost((64, 96))[0] > 20e6
+    assert Job(Plan((RETINA,)), "cpu", RETINA, source.kind).load_model((64, 96)).head.classes is not None
+
+
+def test_published_models_are_listed(capsys):
+    code, found, _ = run(capsys, "models", "lightvit_tiny*")
+    assert code == 0 and [row["name"] for row in found["models"]] == ["lightvit_tiny"]
+    first, longer = found["dense_models"]
+    assert (first["name"], longer["name"]) == ("lightvit_tiny.mask_rcnn_coco", "lightvit_tiny.mask_rcnn_coco_3x")
+    assert first["task"] == "instance" and first["figures"] == {"AP": 37.8, "mask_AP": 35.9}
+    assert main(["models", "lit_tiny.*"]) == 0
+    assert "lit_tiny.semantic_fpn_ade20k  semantic   mIoU 41.3" in capsys.readouterr().out
+    assert main(["models", "lit_tiny.maskrcnn_coco"]) == 2
+    assert "lit_tiny.mask_rcnn_coco" in capsys.readouterr().err
+
+
 def test_training_starts_from_published_weights_by_default(site, tmp_path, capsys):
     write_classification(tmp_path / "data", 6, 6, (32, 32))
     command = ["train", "--data", tmp_path / "data", "--model", LIT, *STILL]
@@ -310,7 +340,7 @@ def test_what_cannot_be_downloaded_starts_no_training(site, coco, tmp_path, caps
     for data, model in ((tmp_path / "data", LIT), (coco, RETINA)):
         code, found, err = run(capsys, "train", "--data", data, "--model", model, *STILL)
         assert code == 2 and found["kind"] == "BadCheckpoint"
-        assert "answers 404" in err and "--no-pretrained" in err and "--checkpoint FILE" in err
+        assert "answers 404" in err and "--model lit_tiny --no-pretrained" in err and "--checkpoint FILE" in err
         assert not Path("run").exists()
 
 
@@ -349,7 +379,8 @@ def test_defaults_of_fine_tuning(given, pretrained, tuned):
         (("--task", "instance"), "lit_tiny.retinanet_coco has detection"),
         (("--head", "yolov3"), "lit_tiny.retinanet_coco has retinanet"),
         (("--no-pretrained",), "pass --model lit_tiny"),
-        (("--checkpoint", "a.pth"), "has its own weights"),
+        (("--checkpoint", "a.pth"), "there is no such checkpoint file"),
+        (("--backbone-from", "a"), "has its own weights"),
     ],
 )
 def test_a_published_detector_is_trained_as_it_is(site, coco, capsys, words, message):

@@ -97,7 +97,7 @@ def ways_out(name: str) -> str:
     """What to do where published weights are not available."""
     return (
         f"give the file: with --checkpoint FILE to train, or with: featherbone convert FILE {name} --out RUN. To train "
-        "without them: --no-pretrained"
+        f"without them: --model {name.partition('.')[0]} --no-pretrained"
     )
 
 

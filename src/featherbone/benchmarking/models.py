@@ -1,6 +1,6 @@
 """Facts of a backbone: its cost, and the figures of its paper."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from featherbone.backbones import FAMILIES
 from featherbone.backbones.published import Published
 from featherbone.tasks.backbone import has_weights, licence_of, preprocessing_of, require_model
+from featherbone.tasks.published import PublishedModel
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,17 @@ def model_table(rows: Sequence[ModelFacts], markdown: bool) -> str:
         measured = "not run" if row.measured_top1 is None else f"{row.measured_top1:.1f}%"
         cells.append((row.name, str(row.image_size), *cost, strides, paper, measured, row.licence))
     return as_table(cells, markdown)
+
+
+def dense_models_table(models: Mapping[str, PublishedModel]) -> str:
+    """The published detectors and segmentation models by name, as a table for a terminal."""
+    cells = [("published model", "task", "published, %", "weights", "available")]
+    for name, model in models.items():
+        source = model.checkpoint
+        figures = ", ".join(f"{metric} {value:g}" for metric, value in model.figures.items())
+        how = "downloaded in a browser" if source.by_hand else "downloaded when used"
+        cells.append((name, model.task, figures, source.licence.partition(";")[0], how))
+    return as_table(cells, markdown=False)
 
 
 def as_table(cells: Sequence[Sequence[str]], markdown: bool) -> str:

@@ -37,9 +37,11 @@ from featherbone.exporters.manifest import MANIFEST, read_manifest
 from featherbone.exporters.targets import require_trust
 from featherbone.exporters.targets.target import require
 from featherbone.files import write_json, write_text
+from featherbone.hub import is_repository
 from featherbone.progress import bar
 from featherbone.tasks.backbone import preprocessing_of, require_model
 from featherbone.tasks.card import CARD, Card
+from featherbone.tasks.published import PUBLISHED, load_model
 from featherbone.tasks.run import build_task
 from featherbone_command import SPIN
 
@@ -317,10 +319,12 @@ def check(plan: Plan) -> tuple[torch.device, list[Source]]:
 
 
 def source_of(model: str, plan: Plan) -> Source:
-    """The model of a name, run folder, exported file or its folder. Raises `UnknownModel` and `BadRun`."""
+    """The model of a name, a run folder or an exported file. Raises `UnknownModel`, `BadRun` and `BadCheckpoint`."""
     path, runtimes, card = Path(model), tuple(dict.fromkeys(plan.runtimes)), None
     if (path / CARD).is_file():
         kind, card = "run", Card.read(path)
+    elif not path.exists() and (model in PUBLISHED or is_repository(path)):
+        kind, card = "run", load_model(model)[0]
     elif path.is_file() or (path / MANIFEST).is_file():
         file, manifest = read_manifest(path)
         require_trust(file, manifest.target, plan.trust)
@@ -331,7 +335,7 @@ def source_of(model: str, plan: Plan) -> Source:
         kind = "name"
     p = card.preprocessing if card else preprocessing_of(model)
     squares = tuple((side, side) for side in dict.fromkeys(plan.sides))
-    return Source(model, kind, runtimes, squares or ((p.height, p.width),), card)
+    return Source(model, kind, runtimes, squares or (p.canvas(p.height, p.width),), card)
 
 
 def cpu_name() -> str:

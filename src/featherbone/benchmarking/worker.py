@@ -28,7 +28,7 @@ from featherbone.exporters.manifest import read_manifest
 from featherbone.exporters.target_check import root_cause
 from featherbone.exporters.targets import find_target, open_file
 from featherbone.exporters.targets.target import Target
-from featherbone.tasks.run import load_task
+from featherbone.tasks.published import load_model
 
 Size = tuple[int, int]
 """Height and width."""
@@ -71,9 +71,9 @@ class Job:
     device: str
     """Device of torch; files run on the CPU."""
     model: str = ""
-    """timm name, or path of a run or of an exported file."""
+    """timm name, path of a run or of an exported file, or name of a published detector or segmentation model."""
     kind: str = "name"
-    """name, run or file."""
+    """name, run (also a published detector or segmentation model) or file."""
     runtime: str = "eager"
     folder: Path = Path()
     """Where files for the comparison are written."""
@@ -101,8 +101,8 @@ class Job:
         return self.folder / f"{size[0]}x{size[1]}/file"
 
     def load_model(self, size: Size) -> Any:
-        """The model of a name or a run, in evaluation mode."""
-        return load_task(Path(self.model))[1] if self.kind == "run" else build(self.model, size)
+        """The model of a backbone's name or a run, in evaluation mode."""
+        return load_model(self.model)[1] if self.kind == "run" else build(self.model, size)
 
 
 def serve(job: Job, pipe: Connection) -> None:

@@ -121,7 +121,7 @@ class Job:
         checkpoint = s.checkpoint if start else None
         task = build_task(card, start, checkpoint, **{name: rate for name, rate in rates.items() if rate})
         if published and not resumed:
-            load_published(task, card)
+            load_published(task, card, s.checkpoint)
         if s.backbone_from and not resumed:
             source = Path(s.backbone_from)
             load_backbone(source, Card.read(source), task.backbone, card.backbone)

@@ -33,10 +33,10 @@ def starting_point(
 ) -> Start:
     """What training of `model` starts from. Raises `BadLicence`, and `BadCheckpoint` where it is not available."""
     if model in PUBLISHED:
-        source = PUBLISHED[model].checkpoint
-        require_licence(model, source.licence, accepted)
-        card = published_card(model, read_published(published_file(model, source)))
-        return Start(card.backbone, model, source.licence, card.model_args, card.head_args)
+        licence = PUBLISHED[model].checkpoint.licence
+        require_licence(model, licence, accepted)
+        card = published_card(model, read_published(_file(model, checkpoint)))
+        return Start(card.backbone, model, licence, card.model_args, card.head_args)
     require_model(model)
     if backbone_from is not None:
         return Start(model, Path(backbone_from).name, Card.read(Path(backbone_from)).weights_licence)
@@ -47,6 +47,10 @@ def starting_point(
         return Start(model, "", licence)
     require_licence(model, licence_of(model), accepted)
     return Start(model, full_name(model), licence)
+
+
+def _file(model: str, checkpoint: str | None) -> Path:
+    return Path(checkpoint) if checkpoint else published_file(model, PUBLISHED[model].checkpoint)
 
 
 def starting_words(card: Card) -> str:
@@ -67,18 +71,20 @@ def fine_tuning(name: str, task: str | None, settings: Mapping[str, Any]) -> tup
     for option, (given, own) in chosen.items():
         if given not in (None, own):
             raise BadOption(f"{option} {given}: {name} has {own}; omit it, or start from the backbone {model.backbone}")
-    for option in ("checkpoint", "backbone_from"):
-        if settings.get(option):
-            raise BadOption(f"{option}: {name} has its own weights; omit it, or pass --model {model.backbone}")
+    if settings.get("backbone_from"):
+        raise BadOption(f"backbone_from: {name} has its own weights; omit it, or pass --model {model.backbone}")
     if settings.get("pretrained") is False:
         raise BadOption(f"no-pretrained: {name} is a model with its weights; pass --model {model.backbone}")
     return model.task, {**settings, "head": model.head, "pretrained": True}
 
 
-def load_published(task: Any, card: Card) -> None:
-    """The published weights that a card starts from into `task`, but the layers of the classes if those differ."""
+def load_published(task: Any, card: Card, checkpoint: str | None = None) -> None:
+    """The published weights that a card starts from into `task`, but the layers of the classes if those differ.
+
+    They are downloaded, or those of the file `checkpoint`.
+    """
     model = PUBLISHED[card.starting_weights]
-    weights = our_weights(read_published(published_file(card.starting_weights, model.checkpoint)), task)
+    weights = our_weights(read_published(_file(card.starting_weights, checkpoint)), task)
     own = task.state_dict()
     if card.classes != model.data.classes:
         with torch.device("meta"):
