@@ -175,7 +175,8 @@ def recorded_loads() -> Iterator[list[Any]]:
 def require_complete(model: Any, loads: Sequence[Any], source: str) -> None:
     """Raise `BadCheckpoint` unless all of `model` but its classifier was in `source`, finite, at the last of `loads`.
 
-    Weights of `source` that the model does not have are named in a warning.
+    A classifier that was not there becomes 0, so that training starts from equal probabilities. Weights of `source`
+    that the model does not have are named in a warning.
     """
     classifiers = model.pretrained_cfg.get("classifier") or ()
     names = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
@@ -194,6 +195,9 @@ def require_complete(model: Any, loads: Sequence[Any], source: str) -> None:
     unused = [name for name in (loads[-1].unexpected_keys if loads else ()) if not name.startswith(ours)]
     if unused:
         warnings.warn(f"{source}: {len(unused)} weights are not of this model: {_first(unused)}", stacklevel=3)
+    for name in lacking - set(missing):
+        if name.startswith(ours):
+            nn.init.zeros_(model.get_parameter(name))
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
