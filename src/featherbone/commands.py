@@ -17,10 +17,12 @@ from featherbone.benchmarking.worker import Plan
 from featherbone.data.doctor.examine import choose_task, examine
 from featherbone.data.formats import find_task
 from featherbone.data.formats.format import Reading
-from featherbone.data.images import read_image
+from featherbone.data.listing import SUFFIXES
 from featherbone.data.panoptic_write import make_panoptic_set
 from featherbone.data.sampling import spread
 from featherbone.data.scenes import write_classification
+from featherbone.data.sources import Entry, Share, expand_glob, is_collection, open_sources
+from featherbone.engine.accelerator import count_workers
 from featherbone.engine.results import evaluate_results
 from featherbone.engine.settings import complete
 from featherbone.engine.start import fine_tuning
@@ -45,10 +47,12 @@ from featherbone.outcomes import (
     ModelsResult,
     PredictResult,
     PushResult,
+    RowsResult,
     TrainResult,
 )
 from featherbone.prediction_files import PredictionFiles
-from featherbone.predictor import find_images, in_batches, load, some_images
+from featherbone.prediction_rows import PredictionRows
+from featherbone.predictor import find_images, load, predict_entries, some_images
 from featherbone.progress import bar, notify, track
 from featherbone.publishing import publish
 from featherbone.recipes import find_recipe
@@ -190,10 +194,13 @@ def evaluate(
 
 def predict(
     run: Positional[Path],
-    images: Positional[tuple[Path, ...]],
+    sources: Positional[tuple[str | Path, ...]],
     *,
     out: Path | None = None,
     pictures: bool = True,
+    rows: Literal["parquet", "jsonl"] | None = None,
+    share: str = "1/1",
+    part_size: int = 10_000,
     score: float | None = None,
     tile: int | None = None,
     overlap: float = 0.2,
@@ -202,20 +209,27 @@ def predict(
     mirror: bool = False,
     batch_size: int = 16,
     device: str = "auto",
+    workers: int | None = None,
     trust: bool = False,
     accept_licence: str | None = None,
-) -> PredictResult:
-    """Predict on pictures, and write annotated copies and `predictions.json`.
+) -> PredictResult | RowsResult:
+    """Predict on pictures, and write annotated copies and `predictions.json`, or rows for any number of pictures.
 
     Semantic segmentation also writes index PNGs under `maps`, panoptic segmentation COCO's PNGs and `panoptic.json`.
+    With `rows`, parts of `part_size` rows appear under `rows`, and the same command continues after an interruption.
 
     Args:
         run: Run folder, exported file, or name of a published model: of timm's ImageNet classifiers, or of the papers'
             detectors and segmentation models, such as lit_small.mask_rcnn_coco.
-        images: Pictures, and folders of pictures.
+        sources: Pictures, folders of pictures and globs; with `rows` also lists (.txt, a path a line), Parquet and tar
+            shards, and URLs (s3://, gs://).
         out: Folder to write to; by default `predictions` in the run folder, beside an export's, or for a published
             model in the current folder.
-        pictures: Write annotated copies.
+        pictures: Write annotated copies; not with `rows`.
+        rows: Write a row for each picture instead of `predictions.json`, as Parquet or lines of JSON; by default
+            Parquet for lists, shards, URLs and shares.
+        share: Share of the pictures to predict, such as 1/3, 2/3 and 3/3 on three machines.
+        part_size: Rows of a part; an interruption loses at most one.
         score: Minimum score of an object; by default the threshold with the highest F1 on the run's validation images,
             and 0.6 for panoptic segmentation.
         tile: Also find objects in tiles of this many pixels per side, for large images.
@@ -225,33 +239,44 @@ def predict(
         mirror: Also average over the mirrored image.
         batch_size: Pictures per batch.
         device: auto, cpu, cuda or mps.
+        workers: Threads that read pictures; by default chosen by the number of cores. More of them help where pictures
+            come from afar.
         trust: Run a file with machine code, which can do everything that you can: an export for torch.
         accept_licence: Licence of a published model's weights that is not permissive, by its name, which you accept.
 
     """
-    if batch_size < 1:
-        raise BadOption(f"batch size {batch_size} is too small; pass 1 or more")
+    for name, value in {"batch size": batch_size, "part size": part_size, "workers": workers}.items():
+        if value is not None and value < 1:
+            raise BadOption(f"{name} {value} is too small; pass 1 or more")
+    given, taken = [str(source) for source in sources], Share.parse(share)
+    form = rows or ("parquet" if taken.total > 1 or any(map(is_collection, given)) else None)
     predictor = load(run, device, score, tile, overlap, slide, scales, mirror, trust, accept_licence)
-    card = predictor.card
     folder = Path(out or beside(Path(run), "predictions"))
     check_writable(folder, folder=True)
-    found = find_images([Path(path) for path in images], folder)
-    with PredictionFiles(folder, card, found, pictures) as files, bar("predicting", len(found)) as advance:
-        for paths in in_batches(found, batch_size):
-            readable = []
-            for path in paths:
-                try:
-                    readable.append((path, read_image(path)))
-                except BadImage as error:
-                    files.skipped[str(path)] = str(error)
-                    notify(str(error), "skipped")
-            records = predictor.predict([image for _, image in readable])
-            for (path, image), record in zip(readable, records, strict=True):
-                files.add(path, image, record)
-            advance(len(paths))
+    workers = count_workers(workers, predictor.device)
+    if form is not None:
+        model, kind = predictor.description(Path(run)), kind_of(predictor.card)
+        found = open_sources(given, folder)
+        with PredictionRows(folder, kind.record, model, form, taken, part_size) as table, bar("predicting") as advance:
+            for batch in predict_entries(predictor, filter(table.wants, found), batch_size, workers):
+                for result in batch:
+                    table.add(result.entry, result.record)
+                advance(len(batch))
+        if not table.predicted + table.done and table.errors:
+            raise BadImage(f"none of {table.errors} pictures can be read; the first: {table.first_error}")
+        if not table.predicted + table.done and taken.total == 1:
+            raise BadImage(f"{', '.join(given)}: no pictures; they end in {', '.join(sorted(SUFFIXES))}")
+        return RowsResult(table.predicted, table.errors, table.done, folder)
+    paths = find_images([Path(path) for source in given for path in sorted(expand_glob(source))], folder)
+    with PredictionFiles(folder, predictor.card, paths, pictures) as files, bar("predicting", len(paths)) as advance:
+        entries = (Entry(str(path), None, str(path)) for path in paths)
+        for batch in predict_entries(predictor, entries, batch_size, workers, keep=pictures):
+            for result in batch:
+                files.add(Path(result.entry.source), result.picture, result.record)
+            advance(len(batch))
     if not files.done:
         first = next(iter(files.skipped.values()))
-        raise BadImage(f"none of {len(found)} pictures can be read; the first: {first}")
+        raise BadImage(f"none of {len(paths)} pictures can be read; the first: {first}")
     return PredictResult(tuple(files.done), files.skipped, folder)
 
 
@@ -619,5 +644,5 @@ def demo(
     chosen = tuple(shown[i] for i in spread(len(shown), 12))
     predicted = predict(trained.run, chosen, out=out / "pictures", device=device)
     exported = export(trained.run)
-    assert isinstance(exported, ExportResult), "it is in float"
+    assert isinstance(predicted, PredictResult) and isinstance(exported, ExportResult), "no rows, and in float"
     return DemoResult(trained, predicted, exported)

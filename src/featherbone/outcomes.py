@@ -1,7 +1,7 @@
 """The results of the commands: plain records that are printed as text or as JSON."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from featherbone.data.findings import Examination
 from featherbone.data.map_files import Kept, StoredMap
 from featherbone.data.panoptic_write import OverlapCounts
 from featherbone.exporters.parity import Parity
+from featherbone.prediction_rows import ROWS, read_rows
 from featherbone.report import format_metric
 from featherbone.results import Classification, Detections, Record
 from featherbone.tasks.card import Card, count_measured
@@ -129,6 +130,31 @@ class PredictResult:
     def __str__(self) -> str:
         lines = [*map(str, self.predictions), *(f"skipped: {reason}" for reason in self.skipped.values())]
         return "\n".join(lines + ([f"pictures and predictions.json in {self.out}"] if self.out else []))
+
+
+@dataclass(frozen=True)
+class RowsResult:
+    """Counts of the rows that were written for any number of pictures."""
+
+    predicted: int
+    """Pictures that were predicted by this call."""
+    errors: int
+    """Pictures that could not be read by this call; their rows state why."""
+    done: int
+    """Pictures that had a row before."""
+    out: Path
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The rows of all calls, as plain values, read from their files."""
+        return read_rows(self.out)
+
+    def to_json(self) -> dict[str, Any]:
+        counts = {"predicted": self.predicted, "errors": self.errors, "done": self.done}
+        return {**counts, "rows": str(self.out / ROWS)}
+
+    def __str__(self) -> str:
+        before = f", {self.done:,} done before" if self.done else ""
+        return f"{self.predicted:,} predicted, {self.errors:,} unreadable{before}\nrows    {self.out / ROWS}"
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from PIL import Image
 
 from featherbone.data.map_files import panoptic_annotation, panoptic_categories, panoptic_image, write_map
 from featherbone.draw import draw_record, save_picture
-from featherbone.errors import BadOption
+from featherbone.errors import BadImage, BadOption
 from featherbone.files import atomic, to_json, write_json
 from featherbone.outcomes import Prediction
+from featherbone.progress import notify
 from featherbone.results import PanopticMap, Record
 from featherbone.tasks.card import Card
 from featherbone.tasks.task import kind_of
@@ -63,11 +64,15 @@ class PredictionFiles:
                 write_json(self.folder / PANOPTIC, content)
         self._stack.__exit__(kind, error, traceback)
 
-    def add(self, path: Path, image: Image.Image, record: Record) -> None:
-        """Write the result of an image of the list."""
+    def add(self, path: Path, image: Image.Image | None, record: Record | BadImage) -> None:
+        """Write the result of an image of the list, or why it cannot be read; `image` is needed for pictures only."""
+        if isinstance(record, BadImage):
+            self.skipped[str(path)] = str(record)
+            notify(str(record), "skipped")
+            return
         name = self.names[path]
         picture = self.folder / f"{name}.jpg" if self.pictures else None
-        if picture is not None:
+        if picture is not None and image is not None:
             save_picture(draw_record(image, record), picture)
         kept = write_map(self.folder / MAPS, name, record)
         if isinstance(record, PanopticMap):

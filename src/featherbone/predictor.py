@@ -2,28 +2,35 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from featherbone.data.dataset import DataSet, open_data
 from featherbone.data.formats.format import Reading
+from featherbone.data.frames import Frame
 from featherbone.data.images import Encoded, ImageSource, read_image
 from featherbone.data.listing import SUFFIXES, list_images
 from featherbone.data.sampling import spread
+from featherbone.data.sources import Entry
 from featherbone.devices import find_device
 from featherbone.errors import BadImage, BadRun
-from featherbone.exporters.exported import open_task
+from featherbone.exporters.exported import open_task, weights_digest
 from featherbone.results import Record
 from featherbone.tasks.card import Card
 from featherbone.tasks.inference import Inference
 from featherbone.tasks.task import infer, kind_of
+
+T = TypeVar("T")
 
 
 class Predictor:
@@ -56,23 +63,46 @@ class Predictor:
         """
         return self.predict([image])[0]
 
-    @torch.inference_mode()
     def predict(self, images: Iterable[ImageSource]) -> list[Record]:
         """Records of several images, computed as one batch: a list of what a call takes, or an array (B, H, W, 3).
 
         Several threads may share a predictor: they read images side by side, and the network computes one batch at a
         time, with all cores. Raises `BadImage`.
         """
-        pictures = [read_image(image) for image in _listed(images)]
-        if not pictures:
+        return self.records([self.prepare(image) for image in _listed(images)])
+
+    @torch.inference_mode()
+    def prepare(self, image: ImageSource, name: str | None = None, keep: bool = False) -> "PreparedImage":
+        """Read an image, which errors call `name`, for `records`. Raises `BadImage`.
+
+        Its picture is kept only where the network needs it, or to `keep` it for drawing.
+        """
+        picture, plain = read_image(image, name), self.inference.is_plain
+        frame = self.card.preprocessing.frame(picture.height, picture.width)
+        return PreparedImage(frame, self.transform(picture) if plain else None, picture if keep or not plain else None)
+
+    @torch.inference_mode()
+    def records(self, images: Sequence["PreparedImage"]) -> list[Record]:
+        """Records of prepared images, computed as one batch."""
+        if not images:
             return []
-        p, plain = self.card.preprocessing, self.inference.is_plain
-        inputs = [self.transform(picture) for picture in pictures] if plain else []
         with self._lock:
-            if not plain:
-                return [self.inference.record(self.task, p, picture, self.device, self.score) for picture in pictures]
-            frames = [p.frame(picture.height, picture.width) for picture in pictures]
-            return infer(self.task, inputs, frames, self.device, self.score)
+            inputs = [image.input for image in images if image.input is not None]
+            if inputs:
+                return infer(self.task, inputs, [image.frame for image in images], self.device, self.score)
+            p, pictures = self.card.preprocessing, [image.picture for image in images if image.picture]
+            return [self.inference.record(self.task, p, picture, self.device, self.score) for picture in pictures]
+
+    def description(self, run: Path) -> dict[str, Any]:
+        """Everything that its records depend on but the picture, as plain values; `run` is what it was loaded from."""
+        card = self.card
+        return {
+            **{name: getattr(card, name) for name in ("task", "backbone", "head", "classes")},
+            "weights": weights_digest(run, self.task),
+            "preprocessing": asdict(card.preprocessing),
+            **asdict(self.inference),
+            "score": self.score,
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_lock"}
@@ -80,6 +110,65 @@ class Predictor:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._lock = Lock()
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image as `Predictor.records` takes it."""
+
+    frame: Frame
+    input: Tensor | None
+    """The network's input (3, H, W); None where it is cut from the picture."""
+    picture: Image.Image | None
+
+
+@dataclass(frozen=True)
+class EntryResult:
+    """What became of an entry."""
+
+    entry: Entry
+    record: Record | BadImage
+    """Its record, or why it cannot be read."""
+    picture: Image.Image | None
+    """Its picture, where it was kept."""
+
+
+def predict_entries(
+    predictor: Predictor, entries: Iterator[Entry], batch_size: int, workers: int, keep: bool = False
+) -> Iterator[list[EntryResult]]:
+    """The results of entries, in batches; with `keep`, also their pictures.
+
+    `workers` threads read the next batch while the network computes one and the caller uses the last: three batches are
+    in memory, however many there are.
+    """
+
+    def prepare(entry: Entry) -> PreparedImage | BadImage:
+        try:
+            return predictor.prepare(entry.read(), entry.name, keep)
+        except BadImage as error:
+            return error
+
+    def compute(batch: list[tuple[Entry, Future[PreparedImage | BadImage]]]) -> list[EntryResult]:
+        images = [(entry, future.result()) for entry, future in batch]
+        records = iter(predictor.records([image for _, image in images if not isinstance(image, BadImage)]))
+        return [
+            EntryResult(entry, image, None)
+            if isinstance(image, BadImage)
+            else EntryResult(entry, next(records), image.picture)
+            for entry, image in images
+        ]
+
+    with ThreadPoolExecutor(1) as listing, ThreadPoolExecutor(workers) as reading, ThreadPoolExecutor(1) as computing:
+        batches = ([(e, reading.submit(prepare, e)) for e in batch] for batch in in_batches(entries, batch_size))
+        yield from _one_ahead(computing, map(compute, _one_ahead(listing, batches)))
+
+
+def _one_ahead(pool: ThreadPoolExecutor, items: Iterator[T]) -> Iterator[T]:
+    """`items`, the next of which is made in the thread of `pool` while one is used."""
+    upcoming = pool.submit(next, items, None)
+    while (item := upcoming.result()) is not None:
+        upcoming = pool.submit(next, items, None)
+        yield item
 
 
 def _listed(images: Iterable[ImageSource]) -> list[ImageSource]:
@@ -151,9 +240,9 @@ def find_images(paths: Iterable[Path], without: Path | None = None) -> list[Path
     return list(dict.fromkeys(found))
 
 
-def in_batches(paths: Sequence[Path], size: int) -> Iterator[list[Path]]:
-    """The paths in lists of at most `size`."""
-    rest = iter(paths)
+def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of at most `size`."""
+    rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch
 

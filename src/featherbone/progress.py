@@ -27,8 +27,11 @@ class Bar(Protocol):
 
 
 @contextmanager
-def bar(title: str, total: int, done: int = 0) -> Iterator[Bar]:
-    """A bar of `total` steps of which `done` lie behind; call it after each step, with a short note if there is one."""
+def bar(title: str, total: int | None = None, done: int = 0) -> Iterator[Bar]:
+    """A bar of `total` steps, where that is known, of which `done` are completed.
+
+    Call it after each step, with a short note if there is one.
+    """
     columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     columns += [TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

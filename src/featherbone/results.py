@@ -1,7 +1,7 @@
 """The result of an image: frozen records, the same from a model, an exported file and the command line."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ class Classification:
     """Class names."""
     scores: tuple[float, ...]
     """Probabilities from 0 to 1; over all classes they sum to 1."""
+
+    form: ClassVar[dict[str, Any]] = {"task": str, "classes": [{"label": int, "name": str, "score": float}]}
+    """Types of the values of `to_json`, by name; a list holds the type of its items."""
 
     @property
     def label(self) -> int:
@@ -63,6 +66,11 @@ class Detections:
     scores: tuple[float, ...]
     """From 0 to 1."""
 
+    form: ClassVar[dict[str, Any]] = {
+        **{"task": str, "height": int, "width": int},
+        "objects": [{"label": int, "name": str, "score": float, "box": [float]}],
+    }
+
     def __len__(self) -> int:
         return len(self.boxes)
 
@@ -80,6 +88,11 @@ class Instances(Detections):
     masks: tuple[Rle, ...]
     """One for each box, of the image's height and width."""
 
+    form: ClassVar[dict[str, Any]] = {
+        **Detections.form,
+        "objects": [{**Detections.form["objects"][0], "mask": {"size": [int], "counts": str}}],
+    }
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; a mask is COCO's compressed run-length form."""
         values = super().to_json()
@@ -95,6 +108,11 @@ class SemanticMap:
     """Class indices (H, W), of the image's size; 255 where there is no prediction."""
     classes: tuple[str, ...]
     """Class names, by index."""
+
+    form: ClassVar[dict[str, Any]] = {
+        **{"task": str, "height": int, "width": int},
+        "classes": [{"label": int, "name": str, "pixels": int, "share": float}],
+    }
 
     @property
     def height(self) -> int:
@@ -144,6 +162,16 @@ class PanopticMap:
     ids: NDArray[np.int32]
     """Segment ids (H, W), of the image's size; 0 on pixels without a segment."""
     segments: tuple[Segment, ...]
+
+    form: ClassVar[dict[str, Any]] = {
+        **{"task": str, "height": int, "width": int},
+        "segments": [
+            {
+                **{"id": int, "label": int, "name": str, "thing": bool},
+                **{"score": float, "area": int, "box": [float]},
+            }
+        ],
+    }
 
     @property
     def height(self) -> int:

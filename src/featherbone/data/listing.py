@@ -53,9 +53,14 @@ def list_images(folder: Path) -> list[Path]:
     return list_files(folder, SUFFIXES)
 
 
+def walk_images(folder: Path) -> Iterator[Path]:
+    """As `list_images`, in the order of the file system: a folder of any size is listed while it is read."""
+    return filter(is_image, _walk(folder, set()))
+
+
 def has_images(folder: Path) -> bool:
     """Whether there is an image by its name below a folder; reads no more listings than it needs."""
-    return any(map(is_image, _walk(folder, set())))
+    return next(walk_images(folder), None) is not None
 
 
 def below(root: Path, path: Path) -> str:
@@ -77,12 +82,12 @@ def read_head(path: Path, size: int = 1 << 16) -> bytes:
         return b""
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not is_junk(entry.name)]
+            yield from (entry for entry in entries if not is_junk(entry.name))
     except (FileNotFoundError, NotADirectoryError):
-        return []
+        return
     except OSError as error:
         raise BadData(f"{folder}: cannot be listed ({error.strerror}); pass a readable folder") from None
 

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from featherbone.errors import BadOption, BadRun
 from featherbone.exporters.artifact import file_input, run_batch
 from featherbone.exporters.forms import PickedDecoder, flatten, rebuild
-from featherbone.exporters.manifest import AGAIN, MANIFEST, Manifest, read_manifest
-from featherbone.exporters.targets import open_file
+from featherbone.exporters.manifest import AGAIN, MANIFEST, Manifest, digests, read_manifest
+from featherbone.exporters.targets import TARGETS, open_file
 from featherbone.exporters.targets.target import Run
 from featherbone.tasks.card import CARD, Card
 from featherbone.tasks.detection import ObjectDecoder
 from featherbone.tasks.kind import Decoder
 from featherbone.tasks.published import load_model
-from featherbone.tasks.run import build_task
+from featherbone.tasks.run import build_task, digest
 from featherbone.tasks.task import decoder_of
 
 MAX_STRIDE = 1024
@@ -93,6 +93,14 @@ def open_task(path: Path, trust: bool = False, accept_licence: str | None = None
         return load_model(path, accept_licence)
     file, manifest = read_manifest(path)
     return manifest.card, ExportedTask(manifest, open_file(file, manifest.target, trust=trust))
+
+
+def weights_digest(path: Path, task: Any) -> str:
+    """A digest of the weights of a task that `open_task` opened, or of the exported file."""
+    if not isinstance(task, ExportedTask):
+        return digest({name: value.cpu() for name, value in task.state_dict().items()})
+    written = digests(path if path.is_dir() else path.parent)
+    return " ".join(written[name] for name in (task.manifest.file, *TARGETS[task.manifest.target].companions))
 
 
 def beside(path: Path, name: str) -> Path:

@@ -104,7 +104,7 @@ def read_parquet(data: Path, files: list[Path]) -> ParquetSplit:
     stem = files[0].name if len(files) == 1 else f"{files[0].name} to {files[-1].name}"
     try:
         schema = pq.read_schema(files[0])
-        image, label = _image_column(schema, stem), label_column(schema.names, stem)
+        image, label = image_column(schema, stem), label_column(schema.names, stem)
         kind = schema.field(label).type
         if pa.types.is_list(kind) or pa.types.is_large_list(kind):
             raise BadData(f"{stem}: column {label} holds several labels an image; classification takes one")
@@ -133,7 +133,8 @@ def read_parquet(data: Path, files: list[Path]) -> ParquetSplit:
     return ParquetSplit(stem, column, np.arange(len(labels)), labels, classes)
 
 
-def _image_column(schema: pa.Schema, stem: str) -> str:
+def image_column(schema: pa.Schema, stem: str) -> str:
+    """The column of encoded images. Raises `BadData`, which calls the file `stem`, where there is none or several."""
     structs = [f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
     plain = [f.name for f in schema if pa.types.is_binary(f.type) or pa.types.is_large_binary(f.type)]
     found = structs or plain
