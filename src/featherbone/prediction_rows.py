@@ -117,10 +117,10 @@ class PredictionRows:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with self._stack:
-            if self._intact:
-                self._end_part()
-            self._part.__exit__(kind, error, traceback)
+        with self._stack, self._part:
+            if error is not None and not self._intact:
+                raise error
+            self._end_part()
 
     def wants(self, entry: Entry) -> bool:
         """Whether an entry is of this share and has no row yet; it is not wanted a second time."""
