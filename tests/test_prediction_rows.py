@@ -263,6 +263,9 @@ def test_one_process_at_a_time_writes_a_share(runs, pictures, tmp_path, launch):
     [
         ("IN --share 4/3", "share '4/3' is not one of 1/N to N/N; pass 1/3"),
         ("IN --share 0/3", "share '0/3' is not one of"),
+        ("", "no pictures; give files, folders"),
+        ("IN --part-size 9", "part-size applies only to rows; omit it, or pass --rows parquet"),
+        ("IN/nothing*.png", "nothing*.png: there is no such file or folder"),
         ("IN --part-size 0", "part size 0 is too small; pass 1 or more"),
         ("IN --workers 0", "workers 0 is too small; pass 1 or more"),
         ("IN/nothing*.png --rows jsonl", "nothing*.png: there is no such file or folder; check the path"),

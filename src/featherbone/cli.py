@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if result is not None:
             show(in_ascii(result.to_json()) if as_json else str(result))
     except KeyboardInterrupt:
-        notify("interrupted; continue a training run with: featherbone train --resume RUN")
+        notify("interrupted; continue training with: featherbone train --resume RUN, and rows of predict as they began")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of a result or of help, such as head, has closed the pipe
         if result is None and not {"-h", "--help"} & set(arguments):

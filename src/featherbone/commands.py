@@ -3,11 +3,11 @@
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import timm
 import torch
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from featherbone import explainers
 from featherbone.benchmarking.models import model_facts, published
@@ -51,7 +51,7 @@ from featherbone.outcomes import (
     TrainResult,
 )
 from featherbone.prediction_files import PredictionFiles
-from featherbone.prediction_rows import PredictionRows
+from featherbone.prediction_rows import PART_SIZE, PredictionRows
 from featherbone.predictor import find_images, load, predict_entries, some_images
 from featherbone.progress import bar, notify, track
 from featherbone.publishing import publish
@@ -194,13 +194,13 @@ def evaluate(
 
 def predict(
     run: Positional[Path],
-    sources: Positional[tuple[str | Path, ...]],
+    sources: Annotated[Positional[tuple[str | Path, ...]], arg(metavar="SOURCE...")],
     *,
     out: Path | None = None,
     pictures: bool = True,
     rows: Literal["parquet", "jsonl"] | None = None,
     share: str = "1/1",
-    part_size: int = 10_000,
+    part_size: int = PART_SIZE,
     score: float | None = None,
     tile: int | None = None,
     overlap: float = 0.2,
@@ -249,7 +249,11 @@ def predict(
         if value is not None and value < 1:
             raise BadOption(f"{name} {value} is too small; pass 1 or more")
     given, taken = [str(source) for source in sources], Share.parse(share)
+    if not given:
+        raise BadOption("no pictures; give files, folders, globs, lists, shards or URLs after the run")
     form = rows or ("parquet" if taken.total > 1 or any(map(is_collection, given)) else None)
+    if form is None and part_size != PART_SIZE:
+        raise BadOption("part-size applies only to rows; omit it, or pass --rows parquet")
     predictor = load(run, device, score, tile, overlap, slide, scales, mirror, trust, accept_licence)
     folder = Path(out or beside(Path(run), "predictions"))
     check_writable(folder, folder=True)
@@ -262,12 +266,12 @@ def predict(
                 for result in batch:
                     table.add(result.entry, result.record)
                 advance(len(batch))
-        if not table.predicted + table.done and table.errors:
-            raise BadImage(f"none of {table.errors} pictures can be read; the first: {table.first_error}")
-        if not table.predicted + table.done and taken.total == 1:
+        if taken.total == 1 and not table.predicted + table.done:
+            if table.errors:
+                raise BadImage(f"none of {table.errors} pictures can be read; the first: {table.first_error}")
             raise BadImage(f"{', '.join(given)}: no pictures; they end in {', '.join(sorted(SUFFIXES))}")
         return RowsResult(table.predicted, table.errors, table.done, folder)
-    paths = find_images([Path(path) for source in given for path in sorted(expand_glob(source))], folder)
+    paths = find_images([Path(path) for source in given for path in sorted(expand_glob(source)) or [source]], folder)
     with PredictionFiles(folder, predictor.card, paths, pictures) as files, bar("predicting", len(paths)) as advance:
         entries = (Entry(str(path), None, str(path)) for path in paths)
         for batch in predict_entries(predictor, entries, batch_size, workers, keep=pictures):

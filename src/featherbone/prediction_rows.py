@@ -22,8 +22,8 @@ from featherbone.results import Record
 ROWS, MAPS, MODEL = "rows", "maps", "_model.json"
 """Folders of the rows and of their maps; the file beside the rows that states which model made them. Readers of Parquet
 folders skip names that start with _ or a dot."""
-PART_SECONDS = 300.0
-"""Seconds after which a part ends."""
+PART_SIZE, PART_SECONDS = 10_000, 300.0
+"""Rows and seconds after which a part ends."""
 GROUP = 1000
 """Rows that are written at a time."""
 SHOWN = 10
@@ -86,7 +86,7 @@ class PredictionRows:
         self.predicted = self.errors = self.done = 0
         self.first_error = ""
         self._digests = Digests()
-        self._stack, self._part = ExitStack(), ExitStack()
+        self._lock, self._part = ExitStack(), ExitStack()
         self._writer: Part | None = None
         self._rows: list[dict[str, Any]] = []
         self._size, self._start = 0, 0.0
@@ -97,7 +97,7 @@ class PredictionRows:
         with writing(rows):
             rows.mkdir(parents=True, exist_ok=True)
         lock = rows / f"{LOCK}-{self.share}"
-        self._stack.callback(unlock_file, lock, lock_file(lock, self._refuse))
+        self._lock.callback(unlock_file, lock, lock_file(lock, self._refuse))
         try:
             self._check_model(rows / MODEL)
             for partial in rows.glob(f".part-{self.share}-*.partial"):
@@ -110,14 +110,14 @@ class PredictionRows:
             numbers = [int(part.stem.rpartition("-")[2]) for part in list_parts(rows, self.share)]
             self._number = max(numbers, default=-1) + 1
         except BaseException:
-            self._stack.close()
+            self._lock.close()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with self._stack, self._part:
+        with self._lock, self._part:
             if error is not None and not self._intact:
                 raise error
             self._end_part()
@@ -159,7 +159,8 @@ class PredictionRows:
             path = self.folder / ROWS / f"part-{self.share}-{self._number:05}.{self.form}"
             partial = self._part.enter_context(atomic(path))
             self._writer = (ParquetPart if self.form == "parquet" else JsonPart)(partial, self.record)
-        self._writer.write(self._rows)
+        if self._rows:
+            self._writer.write(self._rows)
         self._rows = []
         self._intact = True
 

@@ -167,7 +167,7 @@ def test_digests_stay_the_same():
 
 @pytest.mark.parametrize("text", ["4/3", "0/3", "1/0", "1", "a/b", "-1/3", "1/3/5", ""])
 def test_wrong_shares(text):
-    with pytest.raises(BadOption, match="share .* is not one of 1/N to N/N; pass 1/3"):
+    with pytest.raises(BadOption, match=r"share .* is not one of 1/N to N/N; pass 1/3"):
         Share.parse(text)
 
 
