@@ -61,15 +61,15 @@ def write_pictures(folder: Path, size: tuple[int, int], counts: Sequence[int]) -
     return folders
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall-clock time of a piece of work."""
-    start = time.perf_counter()
+def seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall-clock and processor time of a piece of work."""
+    wall, processor = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.perf_counter() - wall, time.process_time() - processor
 
 
 def measure_speed(run: Path, pictures: Path, given: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    """Pictures per second, medians of the rounds."""
+    """Pictures per second, and the network's share of time and of processor time; medians of the rounds."""
     predictor = load(run, "cpu")
     p = predictor.card.preprocessing
     batch = torch.randn(given.batch_size, 3, p.height, p.width)
@@ -85,14 +85,19 @@ def measure_speed(run: Path, pictures: Path, given: argparse.Namespace, scratch:
         options = {"rows": "parquet", "batch_size": given.batch_size, "device": "cpu", "workers": workers}
         featherbone.predict(run, (str(pictures),), out=out, **options)
 
-    rounds: list[dict[str, float]] = []
+    rounds: list[dict[str, tuple[float, float]]] = []
     for number in range(given.repeats + 1):
         times = {"network": seconds(network)}
         times |= {f"{workers} threads": seconds(lambda workers=workers: command(workers)) for workers in given.workers}
         rounds += [times] if number else []  # the first round warms up
-    rates = {name: statistics.median(count / row[name] for row in rounds) for name in rounds[0]}
-    shares = {name: statistics.median(row["network"] / row[name] for row in rounds) for name in rounds[0]}
-    return {"pictures per second": rates, "of the network": shares}
+    return {
+        name: {
+            "pictures per second": statistics.median(count / row[name][0] for row in rounds),
+            "of the network": statistics.median(row["network"][0] / row[name][0] for row in rounds),
+            "processor time": statistics.median(row["network"][1] / row[name][1] for row in rounds),
+        }
+        for name in rounds[0]
+    }
 
 
 def measure_memory(run: Path, pictures: Path, out: Path) -> dict[str, float]:

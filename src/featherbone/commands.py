@@ -1,5 +1,6 @@
 """The commands: typed functions, from whose signatures the parser of the command line is built."""
 
+import os
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
@@ -22,7 +23,6 @@ from featherbone.data.panoptic_write import make_panoptic_set
 from featherbone.data.sampling import spread
 from featherbone.data.scenes import write_classification
 from featherbone.data.sources import Entry, Share, expand_glob, is_collection, open_sources
-from featherbone.engine.accelerator import count_workers
 from featherbone.engine.results import evaluate_results
 from featherbone.engine.settings import complete
 from featherbone.engine.start import fine_tuning
@@ -239,8 +239,7 @@ def predict(
         mirror: Also average over the mirrored image.
         batch_size: Pictures per batch.
         device: auto, cpu, cuda or mps.
-        workers: Threads that read pictures; by default chosen by the number of cores. More of them help where pictures
-            come from afar.
+        workers: Threads that read pictures; by default one a core, up to eight. More help where pictures are remote.
         trust: Run a file with machine code, which can do everything that you can: an export for torch.
         accept_licence: Licence of a published model's weights that is not permissive, by its name, which you accept.
 
@@ -257,7 +256,7 @@ def predict(
     predictor = load(run, device, score, tile, overlap, slide, scales, mirror, trust, accept_licence)
     folder = Path(out or beside(Path(run), "predictions"))
     check_writable(folder, folder=True)
-    workers = count_workers(workers, predictor.device)
+    workers = workers or min(8, os.cpu_count() or 1)
     if form is not None:
         model, kind = predictor.description(Path(run)), kind_of(predictor.card)
         found = open_sources(given, folder)

@@ -33,6 +33,16 @@ from featherbone.tasks.task import infer, kind_of
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image as `Predictor.records` takes it."""
+
+    frame: Frame
+    input: Tensor | None
+    """The network's input (3, H, W); None where it is cut from the picture."""
+    picture: Image.Image | None
+
+
 class Predictor:
     """The model of a run with everything it needs to read an image.
 
@@ -72,7 +82,7 @@ class Predictor:
         return self.records([self.prepare(image) for image in _listed(images)])
 
     @torch.inference_mode()
-    def prepare(self, image: ImageSource, name: str | None = None, keep: bool = False) -> "PreparedImage":
+    def prepare(self, image: ImageSource, name: str | None = None, keep: bool = False) -> PreparedImage:
         """Read an image, which errors call `name`, for `records`. Raises `BadImage`.
 
         Its picture is kept only where the network needs it, or to `keep` it for drawing.
@@ -82,7 +92,7 @@ class Predictor:
         return PreparedImage(frame, self.transform(picture) if plain else None, picture if keep or not plain else None)
 
     @torch.inference_mode()
-    def records(self, images: Sequence["PreparedImage"]) -> list[Record]:
+    def records(self, images: Sequence[PreparedImage]) -> list[Record]:
         """Records of prepared images, computed as one batch."""
         if not images:
             return []
@@ -110,16 +120,6 @@ class Predictor:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._lock = Lock()
-
-
-@dataclass(frozen=True)
-class PreparedImage:
-    """An image as `Predictor.records` takes it."""
-
-    frame: Frame
-    input: Tensor | None
-    """The network's input (3, H, W); None where it is cut from the picture."""
-    picture: Image.Image | None
 
 
 @dataclass(frozen=True)
