@@ -241,21 +241,24 @@ def test_a_damaged_part_is_refused_with_its_name(runs, pictures, tmp_path):
         assert featherbone.predict(runs(), (pictures / "0",), out=out, rows=form).done == 0
 
 
-def test_one_process_at_a_time_writes_a_share(runs, pictures, tmp_path, launch):
+def test_one_process_at_a_time_writes_a_share(runs, pictures, tmp_path, launch, monkeypatch):
     command = ["predict", runs(), pictures, "--out", tmp_path / "out", "--rows", "jsonl", "--device", "cpu"]
     holder = launch(*command, "--batch-size", 1)
     while not (tmp_path / "out/rows/.lock-1-of-1").exists():
         assert holder.poll() is None
         time.sleep(0.001)
     holder.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(prediction_rows, "PATIENCE", 0.2)
     try:
         with pytest.raises(BadRun, match="another process is writing share 1-of-1; wait until it ends, or give"):
             featherbone.predict(runs(), (pictures,), out=tmp_path / "out", rows="jsonl")
     finally:
         holder.send_signal(signal.SIGCONT)
-        assert holder.wait() == 0, holder.communicate()
-        holder.communicate()
-    assert len(rows_of(tmp_path / "out")) == 23
+        monkeypatch.setattr(prediction_rows, "PATIENCE", 60.0)
+    result = featherbone.predict(runs(), (pictures,), out=tmp_path / "out", rows="jsonl")
+    assert holder.wait() == 0, holder.communicate()
+    holder.communicate()
+    assert result.done == len(rows_of(tmp_path / "out")) == 23, "it has waited"
 
 
 @pytest.mark.parametrize(

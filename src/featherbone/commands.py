@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import redirect_stdout
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,6 +38,7 @@ from featherbone.exporters.int8 import Int8Result, export_int8
 from featherbone.exporters.target_check import TargetExamination, examine_target
 from featherbone.exporters.targets import find_target
 from featherbone.files import check_new_folder, check_writable
+from featherbone.on_ray import predict_on_ray
 from featherbone.outcomes import (
     ConvertResult,
     DataResult,
@@ -200,6 +202,7 @@ def predict(
     pictures: bool = True,
     rows: Literal["parquet", "jsonl"] | None = None,
     share: str = "1/1",
+    ray: str | None = None,
     part_size: int = PART_SIZE,
     score: float | None = None,
     tile: int | None = None,
@@ -229,6 +232,8 @@ def predict(
         rows: Write a row for each picture instead of `predictions.json`, as Parquet or lines of JSON; by default
             Parquet for lists, shards, URLs and shares.
         share: Share of the pictures to predict, such as 1/3, 2/3 and 3/3 on three machines.
+        ray: Address of a Ray cluster whose machines share their files, or local; they divide the pictures. Needs
+            featherbone[ray] on each.
         part_size: Rows of a part; an interruption loses at most one.
         score: Minimum score of an object; by default the threshold with the highest F1 on the run's validation images,
             and 0.6 for panoptic segmentation.
@@ -244,17 +249,25 @@ def predict(
         accept_licence: Licence of a published model's weights that is not permissive, by its name, which you accept.
 
     """
+    options = {name: value for name, value in locals().items() if name not in ("run", "sources", "out", "share", "ray")}
     for name, value in {"batch size": batch_size, "part size": part_size, "workers": workers}.items():
         if value is not None and value < 1:
             raise BadOption(f"{name} {value} is too small; pass 1 or more")
     given, taken = [str(source) for source in sources], Share.parse(share)
     if not given:
         raise BadOption("no pictures; give files, folders, globs, lists, shards or URLs after the run")
-    form = rows or ("parquet" if taken.total > 1 or any(map(is_collection, given)) else None)
+    collections = any(map(is_collection, given)) or taken.total > 1 or ray is not None
+    form = rows or ("parquet" if collections else None)
     if form is None and part_size != PART_SIZE:
         raise BadOption("part-size applies only to rows; omit it, or pass --rows parquet")
-    predictor = load(run, device, score, tile, overlap, slide, scales, mirror, trust, accept_licence)
     folder = Path(out or beside(Path(run), "predictions"))
+    if ray is not None:
+        if taken.total > 1:
+            raise BadOption(f"share {share} applies only to single machines; omit it, a cluster divides the pictures")
+        check_writable(folder, folder=True)
+        with redirect_stdout(sys.stderr):  # Ray prints what its workers print
+            return predict_on_ray(ray, predict, Path(run), given, folder, options)
+    predictor = load(run, device, score, tile, overlap, slide, scales, mirror, trust, accept_licence)
     check_writable(folder, folder=True)
     workers = workers or min(8, os.cpu_count() or 1)
     if form is not None:

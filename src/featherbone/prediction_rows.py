@@ -26,6 +26,8 @@ PART_SIZE, PART_SECONDS = 10_000, 300.0
 """Rows and seconds after which a part ends."""
 GROUP = 1000
 """Rows that are written at a time."""
+PATIENCE = 10.0
+"""Seconds to wait for another process that writes the same share: one whose machine failed may end late."""
 SHOWN = 10
 """Unreadable pictures that are reported on standard error."""
 
@@ -46,8 +48,7 @@ class ParquetPart:
     """Rows with the columns of a record."""
 
     def __init__(self, path: Path, record: type[Record]) -> None:
-        columns = {**dict.fromkeys(("source", "key", "error"), str), **record.form, "map": str}
-        self.schema = pa.schema([(name, _arrow(kind)) for name, kind in columns.items()])
+        self.schema = schema_of({"source": str, "key": str, "error": str, **record.form, "map": str})
         self.file = pq.ParquetWriter(path, self.schema, compression="zstd")
 
     def write(self, rows: list[dict[str, Any]]) -> None:
@@ -96,8 +97,8 @@ class PredictionRows:
         rows = self.folder / ROWS
         with writing(rows):
             rows.mkdir(parents=True, exist_ok=True)
-        lock = rows / f"{LOCK}-{self.share}"
-        self._lock.callback(unlock_file, lock, lock_file(lock, self._refuse))
+        lock, self._deadline = rows / f"{LOCK}-{self.share}", time.monotonic() + PATIENCE
+        self._lock.callback(unlock_file, lock, lock_file(lock, self._wait))
         try:
             self._check_model(rows / MODEL)
             for partial in rows.glob(f".part-{self.share}-*.partial"):
@@ -185,7 +186,10 @@ class PredictionRows:
         if other := [name for name in given | found if given.get(name) != found.get(name)]:
             raise BadOption(f"{self.folder}: rows are there, made with another {' and '.join(other)}; {remedy}")
 
-    def _refuse(self) -> None:
+    def _wait(self) -> None:
+        """Wait until the lock can be tried again. Raises `BadRun` after `PATIENCE`."""
+        if time.monotonic() < self._deadline:
+            return time.sleep(0.1)
         raise BadRun(
             f"{self.folder}: another process is writing share {self.share}; wait until it ends, or give each process "
             "another --share"
@@ -229,6 +233,11 @@ def _read_names(part: Path) -> Iterator[tuple[str, str | None]]:
     except (OSError, pa.ArrowException, msgspec.DecodeError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise BadData(f"{part}: cannot be read ({reason}); remove it, and its pictures are predicted again") from None
+
+
+def schema_of(form: dict[str, Any]) -> pa.Schema:
+    """The columns of rows with the `form` of a record."""
+    return pa.schema([(name, _arrow(kind)) for name, kind in form.items()])
 
 
 def _arrow(form: Any) -> pa.DataType:
