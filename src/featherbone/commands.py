@@ -249,7 +249,7 @@ def predict(
         accept_licence: Licence of a published model's weights that is not permissive, by its name, which you accept.
 
     """
-    options = {name: value for name, value in locals().items() if name not in ("run", "sources", "out", "share", "ray")}
+    options = dict(locals())  # of the calls on a cluster
     for name, value in {"batch size": batch_size, "part size": part_size, "workers": workers}.items():
         if value is not None and value < 1:
             raise BadOption(f"{name} {value} is too small; pass 1 or more")
@@ -261,14 +261,13 @@ def predict(
     if form is None and part_size != PART_SIZE:
         raise BadOption("part-size applies only to rows; omit it, or pass --rows parquet")
     folder = Path(out or beside(Path(run), "predictions"))
+    check_writable(folder, folder=True)
     if ray is not None:
         if taken.total > 1:
             raise BadOption(f"share {share} applies only to single machines; omit it, a cluster divides the pictures")
-        check_writable(folder, folder=True)
         with redirect_stdout(sys.stderr):  # Ray prints what its workers print
             return predict_on_ray(ray, predict, Path(run), given, folder, options)
     predictor = load(run, device, score, tile, overlap, slide, scales, mirror, trust, accept_licence)
-    check_writable(folder, folder=True)
     workers = workers or min(8, os.cpu_count() or 1)
     if form is not None:
         model, kind = predictor.description(Path(run)), kind_of(predictor.card)

@@ -75,10 +75,14 @@ def predict_on_ray(
             num_cpus=max(cpus, 1), num_gpus=int(gpus > 0), max_retries=-1, scheduling_strategy="SPREAD"
         )
         total = SHARES * sum(slots)
-        here = run.absolute() if run.exists() else run  # workers have another current folder
-        paths = [source if "://" in source else str(Path(source).absolute()) for source in sources]
-        given = {**options, "out": out.absolute()}
-        waiting = [task.remote(here, paths, **given, share=f"{i}/{total}") for i in range(1, total + 1)]
+        given = {  # workers have another current folder
+            **options,
+            "run": run.absolute() if run.exists() else run,
+            "sources": [source if "://" in source else str(Path(source).absolute()) for source in sources],
+            "out": out.absolute(),
+            "ray": None,
+        }
+        waiting = [task.remote(**{**given, "share": f"{i}/{total}"}) for i in range(1, total + 1)]
         results: list[RowsResult] = []
         with bar("predicting shares", total) as advance:
             while waiting:

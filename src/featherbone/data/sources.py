@@ -30,7 +30,7 @@ from featherbone.errors import BadData, BadImage, BadOption
 
 LIST, PARQUET, TARS = ".txt", ".parquet", (".tar", ".tar.gz", ".tgz")
 BATCH = 16
-"""Rows of a Parquet shard in memory."""
+"""Rows of a Parquet shard that are decoded at a time."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def escaped(name: str) -> str:
 class Share:
     """The part of all pictures that one of `total` machines takes.
 
-    It depends on each picture only: machines need neither agree on an order nor know how many there are.
+    It depends on each picture only: machines need not agree on an order.
     """
 
     number: int = 1
@@ -106,9 +106,6 @@ class Digests:
     def __init__(self) -> None:
         self._sorted = np.empty(0, "S16")
         self._recent: set[bytes] = set()
-
-    def __len__(self) -> int:
-        return len(self._sorted) + len(self._recent)
 
     def add(self, digest: bytes) -> bool:
         """Whether it is new."""
@@ -171,7 +168,8 @@ def _of_path(source: str, without: Path) -> Iterator[Entry]:
         except BadImage as error:
             yield Entry(source, None, error)
         return
-    for path in map(Path, expand_glob(source)):
+    found = expand_glob(source)
+    for path in map(Path, chain((next(found, source),), found)):
         if not path.is_dir():
             yield Entry(str(path), None, str(path))
             continue
