@@ -89,12 +89,16 @@ def train(
         recipe: Name of a paper's settings; options given take precedence over it.
         preset: Settings for a kind of data: small-data is for tens to hundreds of images. Options and the recipe take
             precedence over it.
-        resume: Run folder to continue exactly where it stopped.
+        resume: Run folder to continue exactly where it stopped; "auto" continues the run in `out`, or starts it, with
+            the same command.
         out: Run folder to write; by default a new one under runs/.
         **settings: Settings of the training.
 
     """
-    if resume is not None:
+    auto = str(resume) == "auto"
+    if auto and out is None:
+        raise BadOption("--resume auto continues the run in a folder, or starts it; name the folder with --out RUN")
+    if resume is not None and not auto:
         if recipe or preset or out:
             raise BadOption("--resume continues a run with its settings; omit recipe, preset and out")
         run = resume_run(Path(resume), settings, data and Path(data))
@@ -104,7 +108,7 @@ def train(
         wanted, settings = fine_tuning(model, task, settings) if model in PUBLISHED else (task, settings)
         found = find_task(Path(data), wanted)
         chosen = complete(preset, find_recipe(recipe) if recipe else None, found, model, **settings)
-        run = start_run(Path(data), model, found, out and Path(out), chosen)
+        run = start_run(Path(data), model, found, out and Path(out), chosen, auto)
     card = Card.read(run)
     return TrainResult(run, card.metrics, run / "report.html", kind_of(card).figures)
 

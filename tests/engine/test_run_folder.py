@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 
+import featherbone
 from featherbone.cli import main
 from featherbone.data.loading import Batches, Samples, explained_workers, train_loader
 from featherbone.engine.job import Job
@@ -21,7 +22,7 @@ from featherbone.errors import BadData, BadImage, BadOption, BadRun, Featherbone
 from featherbone.files import locked
 from featherbone.tasks.card import Card
 from featherbone.tasks.run import load_task
-from runs import options, same_run
+from runs import Interrupted, options, same_run, stop_after
 
 NET = "mobilenetv3_small_050"
 
@@ -294,3 +295,21 @@ def test_the_card_is_the_only_thing_a_resume_needs_before_the_first_state(train,
     card = json.loads((run / "card.json").read_text())
     (run / "card.json").write_text(json.dumps(card | {"metrics": {}}))
     same_run(whole, resume_run(run, {}))
+
+
+def test_one_command_starts_a_run_and_continues_it(drawn, short, train, tmp_path, monkeypatch):
+    command = dict(data=drawn, model="lvt", out=tmp_path / "run", resume="auto", **short)
+    with monkeypatch.context() as stopped, pytest.raises(Interrupted):
+        stop_after(stopped, 4)
+        featherbone.train(**command)
+    for wrong, message in (
+        ({"lr": 0.5}, "was started with lr 0.0005, not 0.5"),
+        ({"model": "xformer_small"}, "was started with model 'lvt', not 'xformer_small'"),
+        ({"out": None}, "name the folder with --out RUN"),
+    ):
+        with pytest.raises(BadOption, match=message):
+            featherbone.train(**command | wrong)
+    whole = train("whole", **short)
+    for _ in range(2):  # a finished run stays as it is
+        assert featherbone.train(**command | {"workers": 1}).run == tmp_path / "run"
+        same_run(tmp_path / "run", whole)

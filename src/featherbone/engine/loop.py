@@ -86,7 +86,8 @@ class Loop:
         batch_size = fit_batch_size(count, s, accelerator)
         self.batches = Batches(count, batch_size, world * s.accumulate, accelerator.process_index, world, s.seed)
         torch.manual_seed(s.seed)
-        task = job.build(card, device, resumed)
+        with accelerator.local_main_process_first():  # it downloads
+            task = job.build(card, device, resumed)
         task = task.to(memory_format=torch.channels_last)  # convolutions are faster, on any device
         if s.sync_batchnorm:
             task = synchronise(task, accelerator)

@@ -28,6 +28,7 @@ from featherbone.progress import notify
 from featherbone.report import format_metric
 from featherbone.tasks.card import CARD, Card
 from featherbone.tasks.inference import Inference
+from featherbone.tasks.published import PUBLISHED
 from featherbone.tasks.run import load_task
 from featherbone.tasks.task import kind_of
 
@@ -37,18 +38,32 @@ CHANGEABLE = ("device", "workers", "save_seconds", "tensorboard")
 """Settings that a resumed run may change: none of them has an effect on the result."""
 
 
-def start_run(data: Path, model: str, task: str | None, out: Path | None, settings: Settings) -> Path:
-    """Train `model` on `data` into the folder `out`, by default a new one under runs/; the folder."""
+def start_run(
+    data: Path, model: str, task: str | None, out: Path | None, settings: Settings, resume: bool = False
+) -> Path:
+    """Train `model` on `data` into the folder `out`, by default a new one under runs/; the folder.
+
+    With `resume`, a run that `out` holds is continued; it must have begun with the same model and settings.
+    """
     found = find_task(data, task)
     with ExitStack() as stack:
         accelerator = stack.enter_context(accelerate(settings))
         main = accelerator.is_main_process
-        claim = stack.enter_context(claimed(out, data, model)) if main else None
-        [run] = broadcast_object_list([claim])  # the main process chooses the folder
+        begun = resume and out is not None and (out / CARD).is_file()
+        claim = stack.enter_context(claimed(out, data, model)) if main and not begun else out
+        [run, begun] = broadcast_object_list([claim, begun])  # the main process decides
+        if not run.is_dir():
+            raise BadRun(f"{run} is not on this machine; give a folder that all machines share, with --out")
+        if begun:
+            card = Card.read(run)
+            require_same(run, card, model, settings)
+            settings = from_card(card.settings, card.task, **{name: getattr(settings, name) for name in CHANGEABLE})
+            return _resume(stack, accelerator, run, card, settings, data)
         job = Job(found, data, settings)
         total = len(job.train)
         job.settings = settings.override(batch_size=fit_batch_size(total, settings, accelerator))
-        card = job.card(model)
+        with accelerator.local_main_process_first():  # it downloads
+            card = job.card(model)
         if main:
             for notice in job.notices:
                 notify(notice, "note")
@@ -73,23 +88,43 @@ def resume_run(run: Path, given: Mapping[str, Any], data: Path | None = None) ->
     folder = card.data_folder("give its new location with --data DIR") if data is None else data
     with ExitStack() as stack:
         accelerator = stack.enter_context(accelerate(settings))
-        if accelerator.is_main_process:
-            stack.enter_context(locked(run))
-            for partial in run.glob(".*.partial"):  # left by a process that was killed
-                partial.unlink(missing_ok=True)
-        begun = (run / STATE).is_file()
-        if begun:
-            load_state(run)  # a damaged one is refused before any work
-        elif (run / METRICS).exists():
-            raise BadRun(f"{run}: nothing to resume, its {STATE} was removed; start again into another folder")
-        find_task(folder, card.task)
-        job = Job(card.task, folder, settings)
-        if job.fingerprint() != card.data["fingerprint"]:
-            raise BadRun(f"{folder}: not the images this run began with; restore them, or start a new run")
-        card = replace(card, data={**card.data, "path": str(folder.resolve())})
-        if accelerator.is_main_process:
-            card.write(run)
-        return _train(run, card, job, accelerator, begun)
+        return _resume(stack, accelerator, run, card, settings, folder)
+
+
+def require_same(run: Path, card: Card, model: str, settings: Settings) -> None:
+    """Raise `BadOption` unless the run of a card began with this model and these settings, which have an effect."""
+    began = from_card(card.settings, card.task).to_dict() | {"model": card.starting_weights}
+    if model not in PUBLISHED:
+        began["model"] = card.backbone
+    for name, value in {**settings.to_dict(), "model": model}.items():
+        if name not in (*CHANGEABLE, "batch_size") and began[name] != value:  # batches are fitted to the images
+            raise BadOption(
+                f"{run} holds a run that was started with {name} {began[name]!r}, not {value!r}; give the options that "
+                f"it was started with, continue it with --resume {run}, or choose another --out"
+            )
+
+
+def _resume(
+    stack: ExitStack, accelerator: Accelerator, run: Path, card: Card, settings: Settings, folder: Path
+) -> Path:
+    """Continue a run on the data in `folder`; the run folder, which the main process holds until `stack` is closed."""
+    if accelerator.is_main_process:
+        stack.enter_context(locked(run))
+        for partial in run.glob(".*.partial"):  # left by a process that was killed
+            partial.unlink(missing_ok=True)
+    begun = (run / STATE).is_file()
+    if begun:
+        load_state(run)  # a damaged one is refused before any work
+    elif (run / METRICS).exists():
+        raise BadRun(f"{run}: nothing to resume, its {STATE} was removed; start again into another folder")
+    find_task(folder, card.task)
+    job = Job(card.task, folder, settings)
+    if job.fingerprint() != card.data["fingerprint"]:
+        raise BadRun(f"{folder}: not the images this run began with; restore them, or start a new run")
+    card = replace(card, data={**card.data, "path": str(folder.resolve())})
+    if accelerator.is_main_process:
+        card.write(run)
+    return _train(run, card, job, accelerator, begun)
 
 
 @contextmanager
