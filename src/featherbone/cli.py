@@ -54,10 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes,),
         )
-        if result is not None:
+        if result is not None and os.environ.get("RANK", "0") == "0":  # of several processes one prints
             show(in_ascii(result.to_json()) if as_json else str(result))
     except KeyboardInterrupt:
-        notify("interrupted; continue training with: featherbone train --resume RUN, and rows of predict as they began")
+        notify(
+            "interrupted; featherbone train --resume RUN continues training; the same command continues predict --rows"
+        )
         return INTERRUPTED
     except BrokenPipeError:  # the reader of a result or of help, such as head, has closed the pipe
         if result is None and not {"-h", "--help"} & set(arguments):
