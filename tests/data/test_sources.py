@@ -13,6 +13,7 @@ from featherbone.data import sources
 from featherbone.data.images import read_image
 from featherbone.data.sources import Digests, Share, digest, expand_glob, open_sources
 from featherbone.errors import BadImage, BadOption
+from object_store import object_store
 
 
 def encoded(i, kind="PNG"):
@@ -190,3 +191,23 @@ def test_a_set_of_digests(monkeypatch):
 def test_endings_are_in_any_case():
     assert sources.is_collection("X.PARQUET") and sources.is_collection("s3://b/x.jpg")
     assert not sources.is_collection("x.jpg")
+
+
+def test_an_object_store_that_fails_at_times_is_read(world, monkeypatch):
+    """Pictures, shards and lists in a bucket; a missing one is an error like that of a file."""
+    with object_store(monkeypatch, "pictures") as store:
+        for name in ("in/a.png", "in/deep/c.png", "in/.hidden.png", "plain.parquet", "shard.tar"):
+            with store.open_output_stream(f"pictures/{name}") as file:
+                file.write((world / name).read_bytes())
+        with store.open_output_stream("pictures/list.txt") as file:
+            file.write(b"s3://pictures/in/missing.png\ns3://pictures/in/deep/c.png\n")
+        url = "s3://pictures"
+        assert found(world, f"{url}/in") == {(f"{url}/in/a.png", None): 40, (f"{url}/in/deep/c.png", None): 42}
+        shards = found(world, f"{url}/plain.parquet", f"{url}/shard.tar")
+        assert list(shards.values()) == [50, 0, 52, 60, 62]
+        assert found(world, f"{url}/list.txt") == {
+            (f"{url}/in/missing.png", None): 0,
+            (f"{url}/in/deep/c.png", None): 42,
+        }
+        with pytest.raises(BadImage, match="there is no such file or folder"):
+            open_sources([f"{url}/nothing"], world)
