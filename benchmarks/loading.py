@@ -67,7 +67,7 @@ def measure(given: argparse.Namespace, data: Path) -> dict[str, Any]:
 
     def our_epoch() -> int:
         batches.begin(batches.epoch + 1, 0)  # other draws than in the last one, as timm's
-        return sum(len(images) for images, _ in ours)
+        return sum(len(batch.keys) for batch in ours)
 
     def their_epoch() -> int:
         return sum(len(images) for images, _ in theirs)

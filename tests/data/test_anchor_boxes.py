@@ -7,7 +7,9 @@ import pytest
 
 from featherbone.data import anchor_boxes
 from featherbone.data.anchor_boxes import fit_anchors, input_sizes, mean_best_iou
-from featherbone.data.objects import Annotation, Objects, ObjectSplit
+from featherbone.data.object_split import ObjectSplit
+from featherbone.data.object_table import ObjectTable
+from featherbone.data.objects import Annotation
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadData
 from featherbone.heads.levels import Level
@@ -108,7 +110,7 @@ def test_a_head_takes_what_a_card_keeps_of_them():
 
 
 def marked(path, height, width, *boxes):
-    return Objects.parsed(path, 1, height, width, [Annotation(0, box, crowd=bool(crowd)) for *box, crowd in boxes])
+    return path, 1, (height, width), [Annotation(0, box, crowd=bool(crowd)) for *box, crowd in boxes]
 
 
 def test_sizes_are_those_on_the_input(tmp_path):
@@ -117,7 +119,7 @@ def test_sizes_are_those_on_the_input(tmp_path):
         marked("b.png", 100, 50),
         marked("c.png", 640, 320, (0, 0, 320, 640, 0)),
     )
-    images = ObjectSplit(tmp_path, entries, ("thing",), (1,))
+    images = ObjectSplit(tmp_path, ObjectTable.of(entries), ("thing",), (1,))
     sizes = input_sizes(images, Preprocessing(320, 320, rule="fit"))
     np.testing.assert_allclose(sizes, [(32, 16), (16, 40), (160, 320)])
     assert input_sizes(images.take([1]), Preprocessing(320, 320, rule="fit")).shape == (0, 2)

@@ -151,7 +151,7 @@ def test_holding_out_divides_every_class_and_leaves_some_of_each(tmp_path, share
     images = opened(write_folder(tmp_path))
     images = images.take([0, 1, 2, 3, 4, 5, 8])  # 4, 2 and 1
     train, val = hold_out(images, share, seed=3)
-    assert sorted(train.paths + val.paths) == sorted(images.paths)
+    assert sorted([*train.paths, *val.paths]) == sorted(images.paths)
     assert (np.bincount(train.labels, minlength=3) >= 1).all()
     assert np.bincount(val.labels, minlength=3).tolist() == [min(max(round(4 * share), 1), 3), 1, 0]
     assert hold_out(images, share, seed=3)[1].paths == val.paths

@@ -15,7 +15,9 @@ from featherbone.data.doctor.drawing import draw_objects
 from featherbone.data.doctor.examine import examine_splits
 from featherbone.data.doctor.object_checks import pair_iou
 from featherbone.data.findings import Examination, Finding
-from featherbone.data.objects import Annotation, Objects, ObjectSplit
+from featherbone.data.object_split import ObjectSplit
+from featherbone.data.object_table import ObjectTable
+from featherbone.data.objects import Annotation
 from featherbone.ops import rle
 from featherbone.report.doctor import write_doctor_page
 
@@ -25,7 +27,7 @@ PLACES = [(10, 10, 20, 30), (50, 10, 24, 16), (10, 50, 30, 20), (50, 40, 20, 20)
 """Boxes x y width height of the four objects in each image, two of a class."""
 
 
-def record(path: str, number: int, marks: list[dict]) -> Objects:
+def record(path: str, number: int, marks: list[dict]) -> tuple:
     """The objects of an image, from annotations in COCO's form."""
     rows = [
         Annotation(
@@ -39,7 +41,7 @@ def record(path: str, number: int, marks: list[dict]) -> Objects:
         )
         for mark in marks
     ]
-    return Objects.parsed(path, number, HEIGHT, WIDTH, rows)
+    return path, number, (HEIGHT, WIDTH), rows
 
 
 @dataclass
@@ -82,7 +84,7 @@ class Data:
             for mark in (mark for marks in images for mark in marks):
                 mark["label"] = self.ids.index(mark["category_id"]) if mark["category_id"] in self.ids else -1
             entries = [record(f"{split}/{i}.png", i, marks) for i, marks in enumerate(images)]
-            opened[split] = ObjectSplit(self.root, tuple(entries), self.classes, self.ids)
+            opened[split] = ObjectSplit(self.root, ObjectTable.of(entries), self.classes, self.ids)
         return examine_splits("trees", opened, task, input_size)
 
     def found(self, **options) -> dict[str, Finding]:
@@ -267,7 +269,7 @@ def test_ids_shifted_by_one(data, ids, step, remedy):
 def test_classes_named_differently_in_the_splits(data):
     marks = {s: [record(f"{s}/0.png", 0, i[0])] for s, i in data.splits.items()}
     names = {"train": ("oak", "pine"), "val": ("pine", "oak")}
-    opened = {s: ObjectSplit(data.root, tuple(marks[s]), names[s], (1, 2)) for s in names}
+    opened = {s: ObjectSplit(data.root, ObjectTable.of(marks[s]), names[s], (1, 2)) for s in names}
     findings = {f.code: f for f in examine_splits("trees", opened, "detection", 96).findings}
     assert findings["ids-differ"].examples[0].note == "oak in training, pine in validation"
 

@@ -84,7 +84,7 @@ def test_samples_are_the_same_for_any_number_of_workers(images, workers):
         seen = []
         for epoch in range(2):
             batches.begin(epoch, epoch)
-            seen += [torch.cat([values, labels[:, None]], dim=1) for values, labels in loader]
+            seen += [torch.cat([values, labels[:, None]], dim=1) for _, (values, labels), _ in loader]
         return seen
 
     plain = read(0)
@@ -99,7 +99,7 @@ def test_samples_are_the_same_for_any_number_of_workers(images, workers):
 def test_evaluation_sees_every_image_once(images, world):
     samples = Samples(images, noisy)
     loaders = [eval_loader(samples, 4, 0, CPU, rank, world) for rank in range(world)]
-    values = torch.cat([batch for loader in loaders for batch, _ in loader])[:, 0]
+    values = torch.cat([batch for loader in loaders for _, (batch, _), _ in loader])[:, 0]
     assert sorted(values.tolist()) == [*range(7), *range(100, 107)]
-    labels = torch.cat([labels for _, labels in eval_loader(samples, 4, 0, CPU)])
+    labels = torch.cat([labels for _, (_, labels), _ in eval_loader(samples, 4, 0, CPU)])
     assert labels.tolist() == images.labels.tolist()

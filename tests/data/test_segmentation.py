@@ -51,9 +51,9 @@ def test_masks_are_what_was_drawn(masks):
     splits = open_data(masks, "semantic")
     assert (len(splits.train), len(splits.val)) == (6, 3) and find_tasks(masks) == ("semantic",)
     for i in range(len(splits.train)):
-        stored = np.asarray(Image.open(masks / splits.train.entries[i][1]))
+        stored = np.asarray(Image.open(masks / splits.train.maps[i]))
         np.testing.assert_array_equal(splits.train.truth(i), stored)
-        assert splits.train.size(i) == stored.shape and not splits.train.check(i)
+        assert splits.train.size(i) == stored.shape and splits.train.read(i)[0].size == stored.shape[::-1]
 
 
 def test_both_layouts_draw_the_same_classes(masks, tmp_path):
@@ -112,7 +112,7 @@ def test_a_mask_of_another_size_is_left_out(masks):
     path = sorted((masks / "masks/train").iterdir())[0]
     save(path, np.asarray(Image.open(path))[:-1])
     with pytest.raises(BadImage, match="40x32 pixels, but 40x31"):
-        open_data(masks, "semantic").train.check(0)
+        open_data(masks, "semantic").train.read(0)
 
 
 def test_ade20k_is_read(tmp_path):
@@ -262,7 +262,7 @@ def test_cityscapes_beside_files_of_macos_is_the_same(tmp_path):
 def test_ids_that_are_not_listed_are_refused(parted):
     edit(parted, lambda c: c["annotations"][0]["segments_info"].pop())
     with pytest.raises(BadData, match="ids that segments_info does not list"):
-        open_data(parted, "panoptic").train.check(0)
+        open_data(parted, "panoptic").train.read(0)
 
 
 def test_a_missing_map_is_told(parted):
@@ -275,8 +275,8 @@ def test_a_missing_map_is_told(parted):
 def test_real_panoptic_maps_are_the_semantic_ones_beside_them():
     for split in ("train", "val"):
         images = getattr(open_data(SHARED / "coco_cc", "panoptic"), split)
-        for i, entry in list(enumerate(images.entries))[::5]:
-            beside = Image.open(SHARED / "coco_cc" / f"semantic_{split}" / Path(entry.map).name)
+        for i, path in list(enumerate(images.maps))[::5]:
+            beside = Image.open(SHARED / "coco_cc" / f"semantic_{split}" / Path(path).name)
             np.testing.assert_array_equal(images.truth(i).labels(), np.asarray(beside))
 
 
@@ -307,6 +307,11 @@ WHOLE = {
 }
 
 
+def pairs(images):
+    """Each image and its mask."""
+    return list(zip(images.paths, images.maps, strict=True))
+
+
 def draw(root, image, mask, split, count=6):
     """Images of grey i and masks whose upper half is class 1."""
     for i in range(count):
@@ -324,13 +329,11 @@ def test_masks_in_folders_of_splits(tmp_path, image, mask):
     assert find_tasks(tmp_path) == ("semantic",)
     splits = open_data(tmp_path, "semantic")
     expected = [(image.format(s="train", i=i), mask.format(s="train", i=i)) for i in range(4)]
-    assert (
-        list(splits.train.entries) == expected and splits.notices == () and splits.classes == ("background", "object")
-    )
-    assert [pair[0] for pair in splits.val.entries] == [image.format(s="val", i=i) for i in range(2)]
-    assert open_split(tmp_path, "semantic", "test").images.entries == (
-        (image.format(s="test", i=0), mask.format(s="test", i=0)),
-    )
+    assert pairs(splits.train) == expected and splits.notices == () and splits.classes == ("background", "object")
+    assert list(splits.val.paths) == [image.format(s="val", i=i) for i in range(2)]
+    assert pairs(open_split(tmp_path, "semantic", "test").images) == [
+        (image.format(s="test", i=0), mask.format(s="test", i=0))
+    ]
     assert splits.train.truth(3)[:, 0].tolist() == [1] * 4 + [0] * 4
 
 
@@ -341,8 +344,8 @@ def test_masks_without_splits_are_held_out_by_the_seed(tmp_path, image, mask):
     assert find_tasks(tmp_path) == ("semantic",)
     splits, other = open_data(tmp_path, "semantic", 0.34), open_data(tmp_path, "semantic", 0.34, 1)
     assert "held out 2 of 6" in splits.notices[-1] and (len(splits.train), len(splits.val)) == (4, 2)
-    assert {*splits.train.entries} | {*splits.val.entries} == {(image.format(i=i), mask.format(i=i)) for i in range(6)}
-    assert splits.val.entries != other.val.entries
+    assert {*pairs(splits.train), *pairs(splits.val)} == {(image.format(i=i), mask.format(i=i)) for i in range(6)}
+    assert pairs(splits.val) != pairs(other.val)
 
 
 def test_pascal_voc_is_read_with_its_lists(tmp_path):
@@ -353,8 +356,8 @@ def test_pascal_voc_is_read_with_its_lists(tmp_path):
         (tmp_path / f"ImageSets/Segmentation/{split}.txt").write_text(text, encoding="utf-8")
     splits = open_data(tmp_path, "semantic")
     assert find_tasks(tmp_path) == ("semantic",) and len(splits.classes) == 21
-    assert [pair[0] for pair in splits.train.entries] == ["JPEGImages/0.jpg", "JPEGImages/2.jpg"]
-    assert splits.val.entries == (("JPEGImages/1.jpg", "SegmentationClass/1.png"),)
+    assert list(splits.train.paths) == ["JPEGImages/0.jpg", "JPEGImages/2.jpg"]
+    assert pairs(splits.val) == [("JPEGImages/1.jpg", "SegmentationClass/1.png")]
     (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:1,1,1::\n")
     assert open_data(tmp_path, "semantic").classes == ("background", "car")
 
@@ -372,7 +375,7 @@ def test_an_image_has_the_mask_of_its_very_name(tmp_path):
     save(tmp_path / "masks/0_mask.png", np.ones((8, 8), np.uint8))
     (tmp_path / "classes.txt").write_text("a\nb\n")
     opened = open_split(tmp_path, "semantic", "train")
-    assert opened.images.entries[0] == ("images/0.jpg", "masks/0.png")
+    assert pairs(opened.images)[0] == ("images/0.jpg", "masks/0.png")
     assert [one.examples[0].names for one in opened.findings] == [("masks/0_mask.png",)]
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featherbone.data.objects import ObjectSplit
+from featherbone.data.object_split import ObjectSplit
 from featherbone.data.transforms import Preprocessing
-from featherbone.errors import BadData
+from featherbone.errors import BadData, BadImage
 
 RESTARTS, ROUNDS = 30, 100
 MOST = 5_000
@@ -16,7 +16,10 @@ def input_sizes(images: ObjectSplit, preprocessing: Preprocessing) -> NDArray[np
     """Width and height (n, 2) of all objects except crowds, in pixels of the network's input."""
     sizes = [np.empty((0, 2))]
     for index in range(len(images)):
-        objects = images.truth(index)
+        try:
+            objects = images.truth(index)
+        except (BadData, BadImage):
+            continue
         frame = preprocessing.frame(objects.height, objects.width)
         boxes = objects.boxes[~objects.crowd].astype(np.float64)
         scale = frame.inner_width / frame.width, frame.inner_height / frame.height

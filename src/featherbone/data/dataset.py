@@ -15,7 +15,7 @@ from featherbone.data.formats import find_format, open_split, read_split
 from featherbone.data.formats.format import Opened, Reading
 from featherbone.data.formats.panoptic import ThingSplit
 from featherbone.data.layouts import ALL, LAYOUTS, SPLITS, TRAINING_SPLITS, has_splits
-from featherbone.data.objects import ObjectSplit
+from featherbone.data.object_split import ObjectSplit
 from featherbone.data.split import Split, hold_out
 from featherbone.errors import BadData
 
@@ -167,11 +167,13 @@ def open_checked(data: Path, task: str, split: str, settings: Mapping[str, Any])
 
 def _refuse_unreadable(images: ObjectSplit) -> None:
     """Raise `BadData` for the first annotation that cannot be read, or is of an unknown class."""
-    for entry in images.entries:
-        if entry.errors:
-            raise BadData(entry.errors[0])
-        for row in np.flatnonzero(entry.labels < 0).tolist():
-            raise BadData(
-                f"{entry.path}: {entry.called(row)} is of category {entry.category_ids[row]}; listed are "
-                f"{listed([str(number) for number in images.category_ids])}; list it, or remove the annotation"
-            )
+    table = images.table
+    if table.errors:
+        raise BadData(table.errors[min(table.errors)][0])
+    for row in np.flatnonzero(table.labels < 0).tolist():
+        index = int(table.owners[row])
+        called = images.entry(index).called(row - int(table.first[index]))
+        raise BadData(
+            f"{images.name(index)}: {called} is of category {table.category_ids[row]}; listed are "
+            f"{listed([str(number) for number in images.category_ids])}; list it, or remove the annotation"
+        )

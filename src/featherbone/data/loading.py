@@ -7,15 +7,16 @@ state to save, and global batches are the same for any number of worker processe
 import random
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from featherbone.data.skipped import Reader, Unreadable
 from featherbone.data.split import Split
 from featherbone.errors import FeatherboneError
 
@@ -43,19 +44,58 @@ def seeded(*keys: int) -> Iterator[None]:
         _SPARE.append(own)
 
 
+Collate = Callable[[list[Any]], Any] | None
+"""Joins samples to a batch; None for torch's default."""
+Key = tuple[int, int]
+"""Epoch and index of a sample."""
+
+
 class Samples(Dataset[tuple[Tensor, int]]):
     """Transformed image (3, H, W) and label of `(epoch, index)`."""
 
-    def __init__(self, images: Split[int], transform: Callable[[Image.Image], Tensor], seed: int = 0) -> None:
+    def __init__(
+        self, images: Split[int], transform: Callable[[Image.Image], Tensor], seed: int = 0, training: bool = False
+    ) -> None:
         self.images, self.transform, self.seed = images, transform, seed
+        self.reader = Reader(images, seed, training)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        epoch, index = key
-        with seeded(self.seed, epoch, index):
-            return self.transform(self.images.image(index)), self.images.truth(index)
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        image, label = self.reader(*key)
+        with seeded(self.seed, *key):
+            return self.transform(image), label
 
 
-class Batches(Sampler[list[tuple[int, int]]]):
+class Batch(NamedTuple):
+    """Samples that were read together."""
+
+    keys: list[Key]
+    """Those of the samples; in evaluation images that cannot be read are omitted."""
+    content: Any
+    """The samples as the task joins them; None without any."""
+    met: dict[str, str]
+    """The reason for each image that could not be read, by name."""
+
+
+class BatchReader(Dataset[Batch]):
+    """Batches by the keys of their samples."""
+
+    def __init__(self, samples: Any, collate: Collate = None) -> None:
+        self.samples, self.collate = samples, collate or default_collate
+
+    def __getitems__(self, keys: list[Key]) -> Batch:
+        found = {}
+        for key in keys:
+            with suppress(Unreadable):
+                found[key] = self.samples[key]
+        content = self.collate(list(found.values())) if found else None
+        return Batch(list(found), content, self.samples.reader.take_met())
+
+
+def _same(batch: Any) -> Any:
+    return batch
+
+
+class Batches(Sampler[list[Key]]):
     """Batches of this rank, epoch by epoch, from any step on.
 
     An epoch is a permutation cut into global batches of `batch_size`, without the remainder; a global batch is cut into
@@ -75,16 +115,12 @@ class Batches(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return (self.steps - self.start) * self.parts // self.world
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
         for step in range(self.start, self.steps):
             micro = np.split(order[step * self.batch_size : (step + 1) * self.batch_size], self.parts)
             for part in micro[self.rank :: self.world]:
                 yield [(self.epoch, int(index)) for index in part]
-
-
-Collate = Callable[[list[Any]], Any] | None
-"""Joins samples to a batch; None for torch's default."""
 
 
 @contextmanager
@@ -110,14 +146,14 @@ def explained_workers() -> Iterator[None]:
 def train_loader(
     samples: Any, batches: Batches, workers: int, device: torch.device, collate: Collate = None
 ) -> DataLoader[Any]:
-    """Batches of samples, read by `workers` processes."""
+    """`Batch`es of samples, read by `workers` processes."""
     return DataLoader(
-        samples,
+        BatchReader(samples, collate),
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
-        collate_fn=collate,
+        collate_fn=_same,
     )
 
 
@@ -130,9 +166,13 @@ def eval_loader(
     world: int = 1,
     collate: Collate = None,
 ) -> DataLoader[Any]:
-    """All samples in order, each once; `rank` of `world` takes every world-th."""
-    indices = list(range(len(samples.images)))[rank::world]
+    """`Batch`es of all samples in order, each once; `rank` of `world` takes every world-th."""
+    indices = range(len(samples.images))[rank::world]
     batches = [[(0, i) for i in indices[at : at + batch_size]] for at in range(0, len(indices), batch_size)]
     return DataLoader(
-        samples, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda", collate_fn=collate
+        BatchReader(samples, collate),
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        collate_fn=_same,
     )

@@ -39,13 +39,14 @@ class NamedFiles:
         self.folders = tuple(folders) or (root,)
         self.guesses: dict[str, Path] = {}
         """The files that were found by their plain names only."""
+        self._listings: dict[str, frozenset[str]] = {}
 
     def find(self, name: str) -> Path | None:
         """The file of that name; None where there is none. Raises `BadData` where it may be one of several."""
         if not _leads_out(name):
-            for folder in self.folders:
-                if os.path.isfile(path := os.path.join(folder, name)):
-                    return Path(path)
+            paths = [os.path.join(folder, name) for folder in self.folders]
+            if path := next(filter(self._is_listed, paths), None) or next(filter(os.path.isfile, paths), None):
+                return Path(path)
         if name not in self.guesses and (found := self._guess(written_parts(name))):
             if len(found) > 1:
                 shown = " or ".join(below(self.root, path) for path in found[:2])
@@ -56,6 +57,11 @@ class NamedFiles:
             self.guesses[name] = found[0]
         return self.guesses.get(name)
 
+    def find_path(self, name: str) -> str | None:
+        """As `find`: the path of the file below `root`."""
+        found = self.find(name)
+        return None if found is None else below(self.root, found)
+
     def notes(self) -> list[str]:
         """A note on the files that were found by their plain names only."""
         if not self.guesses:
@@ -63,6 +69,17 @@ class NamedFiles:
         name, path = next(iter(self.guesses.items()))
         where = below(self.root, path)
         return [f"{many(len(self.guesses), 'image')} found by the plain name only, as {where} for {name!r}"]
+
+    def _is_listed(self, path: str) -> bool:
+        """Whether there is a file, by the listing of its folder, which is read once."""
+        folder, name = os.path.split(path)
+        if folder not in self._listings:
+            try:
+                with os.scandir(folder) as entries:
+                    self._listings[folder] = frozenset(entry.name for entry in entries if entry.is_file())
+            except (OSError, ValueError):  # a name may hold a NUL
+                self._listings[folder] = frozenset()
+        return name in self._listings[folder]
 
     def _guess(self, parts: Sequence[str]) -> list[Path]:
         """The files that match the parts of a name best."""

@@ -1,24 +1,19 @@
 """The annotated objects of an image: one record from every format's files to the training target."""
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from hashlib import sha256
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from featherbone.data.findings import Finding, listed
-from featherbone.data.images import upright_size
-from featherbone.data.split import ListedSplit, Split
-from featherbone.errors import BadData, BadImage
+from featherbone.errors import BadData
 from featherbone.ops import rle
 from featherbone.results import Detections, Instances, Rle
-from featherbone.text import to_bytes
 
 
 class Annotation(NamedTuple):
@@ -57,7 +52,7 @@ class Objects:
     stated_areas: NDArray[np.float64]
     """Areas in pixels (n,), NaN where the file states none."""
     segmentations: tuple[Any, ...]
-    """Masks (n,) in COCO's form, not decoded, or as arrays (height, width); None where there is none."""
+    """Masks (n,) in COCO's form, also as JSON, or as arrays (height, width); None where there is none."""
     path: str = ""
     """The image file below the data folder."""
     image_id: int = 0
@@ -126,7 +121,7 @@ class Objects:
         areas = self.stated_areas.copy()
         sides = self.boxes[:, 2:].astype(np.float64) - self.boxes[:, :2]
         for i in np.flatnonzero(np.isnan(areas)).tolist():
-            shape = self.segmentations[i]
+            shape = self.shape(i)
             if shape is not None and not rle.fault(shape, self.height, self.width):
                 areas[i] = rle.areas([rle.from_coco(shape, self.height, self.width)])[0]
             else:
@@ -138,9 +133,14 @@ class Objects:
         """Masks (n,), empty for objects without one. Raises `BadData` for a mask that cannot be read."""
         return tuple(map(self._mask, range(len(self))))
 
+    def shape(self, index: int) -> Any:
+        """The mask of an object in COCO's form, not decoded, or as an array (height, width); None for none."""
+        shape = self.segmentations[index]
+        return parse_json(shape) if isinstance(shape, bytes) else shape
+
     def mask(self, index: int) -> rle.Bools:
         """The mask of an object (height, width). Raises `BadData` for a mask that cannot be read."""
-        shape = self.segmentations[index]
+        shape = self.shape(index)
         return shape if isinstance(shape, np.ndarray) else rle.decode(self._mask(index))
 
     @property
@@ -176,7 +176,7 @@ class Objects:
         return f"the object at {self.boxes_xywh[index, :2].tolist()}"
 
     def _mask(self, index: int) -> Rle:
-        shape = self.segmentations[index]
+        shape = self.shape(index)
         if isinstance(shape, np.ndarray):
             return rle.encode(shape)
         try:
@@ -185,93 +185,14 @@ class Objects:
             raise BadData(f"{self.path}: the mask of {self.called(index)}: {error}; correct or remove it") from None
 
 
-@dataclass(frozen=True, eq=False)
-class ObjectSplit(ListedSplit[Objects]):
-    """Images of one split with annotated objects, or known to have none."""
-
-    root: Path
-    entries: tuple[Objects, ...]
-    classes: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    """The number of each class in the files."""
-
-    def image(self, index: int) -> Image.Image:
-        """The upright image in RGB. Raises `BadImage`, also where its size is not the annotated one."""
-        image = super().image(index)
-        self._check_size(index, image.height, image.width)
-        return image
-
-    def truth(self, index: int) -> Objects:
-        return self.entries[index].visible()
-
-    @property
-    def has_masks(self) -> bool:
-        """Whether every object that is not a crowd has a mask."""
-        return all(entry.has_masks for entry in self.entries)
-
-    def check_size(self, index: int) -> None:
-        """Raise `BadImage` where the image's size is not the annotated one, from the head of its file."""
-        self._check_size(index, *upright_size(self.root / self.name(index)))
-
-    def matched(self, train: Split[Any]) -> "tuple[Split[Any], ObjectSplit, list[Finding]]":
-        if self.classes == train.classes:
-            return train, self, []
-        assert isinstance(train, ObjectSplit), "both splits are read by one format"
-        try:
-            images = self.named(train.classes, train.category_ids)
-        except BadData as error:
-            return train, self, [Finding("error", "classes-differ", str(error).removeprefix(f"{self.root}: "), 1)]
-        message = "training and validation list other classes, or in another order: matched by name"
-        return train, images, [Finding("note", "classes-matched", message, 1)]
-
-    def with_crowds_as_objects(self) -> "ObjectSplit":
-        """The same images with every crowd as a single object."""
-        return replace(self, entries=tuple(replace(e, crowd=np.zeros(len(e), bool)) for e in self.entries))
-
-    def named(self, classes: tuple[str, ...], category_ids: Sequence[int] = ()) -> "ObjectSplit":
-        """As `Split.named`.
-
-        The numbers in the files stay; a class that these files do not list has that of `category_ids` if it is free.
-        """
-        if self.classes == classes:
-            return self
-        places = {name: label for label, name in enumerate(classes)}
-        used = {label for entry in self.entries for label in entry.labels.tolist() if label >= 0}
-        if odd := [self.classes[label] for label in sorted(used) if self.classes[label] not in places]:
-            raise BadData(
-                f"{self.root}: objects of classes that training does not list: {listed(odd)}; the training classes are "
-                f"{listed(classes)}; list the same in both"
-            )
-        numbers = dict(zip(self.classes, self.category_ids, strict=True))
-        for name, number in zip(classes, category_ids or range(len(classes)), strict=True):
-            taken = set(numbers.values())
-            numbers.setdefault(name, number if number not in taken else max(taken) + 1)
-        table = np.array([*(places.get(name, -1) for name in self.classes), -1], np.int64)
-        entries = tuple(replace(entry, labels=table[entry.labels]) for entry in self.entries)
-        return replace(self, entries=entries, classes=classes, category_ids=tuple(numbers[name] for name in classes))
-
-    def fingerprint(self) -> str:
-        digest = sha256(to_bytes(f"{len(self)} images of {self.classes}\n"))
-        for entry in self.entries:
-            digest.update(to_bytes(f"{entry.path} {entry.width}x{entry.height}\n"))
-            rows = (entry.labels.tolist(), entry.boxes_xywh.tolist(), entry.crowd.tolist(), entry.segmentations)
-            for label, box, crowd, shape in zip(*rows, strict=True):
-                digest.update(to_bytes(f"{label} {box} {crowd} {shape}\n"))
-        return digest.hexdigest()[:16]
-
-    def _check_size(self, index: int, height: int, width: int) -> None:
-        entry = self.entries[index]
-        if (height, width) != (entry.height, entry.width):
-            turned = ", turned by its EXIF orientation" if (width, height) == (entry.height, entry.width) else ""
-            raise BadImage(
-                f"{entry.path}: {width}x{height} pixels{turned}, but annotated as {entry.width}x{entry.height}; "
-                "annotate the upright image, or correct the size"
-            )
+def to_json(value: Any) -> bytes:
+    """A value as JSON that `parse_json` reads, also with NaN and halves of letters."""
+    return json.dumps(value, separators=(",", ":")).encode()
 
 
-def size_of(path: Path) -> tuple[int, int]:
-    """Height and width of an image file; 1, 1 for one that cannot be read, which is left out when it is read."""
+def parse_json(text: bytes) -> Any:
+    """The value of JSON that was found to be JSON, with the NaN and Infinity that Python writes."""
     try:
-        return upright_size(path)
-    except BadImage:
-        return 1, 1
+        return msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        return json.loads(text.decode(errors="replace"))

@@ -15,7 +15,8 @@ from featherbone.data.formats.coco import find_coco
 from featherbone.data.label_files import Code, read_code
 from featherbone.data.layouts import TRAINING_SPLITS, split_folders
 from featherbone.data.map_files import panoptic_categories, write_panoptic
-from featherbone.data.objects import Objects, ObjectSplit
+from featherbone.data.object_split import ObjectSplit
+from featherbone.data.objects import Objects
 from featherbone.errors import BadData
 from featherbone.files import atomic_folder, check_new_folder, write_bytes, write_json
 from featherbone.ops import rle

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from torch.utils.data import Dataset
 from featherbone.data.augment import Augmentation, Sample
 from featherbone.data.formats.panoptic import PanopticSplit
 from featherbone.data.frames import Frame, fit, scale_image
-from featherbone.data.loading import seeded
+from featherbone.data.loading import Key, seeded
 from featherbone.data.objects import Objects
-from featherbone.data.split import Split
+from featherbone.data.skipped import Reader
+from featherbone.data.split import PanopticTruth, Split
 from featherbone.data.transforms import Preprocessing
 from featherbone.ops.boxes import Target
 from featherbone.ops.label_maps import PanopticTarget
@@ -32,32 +34,35 @@ class DenseSamples(Dataset[tuple[Tensor, Any]], ABC):
     augmentation: Augmentation | None
     seed: int
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Any]:
+    def __post_init__(self) -> None:
+        self.reader = Reader(self.images, self.seed, training=self.augmentation is not None)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Any]:
         epoch, index = key
-        p = self.preprocessing
+        p, read = self.preprocessing, partial(self.read, epoch)
         if self.augmentation is None:
-            sample = self.read(index)
+            sample = read(index)
         else:
             with seeded(self.seed, epoch, index):
                 fill = [round(255 * value) for value in p.mean]
-                sample = self.augmentation(self.read, index, len(self.images), p.height, p.width, fill)
+                sample = self.augmentation(read, index, len(self.images), p.height, p.width, fill)
         h, w = sample.size
         height, width = p.canvas(h, w)
         edges = (0, width - w, 0, height - h)
         return F.pad(p.normalise(sample.image), edges), self.target(sample, edges)
 
-    def read(self, index: int, factor: float = 1.0) -> Sample:
+    def read(self, epoch: int, index: int, factor: float = 1.0) -> Sample:
         """An image and its annotations, scaled to a canvas `factor` times as large as the input."""
         p = self.preprocessing
-        image = self.images.image(index)
+        image, truth = self.reader(epoch, index)
         if factor == 1:
             frame = p.frame(image.height, image.width)
         else:
             frame = fit(image.height, image.width, round(p.height * factor), round(p.width * factor))
-        return self.annotate(index, scale_image(image, frame, p.interpolation), frame)
+        return self.annotate(truth, scale_image(image, frame, p.interpolation), frame)
 
     @abstractmethod
-    def annotate(self, index: int, pixels: Tensor, frame: Frame) -> Sample:
+    def annotate(self, truth: Any, pixels: Tensor, frame: Frame) -> Sample:
         """The sample of an image; `pixels` (3, h, w) are the image at the scale of `frame`."""
 
     @abstractmethod
@@ -71,8 +76,8 @@ class DetectionSamples(DenseSamples):
 
     masks: bool
 
-    def annotate(self, index: int, pixels: Tensor, frame: Frame) -> Sample:
-        return object_sample(self.images.truth(index), pixels, frame, self.masks)
+    def annotate(self, truth: Objects, pixels: Tensor, frame: Frame) -> Sample:
+        return object_sample(truth, pixels, frame, self.masks)
 
     def target(self, sample: Sample, edges: tuple[int, int, int, int]) -> Target:
         masks = None if sample.masks is None else F.pad(sample.masks, edges).bool()
@@ -82,8 +87,8 @@ class DetectionSamples(DenseSamples):
 class SemanticSamples(DenseSamples):
     """Targets are class indices (H, W), int64, 255 where unlabelled."""
 
-    def annotate(self, index: int, pixels: Tensor, frame: Frame) -> Sample:
-        classes = scale_classes(self.images.truth(index), frame)
+    def annotate(self, truth: NDArray[np.uint8], pixels: Tensor, frame: Frame) -> Sample:
+        classes = scale_classes(truth, frame)
         return Sample(pixels, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), None, classes)
 
     def target(self, sample: Sample, edges: tuple[int, int, int, int]) -> Tensor:
@@ -96,8 +101,7 @@ class PanopticSamples(DenseSamples):
 
     images: PanopticSplit
 
-    def annotate(self, index: int, pixels: Tensor, frame: Frame) -> Sample:
-        truth = self.images.truth(index)
+    def annotate(self, truth: PanopticTruth, pixels: Tensor, frame: Frame) -> Sample:
         sample = object_sample(self.images.objects(truth), pixels, frame, masks=True)
         return replace(sample, classes=scale_classes(self.images.stuff_labels(truth), frame))
 

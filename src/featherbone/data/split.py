@@ -1,8 +1,9 @@
 """One split of a data set, whatever its format and its task."""
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Self, TypeVar
@@ -13,8 +14,10 @@ from PIL import Image
 
 from featherbone.data.findings import Finding, listed
 from featherbone.data.images import read_file, read_image, upright_size
+from featherbone.data.text_array import TextArray
 from featherbone.errors import BadData, BadImage
 from featherbone.ops.label_maps import IGNORE
+from featherbone.text import to_bytes
 
 T = TypeVar("T")
 
@@ -39,6 +42,11 @@ class PanopticTruth:
     ids: NDArray[np.int32]
     """(H, W): i + 1 on the pixels of `segments[i]`, 0 on unlabelled pixels."""
     segments: tuple[PanopticSegment, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height and width."""
+        return self.ids.shape
 
     def labels(self) -> NDArray[np.uint8]:
         """Class indices (H, W), `IGNORE` on unlabelled pixels."""
@@ -82,7 +90,7 @@ class Split(ABC, Generic[T]):
 
     def joint_fingerprint(self, val: "Split[Any]") -> str:
         """A hash of these training images and their validation images."""
-        return sha256(f"{self.fingerprint()} {val.fingerprint()}".encode()).hexdigest()[:16]
+        return hash_listing(f"{self.fingerprint()} {val.fingerprint()}")
 
     def image(self, index: int) -> Image.Image:
         """The upright image in RGB. Raises `BadImage`."""
@@ -92,9 +100,9 @@ class Split(ABC, Generic[T]):
         """Height and width of the upright image, from the head of its file. Raises `BadImage`."""
         return upright_size(self.encoded(index), self.name(index))
 
-    def check(self, index: int) -> None:
-        """Raise `BadImage` or `BadData` where the image cannot be used."""
-        self.image(index)
+    def read(self, index: int) -> tuple[Image.Image, T]:
+        """The image and its annotations. Raises `BadImage` or `BadData` where they cannot be used."""
+        return self.image(index), self.truth(index)
 
     def groups(self) -> Sequence[NDArray[np.int64]]:
         """Groups of indices, of each of which a share is held out for validation."""
@@ -129,14 +137,14 @@ class FileSplit(Split[T]):
     """A split whose images are files below `root`."""
 
     root: Path
-    entries: Sequence[Any]
-    """What is known of each image: its `path` below `root`, and in a `ListedSplit` `image_id`, `height` and `width`."""
+    paths: TextArray
+    """Paths of the images below `root`."""
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.paths)
 
     def name(self, index: int) -> str:
-        return self.entries[index].path
+        return self.paths[index]
 
     def encoded(self, index: int) -> bytes:
         return read_file(self.root / self.name(index), self.name(index))
@@ -147,29 +155,47 @@ class FileSplit(Split[T]):
     def size(self, index: int) -> tuple[int, int]:
         return upright_size(self.root / self.name(index), self.name(index))
 
-    def check_map(self, index: int, image: Image.Image, path: str, shape: tuple[int, ...], kind: str) -> None:
-        """Raise `BadImage` where the map or mask in the file `path` has another size than the image."""
-        if shape != (image.height, image.width):
+
+class MapSplit(FileSplit[T]):
+    """A split whose images each have a file with a value for every pixel."""
+
+    maps: TextArray
+    """Paths of these files below `root`."""
+
+    def read(self, index: int) -> tuple[Image.Image, T]:
+        """As `Split.read`; raises `BadImage` where image and map differ in size."""
+        image, truth = super().read(index)
+        height, width = truth.shape  # type: ignore[attr-defined]  # an array, or `PanopticTruth`
+        if (height, width) != (image.height, image.width):
             raise BadImage(
-                f"{self.name(index)}: {image.width}x{image.height} pixels, but {shape[1]}x{shape[0]} in {path}; save "
-                f"the {kind} in the size of the upright image"
+                f"{self.name(index)}: {image.width}x{image.height} pixels, but {width}x{height} in "
+                f"{self.maps[index]}; save the map in the size of the upright image"
             )
+        return image, truth
 
-    def take(self, indices: Sequence[int]) -> Self:
-        entries = tuple(self.entries[i] for i in indices)
-        return replace(self, entries=entries)  # type: ignore[type-var]  # every kind is a dataclass
+    def hash_maps(self) -> bytes:
+        """A hash of the names and sizes in bytes of all images and maps; reads none."""
+        digest = sha256()
+        for path, place in zip(self.paths.parts(), self.maps, strict=True):
+            digest.update(path + to_bytes(f" {place} {os.stat(self.root / place).st_size}\n"))
+        return digest.digest()
 
 
-class ListedSplit(FileSplit[T]):
-    """A split whose images are listed in an annotation file, with numbers and sizes."""
+FORM = "2:"
+"""Start of fingerprints that are taken of names and numbers; earlier ones, without it, were taken of all files."""
 
-    def image_id(self, index: int) -> int:
-        """The image's number in the file that lists it; in formats without numbers its place, from 1."""
-        return self.entries[index].image_id
 
-    def size(self, index: int) -> tuple[int, int]:
-        """Height and width as annotated."""
-        return self.entries[index].height, self.entries[index].width
+def hash_listing(head: str, *parts: bytes) -> str:
+    """A fingerprint of names and numbers."""
+    digest = sha256(to_bytes(head))
+    for part in parts:
+        digest.update(part)
+    return FORM + digest.hexdigest()[:16]
+
+
+def without(images: Split[T], names: Collection[str]) -> Split[T]:
+    """The images but for those of these names."""
+    return images.take([index for index in range(len(images)) if images.name(index) not in names]) if names else images
 
 
 def hold_out(images: Split[T], share: float, seed: int) -> tuple[Split[T], Split[T]]:

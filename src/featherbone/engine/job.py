@@ -1,6 +1,7 @@
 """A task on a data set: everything that training and evaluation need to know of both."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,14 @@ from featherbone.data.dataset import DataSet, EvaluationSplit, open_data
 from featherbone.data.formats.format import Reading
 from featherbone.data.loading import eval_loader
 from featherbone.data.mixing import mix
-from featherbone.data.scan import find_unreadable, leave_out
-from featherbone.data.split import Split
+from featherbone.data.skipped import Reader, Skipped, Unreadable, require_readable
+from featherbone.data.split import without
 from featherbone.draw import contact_sheet, draw_record, save_picture
 from featherbone.engine.accelerator import count_workers
 from featherbone.engine.run import read_metrics
 from featherbone.engine.settings import Settings, parse_keywords
 from featherbone.engine.start import load_published, starting_point
 from featherbone.engine.teacher import Teacher
-from featherbone.errors import BadData
 from featherbone.files import write_json
 from featherbone.metrics.detection import DetectionMetrics
 from featherbone.metrics.outcome import SHOWN, Outcome
@@ -38,38 +38,60 @@ from featherbone.tasks.task import KINDS
 
 
 class Job:
-    """A task on a data set, opened without the images that cannot be read.
+    """A task on a data set.
 
-    For training both splits are opened; else only the split that is evaluated.
+    For training both splits are opened; else only the split that is evaluated. Images are read when they are needed.
     """
 
     def __init__(self, task: str, data: Path, settings: Settings, evaluated: EvaluationSplit | None = None) -> None:
         self.kind, self.data, self.settings = KINDS[task], data, settings
         self.inference = Inference()
-        opened: dict[str, Split[Any]]
+        self.splits: dict[str, Any]
+        """The images, by the name of their split."""
         if evaluated is None:
             found = open_data(data, task, settings.val_share, settings.seed, Reading.of(settings.to_dict()))
-            opened, notices = {"train": found.train, "val": found.val}, (*found.notices, *found.warnings)
+            self.splits, self.notices = {"train": found.train, "val": found.val}, (*found.notices, *found.warnings)
         else:
-            opened, notices = {evaluated.split: evaluated.images}, evaluated.notices
-        self.skipped: dict[str, str] = {}
-        """The reason for each image that was left out, by name."""
-        self.splits: dict[str, Any] = {}
-        """The readable images, by the name of their split."""
-        for name, images in opened.items():
-            unreadable = find_unreadable(images)
-            self.skipped |= {images.name(index): reason for index, reason in unreadable.items()}
-            self.splits[name] = leave_out(images, unreadable)
-        self.notices = (*notices, *(f"left out: {reason}" for reason in self.skipped.values()))
-        if not all(map(len, self.splits.values())):
-            raise BadData(f"{data}: no image of one split can be read; the first: {next(iter(self.skipped.values()))}")
-        self.split, self.val = list(self.splits.items())[-1]
+            self.splits, self.notices = {evaluated.split: evaluated.images}, evaluated.notices
         self.kind.check(data, self.splits, training=evaluated is None)
+        self.split = list(self.splits)[-1]
+        self.unread = {name: Skipped(data, name, len(images)) for name, images in self.splits.items()}
+        """The images of each split that could not be read so far."""
+        self.earlier: dict[str, str] = {}
+        """Those that a run met before it was resumed."""
+        require_readable(self.val, data, self.split)
+
+    @property
+    def val(self) -> Any:
+        """The images that are evaluated."""
+        return self.splits[self.split]
 
     @property
     def train(self) -> Any:
         """The training images."""
         return self.splits["train"]
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """The reason for each image that was replaced in training or omitted in evaluation, by name."""
+        return self.earlier | {name: reason for one in self.unread.values() for name, reason in one.reasons.items()}
+
+    def skip(self, split: str, met: dict[str, str]) -> None:
+        """Count images that could not be read, and name each the first time. Raises `BadData` for too many."""
+        for reason in self.unread[split].add(met):
+            notify(reason, "skipped")
+
+    def share_skipped(self, accelerator: Accelerator) -> None:
+        """Join what all processes have met. Raises `BadData`, in every process, for too many."""
+        if accelerator.num_processes > 1:
+            for met in gather_object([{split: one.reasons for split, one in self.unread.items()}]):
+                for split, reasons in met.items():
+                    self.unread[split].add(reasons)
+
+    def leave_out(self, names: Collection[str]) -> None:
+        """Remove images, which an earlier version found before it trained."""
+        for split, images in self.splits.items():
+            self.splits[split] = without(images, names)
 
     def fingerprint(self) -> str:
         """A hash of all names and annotations."""
@@ -92,7 +114,7 @@ class Job:
             "fingerprint": self.fingerprint(),
             "val_fingerprint": self.val.fingerprint(),
             **{split: len(images) for split, images in self.splits.items()},
-            "skipped": self.skipped,
+            "skipped": {},
         }
         if things:
             data["category_ids"] = list(self.train.category_ids)
@@ -175,13 +197,16 @@ class Job:
         for index, record in records:
             outcome.add(index, self.val.truth(index), record)
         totals = [float(torch.stack(losses).cpu().double().sum()) if losses else 0.0]
+        self.share_skipped(accelerator)
+        if len(self.unread[self.split].reasons) == len(self.val):
+            require_readable(self.val, self.data, self.split)
         if accelerator.num_processes > 1:
             outcome.synchronise(gather_object)
             totals = gather_object(totals)
         outcome.finish()
         metrics = outcome.compute()
         if total := sum(totals):
-            metrics["loss"] = total / len(self.val)
+            metrics["loss"] = total / metrics["images"]
         outcome.score = metrics.get("best_score") or self.kind.score or 0.0
         return {**metrics, "split": self.split}, outcome
 
@@ -189,8 +214,10 @@ class Job:
         self, task: Any, card: Card, loader: DataLoader[Any], device: torch.device, losses: list[Tensor]
     ) -> Iterator[tuple[int, Any]]:
         """The index and the record of each image; the loss of each batch, times its images, goes to `losses`."""
-        sampler: Any = loader.batch_sampler
-        for keys, batch in track(zip(sampler, loader, strict=True), "evaluating", len(loader)):
+        for keys, batch, met in track(loader, "evaluating", len(loader)):
+            self.skip(self.split, met)
+            if not keys:
+                continue
             images, targets = self.kind.to_targets(batch, task.decoder, device)
             raw = task(images)
             if self.kind.has_validation_loss and not isinstance(raw, Picked):
@@ -202,9 +229,12 @@ class Job:
     def _from_views(self, task: Any, card: Card, accelerator: Accelerator) -> Iterator[tuple[int, Any]]:
         """The same from tiles or several views of each image."""
         own = range(accelerator.process_index, len(self.val), accelerator.num_processes)
+        read = Reader(self.val, self.settings.seed, training=False)
         for index in track(own, "evaluating", len(own)):
-            image = self.val.image(index)
-            yield index, self.inference.record(task, card.preprocessing, image, accelerator.device, None)
+            with suppress(Unreadable):
+                image, _ = read(0, index)
+                yield index, self.inference.record(task, card.preprocessing, image, accelerator.device, None)
+            self.skip(self.split, read.take_met())
 
     def report(self, path: Path, card: Card, outcome: Outcome) -> None:
         """Write the page of a run, and detections in COCO's results format beside it."""
@@ -219,7 +249,9 @@ class Job:
         for image, target in (samples[key] for key in keys[:SHOWN]):
             record = self.kind.target_record(target, image, self.train)
             pictures.append(draw_record(card.preprocessing.picture(image), record, legend=False))
-        captions = [self.train.name(index) for _, index in keys[:SHOWN]]
+        self.skip("train", met := samples.reader.take_met())
+        names = [self.train.name(index) for _, index in keys[:SHOWN]]
+        captions = [f"in place of {name}" if name in met else name for name in names]
         save_picture(contact_sheet(pictures, captions, 4, 320), path)
 
     def show_outcome(self, path: Path, outcome: Outcome) -> None:

@@ -134,7 +134,8 @@ class Loop:
         parts: list[Tensor] = []
         with bar(f"epoch {epoch + 1}/{self.epochs}", per_epoch, progress.step % per_epoch) as advance:
             names: list[str] = []
-            for batch in self.loader:
+            for _, batch, met in self.loader:
+                self.job.skip("train", met)
                 terms = self.micro_step(batch, len(parts) % self.settings.accumulate)
                 names = list(terms)
                 parts.append(torch.stack([term.float() for term in terms.values()]))
@@ -243,10 +244,14 @@ class Loop:
         return -1.0 if value is None or math.isnan(value) else float(value)
 
     def save(self) -> None:
-        """Write everything a resume needs, from the main process."""
+        """Write everything a resume needs, and the names of skipped images to the card, from the main process."""
+        self.job.share_skipped(self.accelerator)
         if not self.accelerator.is_main_process:
             return
         require_folder(self.run)
+        if (skipped := self.job.skipped) != self.card.data.get("skipped"):
+            self.card = replace(self.card, data={**self.card.data, "skipped": skipped})
+            replace(Card.read(self.run), data=self.card.data).write(self.run)
         scaler = self.accelerator.scaler
         save_state(
             self.run,

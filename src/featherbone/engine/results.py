@@ -12,7 +12,7 @@ from featherbone.data.formats.coco_json import read_bytes, read_panoptic_results
 from featherbone.data.formats.panoptic import PanopticSplit, read_ids
 from featherbone.data.label_files import read_values
 from featherbone.data.named_files import find_below
-from featherbone.data.objects import ObjectSplit
+from featherbone.data.object_split import ObjectSplit
 from featherbone.errors import BadData, BadImage, BadOption
 from featherbone.metrics.detection import read_coco_results
 from featherbone.ops.label_maps import IGNORE
@@ -103,7 +103,7 @@ def read_panoptic_maps(results: Path, images: PanopticSplit) -> Read:
     folders = [results.with_suffix(""), results.parent / "maps", results.parent]
 
     def read(index: int) -> PanopticMap:
-        image_id = images.entries[index].image_id
+        image_id = images.image_id(index)
         row = rows.get(image_id)
         if row is None:
             raise BadData(f"{results}: no entry for image {image_id}, {images.name(index)}; add one for every image")

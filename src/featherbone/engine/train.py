@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 
 from featherbone.data.dataset import open_evaluation
 from featherbone.data.formats import find_task
-from featherbone.data.scan import find_unreadable, leave_out
+from featherbone.data.split import FORM, without
 from featherbone.engine.accelerator import accelerate
 from featherbone.engine.job import Job
 from featherbone.engine.loop import Loop, fit_batch_size
@@ -119,8 +119,12 @@ def _resume(
         raise BadRun(f"{run}: nothing to resume, its {STATE} was removed; start again into another folder")
     find_task(folder, card.task)
     job = Job(card.task, folder, settings)
-    if job.fingerprint() != card.data["fingerprint"]:
-        raise BadRun(f"{folder}: not the images this run began with; restore them, or start a new run")
+    skipped = card.data.get("skipped", {})
+    if not fits(job, card):
+        job.leave_out(skipped)  # as an earlier version did before it began
+        if not fits(job, card):
+            raise BadRun(f"{folder}: not the images this run began with; restore them, or start a new run")
+    job.earlier = dict(skipped)
     card = replace(card, data={**card.data, "path": str(folder.resolve())})
     if accelerator.is_main_process:
         card.write(run)
@@ -196,6 +200,7 @@ def _train(run: Path, card: Card, job: Job, accelerator: Accelerator, begun: boo
     card = Card.read(run)
     metrics, outcome = loop.measured or job.measure(load_task(run)[1], card, accelerator)
     if main:
+        card = replace(card, data={**card.data, "skipped": job.skipped})
         job.report(run / "report.html", replace(card, metrics={**card.metrics, **metrics}), outcome)
     return run
 
@@ -240,11 +245,7 @@ def open_measuring(card: Card, folder: Path, device: str, workers: int | None, s
     task = find_task(folder, card.task)
 
     evaluated = open_evaluation(
-        folder,
-        task,
-        split,
-        settings.to_dict(),
-        is_held_out=lambda images: is_of(card, folder, leave_out(images, find_unreadable(images))),
+        folder, task, split, settings.to_dict(), is_held_out=lambda images: is_of(card, folder, images)
     )
     words = dict(zip(card.data.get("synsets", ()), card.classes, strict=False))
     images = evaluated.images.renamed(words).named(card.classes, card.category_ids)
@@ -252,10 +253,24 @@ def open_measuring(card: Card, folder: Path, device: str, workers: int | None, s
 
 
 def is_of(card: Card, folder: Path, images: Any) -> bool:
-    """Whether the readable images of a split are those that a run was validated on."""
-    if "val_fingerprint" not in card.data:  # a run of an earlier version
+    """Whether the images of a split are those that a run was validated on."""
+    stated, found = card.data.get("val_fingerprint", ""), images.fingerprint()
+    if not stated or is_incomparable(found, stated):
         return card.data.get("path") == str(folder.resolve())
-    return images.fingerprint() == card.data["val_fingerprint"]
+    return stated in (found, without(images, card.data.get("skipped", {})).fingerprint())
+
+
+def is_incomparable(found: str, stated: str) -> bool:
+    """Whether a fingerprint was `stated` by an earlier version that took it in another way."""
+    return found.startswith(FORM) and not stated.startswith(FORM)
+
+
+def fits(job: Job, card: Card) -> bool:
+    """Whether the images of a job are those that a run began with; by their numbers for one of an earlier version."""
+    found, stated = job.fingerprint(), card.data["fingerprint"]
+    if is_incomparable(found, stated):
+        return all(len(images) == card.data[split] for split, images in job.splits.items())
+    return found == stated
 
 
 def measurer(card: Card) -> tuple[str, Callable[[Any], float]]:

@@ -32,8 +32,8 @@ class Outcome:
 
     @property
     def spread(self) -> list[int]:
-        """Indices spread over the split."""
-        return spread(self.count, SHOWN)
+        """Indices of measured images, spread over the split."""
+        return [index for index in spread(self.count, SHOWN) if index in self.records]
 
     @property
     def worst(self) -> list[int]:

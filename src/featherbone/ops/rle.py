@@ -49,6 +49,12 @@ def from_coco(segmentation: Any, height: int, width: int) -> Rle:
     return _as_text(coco.merge(coco.frPyObjects(polygons, height, width)))
 
 
+def stated_size(segmentation: Any) -> tuple[int, int]:
+    """Height and width that run lengths state; 1, 1 for polygons, and where there is none."""
+    size = segmentation.get("size") if isinstance(segmentation, dict) else None
+    return (size[0], size[1]) if isinstance(size, list) and list(map(type, size)) == [int, int] else (1, 1)
+
+
 def fault(segmentation: Any, height: int, width: int) -> str:
     """Why COCO's `segmentation` is not a mask of that size, or "" where it is one.
 

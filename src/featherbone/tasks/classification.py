@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featherbone.data.doctor.checks import check_annotations
-from featherbone.data.findings import refuse
 from featherbone.data.frames import Frame
 from featherbone.data.loading import Samples
 from featherbone.data.sampling import spread_classes
@@ -182,11 +179,7 @@ class ClassificationKind(Kind):
         names = ("auto_augment", "color_jitter", "erasing", "flip", "min_area")
         chosen = {name: getattr(settings, name) for name in names}
         transform = training_transform(preprocessing, **chosen) if training else preprocessing.transform()
-        return Samples(split, transform, settings.seed)
-
-    def check(self, data: Path, splits: Mapping[str, Any], training: bool) -> None:
-        if training:
-            refuse(check_annotations(splits, "classification"), data)
+        return Samples(split, transform, settings.seed, training)
 
     def choose(self, split: Any, count: int) -> list[int]:
         return spread_classes(split.labels, count)

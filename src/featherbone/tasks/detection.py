@@ -131,8 +131,8 @@ class DetectionKind(Kind):
 
     def check(self, data: Path, splits: Mapping[str, Any], training: bool) -> None:
         for split, images in splits.items():
-            if all(entry.crowd.all() for entry in images.entries):
-                raise BadData(f"{data}: no object in the readable {split} images; annotate some")
+            if images.table.crowd.all():
+                raise BadData(f"{data}: no object on the {split} images; annotate some")
 
     def draw_targets(self, decoder: Any, size: tuple[int, int, int], draw: torch.Generator) -> list[Target]:
         return draw_objects(len(decoder.classes), size, draw)

@@ -193,7 +193,7 @@ class Kind(ABC):
         return spread(len(split), count)
 
     def check(self, data: Path, splits: Mapping[str, Split[Any]], training: bool) -> None:  # noqa: B027  # optional
-        """Raise `BadData` where the readable images of the splits cannot be trained on or measured."""
+        """Raise `BadData` where the splits cannot be trained on or measured; reads few annotations."""
 
     def set_loss(self, task: Any, settings: Any, train: Split[Any]) -> None:  # noqa: B027  # optional
         """Configure the loss of a task by the settings of training."""

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featherbone.data.formats.masks import check_two_classes, count_pixels
+from featherbone.data.formats.masks import check_two_classes, count_pixels, read_maps
 from featherbone.data.frames import Frame
 from featherbone.data.samples import SemanticSamples
 from featherbone.data.split import Split
@@ -108,7 +108,7 @@ class SemanticKind(Kind):
         if training:
             check_two_classes(splits["train"], data)
         name, images = list(splits.items())[-1]
-        if not any((images.truth(i) != IGNORE).any() for i in range(len(images))):
+        if not any((labels != IGNORE).any() for labels in read_maps(images, data, name)):
             raise BadData(f"{data}: no pixel of the {name} images has a class; annotate some")
 
     def set_loss(self, task: Any, settings: Any, train: Split[Any]) -> None:

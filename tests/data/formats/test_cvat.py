@@ -93,7 +93,7 @@ def test_every_shape(tmp_path):
 
 def test_a_box_turns_clockwise(tmp_path):
     opened = one(tmp_path, '<box label="cat" xtl="20" ytl="18" xbr="60" ybr="22" rotation="30"/>')
-    (polygon,) = opened.images.entries[0].segmentations[0]
+    (polygon,) = opened.images.entries[0].shape(0)
     corners = np.reshape(polygon, (4, 2)) - (40, 20)
     end = corners[1:3].mean(0)  # the middle of the right side, now lower
     np.testing.assert_allclose(end, [20 * np.cos(np.pi / 6), 20 * np.sin(np.pi / 6)], atol=1e-9)

@@ -21,7 +21,7 @@ from featherbone.data.findings import (
 )
 from featherbone.data.formats.format import Opened
 from featherbone.data.layouts import TRAINING_SPLITS
-from featherbone.data.objects import ObjectSplit
+from featherbone.data.object_split import ObjectSplit
 
 BEYOND = 2.0
 """Pixels by which a box or mask may exceed its image, and by which edges of the two may differ."""
@@ -62,8 +62,7 @@ def check_listing(split: str, opened: Opened) -> Iterator[Finding]:
     yield from report("warning", f"unlisted-in-{split}", [Example((name,)) for name in opened.unlisted], "image", text)
     orphans = many(opened.orphans, "annotation")
     text = f"{orphans} for {split} of an image that is not listed, skipped; list the image or remove them"
-    entries = opened.images.entries if isinstance(opened.images, ObjectSplit) else ()
-    total = opened.orphans + sum(map(len, entries))
+    total = opened.orphans + (len(opened.images.table.labels) if isinstance(opened.images, ObjectSplit) else 0)
     yield from report(SPOILS, f"orphans-in-{split}", (), "", text, total, count=opened.orphans)
     for note in opened.notes:
         yield Finding("note", f"read-in-{split}", f"{split}: {note}", 1)
@@ -158,20 +157,21 @@ def check_boxes(table: Table) -> Iterator[Finding]:
     yield from table.report(SPOILS, "empty-box", ~filled, text, "box")
     text = "wholly outside the image, skipped; compare the sizes and names of images and annotations"
     yield from table.report(SPOILS, "outside-image", filled & ~within, text, "box")
-    beyond: Bools = within & np.any((-low > BEYOND) | (high - limits > BEYOND), axis=1) & (not wrong)
+    beyond: Bools = within & np.any((-low > BEYOND) | (high - limits > BEYOND), axis=1) & objects.sized & (not wrong)
     text = (
         f"more than {BEYOND:g} px beyond the image, clipped to it; if the clipped box does not fit the object, it was "
         "drawn on an image of another size"
     )
     yield from table.report("warning", "beyond-image", beyond, text, "box")
-    tiny = within & (sides.min(1) < TINY) & ~objects.crowd
+    tiny = within & (sides.min(1) < TINY) & ~objects.crowd & objects.sized
     text = f"under {TINY:g} px wide or high, mostly annotation mistakes; remove them"
     yield from table.report("warning", "tiny-box", tiny, text, "box")
     whole = within & ~objects.crowd & (objects.clipped_sides.prod(1) >= WHOLE * limits.prod(1))
     severity: Severity = "warning" if whole.sum() > DEFECTS * len(objects) else "note"
     text = "around the whole image; check that an object fills it"
     yield from table.report(severity, "whole-image-box", whole, text, "box")
-    elongated, total = objects.clear & (sides.max(1) > ELONGATED * sides.min(1)), int(objects.clear.sum())
+    known = objects.clear & objects.sized
+    elongated, total = known & (sides.max(1) > ELONGATED * sides.min(1)), int(known.sum())
     if elongated.sum() > DEFECTS * total:
         message = (
             f"{elongated.sum() / total:.0%} of the boxes are more than {ELONGATED} times as long as wide, but anchors "
@@ -265,7 +265,6 @@ def check_mask_forms(table: Table) -> Iterator[Finding]:
         return
     objects = table.objects
     faults = np.array([bool(fault) for fault in objects.mask_faults], bool)
-    given = np.array([shape is not None for shape in objects.segmentations], bool)
 
     def note(row: int) -> str:
         return f"{table.object_name(row)}: {objects.mask_faults[row]}"
@@ -273,7 +272,7 @@ def check_mask_forms(table: Table) -> Iterator[Finding]:
     text = "cannot be read; write polygons or run lengths as in COCO"
     yield from table.report("error", "unreadable-mask", faults, text, "mask", note=note)
     text = "without a mask, which instance segmentation needs for every object; add or remove, or train for detection"
-    yield from table.report("error", "no-mask", ~given & ~objects.crowd, text, "object")
+    yield from table.report("error", "no-mask", ~objects.has_shape & ~objects.crowd, text, "object")
 
 
 def check_masks(table: Table) -> Iterator[Finding]:

@@ -3,10 +3,13 @@
 Each image, annotation and map is read once.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, Literal
+from itertools import chain
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from faster_coco_eval.core import mask as coco
@@ -21,13 +24,15 @@ from featherbone.data.formats.masks import MaskSplit
 from featherbone.data.formats.panoptic import PanopticSplit
 from featherbone.data.images import WHITES, is_deep, open_image, orientation_of, read_image, white_of
 from featherbone.data.layouts import TRAINING_SPLITS
-from featherbone.data.objects import ObjectSplit
-from featherbone.data.scan import look_at_each
+from featherbone.data.object_split import ObjectSplit
+from featherbone.data.objects import parse_json
 from featherbone.data.split import PanopticSegment, Split
 from featherbone.errors import BadData, BadImage
 from featherbone.ops import rle
 from featherbone.ops.label_maps import IGNORE
+from featherbone.progress import track
 
+T = TypeVar("T")
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -44,6 +49,8 @@ TRUTHS: dict[Any, Truth] = {
 MAX_DRAWN = 1000
 """Maximum number of objects drawn on the picture of a whole image."""
 THUMBNAIL = 128
+UNKNOWN = 1000
+"""Side in pixels for which an image of unknown size is taken by the checks that read no image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +121,8 @@ class ObjectColumns:
     areas: Floats  # stated areas (N,), NaN where there is none
     ids: tuple[Any, ...]  # numbers of the annotations (N,), None where the file has none
     category_ids: tuple[int, ...]  # numbers of the classes (N,) in the file
-    segmentations: tuple[Any, ...]  # masks (N,) in COCO's form, not decoded; None where there is none
+    has_shape: Bools  # whether each has a mask (N,)
+    sized: Bools  # whether the size of its image is known (N,); without pixels some are taken as `UNKNOWN`
     # of the masks, for instance segmentation only:
     mask_faults: tuple[str, ...]  # why each cannot be read (N,), or ""
     mask_boxes: Floats  # x1 y1 x2 y2 around its pixels (N, 4), NaN without a readable mask
@@ -262,13 +270,15 @@ class Table:
         if np.isnan(self.objects.mask_areas[row]) or not image.usable or image.stated_size is None:
             return None  # the stated size may be of any number of pixels
         width, height = image.stated_size
-        return rle.decode(rle.from_coco(self.objects.segmentations[row], height, width))
+        assert isinstance(image.source, ObjectSplit), "only these have masks of objects"
+        shape = image.source.entry(image.index).shape(int(self.objects.place[row]))
+        return rle.decode(rle.from_coco(shape, height, width))
 
 
 def _read_map(images: MaskSplit | PanopticSplit, index: int) -> tuple[Values, Values]:
     """Values or segment ids (H, W) of a map, and a palette index for each."""
     if isinstance(images, MaskSplit):
-        path = images.entries[index].mask
+        path = images.maps[index]
         values, coloured = images.code.read(images.root / path, path)
         return values, images.code.classes(values, coloured)
     ids = images.ids(index)
@@ -280,6 +290,14 @@ def _read_map(images: MaskSplit | PanopticSplit, index: int) -> tuple[Values, Va
 def truth_of(images: Split[Any] | None) -> Truth:
     """Kind of the annotations of a split."""
     return next((truth for kind, truth in TRUTHS.items() if isinstance(images, kind)), "other")
+
+
+def look_at_each(images: Sized, look: Callable[[int], T], title: str = "checking images") -> Iterator[T]:
+    """`look(index)` of every image in order, by one thread a core, with a bar."""
+    count, chunk = len(images), 1024  # chunks, for the pool holds all that it was given at once
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        looks = (pool.map(look, range(at, min(at + chunk, count))) for at in range(0, count, chunk))
+        yield from track(chain.from_iterable(looks), title, count)
 
 
 def collect(splits: Mapping[str, Split[Any]], task: str, input_size: int = 0, pixels: bool = True) -> Table:
@@ -321,8 +339,7 @@ def _collect_image(images: Split[Any], index: int, split: str, classes: Mapping[
     if isinstance(images, LabelSplit):
         values["label"] = classes[_class_name(images, images.truth(index))]
     elif isinstance(images, ObjectSplit):
-        entry = images.entries[index]
-        values = {"stated_size": (entry.width, entry.height), "faults": entry.errors}
+        values = {"stated_size": _stated_size(images, index, pixels), "faults": images.table.errors.get(index, ())}
     if pixels:
         try:
             if isinstance(images, MaskSplit):
@@ -362,24 +379,27 @@ def _collect_objects(
     splits: Sequence[ObjectSplit], classes: Mapping[str, int], masks: bool, pixels: bool
 ) -> ObjectColumns:
     """All annotations that can be read, with what is kept of their masks for instance segmentation."""
-    entries = [entry for images in splits for entry in images.entries]
-    counts = [len(entry) for entry in entries]
-    tables = [np.array([*(classes[name] for name in images.classes), -1], np.int64) for images in splits]
-    labels = [table[e.labels] for table, images in zip(tables, splits, strict=True) for e in images.entries]
-    boxes = np.concatenate([np.zeros((0, 4)), *(entry.boxes_xywh for entry in entries)])
-    shapes = [(shape, e.width, e.height) for e in entries for shape in e.segmentations]
-    facts = [_mask_facts(*shape, pixels) for shape in shapes] if masks else []
+    tables = [images.table for images in splits]
+    names = [np.array([*(classes[name] for name in images.classes), -1], np.int64) for images in splits]
+    sizes = [_sizes(images, pixels)[images.table.owners] for images in splits]
+    boxes = [table.boxes_xywh(slice(None), limits) for table, limits in zip(tables, sizes, strict=True)]
+    xywh, counts = _join(boxes, (4,)), _join([np.diff(table.first) for table in tables])
+    facts: list[tuple[str, list[float], float, float]] = []
+    for table, of in zip(tables, sizes, strict=True) if masks else ():
+        for row, (height, width) in enumerate(of.tolist()):
+            facts.append(_mask_facts(table.shape(row, (height, width)), height, width, pixels))
     return ObjectColumns(
-        image=np.repeat(np.arange(len(entries)), counts),
-        place=np.concatenate([np.arange(count) for count in (0, *counts)]),
-        labels=np.concatenate([np.zeros(0, np.int64), *labels]),
-        boxes=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1),
-        limits=np.array([(width, height) for _, width, height in shapes], np.float64).reshape(-1, 2),
-        crowd=np.concatenate([np.zeros(0, bool), *(entry.crowd for entry in entries)]),
-        areas=np.concatenate([np.zeros(0), *(entry.stated_areas for entry in entries)]),
-        ids=tuple(i for entry in entries for i in entry.ids or (None,) * len(entry)),
-        category_ids=tuple(i for entry in entries for i in entry.category_ids or (-1,) * len(entry)),
-        segmentations=tuple(shape for shape, *_ in shapes),
+        image=np.repeat(np.arange(len(counts)), counts),
+        place=np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts),
+        labels=_join([of[table.labels] for of, table in zip(names, tables, strict=True)]),
+        boxes=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1),
+        limits=_join([one[:, ::-1] for one in sizes], (2,)).astype(np.float64),
+        crowd=_join([table.crowd for table in tables]).astype(bool),
+        areas=_join([table.areas for table in tables]).astype(np.float64),
+        ids=tuple(parse_json(number) for table in tables for number in table.ids.parts()),
+        category_ids=tuple(number for table in tables for number in table.category_ids.tolist()),
+        has_shape=_join([table.has_shape for table in tables]).astype(bool),
+        sized=_join([table.sizes[table.owners, 0] > 0 for table in tables]).astype(bool) | pixels,
         mask_faults=tuple(fault for fault, *_ in facts),
         mask_boxes=np.array([box for _, box, _, _ in facts], np.float64).reshape(-1, 4),
         mask_areas=np.array([area for _, _, area, _ in facts], np.float64),
@@ -387,8 +407,30 @@ def _collect_objects(
     )
 
 
-def _mask_facts(segmentation: Any, width: int, height: int, pixels: bool) -> tuple[str, list[float], float, float]:
+def _join(columns: Sequence[NDArray[Any]], shape: tuple[int, ...] = ()) -> NDArray[Any]:
+    """Columns of the splits, also of none."""
+    return np.concatenate(columns) if columns else np.zeros((0, *shape), np.int64)
+
+
+def _stated_size(images: ObjectSplit, index: int, pixels: bool) -> tuple[int, int] | None:
+    """Width and height of an image by its annotations; with `pixels` by its file where these state none."""
+    height, width = images.table.sizes[index].tolist()
+    if not height and pixels:
+        entry = images.entry(index)
+        height, width = entry.height, entry.width
+    return (width, height) if height else None
+
+
+def _sizes(images: ObjectSplit, pixels: bool) -> Ints:
+    """The same of all images as heights and widths (I, 2), `UNKNOWN` where there is none."""
+    stated = [_stated_size(images, index, pixels) or (UNKNOWN, UNKNOWN) for index in range(len(images))]
+    return np.array(stated, np.int64).reshape(-1, 2)[:, ::-1]
+
+
+def _mask_facts(segmentation: Any, height: int, width: int, pixels: bool) -> tuple[str, list[float], float, float]:
     """Why a mask cannot be read, the box around its pixels, their number, and by how many it exceeds the image."""
+    if (height, width) == (UNKNOWN, UNKNOWN) and not pixels:
+        height, width = rle.stated_size(segmentation)
     fault = "" if segmentation is None else rle.fault(segmentation, height, width)
     if segmentation is None or fault or not pixels:
         return fault, [np.nan] * 4, np.nan, 0.0
@@ -403,7 +445,7 @@ def _mask_facts(segmentation: Any, width: int, height: int, pixels: bool) -> tup
 
 def _semantic_facts(images: MaskSplit, index: int) -> tuple[MapFacts, tuple[int, int]]:
     """What is kept of a map of classes, and its width and height."""
-    path = images.entries[index].mask
+    path = images.maps[index]
     values, coloured = images.code.read(images.root / path, path)
     known, counts = np.unique(values, return_counts=True)
     table = images.code.table(coloured)
@@ -422,13 +464,13 @@ def _panoptic_facts(images: PanopticSplit, index: int) -> tuple[MapFacts, tuple[
     ids = images.ids(index)
     known, counts = np.unique(ids, return_counts=True)
     pixels = dict(zip(known.tolist(), counts.tolist(), strict=True))
-    parts = images.parts(index, ids)
+    parts = images.segments_of(index, ids)
     labels = {part.id: part.label for part in parts}
     segments = []
     for part in parts:
         x1, y1, x2, y2 = rle.box_of(ids == part.id)
         segments.append((part, pixels.get(part.id, 0), (x1, y1, x2 - x1, y2 - y1)))
-    listed = pixels if images.entries[index].parts is None else {0, *labels}
+    listed = pixels if images.parts is None else {0, *labels}
     facts = MapFacts(
         unknown={value: count for value, count in pixels.items() if value not in listed},
         classes=_add_up(np.array([labels.get(value, IGNORE) for value in pixels]), counts),

@@ -17,7 +17,7 @@ from featherbone.data.formats.voc import Voc
 from featherbone.data.formats.yolo import Yolo
 from featherbone.data.layouts import LAYOUTS, split_of
 from featherbone.data.listing import list_folders
-from featherbone.data.objects import ObjectSplit
+from featherbone.data.object_split import ObjectSplit
 from featherbone.errors import BadData, BadOption
 
 TASKS = ("detection", "instance", "semantic", "panoptic", "classification")
@@ -75,11 +75,11 @@ def read_split(reader: Format, data: Path, task: str, split: str, reading: Readi
         return opened
     if reading.crowds == "objects":
         return replace(opened, images=opened.images.with_crowds_as_objects())
-    crowd = [one for entry in opened.images.entries for one in entry.crowd.tolist()]
-    if sum(crowd) <= MOSTLY_CROWDS * len(crowd):
+    crowd = opened.images.table.crowd
+    if crowd.sum() <= MOSTLY_CROWDS * len(crowd):
         return opened
     note = (
-        f"{sum(crowd)} of {len(crowd)} annotations are crowds (iscrowd 1), which are not trained on; if they are "
+        f"{crowd.sum()} of {len(crowd)} annotations are crowds (iscrowd 1), which are not trained on; if they are "
         "single objects, as CVAT's brush masks are, pass --crowds objects"
     )
     return replace(opened, notes=(*opened.notes, note))

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +18,9 @@ from featherbone.data.findings import Example, Finding, listed, report
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.masks import ENDS
 from featherbone.data.layouts import SPLITS, TRAINING_SPLITS, split_folders, split_of
-from featherbone.data.listing import below, is_image, list_files, list_folder, list_folders
+from featherbone.data.listing import below, is_image, list_folder, list_folders, list_names
 from featherbone.data.split import FileSplit, Split
+from featherbone.data.text_array import TextArray
 from featherbone.errors import BadData, did_you_mean
 from featherbone.files import read_text
 from featherbone.text import printable, to_bytes
@@ -62,7 +64,11 @@ class LabelSplit(Split[int]):
 
     def _rows(self) -> bytes:
         """Name and class of every image."""
-        return to_bytes("".join(f"{self.name(i)}\0{self.classes[self.labels[i]]}\n" for i in range(len(self))))
+        ends = [to_bytes(f"\0{name}\n") for name in self.classes]
+        return b"".join(name + ends[label] for name, label in zip(self._names(), self.labels.tolist(), strict=True))
+
+    def _names(self) -> Iterator[bytes]:
+        return (to_bytes(self.name(index)) for index in range(len(self)))
 
     def renamed(self, names: Mapping[str, str]) -> Self:
         classes = tuple(names.get(name, name) for name in self.classes)
@@ -93,15 +99,15 @@ class FolderSplit(LabelSplit, FileSplit[int]):
     """Image files of one class each."""
 
     root: Path
-    paths: tuple[str, ...]
+    paths: TextArray
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
 
-    def name(self, index: int) -> str:
-        return self.paths[index]
-
     def take(self, indices: Sequence[int]) -> Self:
-        return replace(self, paths=tuple(self.paths[i] for i in indices), labels=self.labels[list(indices)])
+        return replace(self, paths=self.paths.take(indices), labels=self.labels[list(indices)])
+
+    def _names(self) -> Iterator[bytes]:
+        return self.paths.parts()
 
 
 class ClassFolders(Format):
@@ -124,11 +130,15 @@ class ClassFolders(Format):
             return Opened(_split(folder, rows, sorted({label for _, label in rows}))) if rows else None
         folders = _class_folders(folder, source)
         classes = [printable(one.name) for one in folders]
-        files = [
-            (below(folder, file), name) for one, name in zip(folders, classes, strict=True) for file in list_files(one)
-        ]
-        rows = [(path, name) for path, name in files if is_image(Path(path))]
-        skipped = [Example((path,)) for path, _ in files if not is_image(Path(path))]
+        rows, skipped = [], []
+        for one, name in zip(folders, classes, strict=True):
+            start = below(folder, one)
+            for file in list_names(one):
+                path = f"{start}/{file}"
+                if is_image(file):
+                    rows.append((path, name))
+                else:
+                    skipped.append(Example((path,)))
         _refuse_masks(folder, [path for path, _ in rows])
         if twice := sorted({name for name in classes if classes.count(name) > 1}):
             raise BadData(f"{folder}: two class folders are called {twice[0]} in UTF-8; rename one")
@@ -140,7 +150,7 @@ class ClassFolders(Format):
 def _split(root: Path, rows: Sequence[tuple[str, str | int]], classes: Sequence[str | int]) -> FolderSplit:
     numbers = {name: label for label, name in enumerate(classes)}
     labels = np.array([numbers[name] for _, name in rows], np.int64)
-    return FolderSplit(root, tuple(path for path, _ in rows), labels, tuple(map(str, classes)))
+    return FolderSplit(root, TextArray(path for path, _ in rows), labels, tuple(map(str, classes)))
 
 
 def _check_places(data: Path, split: str, source: Path) -> Iterator[Finding]:
@@ -156,8 +166,9 @@ def _check_places(data: Path, split: str, source: Path) -> Iterator[Finding]:
 
 def _refuse_masks(data: Path, paths: Sequence[str]) -> None:
     """Raise `BadData` where the images of classes have their masks beside them, as 1.png and 1_mask.png."""
-    stems = {str(PurePosixPath(path).with_suffix("")) for path in paths}
-    masks = [stem for stem in stems if any(stem.lower().endswith(end) and stem[: -len(end)] in stems for end in ENDS)]
+    stems = {os.path.splitext(path)[0] for path in paths}
+    ending = [stem for stem in stems if stem.lower().endswith(ENDS)]
+    masks = [stem for stem in ending if any(stem.lower().endswith(end) and stem[: -len(end)] in stems for end in ENDS)]
     if 3 * len(masks) >= len(stems) > 0:
         raise BadData(
             f"{data}: {len(masks)} of {len(stems)} files in class folders are masks of the others, as {min(masks)}; "

@@ -3,17 +3,25 @@
 import codecs
 import math
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from featherbone.data.formats.coco_json import CocoAnnotation, CocoCategory, CocoFile, read_objects, without_collector
+from featherbone.data.formats.coco_json import (
+    CocoAnnotation,
+    CocoCategory,
+    CocoFile,
+    parse_annotation,
+    read_objects,
+    without_collector,
+)
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.layouts import ROBOFLOW, SPLITS, names_of, split_folders, split_of
-from featherbone.data.listing import below, list_folder, list_images
+from featherbone.data.listing import SUFFIXES, below, list_folder, list_names
 from featherbone.data.named_files import NamedFiles
-from featherbone.data.objects import Annotation, Objects, ObjectSplit, size_of
+from featherbone.data.object_split import ObjectSplit
+from featherbone.data.object_table import TableWriter
+from featherbone.data.objects import Annotation, parse_json
 from featherbone.errors import BadData
 from featherbone.ops import rle
 
@@ -119,54 +127,51 @@ class Coco(Format):
         if found is None:
             return None
         source = below(folder, found.file)
-        file, errors = read_objects(found.file, source)
-        categories, notes = _classes(file, source)
-        labels = {category.id: label for label, category in enumerate(categories)}
-        places: dict[int, list[int]] = defaultdict(list)
-        for place, row in enumerate(file.annotations):
-            places[row.image_id].append(place)
+        file = read_objects(found.file, source)
         files = NamedFiles(folder, found.folders, source, split)
-        entries: list[Objects] = []
-        missing: list[str] = []
+        writer, missing = TableWriter(), []
+        places: dict[int, int | None] = {}
         for image in file.images:
-            rows = places.pop(image.id, ())
-            path = files.find(image.file_name)
+            path = files.find_path(image.file_name)
+            places[image.id] = None if path is None else writer.add_image(path, image.id, image.size)
             if path is None:
                 missing.append(image.file_name)
-                continue
-            height, width = image.size or size_of(path)
-            annotations = [
-                _annotation(
-                    file.annotations[at], labels, (height, width), errors.get(at), f"{source}: annotations[{at}]"
-                )
-                for at in rows
-            ]
-            name = below(folder, path)
-            entries.append(Objects.parsed(name, image.id, height, width, annotations))
+        orphans, used = 0, set()
+        for number, row in enumerate(file.annotations):
+            one, error = parse_annotation(row, source, f"annotations[{number}]")
+            used.add(one.category_id)
+            if one.image_id not in places:
+                orphans += 1
+            elif (place := places[one.image_id]) is not None:
+                writer.add(place, _annotation(one, error, f"{source}: annotations[{number}]"))
+        categories, notes = _classes(file, used, source)
         notes += files.notes()
-        beside = list_images(found.folders[0]) if found.exclusive else []
-        listed = {one.path for one in entries}
-        unlisted = [name for path in beside if (name := below(folder, path)) not in listed]
+        beside = list_names(found.folders[0], SUFFIXES) if found.exclusive else []
+        start, listed = below(folder, found.folders[0]), set(writer.paths)
+        unlisted = [path for name in beside if (path := name if start == "." else f"{start}/{name}") not in listed]
         if reading.unlabelled == "negative":
-            first = max((image.id for image in file.images), default=0) + 1
-            entries += [
-                Objects.parsed(name, at, *size_of(folder / name), ()) for at, name in enumerate(unlisted, first)
-            ]
+            first = max(places, default=0) + 1
+            for at, path in enumerate(unlisted, first):
+                writer.add_image(path, at, None)
             unlisted = []
         return Opened(
-            images=ObjectSplit(folder, tuple(entries), tuple(c.label for c in categories), tuple(labels)),
+            images=ObjectSplit(
+                root=folder,
+                table=writer.finish().labelled([category.id for category in categories]),
+                classes=tuple(category.label for category in categories),
+                category_ids=tuple(category.id for category in categories),
+            ),
             missing=tuple(missing),
             unlisted=tuple(unlisted),
-            orphans=sum(map(len, places.values())),
+            orphans=orphans,
             notes=tuple(notes),
         )
 
 
-def _classes(file: CocoFile[CocoCategory, CocoAnnotation], name: str) -> tuple[list[CocoCategory], list[str]]:
-    """Categories by id, without Roboflow's unused root, and what is to be noted."""
+def _classes(file: CocoFile[CocoCategory, Any], used: set[int], name: str) -> tuple[list[CocoCategory], list[str]]:
+    """Categories by id, without Roboflow's root where it is not `used`, and what is to be noted."""
     categories = sorted(file.categories, key=lambda category: category.id)
     roots = [c for c in categories if c.supercategory == "none" and any(o.supercategory == c.name for o in categories)]
-    used = {row.category_id for row in file.annotations} if roots else set()
     notes = []
     if len(roots) == 1 and roots[0].id not in used:
         categories.remove(roots[0])
@@ -182,21 +187,20 @@ def _classes(file: CocoFile[CocoCategory, CocoAnnotation], name: str) -> tuple[l
     return categories, notes
 
 
-def _annotation(
-    row: CocoAnnotation, labels: dict[int, int], size: tuple[int, int], error: str | None, place: str
-) -> Annotation:
-    box = row.bbox
-    if box is None and error is None:
-        if reason := rle.fault(row.segmentation, *size):
+def _annotation(row: CocoAnnotation, error: str, place: str) -> Annotation:
+    box, shape = row.bbox, row.shape
+    if box is None and not error:
+        mask = parse_json(shape)
+        height, width = rle.stated_size(mask)  # that of the image may not be known yet
+        if reason := rle.fault(mask, height, width):
             error = f"{place} has no bbox, and its mask cannot be read: {reason}; write one of the two"
         else:
-            box = rle.outline(row.segmentation, *size)
-    if error is not None or box is None:
-        return Annotation(error=error or "", category_id=row.category_id, id=row.id)
+            box = rle.outline(mask, height, width)
+    if error or box is None:
+        return Annotation(error=error)
     return Annotation(
-        label=labels.get(row.category_id, -1),
         box=box,
-        segmentation=row.segmentation or None,
+        segmentation=shape or None,
         crowd=bool(row.iscrowd),
         area=row.area if row.area is not None and 0 < row.area < math.inf else math.nan,
         category_id=row.category_id,

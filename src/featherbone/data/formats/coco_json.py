@@ -12,6 +12,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import msgspec
 
 from featherbone import files
+from featherbone.data.objects import to_json
 from featherbone.errors import BadData
 
 T = TypeVar("T")
@@ -37,6 +38,9 @@ ALLOWED: dict[Any, str] = {
     **dict.fromkeys(("images", "annotations", "categories"), "a list of values with names"),
 }
 """Allowed values of COCO's fields, for messages."""
+NONE = msgspec.Raw(b"null")
+EMPTY = frozenset((b"null", b"[]", b"{}", b'""', b"0", b"false"))
+"""JSON of an annotation that has no mask."""
 LISTS = ("images", "annotations", "categories", "segments_info")
 
 
@@ -79,6 +83,27 @@ class CocoAnnotation(msgspec.Struct):
     """Checked where masks are read, by `ops.rle.fault`."""
     area: float | None = None
     iscrowd: bool | float | None = None
+
+    @property
+    def shape(self) -> bytes:
+        """The segmentation as JSON without spaces, empty where there is none."""
+        return to_json(self.segmentation) if self.segmentation else b""
+
+
+class RawAnnotation(CocoAnnotation):
+    """The same with a segmentation that was checked to be JSON, but not parsed."""
+
+    segmentation: msgspec.Raw = NONE
+
+    @property
+    def shape(self) -> bytes:
+        """The segmentation as JSON without spaces, empty where there is none."""
+        text = bytes(self.segmentation)
+        if text.startswith(b"["):
+            text = text.translate(None, b" \t\r\n")
+        elif text.startswith(b"{"):
+            text = msgspec.json.format(text, indent=-1)
+        return b"" if text in EMPTY else text
 
 
 class CocoResult(msgspec.Struct):
@@ -147,35 +172,44 @@ def without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def read_objects(path: Path, name: str) -> tuple[CocoFile[CocoCategory, CocoAnnotation], dict[int, str]]:
-    """An annotation file of objects, and reason and remedy by the place of an annotation that cannot be read.
+def read_objects(path: Path, name: str) -> CocoFile[CocoCategory, Any]:
+    """An annotation file of objects, whose annotations `parse_annotation` takes.
 
-    Such an annotation has an empty box. Raises `BadData` for a file that is not COCO's, for an annotation that names no
-    image, for ids given twice, and where there are no categories.
+    Raises `BadData` for a file that is not COCO's, for ids given twice, and where there are no categories.
     """
     content = read_bytes(path, name)
-    errors: dict[int, str] = {}
+    file: CocoFile[CocoCategory, Any]
     try:
-        file = msgspec.json.decode(content, type=CocoFile[CocoCategory, CocoAnnotation], strict=False)
+        file = msgspec.json.decode(content, type=CocoFile[CocoCategory, msgspec.Raw], strict=False)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        listing = _convert(_parse(content, name), CocoFile[CocoCategory, Any], name)
-        annotations = []
-        for place, row in enumerate(listing.annotations):
-            try:
-                annotations.append(_typed(row, CocoAnnotation))
-            except msgspec.ValidationError as fault:
-                errors[place] = _explain(fault, row, name, f"annotations[{place}]")
-                try:
-                    image_id: int = _typed(row["image_id"], Id)
-                except (TypeError, LookupError, msgspec.ValidationError):
-                    raise BadData(errors[place]) from None
-                annotations.append(CocoAnnotation(image_id, 0))
-        file = CocoFile(listing.images, listing.categories, annotations)
+        file = _convert(_parse(content, name), CocoFile[CocoCategory, Any], name)
     _check_listing(file, name)
-    for place, row in enumerate(file.annotations):
-        if place not in errors and (reason := _fault(row)):
-            errors[place] = f"{name}: annotations[{place}].{reason}; correct or remove it"
-    return file, errors
+    return file
+
+
+_DECODER = msgspec.json.Decoder(RawAnnotation, strict=False)
+
+
+def parse_annotation(row: Any, name: str, place: str) -> tuple[CocoAnnotation, str]:
+    """An annotation of `read_objects`, and what is wrong with it: reason and remedy, or nothing.
+
+    Raises `BadData` for one that names no image.
+    """
+    if isinstance(row, msgspec.Raw):
+        try:
+            found: CocoAnnotation = _DECODER.decode(row)
+            return found, _fault(found, name, place)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            row = _parse(bytes(row), name)
+    try:
+        found = _typed(row, CocoAnnotation)
+        return found, _fault(found, name, place)
+    except msgspec.ValidationError as fault:
+        error = _explain(fault, row, name, place)
+        try:
+            return CocoAnnotation(_typed(row["image_id"], Id), 0), error
+        except (TypeError, LookupError, msgspec.ValidationError):
+            raise BadData(error) from None
 
 
 def read_typed(path: Path, name: str, kind: type[T]) -> T:
@@ -294,10 +328,14 @@ def _parse(content: bytes, name: str) -> Any:
         raise BadData(f"{name}: not JSON ({error}); write it again") from None
 
 
-def _fault(row: CocoAnnotation) -> str:
-    """The invalid value of an annotation of the right types, and what to write."""
+def _fault(row: CocoAnnotation, name: str, place: str) -> str:
+    """Message for an invalid value of an annotation of the right types."""
     if row.iscrowd not in (0, 1, None):
-        return f"iscrowd is {row.iscrowd:g}; write {ALLOWED['iscrowd']}"
-    if row.bbox is None and not row.segmentation:
-        return f"bbox is missing, and so is the mask; write {ALLOWED['bbox']}"
-    return "" if _is_box(row.bbox) else f"bbox is {row.bbox}; write {ALLOWED['bbox']}"
+        reason = f"iscrowd is {row.iscrowd:g}; write {ALLOWED['iscrowd']}"
+    elif row.bbox is None and not row.shape:
+        reason = f"bbox is missing, and so is the mask; write {ALLOWED['bbox']}"
+    elif not _is_box(row.bbox):
+        reason = f"bbox is {row.bbox}; write {ALLOWED['bbox']}"
+    else:
+        return ""
+    return f"{name}: {place}.{reason}; correct or remove it"

@@ -1,26 +1,25 @@
 """Images and masks whose pixel values are classes: our layout, ADE20K's, Cityscapes', Pascal VOC's and others."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from hashlib import sha256
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featherbone.data.findings import Example, listed, report
 from featherbone.data.formats.format import Format, Opened, Reading, skipped_files
-from featherbone.data.images import read_file
 from featherbone.data.label_files import Code, cityscapes_code, cityscapes_train_code, has_code, read_code, voc_code
 from featherbone.data.layouts import SPLITS, names_of, split_folders
-from featherbone.data.listing import below, has_images, lines_of, list_folder, list_folders, list_images
-from featherbone.data.split import FileSplit, Split
-from featherbone.errors import BadData
+from featherbone.data.listing import SUFFIXES, below, has_images, lines_of, list_folder, list_folders, list_names
+from featherbone.data.split import MapSplit, Split, hash_listing
+from featherbone.data.text_array import TextArray
+from featherbone.errors import BadData, BadImage
 from featherbone.files import read_text
 from featherbone.ops.label_maps import IGNORE
-from featherbone.text import to_bytes
 
 IMAGES = ("images", "image", "imgs", "img", "img_dir", "jpegimages")
 """Names, in lower case, of folders of images; `img_dir` is mmsegmentation's, `JPEGImages` Pascal VOC's."""
@@ -43,19 +42,13 @@ CITY_MASKS = {"_gtFine_labelIds": cityscapes_code, "_gtFine_labelTrainIds": city
 VOC_LISTS = "ImageSets/Segmentation"
 
 
-class MaskPair(NamedTuple):
-    """Paths of an image and its mask below the data folder."""
-
-    path: str
-    mask: str
-
-
 @dataclass(frozen=True, eq=False)
-class MaskSplit(FileSplit[NDArray[np.uint8]]):
+class MaskSplit(MapSplit[NDArray[np.uint8]]):
     """Images of one split, each with a mask of class values."""
 
     root: Path
-    entries: tuple[MaskPair, ...]
+    paths: TextArray
+    maps: TextArray
     code: Code
 
     @property
@@ -68,7 +61,7 @@ class MaskSplit(FileSplit[NDArray[np.uint8]]):
 
         Raises `BadImage` for a file that cannot be read, and `BadData` for values without a class.
         """
-        path = self.entries[index].mask
+        path = self.maps[index]
         values, coloured = self.code.read(self.root / path, path)
         if coloured and self.code.colours is None:
             raise BadData(
@@ -86,16 +79,11 @@ class MaskSplit(FileSplit[NDArray[np.uint8]]):
             )
         return labels.astype(np.uint8)
 
-    def check(self, index: int) -> None:
-        """Raise `BadImage` where image or mask cannot be read or differ in size, and `BadData` as `truth` does."""
-        self.check_map(index, self.image(index), self.entries[index].mask, self.truth(index).shape, "mask")
+    def take(self, indices: Sequence[int]) -> Self:
+        return replace(self, paths=self.paths.take(indices), maps=self.maps.take(indices))
 
     def fingerprint(self) -> str:
-        digest = sha256(to_bytes(f"{len(self)} images of {self.classes}\n"))
-        for image, mask in self.entries:
-            digest.update(to_bytes(f"{image} {mask}\n"))
-            digest.update(sha256(read_file(self.root / mask, mask)).digest())
-        return digest.hexdigest()[:16]
+        return hash_listing(f"{len(self)} images of {self.classes}", self.hash_maps())
 
 
 class Masks(Format):
@@ -111,23 +99,27 @@ class Masks(Format):
         files = find_masks(folder, split)
         if files is None:
             return None
-        if not files.pairs:
+        if not files.images:
             first = (*files.unmapped, *files.orphans, "nothing")[0]
             raise BadData(f"{folder}: no image of {split} has a mask of the same name, as {first}; rename one of them")
         code = files.code or read_code(folder, reading.ignore_index, reading.zero_ignored)
         message = f"images for {split} without a mask of the same name, skipped; add the masks, or remove the images"
-        findings = skipped_files(f"unmapped-in-{split}", files.unmapped, len(files.pairs), message)
+        findings = skipped_files(f"unmapped-in-{split}", files.unmapped, len(files.images), message)
         orphans = [Example((name,)) for name in files.orphans]
         text = f"for {split} without an image of the same name; add the images"
         findings += report("warning", f"orphans-in-{split}", orphans, "mask", text)
-        return Opened(MaskSplit(folder, files.pairs, code), findings=tuple(findings))
+        images = MaskSplit(folder, TextArray(files.images), TextArray(files.masks), code)
+        return Opened(images, findings=tuple(findings))
 
 
 @dataclass(frozen=True)
 class MaskFiles:
     """Images and masks of one split, as paths below the data folder."""
 
-    pairs: tuple[MaskPair, ...]
+    images: tuple[str, ...]
+    """Images with a mask."""
+    masks: tuple[str, ...]
+    """Their masks."""
     unmapped: tuple[str, ...]
     """Images without a mask."""
     orphans: tuple[str, ...]
@@ -139,7 +131,7 @@ class MaskFiles:
 def find_masks(data: Path, split: str) -> MaskFiles | None:
     """Images and masks of a split; None where `data` has no such split.
 
-    Without folders or lists of splits, all are `train`. There are no pairs where no image has the name of a mask.
+    Without folders or lists of splits, all are `train`. There are no images where none has the name of a mask.
     """
     if found := _best(_pair(data, *folders) for folders in _places(data, split)):
         return found
@@ -157,9 +149,9 @@ def has_masks(data: Path) -> bool:
 
 
 def _best(found: Iterable[MaskFiles | None]) -> MaskFiles | None:
-    """The first with pairs; without pairs the first."""
+    """The first with images that have masks; without any the first."""
     there = [files for files in found if files]
-    return next((files for files in there if files.pairs), there[0] if there else None)
+    return next((files for files in there if files.images), there[0] if there else None)
 
 
 def _places(data: Path, split: str) -> Iterator[tuple[Path, Path]]:
@@ -202,7 +194,7 @@ def _has_pair(data: Path, images: Path, masks: Path) -> bool:
 
 def _pair(data: Path, images: Path, masks: Path) -> MaskFiles | None:
     """Images and masks of two folders, or of one; None where there are none of either."""
-    of_images, of_masks = _names(images), _names(masks)
+    of_images, of_masks = _names(data, images), _names(data, masks)
     code = None
     if end := next((end for end in CITY_MASKS if any(name.endswith(end) for name, _ in of_masks)), None):
         of_masks = [(name.removesuffix(end), path) for name, path in of_masks if name.endswith(end)]
@@ -210,28 +202,36 @@ def _pair(data: Path, images: Path, masks: Path) -> MaskFiles | None:
         code = CITY_MASKS[end]()
     if images == masks:
         stems = {stem for name, _ in of_images for stem in (name, _shorten(name, IMAGE_ENDS))}
-        of_masks = [(name, path) for name, path in of_masks if _shorten(name, ENDS) in stems - {name}]
-        of_images = [named for named in of_images if named not in of_masks]
+        short = {name: _shorten(name, ENDS) for name, _ in of_masks}
+        of_masks = [(name, path) for name, path in of_masks if short[name] != name and short[name] in stems]
+        masked = {path for _, path in of_masks}
+        of_images = [(name, path) for name, path in of_images if path not in masked]
     if not of_images or not of_masks:
         return None
     if code is None and images.name == "JPEGImages" and not has_code(data):
         code = voc_code()
     twins = {_shorten(name, ENDS): path for name, path in reversed(of_masks)} | dict(reversed(of_masks))
-    pairs, unmapped, taken = [], [], set()
+    pairs, unmapped = [], []
     for name, path in of_images:
-        mask = twins.get(name) or twins.get(_shorten(name, IMAGE_ENDS))
-        if mask is None:
-            unmapped.append(below(data, path))
+        if mask := twins.get(name) or twins.get(_shorten(name, IMAGE_ENDS)):
+            pairs.append((path, mask))
         else:
-            pairs.append(MaskPair(below(data, path), below(data, mask)))
-            taken.add(mask)
-    orphans = [below(data, path) for _, path in of_masks if path not in taken]
-    return MaskFiles(tuple(pairs), tuple(unmapped), tuple(orphans), code)
+            unmapped.append(path)
+    taken = {mask for _, mask in pairs}
+    orphans = [path for _, path in of_masks if path not in taken]
+    return MaskFiles(
+        images=tuple(path for path, _ in pairs),
+        masks=tuple(mask for _, mask in pairs),
+        unmapped=tuple(unmapped),
+        orphans=tuple(orphans),
+        code=code,
+    )
 
 
-def _names(folder: Path) -> list[tuple[str, Path]]:
-    """Image files below a folder, with their places in it without the suffix."""
-    return [(path.relative_to(folder).with_suffix("").as_posix(), path) for path in list_images(folder)]
+def _names(data: Path, folder: Path) -> list[tuple[str, str]]:
+    """Image files below a folder: their places in it without the suffix, and their paths below `data`."""
+    start = "" if folder == data else f"{below(data, folder)}/"
+    return [(os.path.splitext(name)[0], start + name) for name in list_names(folder, SUFFIXES)]
 
 
 def _shorten(name: str, ends: tuple[str, ...]) -> str:
@@ -252,20 +252,34 @@ def _voc_lists(data: Path) -> dict[str, set[str]]:
 
 
 def _only(files: MaskFiles, names: set[str]) -> MaskFiles:
-    pairs = tuple(pair for pair in files.pairs if Path(pair.path).stem in names)
+    pairs = [pair for pair in zip(files.images, files.masks, strict=True) if Path(pair[0]).stem in names]
     unmapped = tuple(path for path in files.unmapped if Path(path).stem in names)
-    return MaskFiles(pairs, unmapped, (), files.code)
+    return MaskFiles(tuple(one for one, _ in pairs), tuple(mask for _, mask in pairs), unmapped, (), files.code)
 
 
 MAX_VALUES = 5
 """Values without a class that a message lists."""
 
 
+def read_maps(images: Split[Any], data: Path, split: str) -> Iterator[NDArray[np.uint8]]:
+    """The label maps of a split that can be read, one by one. Raises `BadData` where there is none."""
+    reasons = []
+    for index in range(len(images)):
+        try:
+            labels = images.truth(index)
+        except (BadData, BadImage) as error:
+            reasons.append(str(error))
+        else:
+            yield labels
+    if len(images) == len(reasons):
+        raise BadData(f"{data}: none of the {split} maps can be read; the first: {reasons[0]}")
+
+
 def check_two_classes(images: Split[NDArray[np.uint8]], data: Path) -> None:
     """Raise `BadData` where the maps of training images have fewer than two classes; reads maps until two are found."""
     found: set[int] = set()
-    for index in range(len(images)):
-        found |= {*np.unique(images.truth(index)).tolist()} - {IGNORE}
+    for labels in read_maps(images, data, "train"):
+        found |= {*np.unique(labels).tolist()} - {IGNORE}
         if len(found) > 1:
             return
     if not found:
@@ -281,7 +295,7 @@ def check_two_classes(images: Split[NDArray[np.uint8]], data: Path) -> None:
 def is_binary(images: MaskSplit) -> bool:
     """Whether grey masks hold 0 and 255 only, and 255 is not a class."""
     values: set[int] = set()
-    for _, mask in images.entries:
+    for mask in images.maps:
         stored, coloured = images.code.read(images.root / mask, mask)
         values |= {-1} if coloured else {*np.unique(stored).tolist()}
     return values == {0, 255} and images.code.values[255] == IGNORE
@@ -298,8 +312,8 @@ def binary_message(count: int, code: Code) -> str:
 
 
 def count_pixels(images: Split[Any]) -> NDArray[np.int64]:
-    """Pixels of each class (K,) over the label maps of a split."""
+    """Pixels of each class (K,) over the label maps of a split that can be read."""
     total = np.zeros(IGNORE + 1, np.int64)
-    for index in range(len(images)):
-        total += np.bincount(images.truth(index).ravel(), minlength=IGNORE + 1)
+    for labels in read_maps(images, Path(), "train"):
+        total += np.bincount(labels.ravel(), minlength=IGNORE + 1)
     return total[: len(images.classes)]

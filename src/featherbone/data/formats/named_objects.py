@@ -9,7 +9,9 @@ from featherbone.data.formats import shapes
 from featherbone.data.formats.format import Opened, Reading
 from featherbone.data.layouts import split_of
 from featherbone.data.listing import below, lines_of, list_folder, list_folders, list_images
-from featherbone.data.objects import Annotation, Objects, ObjectSplit, size_of
+from featherbone.data.object_split import ObjectSplit
+from featherbone.data.object_table import ObjectTable
+from featherbone.data.objects import Annotation
 from featherbone.errors import BadData
 from featherbone.files import read_text
 
@@ -77,15 +79,15 @@ def assemble(
     if reading.unlabelled == "negative":
         found += [(path, None, ()) for path in unlisted]
         unlisted = ()
-    entries = [
-        Objects.parsed(
+    table = ObjectTable.of(
+        (
             below(root, path),
             number,
-            *(size or size_of(path)),
+            size,
             [_numbered(one, numbers, class_list) for one in objects if one.error or one.name not in NO_CLASS],
         )
         for number, (path, size, objects) in enumerate(found, 1)
-    ]
+    )
     notes = list(notes)
     if (count := sum(image.split is None for image in images)) and split == "train" and default is None:
         notes.insert(0, f"{count:,} {things} outside of the splits are not read")
@@ -94,7 +96,7 @@ def assemble(
     if count := sum(one.crowd for _, _, objects in found for one in objects):
         notes.append(f"{count:,} objects marked as difficult are ignored: not trained on, and not counted")
     return Opened(
-        images=ObjectSplit(root, tuple(entries), tuple(classes), tuple(range(len(classes)))),
+        images=ObjectSplit(root, table, tuple(classes), tuple(range(len(classes)))),
         missing=(*missing, *(image.name for image in chosen if not image.path)),
         unlisted=tuple(below(root, path) for path in unlisted),
         notes=tuple(notes),

@@ -1,52 +1,46 @@
 """COCO's panoptic files and Cityscapes' instance ids: things and stuff on one map per image."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from featherbone.data.findings import Example, Finding, finding, listed, many, report
 from featherbone.data.formats.coco_json import read_panoptic
 from featherbone.data.formats.format import Format, Opened, Reading, skipped_files
-from featherbone.data.images import read_file
 from featherbone.data.label_files import CITYSCAPES, CITYSCAPES_THINGS, read_values
 from featherbone.data.layouts import names_of, split_folders, split_of
-from featherbone.data.listing import below, list_images
+from featherbone.data.listing import SUFFIXES, below, list_names
 from featherbone.data.named_files import NamedFiles, find_below
-from featherbone.data.objects import Annotation, Objects, ObjectSplit, size_of
-from featherbone.data.split import ListedSplit, PanopticSegment, PanopticTruth, Split
+from featherbone.data.object_split import ObjectSplit
+from featherbone.data.object_table import ObjectTable
+from featherbone.data.objects import Annotation, Objects, parse_json, to_json
+from featherbone.data.split import MapSplit, PanopticSegment, PanopticTruth, Split, hash_listing
+from featherbone.data.text_array import TextArray
 from featherbone.errors import BadData, BadImage
 from featherbone.ops import rle
 from featherbone.ops.label_maps import IGNORE
-from featherbone.text import to_bytes
 
 CITY_IDS = "_gtFine_instanceIds"
 """End of the names of Cityscapes' instance maps."""
 
 
-class PanopticEntry(NamedTuple):
-    """One image, its map, and the segments on it."""
-
-    path: str
-    """Image below the data folder."""
-    map: str
-    height: int
-    width: int
-    image_id: int
-    parts: tuple[PanopticSegment, ...] | None
-    """None where the values of the map define the segments, as in Cityscapes."""
-
-
 @dataclass(frozen=True, eq=False)
-class PanopticSplit(ListedSplit[PanopticTruth]):
+class PanopticSplit(MapSplit[PanopticTruth]):
     """Images of one split, each with a map of segments."""
 
     root: Path
-    entries: tuple[PanopticEntry, ...]
+    paths: TextArray
+    maps: TextArray
+    image_ids: NDArray[np.int64]
+    """Numbers of the images in their file; their places, from 1, in Cityscapes."""
+    parts: TextArray | None
+    """The segments of each image as JSON; None where the values of the map define them, as in Cityscapes."""
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     """The number of each class in the files."""
@@ -60,14 +54,22 @@ class PanopticSplit(ListedSplit[PanopticTruth]):
 
     def ids(self, index: int) -> NDArray[np.int32]:
         """Segment ids (H, W) as stored on the map. Raises `BadImage`."""
-        path = self.entries[index].map
+        path = self.maps[index]
         return read_ids(self.root / path, path)
 
-    def parts(self, index: int, ids: NDArray[np.int32]) -> tuple[PanopticSegment, ...]:
+    def image_id(self, index: int) -> int:
+        """The image's number in the file that lists it."""
+        return int(self.image_ids[index])
+
+    def stated(self, index: int) -> list[PanopticSegment]:
+        """The segments of an image that its file lists."""
+        rows = parse_json(self.parts.encoded(index)) if self.parts is not None else ()
+        return [PanopticSegment(*row) for row in rows]
+
+    def segments_of(self, index: int, ids: NDArray[np.int32]) -> tuple[PanopticSegment, ...]:
         """The segments of an image with the map `ids`."""
-        stated = self.entries[index].parts
-        if stated is not None:
-            return stated
+        if self.parts is not None:
+            return tuple(self.stated(index))
         labels = {number: label for label, number in enumerate(self.category_ids)}
         found = [(value, labels.get(value // 1000 if value >= 1000 else value)) for value in np.unique(ids).tolist()]
         return tuple(
@@ -81,28 +83,30 @@ class PanopticSplit(ListedSplit[PanopticTruth]):
 
     def segments(self, index: int) -> PanopticTruth:
         """The segments of an image. Raises `BadImage` for an unreadable map, `BadData` for values without a segment."""
-        entry, ids = self.entries[index], self.ids(index)
-        parts = self.parts(index, ids)
+        ids = self.ids(index)
+        parts = self.segments_of(index, ids)
         known, places = np.unique(ids, return_inverse=True)
         numbers = {part.id: number for number, part in enumerate(parts, 1)}
-        if entry.parts is not None and (odd := set(known.tolist()) - numbers.keys() - {0}):
+        if self.parts is not None and (odd := set(known.tolist()) - numbers.keys() - {0}):
             raise BadData(
-                f"{entry.map}: {len(odd)} ids that segments_info does not list, as {min(odd)}; list or remove them"
+                f"{self.maps[index]}: {len(odd)} ids that segments_info does not list, as {min(odd)}; list or remove "
+                "them"
             )
         table = np.array([numbers.get(value, 0) for value in known.tolist()], np.int32)
         return PanopticTruth(table[places.reshape(ids.shape)], parts)
 
-    def check(self, index: int) -> None:
-        """Raise `BadImage` where image or map cannot be read or differ in size, and `BadData` as `segments` does."""
-        self.check_map(index, self.image(index), self.entries[index].map, self.segments(index).ids.shape, "map")
+    def take(self, indices: Sequence[int]) -> Self:
+        return replace(
+            self,
+            paths=self.paths.take(indices),
+            maps=self.maps.take(indices),
+            image_ids=self.image_ids[list(indices)],
+            parts=self.parts and self.parts.take(indices),
+        )
 
     def fingerprint(self) -> str:
-        digest = sha256(to_bytes(f"{len(self)} images of {self.classes}, things {self.things}\n"))
-        for entry in self.entries:
-            parts = None if entry.parts is None else [(part.id, part.label, part.crowd) for part in entry.parts]
-            digest.update(to_bytes(f"{entry.path} {entry.map} {parts}\n"))
-            digest.update(sha256(read_file(self.root / entry.map, entry.map)).digest())
-        return digest.hexdigest()[:16]
+        head = f"{len(self)} images of {self.classes}, things {self.things}"
+        return hash_listing(head, self.hash_maps(), b"" if self.parts is None else self.parts.content)
 
     def matched(self, train: Split[Any]) -> tuple[Split[Any], Self, list[Finding]]:
         assert isinstance(train, PanopticSplit), "both splits are read by one format"
@@ -151,46 +155,59 @@ class ThingSplit(ObjectSplit):
     @classmethod
     def of(cls, source: PanopticSplit) -> Self:
         """The things of a split."""
+        if source.parts is None:
+            raise BadData(f"{source.root}: the boxes of Cityscapes are not read; train panoptic or semantic")
         things = source.things
-        entries = []
-        for entry in source.entries:
-            if entry.parts is None:
-                raise BadData(f"{source.root}: the boxes of Cityscapes are not read; train panoptic or semantic")
-            rows = [
-                Annotation(
-                    label=things.index(part.label),
-                    box=part.stated.get("bbox", (0, 0, 0, 0)),
-                    segmentation=entry.map,
-                    crowd=part.crowd,
-                    category_id=source.category_ids[part.label],
-                )
-                for part in entry.parts
-                if part.label in things
-            ]
-            entries.append(Objects.parsed(entry.path, entry.image_id, entry.height, entry.width, rows))
+
+        def rows(index: int) -> Iterator[Annotation]:
+            for part in source.stated(index):
+                if part.label in things:
+                    yield Annotation(
+                        label=things.index(part.label),
+                        box=part.stated.get("bbox", (0, 0, 0, 0)),
+                        segmentation=source.maps[index],
+                        crowd=part.crowd,
+                        category_id=source.category_ids[part.label],
+                    )
+
+        images = ((source.paths[i], source.image_id(i), None, rows(i)) for i in range(len(source)))
         numbers = tuple(source.category_ids[i] for i in things)
-        return cls(source.root, tuple(entries), tuple(source.classes[i] for i in things), numbers, source)
+        return cls(source.root, ObjectTable.of(images), tuple(source.classes[i] for i in things), numbers, source)
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.source.size(index)
 
     def truth(self, index: int) -> Objects:
-        entry = self.entries[index]
-        return replace(self.source.objects(self.source.segments(index)), path=entry.path, image_id=entry.image_id)
+        return self._objects(index, self.source.segments(index))
+
+    def read(self, index: int) -> tuple[Image.Image, Objects]:
+        image, truth = self.source.read(index)
+        return image, self._objects(index, truth)
+
+    def _objects(self, index: int, truth: PanopticTruth) -> Objects:
+        return replace(self.source.objects(truth), path=self.name(index), image_id=self.image_id(index))
 
     def take(self, indices: Sequence[int]) -> Self:
         return replace(super().take(indices), source=self.source.take(indices))
 
     def drawn(self) -> ObjectSplit:
         """The same images with the boxes of the maps instead of those that are stated, and without masks."""
-        entries = []
-        for index, entry in enumerate(self.entries):
+        images = []
+        for index in range(len(self)):
             try:
                 objects = self.truth(index)
+                size, rows = (
+                    (objects.height, objects.width),
+                    zip(objects.boxes.tolist(), objects.labels.tolist(), objects.crowd.tolist(), strict=True),
+                )
+                found = [
+                    Annotation(label, (x1, y1, x2 - x1, y2 - y1), crowd=crowd, category_id=self.category_ids[label])
+                    for (x1, y1, x2, y2), label, crowd in rows
+                ]
             except (BadData, BadImage):
-                objects = entry.take(np.zeros(0, np.int64))
-            size = objects.height, objects.width
-            plain = Objects.of_boxes(size, objects.boxes, objects.labels, objects.crowd)
-            numbers = tuple(self.category_ids[label] for label in objects.labels.tolist())
-            entries.append(replace(plain, path=entry.path, image_id=entry.image_id, category_ids=numbers))
-        return ObjectSplit(self.root, tuple(entries), self.classes, self.category_ids)
+                size, found = None, []
+            images.append((self.name(index), self.image_id(index), size, found))
+        return ObjectSplit(self.root, ObjectTable.of(images), self.classes, self.category_ids)
 
     def matched(self, train: Split[Any]) -> tuple[Split[Any], Self, list[Finding]]:
         assert isinstance(train, ThingSplit), "both splits are read by one format"
@@ -235,8 +252,8 @@ class Cityscapes(Format):
 
     def open(self, folder: Path, task: str, split: str, reading: Reading) -> Opened | None:
         for images in split_folders(folder / "leftImg8bit", split):
-            maps = folder / "gtFine" / images.name
-            if found := [path for path in list_images(maps) if path.stem.endswith(CITY_IDS)]:
+            names = list_names(folder / "gtFine" / images.name, SUFFIXES)
+            if found := [f"{images.name}/{name}" for name in names if os.path.splitext(name)[0].endswith(CITY_IDS)]:
                 return _opened(task, split, *_read_cityscapes(folder, found))
         return None
 
@@ -249,7 +266,7 @@ def _opened(task: str, split: str, images: PanopticSplit, missing: Sequence[str]
     if task in ("detection", "instance"):
         return Opened(ThingSplit.of(images), findings=tuple(findings))
     if task == "semantic":
-        images = PanopticLabelSplit(images.root, images.entries, images.classes, images.category_ids, images.things)
+        images = PanopticLabelSplit(**vars(images))
     return Opened(images, findings=tuple(findings))
 
 
@@ -261,7 +278,8 @@ def _check_split(split: str, images: PanopticSplit, task: str) -> list[Finding]:
             message = f"{split}: all classes have the same isthing, so there are no {kind}; set isthing to 1 or 0"
             message += ", or train semantic segmentation" if needed else ""
             findings.append(Finding("error" if needed else "warning", f"no-{kind}-in-{split}", message, 0))
-    parts = [(entry.path, part) for entry in images.entries for part in entry.parts or ()]
+    of_images = [(images.name(index), images.stated(index)) for index in range(len(images))]
+    parts = [(path, part) for path, listed_parts in of_images for part in listed_parts]
     if unknown := [(path, part.id, part.stated.get("category_id")) for path, part in parts if part.label < 0]:
         numbers = listed(list(dict.fromkeys(str(number) for *_, number in unknown)))
         message = (
@@ -270,7 +288,7 @@ def _check_split(split: str, images: PanopticSplit, task: str) -> list[Finding]:
         )
         examples = [Example((path,), f"segment {id_}: category {number}") for path, id_, number in unknown]
         findings.append(finding("error", "unknown-class", message, examples))
-    if twice := [Example((e.path,)) for e in images.entries if e.parts and len({p.id for p in e.parts}) < len(e.parts)]:
+    if twice := [Example((path,)) for path, of in of_images if len({part.id for part in of}) < len(of)]:
         message = f"{split}: {many(twice, 'image')} with an id given to two segments; give each a different id"
         findings.append(finding("error", "repeated-ids", message, twice))
     if task in ("detection", "instance") and all(p.crowd or p.label not in images.things for _, p in parts):
@@ -282,7 +300,7 @@ def _read_coco(data: Path, file: Path) -> tuple[PanopticSplit, list[str]]:
     """The images of an annotation file, and the images and maps that do not exist."""
     name = below(data, file)
     content = read_panoptic(file, name)
-    images = {image.id: image for image in content.images}
+    listed_images = {image.id: image for image in content.images}
     categories = {category.id: category for category in content.categories}
     if len(categories) >= IGNORE:
         raise BadData(f"{name}: {len(categories)} categories; list 1 to {IGNORE - 1}")
@@ -293,25 +311,32 @@ def _read_coco(data: Path, file: Path) -> tuple[PanopticSplit, list[str]]:
     folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
     maps = [folder for folder in (data / file.stem, data / "annotations" / file.stem) if folder.is_dir()]
     files = NamedFiles(data, folders, name, split_of(own))
-    entries: list[PanopticEntry] = []
+    found: list[tuple[str, str, int, bytes]] = []
     missing: list[str] = []
     for row in content.annotations:
-        image = images.get(row.image_id)
+        image = listed_images.get(row.image_id)
         if image is None:
             raise BadData(f"{name}: an annotation of image {row.image_id}, which it does not list; list or remove it")
-        path, map_path = files.find(image.file_name), find_below(maps, row.file_name, name)
+        path, map_path = files.find_path(image.file_name), find_below(maps, row.file_name, name)
         if path is None or map_path is None:
             missing.append(image.file_name if path is None else row.file_name)
             continue
-        places = (below(data, path), below(data, map_path))
-        parts = tuple(
+        parts = [
             PanopticSegment(labels.get(one.category_id, -1), bool(one.iscrowd), one.id, one.stated)
             for one in row.segments_info
-        )
-        entries.append(PanopticEntry(*places, *size_of(path), row.image_id, parts))
-    things = tuple(label for label, number in enumerate(order) if categories[number].isthing)
-    names = tuple(categories[number].label for number in order)
-    return PanopticSplit(data, tuple(entries), names, tuple(order), things), missing
+        ]
+        found.append((path, below(data, map_path), row.image_id, to_json(parts)))
+    images = PanopticSplit(
+        root=data,
+        paths=TextArray(path for path, *_ in found),
+        maps=TextArray(place for _, place, *_ in found),
+        image_ids=np.array([number for *_, number, _ in found], np.int64),
+        parts=TextArray(parts for *_, parts in found),
+        classes=tuple(categories[number].label for number in order),
+        category_ids=tuple(order),
+        things=tuple(label for label, number in enumerate(order) if categories[number].isthing),
+    )
+    return images, missing
 
 
 def read_ids(path: Path, name: str) -> NDArray[np.int32]:
@@ -320,17 +345,18 @@ def read_ids(path: Path, name: str) -> NDArray[np.int32]:
     return values if not coloured else (values >> 16) | (values & 0xFF00) | ((values & 0xFF) << 16)
 
 
-def _read_cityscapes(data: Path, maps: Sequence[Path]) -> tuple[PanopticSplit, list[str]]:
-    entries: list[PanopticEntry] = []
-    missing: list[str] = []
-    for path in maps:
-        place = path.relative_to(data / "gtFine").with_name(path.name.replace(CITY_IDS, "_leftImg8bit"))
-        image = data / "leftImg8bit" / place
-        if not image.is_file():
-            missing.append(f"leftImg8bit/{place.as_posix()}")
-            continue
-        places = (below(data, image), below(data, path))
-        entries.append(PanopticEntry(*places, *size_of(image), len(entries) + 1, None))
-    numbers = tuple(CITYSCAPES)
-    things = tuple(label for label, number in enumerate(numbers) if number in CITYSCAPES_THINGS)
-    return PanopticSplit(data, tuple(entries), tuple(CITYSCAPES.values()), numbers, things), missing
+def _read_cityscapes(data: Path, maps: Sequence[str]) -> tuple[PanopticSplit, list[str]]:
+    """The images of maps below `gtFine`, and the images that do not exist."""
+    images = [f"leftImg8bit/{os.path.splitext(path)[0].removesuffix(CITY_IDS)}_leftImg8bit.png" for path in maps]
+    found = [at for at, path in enumerate(images) if (data / path).is_file()]
+    split = PanopticSplit(
+        root=data,
+        paths=TextArray(images[at] for at in found),
+        maps=TextArray(f"gtFine/{maps[at]}" for at in found),
+        image_ids=np.arange(1, 1 + len(found)),
+        parts=None,
+        classes=tuple(CITYSCAPES.values()),
+        category_ids=tuple(CITYSCAPES),
+        things=tuple(label for label, number in enumerate(CITYSCAPES) if number in CITYSCAPES_THINGS),
+    )
+    return split, [path for at, path in enumerate(images) if at not in {*found}]

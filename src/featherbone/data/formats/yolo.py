@@ -16,7 +16,8 @@ from featherbone.data.formats.yolo_lines import Row, may_be_keypoints, read_rows
 from featherbone.data.layouts import SPLITS, names_of, split_folders, split_of
 from featherbone.data.listing import below, is_junk, lines_of, list_folder, list_images, read_head
 from featherbone.data.named_files import NamedFiles, written_parts
-from featherbone.data.objects import Objects, ObjectSplit, size_of
+from featherbone.data.object_split import ObjectSplit
+from featherbone.data.object_table import ObjectTable
 from featherbone.errors import BadData
 from featherbone.files import read_text, read_yaml
 
@@ -82,17 +83,20 @@ class Yolo(Format):
                 rows[path] = []
         every = [row for of in rows.values() for row in of]
         if listing.num_keypoint_values is None and may_be_keypoints(every):
-            count = next(len(row.shape) for row in every if row.shape) - 4
+            extra = next(len(row.shape) for row in every if row.shape) - 4
             raise BadData(
-                f"{listing.name}: the {split} labels have {count + 5} values a line, which may be polygons or boxes "
-                f"with {count // 2} keypoints; write kpt_shape: [{count // 2}, 2] for keypoints, or kpt_shape: [] for "
+                f"{listing.name}: the {split} labels have {extra + 5} values a line, which may be polygons or boxes "
+                f"with {extra // 2} keypoints; write kpt_shape: [{extra // 2}, 2] for keypoints, or kpt_shape: [] for "
                 "polygons"
             )
-        entries = []
-        for number, (path, of) in enumerate(rows.items(), 1):
-            size = size_of(path)
-            annotations = [to_annotation(row, *size, len(listing.classes)) for row in of]
-            entries.append(Objects.parsed(below(root, path), number, *size, annotations))
+        count = len(listing.classes)
+        table = ObjectTable.of(
+            (
+                (below(root, path), number, None, (to_annotation(row, count) for row in of))
+                for number, (path, of) in enumerate(rows.items(), 1)
+            ),
+            relative=True,
+        )
         findings = []
         if not rows:
             message = (
@@ -102,7 +106,7 @@ class Yolo(Format):
             )
             findings = [Finding("error", "no-labels", message, 1)]
         return Opened(
-            images=ObjectSplit(root, tuple(entries), listing.classes, tuple(range(len(listing.classes)))),
+            images=ObjectSplit(root, table, listing.classes, tuple(range(count))),
             missing=tuple(missing),
             unlisted=tuple(below(root, path) for path in paths if path not in rows),
             notes=(*listing.notes, *_notes(every)),

@@ -139,24 +139,22 @@ def _sides(a: Any, b: Any, points: Any) -> Any:
     return np.sign((bx - ax) * (y - ay) - (by - ay) * (x - ax))
 
 
-def to_annotation(row: Row, height: int, width: int, num_classes: int) -> Annotation:
-    """A row in pixels of an image of that size."""
+def to_annotation(row: Row, num_classes: int) -> Annotation:
+    """A row in shares of the image, its box as x1 y1 x2 y2."""
     if row.error:
         return Annotation(error=f"{row.where}: {row.error}")
     if row.label != int(row.label):
         allowed = f"write one from 0 to {num_classes - 1}"
         return Annotation(error=f"{row.where}: class {row.label:g} is not a whole number; {allowed}")
-    number, sides = int(row.label), (width, height)
+    number = int(row.label)
     if len(row.shape) == 4:
         x, y, w, h = row.shape
-        corners = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+        corners = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
     else:
-        corners = [min(row.shape[::2]), min(row.shape[1::2]), max(row.shape[::2]), max(row.shape[1::2])]
-    x1, y1, x2, y2 = (corner * side for corner, side in zip(corners, sides * 2, strict=True))
-    polygon = [share * sides[at % 2] for at, share in enumerate(row.shape)]
+        corners = (min(row.shape[::2]), min(row.shape[1::2]), max(row.shape[::2]), max(row.shape[1::2]))
     return Annotation(
         label=number if number in range(num_classes) else -1,
-        box=(x1, y1, x2 - x1, y2 - y1),
-        segmentation=[polygon] if len(row.shape) > 4 else None,
+        box=corners,
+        segmentation=[row.shape] if len(row.shape) > 4 else None,
         category_id=number,
     )

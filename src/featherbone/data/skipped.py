@@ -1,0 +1,101 @@
+"""Images that cannot be read: met when they are read, replaced in training, omitted in evaluation."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from featherbone.data.findings import many
+from featherbone.data.sampling import spread
+from featherbone.data.split import Split
+from featherbone.errors import BadData, BadImage
+
+MAX_SHARE, MAX_COUNT = 0.01, 4
+"""Work stops where more than this share of the images of a split, and more than this number, cannot be read."""
+TRIES = 100
+"""Images that are tried in the place of one that cannot be read."""
+FIRST = 5
+"""Images that are tried before work that would end with an evaluation of none."""
+
+
+class Unreadable(BadImage):
+    """An image of an evaluation that cannot be read."""
+
+
+class Reader:
+    """Reads the images of a split with their annotations, and remembers which cannot be read."""
+
+    def __init__(self, images: Split[Any], seed: int, training: bool) -> None:
+        self.images, self.seed, self.training = images, seed, training
+        self.known: dict[int, str] = {}
+        """The reason for each image that could not be read, by index."""
+        self.met: dict[str, str] = {}
+        """The reasons since `take_met`, by the name of the image."""
+
+    def __call__(self, epoch: int, index: int) -> tuple[Image.Image, Any]:
+        """An image and its annotations.
+
+        One that cannot be read, or whose annotations cannot, is replaced in training by the first that can of a
+        sequence that follows from (seed, epoch, index). Raises `Unreadable` in evaluation, and `BadData` where all of
+        the sequence fail.
+        """
+        for place in self._places(epoch, index):
+            if place not in self.known:
+                try:
+                    return self.images.read(place)
+                except (BadImage, BadData) as error:
+                    self.known[place] = str(error)
+            self.met[self.images.name(place)] = self.known[place]
+            if not self.training:
+                raise Unreadable(self.known[place])
+        raise BadData(
+            f"none of {1 + TRIES} images can be read; the first: {self.known[index]}; see: featherbone doctor"
+        )
+
+    def take_met(self) -> dict[str, str]:
+        """The reasons for the images that could not be read since the last call, by name."""
+        met, self.met = self.met, {}
+        return met
+
+    def _places(self, epoch: int, index: int) -> Iterator[int]:
+        yield index
+        yield from np.random.default_rng((self.seed, epoch, index)).integers(len(self.images), size=TRIES).tolist()
+
+
+class Skipped:
+    """The images of a split that could not be read."""
+
+    def __init__(self, data: Path, split: str, total: int) -> None:
+        self.data, self.split, self.total = data, split, total
+        self.reasons: dict[str, str] = {}
+        """By name."""
+
+    def add(self, met: Mapping[str, str]) -> list[str]:
+        """Count images, and return the reasons of those that are new. Raises `BadData` where they are too many."""
+        new = [reason for name, reason in met.items() if name not in self.reasons]
+        self.reasons |= met
+        count = len(self.reasons)
+        if count > max(MAX_SHARE * self.total, MAX_COUNT):
+            raise BadData(
+                f"{self.data}: {count} of {self.total:,} {self.split} images cannot be read, more than "
+                f"{MAX_SHARE:.0%}; the first: {next(iter(self.reasons.values()))}; replace or remove them; all with "
+                f"pictures: featherbone doctor {self.data}"
+            )
+        return new
+
+
+def require_readable(images: Split[Any], data: Path, split: str) -> None:
+    """Raise `BadData` where no image of a few that are spread over the split can be read; reads one that can."""
+    reasons = []
+    for index in spread(len(images), FIRST):
+        try:
+            images.read(index)
+            return
+        except (BadImage, BadData) as error:
+            reasons.append(str(error))
+    raise BadData(
+        f"{data}: none of {many(reasons, split + ' image')} tried can be read; the first: {reasons[0]}; all with "
+        f"pictures: featherbone doctor {data}"
+    )
