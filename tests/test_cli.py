@@ -352,18 +352,21 @@ def test_training_leaves_out_what_it_may_and_refuses_the_rest(world, capsys, tmp
     (data / "train" / "ring" / "empty.png").write_bytes(b"")
     (data / "train" / "ring" / "notes.txt").write_text("notes")
     shutil.rmtree(data / "val" / "star")
-    command = ["train", "--data", data, "--image-size", 32, "--epochs", 1, "--workers", 0, "--batch-size", 8]
+    command = ["train", "--data", data, "--image-size", 32, "--epochs", 1, "--workers", 0, "--batch-size", 26]
     code, _, err = run(
         capsys, *command, "--no-pretrained", "--model", "mobilenetv3_small_050", "--out", tmp_path / "run"
     )
     assert code == 0, err
     assert "broken ü.jpg" in err and "empty.png" in err and "notes.txt" in err and "without a validation image" in err
     card = json.loads((tmp_path / "run" / "card.json").read_text())
-    assert len(card["data"]["skipped"]) == 2 and card["data"]["train"] == 24
+    assert len(card["data"]["skipped"]) == 2 and card["data"]["train"] == 26
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Skipped images (2)" in page and "train/ring/empty.png: an empty file" in page
     for picture in (data / "train" / "star").iterdir():
         picture.write_bytes(b"")
     code, _, err = run(capsys, *command, "--out", tmp_path / "never")
-    assert code == 2 and "star" in err and not (tmp_path / "never").exists()
+    (message,) = (line for line in err.splitlines() if "cannot be read, more than 1%" in line)
+    assert code == 2 and "of 26 train images" in message and f"featherbone doctor {data}" in message
 
 
 def test_the_shell_sees_what_python_sees(world, tmp_path):

@@ -1,4 +1,5 @@
 import math
+import shutil
 import sys
 
 import pytest
@@ -42,6 +43,22 @@ def test_two_processes_are_one(drawn, train, launch, short, tmp_path):
     """Same global batch, same losses and metrics; mixing pairs and validation shares do not depend on the processes."""
     two = launch_two(launch, drawn, tmp_path / "two", short)
     close(rows(two), rows(train("one", **short)), 1e-4)
+
+
+def test_two_processes_skip_the_same_images(drawn, launch, short, tmp_path):
+    """Each names what it has met; replacements do not depend on the process."""
+    data = shutil.copytree(drawn, tmp_path / "data")
+    bad = [*sorted((data / "train").glob("*/*.jpg"))[3:10:6], sorted((data / "val").glob("*/*.jpg"))[2]]
+    for path in bad:
+        path.write_bytes(b"")
+    short |= dict(epochs=3)
+    two = launch_two(launch, data, tmp_path / "two", short)
+    one = start_run(data, "lvt", None, tmp_path / "one", complete(**short))
+    close(rows(two), rows(one), 1e-4)
+    for run in (one, two):
+        card = Card.read(run)
+        assert {*card.data["skipped"]} == {path.relative_to(data).as_posix() for path in bad}
+        assert card.metrics["images"] == 11
 
 
 def test_a_process_is_a_part_of_the_batch(drawn, train, launch, short, tmp_path):

@@ -18,7 +18,7 @@ from featherbone.engine.loop import Loop
 from featherbone.engine.run import load_state
 from featherbone.engine.settings import complete
 from featherbone.engine.train import claimed, evaluate_run, resume_run, start_run
-from featherbone.errors import BadData, BadImage, BadOption, BadRun, FeatherboneError
+from featherbone.errors import BadData, BadOption, BadRun, FeatherboneError
 from featherbone.files import locked
 from featherbone.tasks.card import Card
 from featherbone.tasks.run import load_task
@@ -232,22 +232,6 @@ def test_a_batch_larger_than_the_data_is_told_and_recorded(train, quick, capsys)
     assert "batch size 24, not 64: there are 24 training images" in capsys.readouterr().err
     assert Card.read(run).settings["batch_size"] == 24
     assert load_state(resume_run(run, {}))["step"] == 1
-
-
-def damaged(folder):
-    """A training image that is a picture by its name only."""
-    path = sorted((folder / "train").glob("*/*.jpg"))[0]
-    path.write_bytes(path.read_bytes()[:200])
-    return path.relative_to(folder).as_posix()
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_damaged_during_a_run_is_one_message(quick, own, tmp_path, monkeypatch, workers):
-    name = damaged(own)
-    monkeypatch.setattr("featherbone.engine.job.find_unreadable", lambda images: {})
-    with pytest.raises(BadImage) as caught:
-        start_run(own, NET, None, tmp_path / "run", complete(**quick | dict(workers=workers, val_share=0.5)))
-    assert str(caught.value).startswith(name) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])

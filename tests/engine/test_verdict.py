@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from examined import picture
 from featherbone.commands import doctor
 from featherbone.data.formats import find_task
+from featherbone.data.skipped import Reader, Unreadable
 from featherbone.engine.job import Job
 from featherbone.engine.settings import complete
 from featherbone.errors import BadData, FeatherboneError
@@ -20,9 +22,19 @@ from scenes import write_coco, write_masks, write_panoptic, write_yolo
 
 PICTURES = {
     *("unreadable", "leakage", "label-conflict", "unreadable-map", "size-mismatch", "annotated-sideways"),
-    *("smooth-borders", "box-off-mask", "empty-mask", "absent-segments"),
+    *("smooth-borders", "box-off-mask", "empty-mask", "absent-segments", "unknown-values"),
 }
-"""Errors that only the doctor finds, for it compares pictures, or that training leaves out by the image."""
+"""Errors that only the doctor finds, for it compares pictures, or that training skips image by image."""
+
+
+def read_all(job: Job) -> None:
+    """Meet what training meets until it has read every image."""
+    for split, images in job.splits.items():
+        reader = Reader(images, 0, training=False)
+        for index in range(len(images)):
+            with suppress(Unreadable):
+                reader(0, index)
+            job.skip(split, reader.take_met())
 
 
 def agree(data: Path, task: str, out: Path, **reading) -> str:
@@ -33,7 +45,7 @@ def agree(data: Path, task: str, out: Path, **reading) -> str:
     except FeatherboneError as error:
         found = {str(error)}
     try:
-        Job(find_task(data, task), data, complete(task=task, workers=0, **reading))
+        read_all(Job(find_task(data, task), data, complete(task=task, workers=0, **reading)))
         refusal = ""
     except FeatherboneError as error:
         refusal = str(error)
@@ -109,8 +121,11 @@ CLASSES = [
     (move(("train", "first"), ("val", "second")), "have the same subfolders"),
     (move(("train/oak", "train/images"), ("train/pine", "train/masks")), "serves semantic, not classification"),
     (remove("train"), "no training images"),
-    (empty("train/pine/*"), "one class only, oak"),
-    (empty("val/*/*"), "no image of one split can be read|none of"),
+    (
+        lambda root: empty("train/pine/*")(write_classes(root, (("train", 6), ("val", 2)))),
+        "6 of 12 train images cannot",
+    ),
+    (empty("val/*/*"), "none of 4 val images tried can be read"),
     (empty("train/pine/0.png"), ""),
     (lambda root: save(root / "train/loose.png", picture(7)), ""),
     (parquet([0, 1] * 4), ""),
@@ -224,7 +239,7 @@ OBJECTS = [
         "listed more than once",
     ),
     (empty("train/0000[0-3].jpg"), ""),
-    (empty("val/*.jpg"), "no image of one split can be read|none of"),
+    (empty("val/*.jpg"), "none of 4 val images tried can be read"),
 ]
 
 
@@ -283,8 +298,11 @@ def test_a_value_is_ignored_by_both(drawn, tmp_path):
     paint("masks/train/00000.png", lambda v: np.where(np.arange(v.shape[1]) < 5, 77, v).astype(np.uint8))(
         tmp_path / "data"
     )
-    check(tmp_path, "semantic", "value 77")
-    check(tmp_path, "semantic", "", ignore_index=77)
+    for reading, skipped in (({}, ["images/train/00000.jpg"]), ({"ignore_index": 77}, [])):
+        check(tmp_path, "semantic", "", **reading)
+        job = Job("semantic", tmp_path / "data", complete(task="semantic", **reading))
+        read_all(job)
+        assert list(job.skipped) == skipped and all("value 77" in reason for reason in job.skipped.values())
 
 
 MAPS = [
@@ -298,8 +316,8 @@ MAPS = [
     (paint("masks/train/*", np.zeros_like), "one class only"),
     (paint("masks/*/*", lambda v: (v > 6).astype(np.uint8) * 255), "0 and 255"),
     (paint("masks/train/*", lambda v: np.stack([v * 20] * 3, -1)), "colour"),
-    (paint("masks/val/*", lambda v: v[:-1]), "no image of one split can be read|none of"),
-    (empty("masks/val/*"), "no image of one split can be read|none of"),
+    (paint("masks/val/*", lambda v: v[:-1]), "none of 4 val images tried can be read"),
+    (empty("masks/val/*"), "none of the val maps can be read"),
 ]
 
 

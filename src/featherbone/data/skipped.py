@@ -80,8 +80,8 @@ class Skipped:
         if count > max(MAX_SHARE * self.total, MAX_COUNT):
             raise BadData(
                 f"{self.data}: {count} of {self.total:,} {self.split} images cannot be read, more than "
-                f"{MAX_SHARE:.0%}; the first: {next(iter(self.reasons.values()))}; replace or remove them; all with "
-                f"pictures: featherbone doctor {self.data}"
+                f"{MAX_SHARE:.0%}, as {next(iter(self.reasons.values()))}; all with pictures: featherbone doctor "
+                f"{self.data}"
             )
         return new
 

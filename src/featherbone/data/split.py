@@ -190,7 +190,7 @@ def hash_listing(head: str, *parts: bytes) -> str:
     digest = sha256(to_bytes(head))
     for part in parts:
         digest.update(part)
-    return FORM + digest.hexdigest()[:16]
+    return (FORM + digest.hexdigest())[:16]
 
 
 def without(images: Split[T], names: Collection[str]) -> Split[T]:
