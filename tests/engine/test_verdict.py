@@ -123,7 +123,7 @@ CLASSES = [
     (remove("train"), "no training images"),
     (
         lambda root: empty("train/pine/*")(write_classes(root, (("train", 6), ("val", 2)))),
-        "6 of 12 train images cannot",
+        "5 of 12 train images cannot",
     ),
     (empty("val/*/*"), "none of 4 val images tried can be read"),
     (empty("train/pine/0.png"), ""),

@@ -27,7 +27,8 @@ def is_junk(name: str) -> bool:
 
 def is_image(path: str | Path) -> bool:
     """Whether a file is an image by its name."""
-    return os.path.splitext(path)[1].lower() in SUFFIXES
+    name = os.fspath(path)
+    return name[name.rfind(".") :].lower() in SUFFIXES
 
 
 def list_folder(folder: Path) -> list[Path]:
@@ -52,7 +53,8 @@ def list_files(folder: Path, suffixes: Collection[str] = ()) -> list[Path]:
 def list_names(folder: Path, suffixes: Collection[str] = ()) -> list[str]:
     """The same files as paths from `folder` on, with slashes: no object for each, which 100,000 files would show."""
     names = _walk(str(folder), "", set())
-    return [name for name in names if not suffixes or os.path.splitext(name)[1].lower() in suffixes]
+    ends = tuple(suffixes)
+    return [name for name in names if not ends or name.lower().endswith(ends)]
 
 
 def list_images(folder: Path) -> list[Path]:

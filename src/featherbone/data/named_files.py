@@ -59,8 +59,18 @@ class NamedFiles:
 
     def find_path(self, name: str) -> str | None:
         """As `find`: the path of the file below `root`."""
+        if os.path.normpath(name) == name and not _leads_out(name):  # as it is written, without an object for it
+            for folder, start in self._starts:
+                if self._is_listed(os.path.join(folder, name)):
+                    return start + name
         found = self.find(name)
         return None if found is None else below(self.root, found)
+
+    @cached_property
+    def _starts(self) -> list[tuple[str, str]]:
+        """The folders, and what is written before the names of files in them."""
+        starts = [below(self.root, folder) for folder in self.folders]
+        return [(str(f), "" if at == "." else f"{at}/") for f, at in zip(self.folders, starts, strict=True)]
 
     def notes(self) -> list[str]:
         """A note on the files that were found by their plain names only."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featherbone.data.objects import Annotation, Objects, parse_json, to_json
-from featherbone.data.text_array import TextArray
+from featherbone.data.text_array import TextArray, TextWriter
 
 Ints = NDArray[np.int64]
 MAX_SIDE, MAX_ID = 2**31, 2**63 - 1
@@ -137,7 +137,7 @@ class ObjectTable:
     def content(self) -> list[bytes]:
         """Everything that a fingerprint is taken of."""
         arrays = (self.sizes, self.first, self.boxes, self.labels, self.crowd, self.paths.bounds, self.shapes.bounds)
-        return [self.paths.content, self.shapes.content, *(array.tobytes() for array in arrays)]
+        return [bytes(self.paths.content), bytes(self.shapes.content), *(array.tobytes() for array in arrays)]
 
 
 class TableWriter:
@@ -148,8 +148,7 @@ class TableWriter:
         self.image_ids, self.sizes = array("q"), array("q")
         self.owners, self.labels, self.category_ids = array("q"), array("q"), array("q")
         self.crowd, self.boxes, self.areas = array("b"), array("d"), array("d")
-        self.ids: list[bytes] = []
-        self.shapes: list[bytes] = []
+        self.ids, self.shapes = TextWriter(), TextWriter()
         self.errors: dict[int, tuple[str, ...]] = {}
 
     def add_image(self, path: str, image_id: int, size: tuple[int, int] | None) -> int:
@@ -170,9 +169,9 @@ class TableWriter:
         self.crowd.append(row.crowd)
         self.areas.append(row.area)
         self.category_ids.append(min(row.category_id, MAX_ID))
-        self.ids.append(b"%d" % row.id if type(row.id) is int else to_json(row.id))
+        self.ids.add(b"%d" % row.id if type(row.id) is int else to_json(row.id))
         shape = row.segmentation
-        self.shapes.append(shape if isinstance(shape, bytes) else b"" if shape is None else to_json(shape))
+        self.shapes.add(shape if isinstance(shape, bytes) else b"" if shape is None else to_json(shape))
 
     def finish(self, kind: type[Any] = ObjectTable, relative: bool = False) -> Any:
         """The table."""
@@ -189,8 +188,8 @@ class TableWriter:
             crowd=np.array(self.crowd, bool)[order],
             areas=np.array(self.areas, np.float64)[order],
             category_ids=np.array(self.category_ids, np.int64)[order],
-            ids=TextArray(map(self.ids.__getitem__, order.tolist())),
-            shapes=TextArray(map(self.shapes.__getitem__, order.tolist())),
+            ids=self.ids.finish().take(order),
+            shapes=self.shapes.finish().take(order),
             errors=self.errors,
             relative=relative,
         )

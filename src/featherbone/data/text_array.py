@@ -4,6 +4,7 @@ A list of 100,000 names is 100,000 objects. A process that reads images shares m
 either writes to a page, and counting references writes to every object that is touched; arrays are shared for good.
 """
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Self
@@ -14,16 +15,33 @@ from numpy.typing import NDArray
 from featherbone.text import to_bytes
 
 
+class TextWriter:
+    """Texts that are added one by one."""
+
+    def __init__(self) -> None:
+        self.content, self.bounds = bytearray(), array("q", [0])
+
+    def add(self, text: bytes) -> None:
+        """Append a text."""
+        self.content += text
+        self.bounds.append(len(self.content))
+
+    def finish(self) -> "TextArray":
+        """The texts."""
+        texts = TextArray()
+        texts.content, texts.bounds = self.content, np.array(self.bounds, np.int64)
+        return texts
+
+
 class TextArray(Sequence[str]):
     """Texts, or any bytes, by index."""
 
     def __init__(self, texts: Iterable[str | bytes] = ()) -> None:
-        parts = [to_bytes(text) if isinstance(text, str) else text for text in texts]
-        self._set(b"".join(parts), np.array([len(part) for part in parts], np.int64))
-
-    def _set(self, content: bytes, lengths: NDArray[np.int64]) -> None:
-        self.content = content
-        self.bounds = np.concatenate((np.zeros(1, np.int64), lengths.cumsum()))
+        writer = TextWriter()
+        for text in texts:
+            writer.add(to_bytes(text) if isinstance(text, str) else text)
+        self.content = writer.content
+        self.bounds = np.array(writer.bounds, np.int64)
         """Where text i begins in `content`, and behind the last its end."""
 
     def __len__(self) -> int:
@@ -36,25 +54,23 @@ class TextArray(Sequence[str]):
         for part in self.parts():
             yield part.decode("utf-8", "surrogatepass")
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and len(self) == len(other) and all(map(str.__eq__, self, other))
-
     def encoded(self, index: int) -> bytes:
         """A text as bytes."""
-        index = range(len(self))[index]
-        return self.content[self.bounds[index] : self.bounds[index + 1]]
+        index += len(self) if index < 0 else 0
+        return bytes(self.content[self.bounds[index] : self.bounds[index + 1]])
 
     def parts(self) -> Iterator[bytes]:
         """All texts as bytes."""
-        bounds = self.bounds.tolist()
-        for start, end in pairwise(bounds):
-            yield self.content[start:end]
+        for start, end in pairwise(self.bounds.tolist()):
+            yield bytes(self.content[start:end])
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Self:
         """The texts of `indices`, in that order."""
-        taken = type(self)()
-        chosen = np.asarray(indices, np.int64)
-        starts, ends = self.bounds[:-1][chosen], self.bounds[1:][chosen]
-        content = b"".join(self.content[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True))
-        taken._set(content, ends - starts)
+        chosen, taken = np.asarray(indices, np.int64), type(self)()
+        starts, lengths = self.bounds[:-1][chosen], np.diff(self.bounds)[chosen]
+        taken.bounds = np.concatenate((np.zeros(1, np.int64), lengths.cumsum()))
+        taken.content, source = bytearray(int(taken.bounds[-1])), memoryview(self.content)
+        places = pairwise(taken.bounds.tolist())
+        for (start, end), at in zip(places, starts.tolist(), strict=True):  # slice by slice, with no second copy
+            taken.content[start:end] = source[at : at + end - start]
         return taken

@@ -11,6 +11,7 @@ from functools import cached_property, partial
 from itertools import chain
 from typing import Any, Literal, TypeVar
 
+import msgspec
 import numpy as np
 from faster_coco_eval.core import mask as coco
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from featherbone.data.formats.panoptic import PanopticSplit
 from featherbone.data.images import WHITES, is_deep, open_image, orientation_of, read_image, white_of
 from featherbone.data.layouts import TRAINING_SPLITS
 from featherbone.data.object_split import ObjectSplit
+from featherbone.data.object_table import ObjectTable
 from featherbone.data.objects import parse_json
 from featherbone.data.split import PanopticSegment, Split
 from featherbone.errors import BadData, BadImage
@@ -191,6 +193,9 @@ class Table:
     @cached_property
     def counts(self) -> dict[str, Ints]:
         """By split, the usable images that have each class, or the objects of each class (K,)."""
+        if not self.images:  # training makes no rows of 100,000 labels
+            labelled = {split: images for split, images in self.sources.items() if isinstance(images, LabelSplit)}
+            return {split: _count_labels(labelled.get(split), self.classes) for split in TRAINING_SPLITS}
         if self.truth == "objects":
             labels, splits = self.objects.labels[self.objects.clear], self.object_splits[self.objects.clear]
         else:
@@ -304,7 +309,7 @@ def collect(splits: Mapping[str, Split[Any]], task: str, input_size: int = 0, pi
     """The table of the splits of a data set, all of one class.
 
     Classes of the splits are joined by name, but for maps, which number them alike. Without `pixels` no image, map or
-    mask is read, and the table serves the checks that need none.
+    mask is read, images with labels have no rows, and the table serves the checks that need none.
     """
     truth = truth_of(next(iter(splits.values()), None))
     lists = [images.classes for images in splits.values()]
@@ -314,7 +319,7 @@ def collect(splits: Mapping[str, Split[Any]], task: str, input_size: int = 0, pi
             known += [_class_name(images, label) for label in np.unique(images.labels).tolist()]
     classes = {name: label for label, name in enumerate(dict.fromkeys(known))}
     rows: list[ImageRow] = []
-    for split, images in splits.items():
+    for split, images in splits.items() if pixels or truth != "labels" else ():
         look = partial(_collect_image, images, split=split, classes=classes, pixels=pixels)
         rows += look_at_each(images, look, f"examining {split}") if pixels else map(look, range(len(images)))
     objects = [images for images in splits.values() if isinstance(images, ObjectSplit)]
@@ -327,6 +332,15 @@ def collect(splits: Mapping[str, Split[Any]], task: str, input_size: int = 0, pi
         images=tuple(rows),
         objects=_collect_objects(objects, classes, masks=task == "instance", pixels=pixels),
     )
+
+
+def _count_labels(images: LabelSplit | None, classes: Sequence[str]) -> Ints:
+    """Images of each class (K,)."""
+    counts = np.zeros(len(classes), np.int64)
+    if images is not None:
+        for label, count in zip(*np.unique(images.labels, return_counts=True), strict=True):
+            counts[classes.index(_class_name(images, label))] += count
+    return counts
 
 
 def _class_name(images: LabelSplit, label: int) -> str:
@@ -381,13 +395,18 @@ def _collect_objects(
     """All annotations that can be read, with what is kept of their masks for instance segmentation."""
     tables = [images.table for images in splits]
     names = [np.array([*(classes[name] for name in images.classes), -1], np.int64) for images in splits]
-    sizes = [_sizes(images, pixels)[images.table.owners] for images in splits]
-    boxes = [table.boxes_xywh(slice(None), limits) for table, limits in zip(tables, sizes, strict=True)]
+    known = [_sizes(images, pixels)[images.table.owners] for images in splits]
+    sizes = [np.where(of > 0, of, UNKNOWN) for of in known]
+    boxes = [table.boxes_xywh(slice(None), of) for table, of in zip(tables, sizes, strict=True)]
     xywh, counts = _join(boxes, (4,)), _join([np.diff(table.first) for table in tables])
-    facts: list[tuple[str, list[float], float, float]] = []
-    for table, of in zip(tables, sizes, strict=True) if masks else ():
-        for row, (height, width) in enumerate(of.tolist()):
-            facts.append(_mask_facts(table.shape(row, (height, width)), height, width, pixels))
+    faults: list[str] = []
+    facts: list[tuple[list[float], float, float]] = []
+    for table, of in zip(tables, known, strict=True) if masks else ():
+        rows = zip(table.shapes.parts(), of.tolist(), strict=True)
+        faults += [_mask_fault(table, row, text, *size) for row, (text, size) in enumerate(rows)]
+        if pixels:
+            own = zip(of.tolist(), faults[len(faults) - len(of) :], strict=True)
+            facts += [_mask_facts(table, row, size[0], size[1], fault) for row, (size, fault) in enumerate(own)]
     return ObjectColumns(
         image=np.repeat(np.arange(len(counts)), counts),
         place=np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts),
@@ -399,10 +418,10 @@ def _collect_objects(
         ids=tuple(parse_json(number) for table in tables for number in table.ids.parts()),
         category_ids=tuple(number for table in tables for number in table.category_ids.tolist()),
         has_shape=_join([table.has_shape for table in tables]).astype(bool),
-        sized=_join([table.sizes[table.owners, 0] > 0 for table in tables]).astype(bool) | pixels,
-        mask_faults=tuple(fault for fault, *_ in facts),
-        mask_boxes=np.array([box for _, box, _, _ in facts], np.float64).reshape(-1, 4),
-        mask_areas=np.array([area for _, _, area, _ in facts], np.float64),
+        sized=_join([of[:, 0] > 0 for of in known]).astype(bool),
+        mask_faults=tuple(faults),
+        mask_boxes=np.array([box for box, _, _ in facts], np.float64).reshape(-1, 4),
+        mask_areas=np.array([area for _, area, _ in facts], np.float64),
         mask_beyond=np.array([beyond for *_, beyond in facts], np.float64),
     )
 
@@ -422,25 +441,57 @@ def _stated_size(images: ObjectSplit, index: int, pixels: bool) -> tuple[int, in
 
 
 def _sizes(images: ObjectSplit, pixels: bool) -> Ints:
-    """The same of all images as heights and widths (I, 2), `UNKNOWN` where there is none."""
-    stated = [_stated_size(images, index, pixels) or (UNKNOWN, UNKNOWN) for index in range(len(images))]
-    return np.array(stated, np.int64).reshape(-1, 2)[:, ::-1]
+    """The same of all images as heights and widths (I, 2), 0 where there is none."""
+    sizes = images.table.sizes.copy()
+    for index in np.flatnonzero(sizes[:, 0] == 0).tolist() if pixels else ():
+        entry = images.entry(index)
+        sizes[index] = entry.height, entry.width
+    return sizes
 
 
-def _mask_facts(segmentation: Any, height: int, width: int, pixels: bool) -> tuple[str, list[float], float, float]:
-    """Why a mask cannot be read, the box around its pixels, their number, and by how many it exceeds the image."""
-    if (height, width) == (UNKNOWN, UNKNOWN) and not pixels:
-        height, width = rle.stated_size(segmentation)
-    fault = "" if segmentation is None else rle.fault(segmentation, height, width)
-    if segmentation is None or fault or not pixels:
-        return fault, [np.nan] * 4, np.nan, 0.0
+_POLYGONS = msgspec.json.Decoder(list[list[float]])
+
+
+def _mask_fault(table: ObjectTable, row: int, text: bytes, height: int, width: int) -> str:
+    """Why the mask of an object, as JSON, cannot be read; "" where it can or there is none."""
+    if not text or (height * width <= rle.MAX_PIXELS and _is_plain(text)):
+        return ""
+    shape = table.shape(row, (height, width))
+    return rle.fault(shape, *((height, width) if height else rle.stated_size(shape)))
+
+
+def _is_plain(shape: bytes) -> bool:
+    """Whether a mask as JSON consists of polygons without a fault, by a test that is faster than `rle.fault`.
+
+    False says nothing.
+    """
+    try:
+        polygons = _POLYGONS.decode(shape)
+    except (ValueError, RecursionError):
+        return False
+    largest = rle.MAX_COORDINATE
+    return all(
+        len(one) >= 6
+        and len(one) % 2 == 0
+        and -largest <= (low := min(one))
+        and (high := max(one)) <= largest
+        and (high - low) * len(one) <= rle.MAX_PERIMETER
+        for one in polygons
+    )
+
+
+def _mask_facts(table: ObjectTable, row: int, height: int, width: int, fault: str) -> tuple[list[float], float, float]:
+    """The box around the pixels of a mask, their number, and by how many it exceeds the image."""
+    segmentation = table.shape(row, (height, width))
+    if segmentation is None or fault:
+        return [np.nan] * 4, np.nan, 0.0
     mask = rle.from_coco(segmentation, height, width)
     x, y, w, h = np.asarray(coco.toBbox([mask]), np.float64).reshape(4).tolist()
     beyond = 0.0
     if isinstance(segmentation, list):
         points = np.concatenate([np.asarray(p, np.float64).reshape(-1, 2) for p in segmentation])
         beyond = max((-points).max(), (points - (width, height)).max(), 0)
-    return "", [x, y, x + w, y + h], float(rle.areas([mask])[0]), beyond
+    return [x, y, x + w, y + h], float(rle.areas([mask])[0]), beyond
 
 
 def _semantic_facts(images: MaskSplit, index: int) -> tuple[MapFacts, tuple[int, int]]:

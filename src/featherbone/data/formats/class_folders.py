@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -166,7 +165,7 @@ def _check_places(data: Path, split: str, source: Path) -> Iterator[Finding]:
 
 def _refuse_masks(data: Path, paths: Sequence[str]) -> None:
     """Raise `BadData` where the images of classes have their masks beside them, as 1.png and 1_mask.png."""
-    stems = {os.path.splitext(path)[0] for path in paths}
+    stems = {path.rpartition(".")[0] for path in paths}
     ending = [stem for stem in stems if stem.lower().endswith(ENDS)]
     masks = [stem for stem in ending if any(stem.lower().endswith(end) and stem[: -len(end)] in stems for end in ENDS)]
     if 3 * len(masks) >= len(stems) > 0:

@@ -3,7 +3,7 @@
 import codecs
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,14 +136,7 @@ class Coco(Format):
             places[image.id] = None if path is None else writer.add_image(path, image.id, image.size)
             if path is None:
                 missing.append(image.file_name)
-        orphans, used = 0, set()
-        for number, row in enumerate(file.annotations):
-            one, error = parse_annotation(row, source, f"annotations[{number}]")
-            used.add(one.category_id)
-            if one.image_id not in places:
-                orphans += 1
-            elif (place := places[one.image_id]) is not None:
-                writer.add(place, _annotation(one, error, f"{source}: annotations[{number}]"))
+        orphans, used = _add_objects(writer, file, places, source)
         categories, notes = _classes(file, used, source)
         notes += files.notes()
         beside = list_names(found.folders[0], SUFFIXES) if found.exclusive else []
@@ -185,6 +178,25 @@ def _classes(file: CocoFile[CocoCategory, Any], used: set[int], name: str) -> tu
             )
         seen[category.label] = category.id
     return categories, notes
+
+
+def _add_objects(
+    writer: TableWriter, file: CocoFile[CocoCategory, Any], places: Mapping[int, int | None], source: str
+) -> tuple[int, set[int]]:
+    """Move the annotations of a file to a table, by the `places` of their images there, None for images to skip.
+
+    The number of annotations of images that are not listed, and the numbers of all classes.
+    """
+    rows, file.annotations = file.annotations, []  # which hold the text of the file
+    orphans, used = 0, set()
+    for number, row in enumerate(rows):
+        one, error = parse_annotation(row, source, f"annotations[{number}]")
+        used.add(one.category_id)
+        if one.image_id not in places:
+            orphans += 1
+        elif (place := places[one.image_id]) is not None:
+            writer.add(place, _annotation(one, error, f"{source}: annotations[{number}]"))
+    return orphans, used
 
 
 def _annotation(row: CocoAnnotation, error: str, place: str) -> Annotation:

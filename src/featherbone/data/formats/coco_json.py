@@ -297,7 +297,11 @@ def _check_segments(rows: list[PanopticAnnotation], name: str) -> None:
 
 def _is_box(box: Sequence[float] | None) -> bool:
     """Whether a box that is given has four finite numbers of pixels."""
-    return box is None or (len(box) == 4 and all(-MAX_PIXELS <= value <= MAX_PIXELS for value in box))  # NaN is not
+    if box is None or len(box) != 4:
+        return box is None
+    x, y, width, height = box
+    highest = MAX_PIXELS  # NaN is not below it
+    return -highest <= x <= highest and -highest <= y <= highest and abs(width) <= highest and abs(height) <= highest
 
 
 def _explain(fault: msgspec.ValidationError, value: Any, name: str, place: str = "") -> str:

@@ -106,7 +106,7 @@ class PanopticSplit(MapSplit[PanopticTruth]):
 
     def fingerprint(self) -> str:
         head = f"{len(self)} images of {self.classes}, things {self.things}"
-        return hash_listing(head, self.hash_maps(), b"" if self.parts is None else self.parts.content)
+        return hash_listing(head, self.hash_maps(), b"" if self.parts is None else bytes(self.parts.content))
 
     def matched(self, train: Split[Any]) -> tuple[Split[Any], Self, list[Finding]]:
         assert isinstance(train, PanopticSplit), "both splits are read by one format"
