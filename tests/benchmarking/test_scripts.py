@@ -7,6 +7,7 @@ import torch
 
 import kills
 import loading
+import opening
 import operators
 import scaling
 import threads as thread_calls
@@ -18,6 +19,17 @@ def threads():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+def test_opening_is_measured_in_processes_of_its_own(tmp_path, capsys):
+    root, out = tmp_path / "data", tmp_path / "opening.json"
+    size = ("--files", "2000", "--images", "20", "--objects", "60", "--repeats", "1", "--root", str(root))
+    found = opening.main([*size, "--only", "walk", "--out", str(out)])
+    assert json.loads(out.read_text()) == found and found["walk"]["CPU s"] > 0
+    assert "walk" in capsys.readouterr().out
+    for name in ("folder", "coco detection"):
+        assert opening.MEASURES[name](root)["CPU s"] > 0
+    assert opening.MEASURES["start"](root)["batch seconds"] > 0
 
 
 def test_operators_are_compared_with_their_plain_forms(tmp_path, capsys):
