@@ -214,6 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                     if when == "now" or measure not in OTHERS:
                         key = measure if measure in OTHERS else f"{measure}, {when}"
                         rows.setdefault(key, []).append(run(measure, root, source))
+                        print(key, rows[key][-1], file=sys.stderr, flush=True)
     medians = {key: {name: statistics.median(row[name] for row in of) for name in of[0]} for key, of in rows.items()}
     given.out.write_text(json.dumps(medians, indent=1))
     for key, figures in medians.items():

@@ -1,6 +1,5 @@
 """One split of a data set, whatever its format and its task."""
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -177,8 +176,16 @@ class MapSplit(FileSplit[T]):
         """A hash of the names and sizes in bytes of all images and maps; reads none."""
         digest = sha256()
         for path, place in zip(self.paths.parts(), self.maps, strict=True):
-            digest.update(path + to_bytes(f" {place} {os.stat(self.root / place).st_size}\n"))
+            digest.update(path + to_bytes(f" {place} {_num_bytes(self.root / place)}\n"))
         return digest.digest()
+
+
+def _num_bytes(path: Path) -> int:
+    """Size of a file; -1 for one that cannot be read."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 FORM = "2:"
