@@ -50,8 +50,9 @@ class ObjectSplit(FileSplit[Objects]):
         return self.table.objects(index, self.size(index)).visible()
 
     def entry(self, index: int) -> Objects:
-        """As `truth`, with the objects that are not visible; 1x1 pixels where the image is to state the size, but
-        cannot be read.
+        """As `truth`, also with the objects that are not visible.
+
+        An image of which neither annotations nor file state the size is taken for 1x1.
         """
         try:
             return self.table.objects(index, self.size(index))

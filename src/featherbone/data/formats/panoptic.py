@@ -13,6 +13,7 @@ from PIL import Image
 from featherbone.data.findings import Example, Finding, finding, listed, many, report
 from featherbone.data.formats.coco_json import read_panoptic
 from featherbone.data.formats.format import Format, Opened, Reading, skipped_files
+from featherbone.data.formats.masks import CITY_IMAGE
 from featherbone.data.label_files import CITYSCAPES, CITYSCAPES_THINGS, read_values
 from featherbone.data.layouts import names_of, split_folders, split_of
 from featherbone.data.listing import SUFFIXES, below, list_names
@@ -279,7 +280,7 @@ def _check_split(split: str, images: PanopticSplit, task: str) -> list[Finding]:
             message += ", or train semantic segmentation" if needed else ""
             findings.append(Finding("error" if needed else "warning", f"no-{kind}-in-{split}", message, 0))
     of_images = [(images.name(index), images.stated(index)) for index in range(len(images))]
-    parts = [(path, part) for path, listed_parts in of_images for part in listed_parts]
+    parts = [(path, part) for path, of in of_images for part in of]
     if unknown := [(path, part.id, part.stated.get("category_id")) for path, part in parts if part.label < 0]:
         numbers = listed(list(dict.fromkeys(str(number) for *_, number in unknown)))
         message = (
@@ -347,7 +348,7 @@ def read_ids(path: Path, name: str) -> NDArray[np.int32]:
 
 def _read_cityscapes(data: Path, maps: Sequence[str]) -> tuple[PanopticSplit, list[str]]:
     """The images of maps below `gtFine`, and the images that do not exist."""
-    images = [f"leftImg8bit/{os.path.splitext(path)[0].removesuffix(CITY_IDS)}_leftImg8bit.png" for path in maps]
+    images = [f"leftImg8bit/{path.replace(CITY_IDS, CITY_IMAGE)}" for path in maps]
     found = [at for at, path in enumerate(images) if (data / path).is_file()]
     split = PanopticSplit(
         root=data,
