@@ -271,7 +271,7 @@ def read_maps(images: Split[Any], data: Path, split: str) -> Iterator[NDArray[np
             reasons.append(str(error))
         else:
             yield labels
-    if len(images) == len(reasons):
+    if reasons and len(reasons) == len(images):
         raise BadData(f"{data}: none of the {split} maps can be read; the first: {reasons[0]}")
 
 
