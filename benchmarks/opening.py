@@ -3,7 +3,7 @@
 Each figure comes from a process that does nothing else; the processes take turns, and the median counts. `--before`
 measures an older checkout in the same run.
 
-    python benchmarks/opening.py --before ../main/src
+    python benchmarks/opening.py --before OTHER/src
 """
 
 import argparse
