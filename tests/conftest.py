@@ -8,6 +8,7 @@ import pytest
 
 from featherbone.engine.settings import complete
 from featherbone.engine.train import start_run
+from runs import SHORT
 from scenes import write_classification
 
 
@@ -22,19 +23,7 @@ def drawn(tmp_path_factory):
 @pytest.fixture
 def short():
     """Settings of a run of seconds on `drawn`, with everything on that draws at random."""
-    return dict(
-        image_size=32,
-        batch_size=8,
-        epochs=2,
-        warmup_epochs=1,
-        device="cpu",
-        workers=0,
-        mixup=0.2,
-        cutmix=1.0,
-        erasing=0.25,
-        ema=0.9,
-        clip_grad=1.0,
-    )
+    return dict(SHORT)
 
 
 @pytest.fixture
@@ -47,7 +36,7 @@ def train(drawn, tmp_path):
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def launch():
     """Start `featherbone` as a process of its own, by default through this Python."""
 

@@ -7,6 +7,12 @@ import torch
 from featherbone.engine.loop import Loop
 from featherbone.engine.run import load_state
 
+SHORT = dict(
+    image_size=32, batch_size=8, epochs=2, warmup_epochs=1, device="cpu", workers=0, mixup=0.2, cutmix=1.0, erasing=0.25,
+    ema=0.9, clip_grad=1.0,
+)  # fmt: skip
+"""Settings of a run of seconds, with everything on that draws at random."""
+
 
 def options(settings):
     """Settings as command-line options."""

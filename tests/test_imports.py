@@ -64,9 +64,12 @@ def test_no_room_hides_a_function():
 
 
 def test_importing_only_registers():
+    """Our kernels are imported where they are asked for, so neither a network nor its deployment needs triton."""
     code = (
-        "import sys, featherbone, timm; assert timm.is_model('lvt');"
+        "import sys, torch, torchvision, timm; sys.modules['triton'] = None; import featherbone;"
+        "assert timm.is_model('lvt');"
         "heavy = {'accelerate', 'matplotlib', 'onnx', 'onnxruntime', 'pyarrow', 'tyro', 'rich'} & set(sys.modules);"
-        "assert not heavy, heavy; assert callable(featherbone.train) and callable(featherbone.load)"
+        "assert not heavy, heavy; assert callable(featherbone.train) and callable(featherbone.load);"
+        "import featherbone.deployment; timm.create_model('lvt')(torch.zeros(1, 3, 32, 32))"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -37,21 +37,12 @@ def changed(before, after):
 """
 
 
-def run(code, *arguments):
-    result = subprocess.run([sys.executable, "-c", STATE + code, *map(str, arguments)], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert not result.stdout.strip(), result.stdout
-
-
-def test_importing_changes_nothing():
-    run("before = state(); import featherbone\nif names := changed(before, state()): print(names)")
-
-
-def test_calls_change_nothing(drawn, tmp_path):
-    """A short training run, with a checkpoint that holds arguments of a script, and what is done with a run."""
-    run(
-        """
+CALLS = """
+before = state()
 import featherbone
+if names := changed(before, state()):
+    print("import", names)
+
 data, folder = map(Path, sys.argv[1:])
 path, net = str(folder / "weights.pth"), timm.create_model("test_resnet")
 torch.save({"model": net.state_dict(), "args": argparse.Namespace(lr=1)}, path)
@@ -76,7 +67,12 @@ for round in range(2):  # libraries that a first call imports draw random number
         call()
         if round and (names := changed(before, state())):
             print(call.__name__, names)
-""",
-        drawn,
-        tmp_path,
-    )
+"""
+"""A short training run, with a checkpoint that holds arguments of a script, and what is done with a run."""
+
+
+def test_importing_and_calling_change_nothing(drawn, tmp_path):
+    command = [sys.executable, "-c", STATE + CALLS, str(drawn), str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert not result.stdout.strip(), result.stdout

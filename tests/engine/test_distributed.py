@@ -1,3 +1,4 @@
+import json
 import math
 import shutil
 import sys
@@ -11,18 +12,85 @@ from featherbone.engine.settings import complete
 from featherbone.engine.train import evaluate_run, start_run
 from featherbone.errors import BadOption
 from featherbone.tasks.card import Card
-from runs import options, rows
-from scenes import write_classification, write_coco, write_masks, write_panoptic
+from runs import SHORT, options, rows
+from scenes import WRITE, write_classification
 
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+SEVERAL = """
+import json, runpy, sys
+
+for arguments in json.loads(sys.argv[2]):
+    sys.argv = ["featherbone", *arguments]
+    try:
+        runpy.run_module("featherbone", run_name="__main__")
+    except SystemExit as done:
+        assert not done.code, arguments
+"""
+"""Several commands, each as `python -m featherbone`: starting two processes costs more than a short run."""
+LONGER = dict(epochs=3)
+PARTS = dict(drop_path=0.3, dropout=0.2)
+SCENES = dict(image_size=64, batch_size=4, epochs=2, device="cpu", workers=0)
+OBJECTS = SCENES | dict(
+    head_args="dim=16,num_convs=1", scale=(0.5, 1.5), mosaic=0.5, expand=1.5, iou_crop=0.3, ema=0.9
+)
+MAPS = {
+    "semantic": SCENES | dict(lr=1e-3, head_args="dim=16"),
+    "panoptic": SCENES | dict(lr=1e-3, head_args="dim=16,fc_dim=16,branch_dim=8,proposals=50"),
+}
+LIGHT = "mobilenetv3_small_050"
 
 
-def launch_two(launch, data, run, settings, task="classification"):
-    where = ("--data", data, "--model", "lvt", "--out", run, "--task", task)
-    process = launch("train", *where, *options(settings), launcher=TORCHRUN)
+def norms(ema, accumulate):
+    """Settings of a network with batch norms.
+
+    The optimiser is SGD: AdamW makes whole steps of the rounding in gradients that are 0, as before a batch norm.
+    """
+    settings = SHORT | dict(image_size=64, batch_size=8 * accumulate, epochs=3, accumulate=accumulate)
+    return {**settings, "optimizer": "sgd", "lr": 0.01, "ema": ema}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """8 training and 5 validation scenes of 64 pixels for each task."""
+    root = tmp_path_factory.mktemp("scenes")
+    for task in ("detection", "semantic", "panoptic"):
+        WRITE[task](root / task, 8, 5, (64, 64))
+    return root
+
+
+@pytest.fixture(scope="module")
+def damaged(drawn, tmp_path_factory):
+    """The same pictures, three of which cannot be read."""
+    data = shutil.copytree(drawn, tmp_path_factory.mktemp("damaged") / "data")
+    for path in [*sorted((data / "train").glob("*/*.jpg"))[3:10:6], sorted((data / "val").glob("*/*.jpg"))[2]]:
+        path.write_bytes(b"")
+    return data
+
+
+@pytest.fixture(scope="module")
+def two(drawn, damaged, scenes, launch, tmp_path_factory):
+    """The folder of the runs of two processes, all of one launch."""
+    folder = tmp_path_factory.mktemp("two")
+    runs = {
+        "plain": ("classification", "lvt", SHORT),
+        "parts": ("classification", "lvt", SHORT | PARTS),
+        "damaged": ("classification", "lvt", SHORT | LONGER),
+        "norms-1": ("classification", LIGHT, norms(None, 1)),
+        "norms-2": ("classification", LIGHT, norms(0.9, 2)),
+        "detection": ("detection", "lvt", OBJECTS),
+        **{task: (task, "lvt", settings) for task, settings in MAPS.items()},
+    }
+    commands = []
+    for name, (task, model, settings) in runs.items():
+        pictures = damaged if name == "damaged" else drawn
+        data = pictures if task == "classification" else scenes / task
+        where = ("--data", str(data), "--model", model, "--task", task, "--out", str(folder / name))
+        commands.append(["train", *where, "--no-pretrained", *options({k: v for k, v in settings.items() if v is not None})])
+    (folder / "several.py").write_text(SEVERAL)
+    process = launch(json.dumps(commands), launcher=(*TORCHRUN, folder / "several.py"))
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
-    return run
+    return folder
 
 
 def close(one, other, tolerance):
@@ -39,59 +107,34 @@ def close(one, other, tolerance):
                 )
 
 
-def test_two_processes_are_one(drawn, train, launch, short, tmp_path):
+def test_two_processes_are_one(two, train):
     """Same global batch, same losses and metrics; mixing pairs and validation shares do not depend on the processes."""
-    two = launch_two(launch, drawn, tmp_path / "two", short)
-    close(rows(two), rows(train("one", **short)), 1e-4)
+    close(rows(two / "plain"), rows(train("one", **SHORT)), 1e-4)
 
 
-def test_two_processes_skip_the_same_images(drawn, launch, short, tmp_path):
+def test_two_processes_skip_the_same_images(two, damaged, tmp_path):
     """Each names what it has met; replacements do not depend on the process."""
-    data = shutil.copytree(drawn, tmp_path / "data")
-    bad = [*sorted((data / "train").glob("*/*.jpg"))[3:10:6], sorted((data / "val").glob("*/*.jpg"))[2]]
-    for path in bad:
-        path.write_bytes(b"")
-    short |= dict(epochs=3)
-    two = launch_two(launch, data, tmp_path / "two", short)
-    one = start_run(data, "lvt", None, tmp_path / "one", complete(**short))
-    close(rows(two), rows(one), 1e-4)
-    for run in (one, two):
+    one = start_run(damaged, "lvt", None, tmp_path / "one", complete(**SHORT | LONGER))
+    close(rows(two / "damaged"), rows(one), 1e-4)
+    bad = {path.relative_to(damaged).as_posix() for path in damaged.rglob("*.jpg") if not path.stat().st_size}
+    for run in (one, two / "damaged"):
         card = Card.read(run)
-        assert {*card.data["skipped"]} == {path.relative_to(data).as_posix() for path in bad}
-        assert card.metrics["images"] == 11
+        assert {*card.data["skipped"]} == bad and card.metrics["images"] == 11
 
 
-def test_a_process_is_a_part_of_the_batch(drawn, train, launch, short, tmp_path):
+def test_a_process_is_a_part_of_the_batch(two, train):
     """N processes draw what one process draws that computes its batch in N parts, dropped paths included."""
-    short |= dict(drop_path=0.3, dropout=0.2)
-    two = launch_two(launch, drawn, tmp_path / "two", short)
-    one = train("one", **short, accumulate=2)
-    close(rows(two), rows(one), 1e-5)
-    first, second = load_file(two / "weights.safetensors"), load_file(one / "weights.safetensors")
+    one = train("one", **SHORT | PARTS, accumulate=2)
+    close(rows(two / "parts"), rows(one), 1e-5)
+    first, second = load_file(two / "parts/weights.safetensors"), load_file(one / "weights.safetensors")
     assert max((first[name] - second[name]).abs().max() for name in first) < 1e-5
 
 
-def launch_norms(launch, data, run, settings):
-    """Two processes train a network with batch norms."""
-    where = ("--data", data, "--model", "mobilenetv3_small_050", "--no-pretrained", "--out", run)
-    process = launch("train", *where, *options(settings), launcher=TORCHRUN)
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
-
-
 @pytest.mark.parametrize(("ema", "accumulate"), [(None, 1), (0.9, 2)])
-def test_two_processes_keep_one_set_of_running_statistics(drawn, train, launch, short, tmp_path, ema, accumulate):
-    """Running statistics and their average are those of one process that computes its batch in as many parts.
-
-    The optimiser is SGD: AdamW makes whole steps of the rounding in gradients that are 0, as before a batch norm.
-    """
-    settings = short | dict(image_size=64, batch_size=8 * accumulate, epochs=3, accumulate=accumulate)
-    settings |= dict(optimizer="sgd", lr=0.01)
-    del settings["ema"]
-    settings |= {"ema": ema} if ema else {}
-    launch_norms(launch, drawn, tmp_path / "two", settings)
-    one = train("one", "mobilenetv3_small_050", **settings | dict(accumulate=2 * accumulate))
-    two = tmp_path / "two"
+def test_two_processes_keep_one_set_of_running_statistics(two, train, ema, accumulate):
+    """Running statistics and their average are those of one process that computes its batch in as many parts."""
+    one = train("one", LIGHT, **norms(ema, accumulate) | dict(accumulate=2 * accumulate))
+    two = two / f"norms-{accumulate}"
     close(rows(two), rows(one), 1e-5)
     first, second = load_state(two), load_state(one)
     for part in ("task", "ema") if ema else ("task",):
@@ -104,33 +147,25 @@ def test_two_processes_keep_one_set_of_running_statistics(drawn, train, launch, 
     assert measured["confusion"] == card.metrics["confusion"]
 
 
-def test_two_processes_find_what_one_finds(launch, tmp_path):
+def test_two_processes_find_what_one_finds(two, scenes, tmp_path):
     """Objects are divided over all processes, and what each finds counts once."""
-    write_coco(tmp_path / "scenes", 8, 5, (64, 64))
-    fixed = dict(image_size=64, batch_size=4, epochs=2, device="cpu", workers=0, head_args="dim=16,num_convs=1")
-    settings = fixed | dict(scale=(0.5, 1.5), mosaic=0.5, expand=1.5, iou_crop=0.3, ema=0.9)
-    two = launch_two(launch, tmp_path / "scenes", tmp_path / "two", settings, "detection")
-    settings = complete(task="detection", **settings, accumulate=2)
-    one = start_run(tmp_path / "scenes", "lvt", "detection", tmp_path / "one", settings)
-    close(rows(two), rows(one), 1e-3)
+    settings = complete(task="detection", **OBJECTS, accumulate=2)
+    one = start_run(scenes / "detection", "lvt", "detection", tmp_path / "one", settings)
+    close(rows(two / "detection"), rows(one), 1e-3)
 
 
-@pytest.mark.parametrize(
-    ("task", "head_args"), [("semantic", "dim=16"), ("panoptic", "dim=16,fc_dim=16,branch_dim=8,proposals=50")]
-)
-def test_two_processes_measure_maps_as_one_does(launch, tmp_path, task, head_args):
+@pytest.mark.parametrize("task", MAPS)
+def test_two_processes_measure_maps_as_one_does(two, scenes, tmp_path, task):
     """What each process counts of its share adds up, and the training losses are those of a batch in two parts."""
-    (write_masks if task == "semantic" else write_panoptic)(tmp_path / "scenes", 8, 5, (64, 64))
-    settings = dict(image_size=64, batch_size=4, epochs=2, device="cpu", workers=0, head_args=head_args, lr=1e-3)
-    two = launch_two(launch, tmp_path / "scenes", tmp_path / "two", settings, task)
-    measured, card = evaluate_run(two, None, None, "cpu", 0)[0], Card.read(two)
+    run = two / task
+    measured, card = evaluate_run(run, None, None, "cpu", 0)[0], Card.read(run)
     assert measured["images"] == 5
     for name in ("mIoU", "boundary_mIoU", "pixel_accuracy", "loss", "PQ", "SQ", "RQ"):
         assert measured.get(name) == pytest.approx(card.metrics.get(name), abs=2e-3)
     if task == "semantic":  # Mask R-CNN draws other samples in other processes
-        settings = complete(task=task, **settings, accumulate=2)
-        one = start_run(tmp_path / "scenes", "lvt", task, tmp_path / "one", settings)
-        assert [r["train"]["loss"] for r in rows(two)] == pytest.approx(
+        settings = complete(task=task, **MAPS[task], accumulate=2)
+        one = start_run(scenes / task, "lvt", task, tmp_path / "one", settings)
+        assert [r["train"]["loss"] for r in rows(run)] == pytest.approx(
             [r["train"]["loss"] for r in rows(one)], rel=1e-4
         )
 
@@ -167,7 +202,7 @@ def test_a_failing_process_ends_the_others_with_one_message(launch, short, tmp_p
     (tmp_path / "failing.py").write_text(FAILING)
     monkeypatch.setenv("FAULT", fault)
     where = ("--data", tmp_path / "data", "--model", "lvt", "--out", tmp_path / "run")
-    process = launch("train", *where, *options(short), launcher=(*TORCHRUN[:-1], tmp_path / "failing.py"))
+    process = launch("train", *where, *options(short), launcher=(*TORCHRUN, tmp_path / "failing.py"))
     _, errors = process.communicate(timeout=300)
     assert process.returncode != 0
     reported = [line for line in errors.splitlines() if line.startswith("error ")]
@@ -176,9 +211,8 @@ def test_a_failing_process_ends_the_others_with_one_message(launch, short, tmp_p
 
 
 def test_a_mistake_in_an_option_is_reported_once(launch, drawn, tmp_path):
-    process = launch(
-        "train", "--data", drawn, "--model", "lvt", "--out", tmp_path / "run", "--lr", "-1", launcher=TORCHRUN
-    )
+    where = ("--data", drawn, "--model", "lvt", "--out", tmp_path / "run")
+    process = launch("train", *where, "--lr", "-1", launcher=(*TORCHRUN, "-m"))
     _, errors = process.communicate(timeout=300)
     assert [line for line in errors.splitlines() if line.startswith("error ")] == ["error lr -1.0 is outside 0 to 1000"]
 
