@@ -8,17 +8,18 @@ from featherbone.engine.loop import Loop
 from featherbone.engine.run import load_state
 
 SHORT = dict(
-    image_size=32, batch_size=8, epochs=2, warmup_epochs=1, device="cpu", workers=0, mixup=0.2, cutmix=1.0, erasing=0.25,
-    ema=0.9, clip_grad=1.0,
+    image_size=32, batch_size=8, epochs=2, warmup_epochs=1, device="cpu", workers=0, mixup=0.2, cutmix=1.0,
+    erasing=0.25, ema=0.9, clip_grad=1.0,
 )  # fmt: skip
 """Settings of a run of seconds, with everything on that draws at random."""
 
 
 def options(settings):
-    """Settings as command-line options."""
+    """Settings as command-line options, but those that are None."""
     parts = []
     for name, value in settings.items():
-        parts += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+        if value is not None:
+            parts += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
     return parts
 
 

@@ -22,8 +22,10 @@ def world(tmp_path_factory):
     """A data set and a finished run, made by the command line itself."""
     folder = tmp_path_factory.mktemp("world")
     write_classification(folder / "data", 24, 12, (32, 32))
-    command = f"train --data {folder / 'data'} --model test_resnet --image-size 32 --epochs 1 --batch-size 8 --workers 0"
-    assert main([*command.split(), "--no-pretrained", "--device", "cpu", "--out", str(folder / "run")]) == 0
+    command = (
+        "train --model test_resnet --no-pretrained --image-size 32 --epochs 1 --batch-size 8 --workers 0 --device cpu"
+    )
+    assert main([*command.split(), "--data", str(folder / "data"), "--out", str(folder / "run")]) == 0
     return folder
 
 

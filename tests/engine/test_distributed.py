@@ -30,9 +30,7 @@ for arguments in json.loads(sys.argv[2]):
 LONGER = dict(epochs=3)
 PARTS = dict(drop_path=0.3, dropout=0.2)
 SCENES = dict(image_size=64, batch_size=4, epochs=2, device="cpu", workers=0)
-OBJECTS = SCENES | dict(
-    head_args="dim=16,num_convs=1", scale=(0.5, 1.5), mosaic=0.5, expand=1.5, iou_crop=0.3, ema=0.9
-)
+OBJECTS = SCENES | dict(head_args="dim=16,num_convs=1", scale=(0.5, 1.5), mosaic=0.5, expand=1.5, iou_crop=0.3, ema=0.9)
 MAPS = {
     "semantic": SCENES | dict(lr=1e-3, head_args="dim=16"),
     "panoptic": SCENES | dict(lr=1e-3, head_args="dim=16,fc_dim=16,branch_dim=8,proposals=50"),
@@ -46,7 +44,7 @@ def norms(ema, accumulate):
     The optimiser is SGD: AdamW makes whole steps of the rounding in gradients that are 0, as before a batch norm.
     """
     settings = SHORT | dict(image_size=64, batch_size=8 * accumulate, epochs=3, accumulate=accumulate)
-    return {**settings, "optimizer": "sgd", "lr": 0.01, "ema": ema}
+    return settings | dict(optimizer="sgd", lr=0.01, ema=ema)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +82,8 @@ def two(drawn, damaged, scenes, launch, tmp_path_factory):
     for name, (task, model, settings) in runs.items():
         pictures = damaged if name == "damaged" else drawn
         data = pictures if task == "classification" else scenes / task
-        where = ("--data", str(data), "--model", model, "--task", task, "--out", str(folder / name))
-        commands.append(["train", *where, "--no-pretrained", *options({k: v for k, v in settings.items() if v is not None})])
+        where = ("--data", str(data), "--model", model, "--no-pretrained", "--task", task, "--out", str(folder / name))
+        commands.append(["train", *where, *options(settings)])
     (folder / "several.py").write_text(SEVERAL)
     process = launch(json.dumps(commands), launcher=(*TORCHRUN, folder / "several.py"))
     _, errors = process.communicate(timeout=600)
