@@ -30,7 +30,7 @@ def short():
 def train(drawn, tmp_path):
     """Train in this process; the run folder."""
 
-    def run(name="run", model="lvt", **settings):
+    def run(name="run", model="test_resnet", **settings):
         return start_run(drawn, model, None, tmp_path / name, complete(**settings))
 
     return run

@@ -107,7 +107,7 @@ def close(one, other, tolerance):
 
 def test_two_processes_are_one(two, train):
     """Same global batch, same losses and metrics; mixing pairs and validation shares do not depend on the processes."""
-    close(rows(two / "plain"), rows(train("one", **SHORT)), 1e-4)
+    close(rows(two / "plain"), rows(train("one", "lvt", **SHORT)), 1e-4)
 
 
 def test_two_processes_skip_the_same_images(two, damaged, tmp_path):
@@ -122,7 +122,7 @@ def test_two_processes_skip_the_same_images(two, damaged, tmp_path):
 
 def test_a_process_is_a_part_of_the_batch(two, train):
     """N processes draw what one process draws that computes its batch in N parts, dropped paths included."""
-    one = train("one", **SHORT | PARTS, accumulate=2)
+    one = train("one", "lvt", **SHORT | PARTS, accumulate=2)
     close(rows(two / "parts"), rows(one), 1e-5)
     first, second = load_file(two / "parts/weights.safetensors"), load_file(one / "weights.safetensors")
     assert max((first[name] - second[name]).abs().max() for name in first) < 1e-5

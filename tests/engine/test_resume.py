@@ -33,7 +33,7 @@ def test_killed_again_and_again(drawn, train, launch, short, tmp_path, monkeypat
     short |= dict(epochs=8, save_seconds=0)
     whole = train("whole", **short)
     run = tmp_path / "killed"
-    arguments = ["train", "--data", drawn, "--model", "lvt", "--out", run, *options(short)]
+    arguments = ["train", "--data", drawn, "--model", "test_resnet", "--no-pretrained", "--out", run, *options(short)]
     kills = 0
     for _ in range(2):
         process = launch(*arguments)
@@ -42,7 +42,7 @@ def test_killed_again_and_again(drawn, train, launch, short, tmp_path, monkeypat
             (run / "state.pt").exists() and (run / "state.pt").stat().st_mtime_ns > begun
         ):
             time.sleep(0.01)
-        time.sleep(random.uniform(0, 0.5))
+        time.sleep(random.uniform(0, 0.3))
         process.kill()
         process.communicate()
         kills += process.returncode == -9

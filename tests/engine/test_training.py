@@ -19,7 +19,7 @@ from featherbone.tasks.task import KINDS
 def test_a_run_tells_what_it_is(train, short):
     run = train(**short)
     card = json.loads((run / "card.json").read_text())
-    assert card["task"] == "classification" and card["backbone"] == "lvt" and card["data"]["train"] == 24
+    assert card["task"] == "classification" and card["backbone"] == "test_resnet" and card["data"]["train"] == 24
     assert card["classes"] == ["circle", "cross", "ring", "square", "star", "triangle"]
     assert card["settings"]["mixup"] == 0.2 and set(card["settings"]) == set(OPTIONS)
     assert card["weights_licence"].startswith("yours")
@@ -144,7 +144,7 @@ def test_settings_refuse(wrong, message):
         (dict(checkpoint="no/such/file"), "no such checkpoint"),
         (dict(optimizer="adamm"), "optimi"),
         (dict(auto_augment="rnd-m9"), "augment"),
-        (dict(lr=1e3, clip_grad=None, warmup_epochs=0, epochs=3), "the loss became"),
+        (dict(model="lvt", lr=1e3, clip_grad=None, warmup_epochs=0, epochs=3), "the loss became"),
     ],
 )
 def test_training_refuses(train, short, wrong, message):
