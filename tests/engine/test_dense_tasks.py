@@ -29,11 +29,11 @@ WRITE = {"detection": write_coco, "instance": write_coco, "semantic": write_mask
 SMALL = {
     "retinanet": "dim=16,num_convs=1",
     "yolov3": "dim=16",
-    "mask_rcnn": "dim=16,fc_dim=16,proposals=50",
+    "mask_rcnn": "dim=16,fc_dim=16,proposals=12",
     "segformer": "dim=16",
     "semantic_fpn": "dim=16,branch_dim=16",
-    "panoptic_fpn_light": "dim=16,fc_dim=16,branch_dim=16,proposals=50",
-    "panoptic_fpn": "dim=16,fc_dim=16,branch_dim=16,proposals=50",
+    "panoptic_fpn_light": "dim=16,fc_dim=16,branch_dim=16,proposals=12",
+    "panoptic_fpn": "dim=16,fc_dim=16,branch_dim=16,proposals=12",
 }
 """Narrow heads."""
 HEADS = [(kind.name, head) for kind in KINDS.values() for head in kind.heads]

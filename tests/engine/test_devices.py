@@ -26,9 +26,9 @@ CASES = {
     "classification": ("classification", {}),
     "retinanet": ("detection", dict(head="retinanet", head_args="dim=16,num_convs=1")),
     "yolov3": ("detection", dict(head="yolov3", head_args="dim=16")),
-    "mask_rcnn": ("instance", dict(head_args="dim=16,fc_dim=16,proposals=50")),
+    "mask_rcnn": ("instance", dict(head_args="dim=16,fc_dim=16,proposals=12")),
     "segformer": ("semantic", dict(head_args="dim=16", dice=1.0, hard_share=0.5, class_weights="balanced")),
-    "panoptic_fpn": ("panoptic", dict(head_args="dim=16,fc_dim=16,branch_dim=8,proposals=50")),
+    "panoptic_fpn": ("panoptic", dict(head_args="dim=16,fc_dim=16,branch_dim=8,proposals=12")),
 }
 """Task and settings of every kind of head."""
 

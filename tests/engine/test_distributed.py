@@ -33,7 +33,7 @@ SCENES = dict(image_size=64, batch_size=4, epochs=2, device="cpu", workers=0)
 OBJECTS = SCENES | dict(head_args="dim=16,num_convs=1", scale=(0.5, 1.5), mosaic=0.5, expand=1.5, iou_crop=0.3, ema=0.9)
 MAPS = {
     "semantic": SCENES | dict(lr=1e-3, head_args="dim=16"),
-    "panoptic": SCENES | dict(lr=1e-3, head_args="dim=16,fc_dim=16,branch_dim=8,proposals=50"),
+    "panoptic": SCENES | dict(lr=1e-3, head_args="dim=16,fc_dim=16,branch_dim=8,proposals=12"),
 }
 LIGHT = "mobilenetv3_small_050"
 
