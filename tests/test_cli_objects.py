@@ -17,7 +17,7 @@ from test_cli import run
 
 RUNS = {
     "boxes": "--task detection --head retinanet --head-args dim=16,num_convs=1",
-    "masks": "--task instance --head-args dim=16,fc_dim=32",
+    "masks": "--task instance --head-args dim=16,fc_dim=32,proposals=6",
 }
 
 

@@ -159,7 +159,7 @@ def test_little_stuff_is_void():
 
 @pytest.mark.filterwarnings("ignore:`create_unbacked_symint` is deprecated:FutureWarning")  # torchvision's
 @pytest.mark.parametrize("task", ["semantic", "panoptic"])
-@pytest.mark.parametrize("backbone", ["lvt", "mobilenetv3_small_050"])
+@pytest.mark.parametrize("backbone", ["lvt", "test_resnet"])
 def test_forward_exports(task, backbone):
     """Every head, from the first day; the exported program says the same."""
     for name, head in KINDS[task].heads.items():
