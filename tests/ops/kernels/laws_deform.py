@@ -65,7 +65,7 @@ def test_half_precision_does_not_round_the_positions():
 
 @pytest.mark.parametrize(("tile", "channels"), [(1, 16), (256, 8), (1 << 14, 128)])
 def test_blocks_change_nothing(tile, channels, monkeypatch):
-    given = inputs(1)
+    given = inputs(1, 4, 5, 20)
     expected = with_gradients(sample_taps, given)
     monkeypatch.setattr(deform, "TILE", tile)
     monkeypatch.setattr(deform, "CHANNELS", channels)
