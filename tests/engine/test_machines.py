@@ -66,7 +66,8 @@ def test_two_hosts_are_one_and_a_lost_one_is_replaced(hosts, drawn, train, short
     assert "epoch 2/2" in printed[0][1] and "report" in printed[0][0]  # the first only
     assert "epoch" not in printed[1][1] and not printed[1][0]
     one, two = (
-        load_file(run / "weights.safetensors") for run in (train("one", **short, accumulate=2), tmp_path / "whole")
+        load_file(run / "weights.safetensors")
+        for run in (train("one", "lvt", **short, accumulate=2), tmp_path / "whole")
     )
     assert max((one[name] - two[name]).abs().max() for name in one) < 1e-5
 

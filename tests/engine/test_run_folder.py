@@ -293,7 +293,7 @@ def test_one_command_starts_a_run_and_continues_it(drawn, short, train, tmp_path
     ):
         with pytest.raises(BadOption, match=message):
             featherbone.train(**command | wrong)
-    whole = train("whole", **short)
+    whole = train("whole", "lvt", **short)
     for _ in range(2):  # a finished run stays as it is
         assert featherbone.train(**command | {"workers": 1}).run == tmp_path / "run"
         same_run(tmp_path / "run", whole)
