@@ -41,7 +41,7 @@ def measure(given: argparse.Namespace, data: Path) -> dict[str, Any]:
     names = ("auto_augment", "color_jitter", "erasing", "flip", "min_area")
     chosen = {name: getattr(settings, name) for name in names}
     train, cpu = open_data(data, "classification").train, torch.device("cpu")
-    batches = Batches(len(train), given.batch_size, 1, 0, 1, 0)
+    batches = Batches(train, given.batch_size, 1, 0, 1, 0)
     ours = train_loader(Samples(train, training_transform(p, **chosen)), batches, given.workers, cpu)
     theirs = timm.data.create_loader(
         timm.data.create_dataset("", str(data / "train")),

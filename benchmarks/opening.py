@@ -126,7 +126,7 @@ def measure_start(data: Path) -> dict[str, float]:
     def start() -> Any:
         job = Job("classification", data, settings)
         samples = job.kind.samples(job.train, preprocessing_of("lvt", SIZE), settings, training=True)
-        order = Batches(len(job.train), BATCH, 1, 0, 1, 0)
+        order = Batches(job.train, BATCH, 1, 0, 1, 0)
         batches = iter(train_loader(samples, order, 0, torch.device("cpu"), job.kind.collate))
         next(batches)
         return batches

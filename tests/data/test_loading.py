@@ -9,6 +9,7 @@ from PIL import Image
 
 from featherbone.data.formats import open_split
 from featherbone.data.loading import Batches, Samples, eval_loader, seeded, train_loader
+from featherbone.data.split import Split
 
 CPU = torch.device("cpu")
 
@@ -49,11 +50,17 @@ def test_seeded_draws_follow_the_keys_and_leave_no_trace():
     assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
 
 
+class Images(list):
+    """As many images as entries, in the order of any split."""
+
+    order = Split.order
+
+
 def global_batches(world: int, parts: int, epoch: int = 2, start: int = 0) -> list[list[tuple[int, int]]]:
     """What all ranks together see in each step, in the order of the parts."""
     ranks = []
     for rank in range(world):
-        batches = Batches(27, 8, parts, rank, world, seed=5)
+        batches = Batches(Images(range(27)), 8, parts, rank, world, seed=5)
         batches.begin(epoch, start)
         ranks.append(list(batches))
         assert len(batches) == len(ranks[-1])
@@ -79,7 +86,7 @@ def test_an_epoch_is_a_permutation_and_each_is_another():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_samples_are_the_same_for_any_number_of_workers(images, workers):
     def read(count: int) -> list[torch.Tensor]:
-        batches = Batches(len(images), 4, 2, 0, 1, seed=1)
+        batches = Batches(images, 4, 2, 0, 1, seed=1)
         loader = train_loader(Samples(images, noisy, seed=9), batches, count, CPU)
         seen = []
         for epoch in range(2):

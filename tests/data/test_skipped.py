@@ -68,7 +68,7 @@ def test_an_image_that_cannot_be_read_is_tried_once(images, monkeypatch):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_the_same_for_any_number_of_workers(images, workers):
     def read(count):
-        batches = Batches(len(images), 7, 1, 0, 1, seed=1)
+        batches = Batches(images, 7, 1, 0, 1, seed=1)
         loader = train_loader(Samples(images, grey, 9, training=True), batches, count, CPU)
         found, met = [], {}
         for epoch in range(3):

@@ -239,7 +239,7 @@ def test_a_killed_worker_is_named(drawn, how):
     from featherbone.data.dataset import open_data
 
     samples = Samples(open_data(drawn, "classification").train, lambda image: os.kill(os.getpid(), how))
-    loader = train_loader(samples, Batches(24, 8, 1, 0, 1, 0), 1, torch.device("cpu"))
+    loader = train_loader(samples, Batches(samples.images, 8, 1, 0, 1, 0), 1, torch.device("cpu"))
     with pytest.raises(FeatherboneError, match=r"out of memory.*--workers.*--batch-size"), explained_workers():
         list(loader)
 

@@ -98,15 +98,15 @@ def _same(batch: Any) -> Any:
 class Batches(Sampler[list[Key]]):
     """Batches of this rank, epoch by epoch, from any step on.
 
-    An epoch is a permutation cut into global batches of `batch_size`, without the remainder; a global batch is cut into
+    An epoch is the images in their `order`, cut into global batches of `batch_size`, without the remainder; a global batch is cut into
     `parts` micro-batches, and `rank` of `world` takes every world-th of those, in order.
     """
 
-    def __init__(self, count: int, batch_size: int, parts: int, rank: int, world: int, seed: int) -> None:
-        self.count, self.batch_size, self.parts = count, batch_size, parts
+    def __init__(self, images: Split[Any], batch_size: int, parts: int, rank: int, world: int, seed: int) -> None:
+        self.images, self.batch_size, self.parts = images, batch_size, parts
         self.rank, self.world, self.seed = rank, world, seed
         self.epoch = self.start = 0
-        self.steps = count // batch_size
+        self.steps = len(images) // batch_size
 
     def begin(self, epoch: int, start: int) -> None:
         """Set the next pass: epoch `epoch` from its step `start` on."""
@@ -116,7 +116,7 @@ class Batches(Sampler[list[Key]]):
         return (self.steps - self.start) * self.parts // self.world
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        order = self.images.order(self.seed, self.epoch)
         for step in range(self.start, self.steps):
             micro = np.split(order[step * self.batch_size : (step + 1) * self.batch_size], self.parts)
             for part in micro[self.rank :: self.world]:

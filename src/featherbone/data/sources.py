@@ -12,12 +12,12 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,7 @@ from pyarrow import fs
 
 from featherbone.data.formats.parquet import image_column
 from featherbone.data.listing import is_image, is_junk, walk_images
+from featherbone.data.place import locate, open_url, reason_of
 from featherbone.errors import BadData, BadImage, BadOption
 
 LIST, PARQUET, TARS = ".txt", ".parquet", (".tar", ".tar.gz", ".tgz")
@@ -141,7 +142,7 @@ def open_sources(sources: Sequence[str], without: Path) -> Iterator[Entry]:
     for source in sources:
         if "://" in source:
             with _reasons(source):
-                system, path = _locate(source)
+                system, path = locate(source)
                 missing = system.get_file_info(path).type == fs.FileType.NotFound
         else:
             missing = not any(map(os.path.exists, expand_glob(source)))
@@ -185,7 +186,7 @@ def _of_url(url: str) -> Iterator[Entry]:
     if is_image(Path(parts.path)):
         yield Entry(url, None, partial(_fetch, url))
         return
-    system, path = _locate(url)
+    system, path = locate(url)
     for inside in system.get_file_info(fs.FileSelector(path)):
         if not is_junk(inside.base_name) and (inside.type == fs.FileType.Directory or is_image(Path(inside.path))):
             below = f"{parts.path.rstrip('/')}/{quote(inside.base_name)}"
@@ -222,28 +223,14 @@ def _has_ending(source: str, *endings: str) -> bool:
     return (urlsplit(source).path if "://" in source else source).lower().endswith(endings)
 
 
-@cache
-def _file_system(root: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a URL without its path, and the path of its root; finding a bucket takes a request."""
-    return fs.FileSystem.from_uri(root)
-
-
-def _locate(url: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a URL, and the path in it."""
-    parts = urlsplit(url)
-    system, root = _file_system(urlunsplit(parts._replace(path="/")))
-    return system, f"{root.rstrip('/')}/{unquote(parts.path).strip('/')}"
-
-
 def _open(source: str) -> IO[bytes]:
     if "://" not in source:
         return open(source, "rb")
-    system, path = _locate(source)
-    return system.open_input_file(path)
+    return open_url(source)
 
 
 def _fetch(url: str) -> bytes:
-    system, path = _locate(url)
+    system, path = locate(url)
     with system.open_input_stream(path) as file:
         return file.read()
 
@@ -256,5 +243,4 @@ def _reasons(name: str) -> Iterator[None]:
     except BadData as error:
         raise BadImage(str(error)) from None
     except (OSError, pa.ArrowException, tarfile.TarError, EOFError, zlib.error) as error:
-        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
-        raise BadImage(f"{name}: cannot be read ({reason}); check the file, its path and your access") from None
+        raise BadImage(f"{name}: cannot be read ({reason_of(error)}); check the file, its path and your access") from None

@@ -91,17 +91,25 @@ class Split(ABC, Generic[T]):
         """A hash of these training images and their validation images."""
         return hash_listing(f"{self.fingerprint()} {val.fingerprint()}")
 
+    def source(self, index: int) -> Path | bytes:
+        """The image file, or its content. Raises `BadImage`."""
+        return self.encoded(index)
+
     def image(self, index: int) -> Image.Image:
         """The upright image in RGB. Raises `BadImage`."""
-        return read_image(self.encoded(index), self.name(index))
+        return read_image(self.source(index), self.name(index))
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the upright image, from the head of its file. Raises `BadImage`."""
-        return upright_size(self.encoded(index), self.name(index))
+        return upright_size(self.source(index), self.name(index))
 
     def read(self, index: int) -> tuple[Image.Image, T]:
         """The image and its annotations. Raises `BadImage` or `BadData` where they cannot be used."""
         return self.image(index), self.truth(index)
+
+    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """The order (N,) of an epoch of training; `shuffle_blocks` where images are read by blocks."""
+        return np.random.default_rng((seed, epoch)).permutation(len(self))
 
     def groups(self) -> Sequence[NDArray[np.int64]]:
         """Groups of indices, of each of which a share is held out for validation."""
@@ -145,14 +153,11 @@ class FileSplit(Split[T]):
     def name(self, index: int) -> str:
         return self.paths[index]
 
+    def source(self, index: int) -> Path | bytes:
+        return self.root / self.name(index)
+
     def encoded(self, index: int) -> bytes:
         return read_file(self.root / self.name(index), self.name(index))
-
-    def image(self, index: int) -> Image.Image:
-        return read_image(self.root / self.name(index), self.name(index))
-
-    def size(self, index: int) -> tuple[int, int]:
-        return upright_size(self.root / self.name(index), self.name(index))
 
 
 class MapSplit(FileSplit[T]):

@@ -82,9 +82,9 @@ class Loop:
         self.progress = Progress()
         self.measured: tuple[dict[str, Any], Any] | None = None
         """Metrics and outcome of the saved weights, where the last evaluation measured them."""
-        count, world, device = len(job.train), accelerator.num_processes, accelerator.device
-        batch_size = fit_batch_size(count, s, accelerator)
-        self.batches = Batches(count, batch_size, world * s.accumulate, accelerator.process_index, world, s.seed)
+        world, device = accelerator.num_processes, accelerator.device
+        batch_size = fit_batch_size(len(job.train), s, accelerator)
+        self.batches = Batches(job.train, batch_size, world * s.accumulate, accelerator.process_index, world, s.seed)
         torch.manual_seed(s.seed)
         with accelerator.local_main_process_first():  # it downloads
             task = job.build(card, device, resumed)
