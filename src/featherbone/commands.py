@@ -21,6 +21,7 @@ from featherbone.data.formats import find_task
 from featherbone.data.formats.format import Reading
 from featherbone.data.listing import SUFFIXES
 from featherbone.data.panoptic_write import make_panoptic_set
+from featherbone.data.place import root_of
 from featherbone.data.sampling import spread
 from featherbone.data.scenes import write_classification
 from featherbone.data.sources import Entry, Share, expand_glob, is_collection, open_sources
@@ -101,14 +102,14 @@ def train(
     if resume is not None and not auto:
         if recipe or preset or out:
             raise BadOption("--resume continues a run with its settings; omit recipe, preset and out")
-        run = resume_run(Path(resume), settings, data and Path(data))
+        run = resume_run(Path(resume), settings, data and root_of(data))
     elif data is None:
         raise BadOption("no data; give a folder: featherbone train --data DIR, or see: featherbone demo")
     else:
         wanted, settings = fine_tuning(model, task, settings) if model in PUBLISHED else (task, settings)
-        found = find_task(Path(data), wanted)
+        found = find_task(root_of(data), wanted)
         chosen = complete(preset, find_recipe(recipe) if recipe else None, found, model, **settings)
-        run = start_run(Path(data), model, found, out and Path(out), chosen, auto)
+        run = start_run(root_of(data), model, found, out and Path(out), chosen, auto)
     card = Card.read(run)
     return TrainResult(run, card.metrics, run / "report.html", kind_of(card).figures)
 
@@ -182,11 +183,11 @@ def evaluate(
         if data is None:
             raise BadOption(f"{results}: give the folder of the images it is about with --data DIR")
         reading = {"ignore_index": ignore_index, "zero_ignored": zero_ignored}
-        metrics, classes, kind = evaluate_results(Path(results), Path(data), masks, split, crowds, **reading)
+        metrics, classes, kind = evaluate_results(Path(results), root_of(data), masks, split, crowds, **reading)
         return EvaluateResult(metrics, classes, kind.figures)
     metrics, card = evaluate_run(
         Path(run or ""),
-        data and Path(data),
+        data and root_of(data),
         out and Path(out),
         device,
         workers,
@@ -593,7 +594,8 @@ def doctor(
         raise BadOption("head applies only to --target; omit it")
     check_writable(Path(out))
     reading = Reading(unlabelled, crowds, ignore_index, zero_ignored)
-    examination = examine(Path(data), choose_task(Path(data), task), image_size, val_share, seed, reading)
+    root = root_of(data)
+    examination = examine(root, choose_task(root, task), image_size, val_share, seed, reading)
     write_doctor_page(examination, Path(out))
     return DoctorResult(examination, Path(out))
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from featherbone.data.listing import list_folders
+from featherbone.data.place import Url, names_below
+from featherbone.errors import BadData
 
 SPLITS = ("train", "val", "test")
 """Splits of a data set. Where there are only `train` and `test`, validation images are held out of `train`."""
@@ -12,6 +14,8 @@ ALL = "all"
 """Name of the images of a folder without splits in evaluation."""
 TRAINING_SPLITS = ("train", "val")
 """Splits that training reads."""
+ANNOTATIONS = (".json", ".jsonl", ".parquet", ".tar")
+"""Suffixes of files that may be named after a split."""
 
 _SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -50,10 +54,29 @@ def split_folders(parent: Path, split: str) -> list[Path]:
 
 def has_splits(data: Path) -> bool:
     """Whether any folder or annotation file of a data set, or in its folders, is named after a split."""
+    if isinstance(data, Url):  # whose files are only found by their splits
+        return True
     root = data if data.is_dir() else data.parent
     entries = [entry for pattern in ("*", "*/*") for entry in root.glob(pattern)]
-    names = [entry.stem for entry in entries if entry.is_dir() or entry.suffix in (".json", ".jsonl", ".parquet")]
+    names = [entry.stem for entry in entries if entry.is_dir() or entry.suffix in ANNOTATIONS]
     return any(split_of(word) for name in names for word in re.split(r"[^A-Za-z0-9]", name) if word)
+
+
+def find_shards(data: Path, suffix: str, what: str) -> dict[str, list[str]]:
+    """Files with a suffix below a folder or URL, by the split that their names or folders state.
+
+    Raises `BadData` where those of a split, `what` in messages, are in several folders.
+    """
+    found: dict[str, list[str]] = {}
+    for name in names_below(data, (suffix,)):
+        folder, _, file = name.rpartition("/")
+        word = re.match(r"[A-Za-z]*", file)
+        if split := split_of(word[0] if word else "") or split_of(folder.rpartition("/")[2]):
+            found.setdefault(split, []).append(name)
+    for split, names in found.items():
+        if len(folders := sorted({name.rpartition("/")[0] or "." for name in names})) > 1:
+            raise BadData(f"{data}: {what} for {split} in {' and '.join(folders[:3])}; pass the folder of one set")
+    return found
 
 
 ROBOFLOW = "_annotations.coco.json"

@@ -98,8 +98,8 @@ def _same(batch: Any) -> Any:
 class Batches(Sampler[list[Key]]):
     """Batches of this rank, epoch by epoch, from any step on.
 
-    An epoch is the images in their `order`, cut into global batches of `batch_size`, without the remainder; a global batch is cut into
-    `parts` micro-batches, and `rank` of `world` takes every world-th of those, in order.
+    An epoch is the images in their `order`, cut into global batches of `batch_size`, without the remainder; a global
+    batch is cut into `parts` micro-batches, and `rank` of `world` takes every world-th of those, in order.
     """
 
     def __init__(self, images: Split[Any], batch_size: int, parts: int, rank: int, world: int, seed: int) -> None:

@@ -243,4 +243,6 @@ def _reasons(name: str) -> Iterator[None]:
     except BadData as error:
         raise BadImage(str(error)) from None
     except (OSError, pa.ArrowException, tarfile.TarError, EOFError, zlib.error) as error:
-        raise BadImage(f"{name}: cannot be read ({reason_of(error)}); check the file, its path and your access") from None
+        raise BadImage(
+            f"{name}: cannot be read ({reason_of(error)}); check the file, its path and your access"
+        ) from None

@@ -91,17 +91,17 @@ class Split(ABC, Generic[T]):
         """A hash of these training images and their validation images."""
         return hash_listing(f"{self.fingerprint()} {val.fingerprint()}")
 
-    def source(self, index: int) -> Path | bytes:
+    def file(self, index: int) -> Path | bytes:
         """The image file, or its content. Raises `BadImage`."""
         return self.encoded(index)
 
     def image(self, index: int) -> Image.Image:
         """The upright image in RGB. Raises `BadImage`."""
-        return read_image(self.source(index), self.name(index))
+        return read_image(self.file(index), self.name(index))
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the upright image, from the head of its file. Raises `BadImage`."""
-        return upright_size(self.source(index), self.name(index))
+        return upright_size(self.file(index), self.name(index))
 
     def read(self, index: int) -> tuple[Image.Image, T]:
         """The image and its annotations. Raises `BadImage` or `BadData` where they cannot be used."""
@@ -153,7 +153,7 @@ class FileSplit(Split[T]):
     def name(self, index: int) -> str:
         return self.paths[index]
 
-    def source(self, index: int) -> Path | bytes:
+    def file(self, index: int) -> Path | bytes:
         return self.root / self.name(index)
 
     def encoded(self, index: int) -> bytes:

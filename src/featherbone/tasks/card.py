@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 
 from featherbone.data.layouts import ALL
+from featherbone.data.place import Url, root_of
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadRun
 from featherbone.files import parse_value, read_json, write_bytes, write_json
@@ -115,8 +116,8 @@ class Card:
         """The data folder that the run was trained on. Raises `BadRun` with the `remedy` where it does not exist."""
         if "path" not in self.data:
             raise BadRun(f"what is distributed does not state where its images are; {remedy}")
-        folder = Path(self.data["path"])
-        if not folder.is_dir():
+        folder = root_of(self.data["path"])
+        if not isinstance(folder, Url) and not folder.is_dir():
             raise BadRun(f"{folder}: the run's data folder does not exist; {remedy}, or restore it")
         return folder
 

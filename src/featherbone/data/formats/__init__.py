@@ -18,6 +18,7 @@ from featherbone.data.formats.yolo import Yolo
 from featherbone.data.layouts import LAYOUTS, split_of
 from featherbone.data.listing import list_folders
 from featherbone.data.object_split import ObjectSplit
+from featherbone.data.place import Url
 from featherbone.errors import BadData, BadOption
 
 TASKS = ("detection", "instance", "semantic", "panoptic", "classification")
@@ -89,6 +90,8 @@ def _matches(data: Path) -> Iterator[tuple[Format, frozenset[str]]]:
     """The formats that recognise a folder and the tasks that it serves in each."""
     found = False
     for one in FORMATS:
+        if isinstance(data, Url) and not one.is_streamed:
+            continue
         if not (one.fallback and found) and (tasks := one.tasks(data)):
             found = True
             yield one, tasks

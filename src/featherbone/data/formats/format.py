@@ -53,6 +53,8 @@ class Format(ABC):
     """Name in messages."""
     fallback: ClassVar[bool] = False
     """Whether it is tried only for folders that no other format recognises."""
+    is_streamed: ClassVar[bool] = False
+    """Whether it also reads a `Url`."""
 
     @abstractmethod
     def tasks(self, folder: Path) -> frozenset[str]:

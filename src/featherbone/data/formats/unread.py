@@ -8,6 +8,7 @@ from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.named_objects import first_files
 from featherbone.data.layouts import LAYOUTS
 from featherbone.data.listing import SUFFIXES, below, list_files, read_head
+from featherbone.data.place import Url, names_below
 from featherbone.errors import BadData
 
 _DATUMARO = "convert it, as with Datumaro: datum convert -i {data} -if %s -f coco -o OUT -- --save-media"
@@ -47,7 +48,8 @@ BY_CONTENT = (
 _KINDS = {
     suffix: (what, remedy)
     for suffixes, what, remedy in (
-        (".zip .tar .tgz .gz .bz2 .xz .7z .rar .zst", "an archive", "unpack it and give the folder with its content"),
+        (".tar", "an archive", "unpack it, or as a shard name it train-000000.tar, and give the folder"),
+        (".zip .tgz .gz .bz2 .xz .7z .rar .zst", "an archive", "unpack it and give the folder with its content"),
         (".tfrecord .tfrecords .record .rec", "TFRecord or RecordIO", f"{_IMAGES}, or as Parquet"),
         (".mdb .lmdb", "LMDB", _IMAGES),
         (".h5 .hdf5 .npz .npy .mat .pkl .pt .pth", "arrays in one file", _ARRAYS),
@@ -105,6 +107,13 @@ def _recognise(data: Path) -> tuple[Path, str, str] | None:
 
 def describe(path: Path) -> str:
     """Message for a path in no known layout: what it is, and what to do."""
+    if isinstance(path, Url):
+        name = next(iter(names_below(path, ("",))), None)
+        return (
+            f"{path}: {f'no such files there, but others, as {name}' if name else 'nothing there'}; of URLs, Parquet "
+            "(train*.parquet) and tar shards (train-000000.tar) are read; for other formats pass a folder of this "
+            "machine, or write shards of it with: featherbone data shards DIR --out OUT"
+        )
     if not path.exists():
         return f"{path}: nothing there; give a folder of one of these layouts:\n{LAYOUTS}"
     if not path.is_dir():
