@@ -42,7 +42,7 @@ def run(capsys, *arguments):
 
 def test_every_command_has_a_page_of_help(capsys):
     for name in COMMANDS:
-        code, out, _ = run(capsys, name, "--help")
+        code, out, _ = run(capsys, *name.split(), "--help")
         assert code == 0 and "--json" in out and COMMANDS[name].__doc__.split(".")[0].split()[0] in out
 
 

@@ -28,11 +28,11 @@ def test_the_python_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     assert name in {"daisy", "cross", "ring", "square", "star", "triangle"} and share.endswith("%")
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"`featherbone ([\w-]+)", TEXT))))
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"`featherbone (data \w+|[\w-]+)", TEXT))))
 def test_every_option_named_exists(command, capsys):
     assert command in COMMANDS
     with pytest.raises(SystemExit):
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     page = capsys.readouterr().out
     for line in re.findall(rf"featherbone {command}[^`\n]*", TEXT):
         for option in re.findall(r"--[a-z-]+", line):

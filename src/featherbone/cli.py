@@ -33,7 +33,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "bench": commands.bench,
     "convert": commands.convert,
     "push": commands.push,
-    "data": commands.make_data,
+    "data panoptic": commands.make_panoptic,
+    "data shards": commands.make_shards,
     "serve-web": commands.serve_web,
 }
 INTERRUPTED = 130
@@ -45,13 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Exit codes: 0, 1 where it finds an error, 2 for a mistake of the user, 130 when interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in arguments
+    prog, functions, rest = choose_commands(arguments)
     result = None
     try:
         result = tyro.extras.subcommand_cli_from_dict(
-            {name: with_json(function) for name, function in COMMANDS.items()},
-            prog="featherbone",
+            {name: with_json(function) for name, function in functions.items()},
+            prog=prog,
             description="Light-weight vision transformers, from a folder of images to a verified file.",
-            args=arguments,
+            args=rest,
             config=(tyro.conf.OmitArgPrefixes,),
         )
         if result is not None and os.environ.get("RANK", "0") == "0":  # of several processes one prints
@@ -78,6 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 show(in_ascii({"error": str(error), "kind": type(error).__name__}))
         return error.exit_code
     return getattr(result, "exit_code", 0)
+
+
+def choose_commands(arguments: list[str]) -> tuple[str, dict[str, Callable[..., Any]], list[str]]:
+    """The program, its commands and their arguments: where the first names a family, as `data`, those of the family."""
+    family = f"{arguments[0]} " if arguments else " "
+    members = {name.removeprefix(family): one for name, one in COMMANDS.items() if name.startswith(family)}
+    return (
+        (f"featherbone {family}".rstrip(), members, arguments[1:]) if members else ("featherbone", COMMANDS, arguments)
+    )
 
 
 def in_ascii(value: Any) -> str:

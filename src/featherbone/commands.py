@@ -24,6 +24,7 @@ from featherbone.data.panoptic_write import make_panoptic_set
 from featherbone.data.place import root_of
 from featherbone.data.sampling import spread
 from featherbone.data.scenes import write_classification
+from featherbone.data.shard_write import write_shards
 from featherbone.data.sources import Entry, Share, expand_glob, is_collection, open_sources
 from featherbone.engine.results import evaluate_results
 from featherbone.engine.settings import complete
@@ -51,6 +52,7 @@ from featherbone.outcomes import (
     PredictResult,
     PushResult,
     RowsResult,
+    ShardsResult,
     TrainResult,
 )
 from featherbone.prediction_files import PredictionFiles
@@ -600,8 +602,7 @@ def doctor(
     return DoctorResult(examination, Path(out))
 
 
-def make_data(
-    what: Positional[Literal["panoptic"]],
+def make_panoptic(
     *,
     instances: Path,
     semantic: Path,
@@ -615,7 +616,6 @@ def make_data(
     void. The images are copied, and `overlaps.json` beside them holds the report.
 
     Args:
-        what: Kind of data to make.
         instances: Folder in COCO's layout, every object with a mask; its classes are the things.
         semantic: Folder with `masks/{train,val}/*.png` of indices, named as the images, and `classes.txt`; its other
             classes are the stuff.
@@ -626,6 +626,24 @@ def make_data(
     """
     settled = make_panoptic_set(Path(instances), Path(semantic), Path(out), ignore_index, zero_ignored)
     return DataResult(settled, Path(out))
+
+
+def make_shards(
+    data: Positional[Path], *, out: Path, task: Task | None = None, samples_per_shard: int = 1000
+) -> ShardsResult:
+    """Write a data set as tar shards with indexes and `classes.txt`, to train from a disk or an object store.
+
+    Images are written as they are stored, all splits of them. `train`, `evaluate` and `doctor` read the shards from a
+    folder, or from a URL to which it was copied.
+
+    Args:
+        data: Data folder in any layout that is read, for classification, detection or instance segmentation.
+        out: Folder to write; must be new or empty.
+        task: Task whose annotations are written; required where the folder fits several tasks.
+        samples_per_shard: Images in a shard.
+
+    """
+    return ShardsResult(write_shards(root_of(data), Path(out), task, samples_per_shard), Path(out))
 
 
 def demo(

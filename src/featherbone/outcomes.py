@@ -242,6 +242,22 @@ class DataResult:
 
 
 @dataclass(frozen=True)
+class ShardsResult:
+    """A data set in tar shards."""
+
+    images: dict[str, int]
+    """Images by split."""
+    out: Path
+
+    def to_json(self) -> dict[str, Any]:
+        return {"out": str(self.out), "images": self.images}
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count:,} {split} images" for split, count in self.images.items())
+        return f"{counts}\ndata    {self.out}\nnext: featherbone train --data {self.out}"
+
+
+@dataclass(frozen=True)
 class DemoResult:
     """Results of the demo."""
 

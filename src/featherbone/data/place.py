@@ -41,8 +41,8 @@ def names_below(root: Path, suffixes: Collection[str]) -> list[str]:
         return list_names(root, suffixes)
     with reasons(str(root)):
         system, path = locate(str(root))
-        found = system.get_file_info(fs.FileSelector(path, recursive=True))
-    names = [one.path[len(path.rstrip("/")) + 1 :] for one in found if one.type == fs.FileType.File]
+        found = system.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
+    names = [one.path[len(path) + 1 :] for one in found if one.type == fs.FileType.File]
     return sorted(
         (name for name in names if not any(map(is_junk, name.split("/"))) and name.lower().endswith(tuple(suffixes))),
         key=lambda name: name.split("/"),
@@ -54,12 +54,13 @@ def open_below(root: Path, name: str) -> pa.NativeFile:
     if not isinstance(root, Url):
         return pa.OSFile(os.fsencode(root / name))
     system, path = locate(str(root))
-    return _remote_file(system, f"{path.rstrip('/')}/{name}", os.getpid())
+    return system.open_input_file(f"{path}/{name}")
 
 
 def read_below(root: Path, name: str, start: int, size: int) -> bytes:
     """`size` bytes of a file from `start` on, fewer where it ends. Raises `OSError` or an error of Arrow."""
-    return open_below(root, name).read_at(size, start)
+    file = _kept_open(root, name, os.getpid()) if isinstance(root, Url) else open_below(root, name)
+    return file.read_at(size, start)
 
 
 def text_below(root: Path, name: str) -> str | None:
@@ -80,7 +81,7 @@ def locate(url: str) -> tuple[fs.FileSystem, str]:
     """The file system of a URL, and the path in it. A process that was forked has connections of its own."""
     parts = urlsplit(url)
     system, root = _file_system(urlunsplit(parts._replace(path="/")), os.getpid())
-    return system, f"{root.rstrip('/')}/{unquote(parts.path).strip('/')}"
+    return system, f"{root.rstrip('/')}/{unquote(parts.path).strip('/')}".rstrip("/")
 
 
 def open_url(url: str) -> IO[bytes]:
@@ -96,8 +97,8 @@ def _file_system(root: str, process: int) -> tuple[fs.FileSystem, str]:
 
 
 @lru_cache(FILES)
-def _remote_file(system: fs.FileSystem, path: str, process: int) -> pa.NativeFile:
-    return system.open_input_file(path)
+def _kept_open(root: Path, name: str, process: int) -> pa.NativeFile:
+    return open_below(root, name)
 
 
 @contextmanager

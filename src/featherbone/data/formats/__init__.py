@@ -12,6 +12,7 @@ from featherbone.data.formats.labelme import Labelme
 from featherbone.data.formats.masks import Masks
 from featherbone.data.formats.panoptic import Cityscapes, CocoPanoptic
 from featherbone.data.formats.parquet import Parquet
+from featherbone.data.formats.shards import Shards
 from featherbone.data.formats.unread import Unread, describe
 from featherbone.data.formats.voc import Voc
 from featherbone.data.formats.yolo import Yolo
@@ -25,7 +26,7 @@ TASKS = ("detection", "instance", "semantic", "panoptic", "classification")
 """All tasks, in the order in which they are listed."""
 FORMATS: list[Format] = [
     *(Coco(), Yolo(), Voc(), Cvat(), Labelme(), Masks(), CocoPanoptic(), Cityscapes()),
-    *(Unread(), Parquet(), ClassFolders()),
+    *(Shards(), Unread(), Parquet(), ClassFolders()),
 ]
 """The registered formats; the first that serves a task reads the folder."""
 MOSTLY_CROWDS = 0.5

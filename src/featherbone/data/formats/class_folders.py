@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featherbone.data.findings import Example, Finding, listed, report
+from featherbone.data.findings import Example, Finding, finding, listed, report
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.masks import ENDS
 from featherbone.data.layouts import SPLITS, TRAINING_SPLITS, split_folders, split_of
@@ -91,6 +91,33 @@ class LabelSplit(Split[int]):
         classes = tuple(dict.fromkeys((*train.classes, *self.classes)))
         assert isinstance(train, LabelSplit), "both splits are read by one format"
         return train.named(classes), self.named(classes), []
+
+
+def check_labels(images: LabelSplit, stem: str) -> Iterator[Finding]:
+    """Numbers of classes in files, `stem` in messages, that are shifted or have no class."""
+    high, known = int(images.labels.max(initial=0)), len(images.classes)
+    if len(images) and int(images.labels.min()) == 1:
+        message = f"{stem}: labels run from 1 to {high}; they start at 0, so subtract 1, or name the class 0"
+        yield Finding("error", "labels-shifted", message, len(images))
+    outside = np.flatnonzero((images.labels < 0) | (images.labels >= known))
+    if len(outside):
+        message = (
+            f"{stem}: labels run from {int(images.labels.min())} to {high}, but {known} class names allow 0 to "
+            f"{known - 1}; remove the rows, or name the classes"
+        )
+        examples = [Example((images.name(i),), f"label {images.labels[i]}") for i in outside.tolist()]
+        yield finding("error", "labels-out-of-range", message, examples)
+
+
+def number_classes(labels: NDArray[np.int64], stem: str) -> tuple[str, ...]:
+    """Names for classes that files, `stem` in messages, only number. Raises `BadData` for numbers with large gaps."""
+    largest = int(labels.max(initial=-1))
+    if largest >= max(len(labels), 1):
+        raise BadData(
+            f"{stem}: a label of {largest:,} on one of {len(labels):,} images; number the classes from 0 without gaps, "
+            "or name them in classes.txt"
+        )
+    return tuple(str(i) for i in range(largest + 1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """Encoded images and labels in Parquet files, as Hugging Face datasets write them."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from featherbone.data.findings import Example, Finding, finding
-from featherbone.data.formats.class_folders import LabelSplit, label_column
+from featherbone.data.formats.class_folders import LabelSplit, check_labels, label_column, number_classes
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.layouts import find_shards
 from featherbone.data.listing import lines_of
@@ -118,26 +117,11 @@ class Parquet(Format):
         if not files:
             return None
         images = read_parquet(folder, files)
-        return Opened(images, findings=tuple(_check_labels(images)))
+        return Opened(images, findings=tuple(check_labels(images, images.stem)))
 
 
 def _find(data: Path) -> dict[str, list[str]]:
     return find_shards(data, ".parquet", "Parquet files")
-
-
-def _check_labels(images: ParquetSplit) -> Iterator[Finding]:
-    high, known = int(images.labels.max(initial=0)), len(images.classes)
-    if len(images) and int(images.labels.min()) == 1:
-        message = f"{images.stem}: labels run from 1 to {high}; they start at 0, so subtract 1, or name the class 0"
-        yield Finding("error", "labels-shifted", message, len(images))
-    outside = np.flatnonzero((images.labels < 0) | (images.labels >= known))
-    if len(outside):
-        message = (
-            f"{images.stem}: labels run from {int(images.labels.min())} to {high}, but {known} class names allow 0 to "
-            f"{known - 1}; remove the rows, or name the classes"
-        )
-        examples = [Example((images.name(i),), f"label {images.labels[i]}") for i in outside.tolist()]
-        yield finding("error", "labels-out-of-range", message, examples)
 
 
 def read_parquet(data: Path, files: Sequence[str]) -> ParquetSplit:
@@ -255,10 +239,4 @@ def _names(data: Path, stem: str, schema: pa.Schema, label: str, labels: NDArray
             return tuple(names)
     except (TypeError, KeyError, ValueError, RecursionError):
         pass
-    largest = int(labels.max(initial=-1))
-    if largest >= max(len(labels), 1):
-        raise BadData(
-            f"{stem}: a label of {largest:,} on one of {len(labels):,} images; number the classes from 0 without gaps, "
-            f"or name them in {CLASSES}"
-        )
-    return tuple(str(i) for i in range(largest + 1))
+    return number_classes(labels, stem)

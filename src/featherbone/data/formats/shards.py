@@ -1,0 +1,255 @@
+"""Tar shards of samples, as WebDataset writes them: files of one name are a sample.
+
+`000012.jpg` with `000012.cls`, the number or name of its class; with `000012.json`, its objects; or with
+`000012.mask.png`, its mask of class indices.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from featherbone.data.findings import listed, many
+from featherbone.data.formats.class_folders import LabelSplit, check_labels, number_classes
+from featherbone.data.formats.coco_json import ALLOWED, MAX_PIXELS
+from featherbone.data.formats.format import Format, Opened, Reading
+from featherbone.data.layouts import find_shards
+from featherbone.data.listing import SUFFIXES, lines_of
+from featherbone.data.object_split import ObjectSplit
+from featherbone.data.object_table import ObjectTable
+from featherbone.data.objects import Annotation, to_json
+from featherbone.data.place import text_below
+from featherbone.data.sampling import shuffle_blocks
+from featherbone.data.split import Split
+from featherbone.data.tar_index import Members, read_index, scan
+from featherbone.errors import BadData
+
+CLASSES = "classes.txt"
+OPENING = 16
+"""Shards that are opened at once: at a URL, each waits for some requests."""
+FIRST = 32
+"""Files of the first shard by which the tasks are known."""
+LABEL, OBJECTS, MASKS = "cls", "json", ("mask.png", "seg.png")
+"""Endings of annotations."""
+
+
+class StatedObject(msgspec.Struct):
+    """One object in a sample's JSON."""
+
+    category: int | str
+    """Index or name of the class."""
+    bbox: tuple[float, float, float, float]
+    """x y width height in pixels."""
+    segmentation: Any = None
+    """Polygons or run lengths as COCO has them."""
+    area: float | None = None
+    iscrowd: int = 0
+
+
+class StatedObjects(msgspec.Struct):
+    """A sample's JSON."""
+
+    objects: list[StatedObject]
+    width: int | None = None
+    height: int | None = None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width; None where they are not stated."""
+        height, width = self.height or 0, self.width or 0
+        return (height, width) if min(height, width) > 0 else None
+
+
+class ShardSplit(Split[Any]):
+    """Images in tar shards."""
+
+    members: Members
+
+    def name(self, index: int) -> str:
+        return self.members.name(index)
+
+    def encoded(self, index: int) -> bytes:
+        return self.members.read(index)
+
+    def file(self, index: int) -> Path | bytes:
+        return self.encoded(index)
+
+    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        return shuffle_blocks(self.members.places[:, 0], seed, epoch)
+
+
+@dataclass(frozen=True, eq=False)
+class ShardLabels(ShardSplit, LabelSplit):
+    """Images in tar shards, each of one class."""
+
+    members: Members
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def take(self, indices: Sequence[int]) -> Self:
+        return replace(self, members=self.members.take(indices), labels=self.labels[list(indices)])
+
+
+@dataclass(frozen=True, eq=False)
+class ShardObjects(ShardSplit, ObjectSplit):
+    """Images in tar shards with annotated objects."""
+
+    members: Members
+
+    def take(self, indices: Sequence[int]) -> Self:
+        return replace(self, members=self.members.take(indices), table=self.table.take(indices))
+
+
+class Shards(Format):
+    """Tar shards."""
+
+    name = "tar shards"
+    is_streamed = True
+
+    def tasks(self, folder: Path) -> frozenset[str]:
+        """By the annotations in the first files of the first shard."""
+        first = next((names[0] for names in _find(folder).values()), None)
+        if first is None:
+            return frozenset()
+        index = scan(folder, first, FIRST)
+        endings, texts = {_split_name(name)[1] for name in index.names}, [*index.texts.values()]
+        found = {"classification"} if LABEL in endings else set()
+        if any('"objects"' in text for text in texts):
+            found |= {"detection"} | ({"instance"} if any('"segmentation"' in text for text in texts) else set())
+        if not found:
+            raise BadData(
+                f"{folder}: the first samples of {first} have neither .cls nor .json with objects, but "
+                f"{listed(sorted(endings))}; write shards with: featherbone data shards DIR --out OUT"
+            )
+        return frozenset(found)
+
+    def open(self, folder: Path, task: str, split: str, reading: Reading) -> Opened | None:
+        shards = _find(folder).get(split)
+        if not shards:
+            return None
+        with ThreadPoolExecutor(OPENING) as pool:
+            found = [*pool.map(lambda at: _samples(folder, shards, at), range(len(shards)))]
+        samples = [*chain.from_iterable(found)]
+        ending = LABEL if task == "classification" else OBJECTS
+        if bare := [one.place for one in samples if ending not in one.texts]:
+            raise BadData(
+                f"{folder}: {many(bare, 'sample')} of {len(samples):,} without .{ending}, as {bare[0]}; add it, or "
+                "remove the images"
+            )
+        members = Members.of(folder, shards, [one.image for one in samples])
+        classes = _classes(folder)
+        if task == "classification":
+            stem = shards[0] if len(shards) == 1 else f"{shards[0]} to {shards[-1]}"
+            return _labelled(members, stem, [one.texts[LABEL].strip() for one in samples], classes)
+        return _annotated(folder, members, [one.texts[OBJECTS] for one in samples], classes)
+
+
+class _Sample(NamedTuple):
+    """The files of one name."""
+
+    image: tuple[int, int, int, str]
+    """Shard, offset, size and name of the image."""
+    place: str
+    """The image in messages."""
+    texts: dict[str, str]
+    """Annotations by ending."""
+
+
+def _find(data: Path) -> dict[str, list[str]]:
+    return find_shards(data, ".tar", "tar shards")
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """The name of a sample and the ending of one of its files, from the first dot in the file's name on."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, ending = file.partition(".")
+    return folder + slash + stem, ending.lower()
+
+
+def _samples(root: Path, shards: Sequence[str], at: int) -> list[_Sample]:
+    """The samples of a shard with an image. Raises `BadData`."""
+    index = read_index(root, shards[at])
+    images: dict[str, tuple[int, int, int, str]] = {}
+    texts: dict[str, dict[str, str]] = {}
+    for name, offset, size in zip(index.names, index.offsets, index.sizes, strict=True):
+        stem, ending = _split_name(name)
+        if "." + ending in SUFFIXES:
+            if stem in images:
+                raise BadData(f"{shards[at]}: {stem} twice, or with two images; give each sample another name")
+            images[stem] = (at, offset, size, name)
+        elif name in index.texts:
+            texts.setdefault(stem, {})[ending] = index.texts[name]
+    return [_Sample(image, f"{shards[at]}/{image[3]}", texts.get(stem, {})) for stem, image in images.items()]
+
+
+def _classes(root: Path) -> tuple[str, ...]:
+    """The lines of classes.txt; none without it."""
+    return tuple(lines_of(text_below(root, CLASSES) or ""))
+
+
+def _labelled(members: Members, stem: str, texts: list[str], classes: tuple[str, ...]) -> Opened:
+    """Images with the numbers of their classes, or their names."""
+    if all(re.fullmatch(r"-?\d{1,18}", text) for text in texts):
+        labels = np.array([int(text) for text in texts], np.int64)
+        classes = classes or number_classes(labels, stem)
+    else:
+        classes = classes or tuple(sorted(set(texts)))
+        numbers = {name: number for number, name in enumerate(classes)}
+        if unknown := next((text for text in texts if text not in numbers), None):
+            raise BadData(f"{stem}: class {unknown!r} is not listed in {CLASSES}; list it, or correct the label")
+        labels = np.array([numbers[text] for text in texts], np.int64)
+    images = ShardLabels(members, labels, classes)
+    return Opened(images, findings=tuple(check_labels(images, stem)))
+
+
+def _annotated(root: Path, members: Members, texts: list[str], classes: tuple[str, ...]) -> Opened:
+    """Images with objects; what cannot be read of them is kept as an error."""
+    parsed = [_parse(text, members.name(at)) for at, text in enumerate(texts)]
+    used = {one.category for sample in parsed if isinstance(sample, StatedObjects) for one in sample.objects}
+    if not classes:
+        highest = max((one for one in used if isinstance(one, int)), default=-1)
+        names = sorted(one for one in used if isinstance(one, str))
+        classes = tuple(names or map(str, range(min(highest, len(texts) * FIRST) + 1)))
+    numbers: dict[int | str, int] = {name: number for number, name in enumerate(classes)}
+    numbers |= {number: number for number in range(len(classes))}
+
+    def rows(sample: StatedObjects | str, place: str) -> Iterator[Annotation]:
+        if isinstance(sample, str):
+            yield Annotation(error=sample)
+            return
+        for number, one in enumerate(sample.objects, 1):
+            label = numbers.get(one.category)
+            if label is None:
+                fault = f"category {one.category!r} is not listed in {CLASSES}; list it, or correct it"
+            elif not all(abs(value) <= MAX_PIXELS for value in one.bbox):
+                fault = f"bbox {one.bbox}; write {ALLOWED['bbox']}"
+            elif one.iscrowd not in (0, 1):
+                fault = f"iscrowd {one.iscrowd}; write {ALLOWED['iscrowd']}"
+            else:
+                shape = to_json(one.segmentation) if one.segmentation else None
+                area = math.nan if one.area is None else one.area
+                yield Annotation(label, one.bbox, shape, bool(one.iscrowd), area, category_id=label, id=number)
+                continue
+            yield Annotation(error=f"{place}, object {number}: {fault}")
+
+    table = ObjectTable.of(
+        (members.name(at), at + 1, None if isinstance(one, str) else one.size, rows(one, members.name(at)))
+        for at, one in enumerate(parsed)
+    )
+    return Opened(ShardObjects(root, table, classes, tuple(range(len(classes))), members))
+
+
+def _parse(text: str, place: str) -> StatedObjects | str:
+    """The objects of a sample, or what is wrong with its JSON."""
+    try:
+        return msgspec.json.decode(text, type=StatedObjects)
+    except (msgspec.DecodeError, RecursionError) as error:
+        return f"{place}: its .json is not that of objects ({error}); write width, height and objects with bbox"
