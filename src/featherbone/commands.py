@@ -637,7 +637,7 @@ def make_shards(
     folder, or from a URL to which it was copied.
 
     Args:
-        data: Data folder in any layout that is read, for classification, detection or instance segmentation.
+        data: Data folder in any layout that is read, for any task but panoptic segmentation.
         out: Folder to write; must be new or empty.
         task: Task whose annotations are written; required where the folder fits several tasks.
         samples_per_shard: Images in a shard.

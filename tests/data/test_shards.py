@@ -17,7 +17,7 @@ from featherbone.data.shard_write import write_shards
 from featherbone.data.split import Split
 from featherbone.data.tar_index import read_index, scan
 from featherbone.errors import BadData, BadImage, BadOption
-from scenes import write_coco, write_masks
+from scenes import write_coco, write_masks, write_panoptic
 
 
 @pytest.fixture
@@ -80,6 +80,23 @@ def test_a_round_trip_keeps_objects(tmp_path, task):
             for name in ("boxes", "labels", "crowd", "areas"):
                 np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
             assert one.masks == other.masks
+
+
+def test_a_round_trip_keeps_masks(tmp_path):
+    write_masks(tmp_path / "masks", 5, 3, (48, 64))
+    write_shards(tmp_path / "masks", tmp_path / "made", samples_per_shard=2)
+    masks, shards = open_data(tmp_path / "masks", "semantic"), open_data(tmp_path / "made", "semantic")
+    assert find_tasks(tmp_path / "made") == ("semantic",) and masks.classes == shards.classes
+    for before, after in ((masks.train, shards.train), (masks.val, shards.val)):
+        found = {after.encoded(i): i for i in range(len(after))}
+        for i in range(len(before)):
+            (image, one), (same, other) = before.read(i), after.read(found[before.encoded(i)])
+            assert image.tobytes() == same.tobytes()
+            np.testing.assert_array_equal(one, other)
+    few = shards.train.take([3, 1])
+    np.testing.assert_array_equal(few.truth(0), shards.train.truth(3))
+    assert few.name(1) == shards.train.name(1) and few.fingerprint() != shards.train.fingerprint()
+    assert not [one for one in examine(tmp_path / "made", "semantic").findings if one.severity == "error"]
 
 
 def test_an_index_is_that_of_the_headers_and_is_only_used_for_its_shard(made):
@@ -150,7 +167,7 @@ def test_a_shard_that_is_cut_off_later_is_an_unreadable_image(made):
     ("files", "reason"),
     [
         ({"1.png": png(), "1.cls": b"0", "2.png": png()}, r"1 sample of 2 without \.cls, as train-0\.tar/2\.png; add"),
-        ({"1.png": png(), "1.txt": b"0"}, r"neither \.cls nor \.json with objects, but png, txt; write shards with"),
+        ({"1.png": png(), "1.txt": b"0"}, r"have no \.cls, \.json with objects or \.mask\.png, but png, txt; write"),
         ({"1.png": png(), "1.jpg": png(), "1.cls": b"0"}, r"train-0\.tar: 1 twice, or with two images"),
         ({"1.png": png(), "1.cls": b"900"}, r"number the classes from 0"),
         ({"1.png": png(), "1.cls": b"\xff"}, r"not a whole tar file"),
@@ -191,13 +208,13 @@ def test_objects_that_cannot_be_read_are_refused(tmp_path, text, reason):
 
 
 def test_what_is_not_written_is_refused(drawn, tmp_path):
-    write_masks(tmp_path / "masks", 2, 1, (32, 32))
-    with pytest.raises(BadOption, match="shards for semantic are not written"):
-        write_shards(tmp_path / "masks", tmp_path / "made")
+    write_panoptic(tmp_path / "maps", 2, 1, (32, 32))
+    with pytest.raises(BadOption, match="shards for panoptic are not written"):
+        write_shards(tmp_path / "maps", tmp_path / "made", "panoptic")
     with pytest.raises(BadOption, match="0 samples a shard; pass 1 or more"):
         write_shards(drawn, tmp_path / "made", samples_per_shard=0)
     with pytest.raises(BadOption, match="not an empty folder"):
-        write_shards(drawn, tmp_path / "masks")
+        write_shards(drawn, tmp_path / "maps")
     assert not (tmp_path / "made").exists()
 
 

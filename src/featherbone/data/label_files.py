@@ -55,7 +55,7 @@ class Code:
         """Class index by value, or by colour."""
         return (self.colours or {}) if coloured else self.values
 
-    def read(self, path: Path, name: str) -> tuple[Values, bool]:
+    def read(self, path: Path | bytes, name: str) -> tuple[Values, bool]:
         """Values (H, W) of a mask, as `read_values`; a palette image by its colours where all of them are classes."""
         return read_values(path, name, self.colours or ())
 
@@ -69,7 +69,7 @@ class Code:
         return np.where(keys[places] == values, labels[places], -1).astype(np.int16)
 
 
-def read_values(path: Path, name: str, palette: Container[int] = ()) -> tuple[Values, bool]:
+def read_values(path: Path | bytes, name: str, palette: Container[int] = ()) -> tuple[Values, bool]:
     """Values (H, W) as they are stored, and whether they are colours, 65536 R + 256 G + B. Raises `BadImage`.
 
     A palette image holds colours where all that it uses are of `palette`, else indices.

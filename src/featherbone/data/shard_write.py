@@ -8,11 +8,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from PIL import Image
 
 from featherbone.data.dataset import open_checked
 from featherbone.data.findings import refuse
 from featherbone.data.formats import find_task
 from featherbone.data.formats.class_folders import LabelSplit
+from featherbone.data.formats.masks import MaskSplit
 from featherbone.data.images import FORMATS, open_image
 from featherbone.data.layouts import SPLITS
 from featherbone.data.listing import is_image
@@ -24,7 +26,7 @@ from featherbone.errors import BadData, BadOption
 from featherbone.files import atomic_folder, check_new_folder, write_bytes, write_text
 from featherbone.progress import track
 
-TASKS = ("classification", "detection", "instance")
+TASKS = ("classification", "detection", "instance", "semantic")
 """Tasks whose annotations are written."""
 
 
@@ -82,6 +84,10 @@ def _annotation(images: Split[Any], index: int) -> tuple[str, bytes]:
     """Ending and content of the annotations of an image."""
     if isinstance(images, LabelSplit):
         return ".cls", str(images.truth(index)).encode()
+    if isinstance(images, MaskSplit):
+        file = io.BytesIO()
+        Image.fromarray(images.truth(index)).save(file, "PNG")
+        return ".mask.png", file.getvalue()
     assert isinstance(images, ObjectSplit), "no other task is written"
     entry = images.entry(index)
     rows: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
 """One split of a data set, whatever its format and its task."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -180,9 +180,13 @@ class MapSplit(FileSplit[T]):
     def hash_maps(self) -> bytes:
         """A hash of the names and sizes in bytes of all images and maps; reads none."""
         digest = sha256()
-        for path, place in zip(self.paths.parts(), self.maps, strict=True):
-            digest.update(path + to_bytes(f" {place} {_num_bytes(self.root / place)}\n"))
+        for path, place, size in zip(self.paths.parts(), self.maps, self.map_sizes(), strict=True):
+            digest.update(path + to_bytes(f" {place} {size}\n"))
         return digest.digest()
+
+    def map_sizes(self) -> Iterable[int]:
+        """Bytes of each map; -1 for one that cannot be read."""
+        return (_num_bytes(self.root / place) for place in self.maps)
 
 
 def _num_bytes(path: Path) -> int:

@@ -108,6 +108,10 @@ class Members:
         """The shard and the name of a file."""
         return f"{self.shards[self.places[index, 0]]}/{self.names[index]}"
 
+    def paths(self) -> TextArray:
+        """The name of each file."""
+        return TextArray(map(self.name, range(len(self.names))))
+
     def read(self, index: int) -> bytes:
         """A file. Raises `BadImage`."""
         shard, start, size = self.places[index].tolist()

@@ -283,8 +283,7 @@ class Table:
 def _read_map(images: MaskSplit | PanopticSplit, index: int) -> tuple[Values, Values]:
     """Values or segment ids (H, W) of a map, and a palette index for each."""
     if isinstance(images, MaskSplit):
-        path = images.maps[index]
-        values, coloured = images.code.read(images.root / path, path)
+        values, coloured = images.stored(index)
         return values, images.code.classes(values, coloured)
     ids = images.ids(index)
     known, places = np.unique(ids, return_inverse=True)
@@ -496,8 +495,7 @@ def _mask_facts(table: ObjectTable, row: int, height: int, width: int, fault: st
 
 def _semantic_facts(images: MaskSplit, index: int) -> tuple[MapFacts, tuple[int, int]]:
     """What is kept of a map of classes, and its width and height."""
-    path = images.maps[index]
-    values, coloured = images.code.read(images.root / path, path)
+    values, coloured = images.stored(index)
     known, counts = np.unique(values, return_counts=True)
     table = images.code.table(coloured)
     facts = MapFacts(

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from featherbone.data.findings import Example, listed, report
 from featherbone.data.formats.format import Format, Opened, Reading, skipped_files
-from featherbone.data.label_files import Code, cityscapes_code, cityscapes_train_code, has_code, read_code, voc_code
+from featherbone.data.label_files import (
+    Code,
+    Values,
+    cityscapes_code,
+    cityscapes_train_code,
+    has_code,
+    read_code,
+    voc_code,
+)
 from featherbone.data.layouts import SPLITS, names_of, split_folders
 from featherbone.data.listing import SUFFIXES, below, has_images, lines_of, list_folder, list_folders, list_names
 from featherbone.data.split import MapSplit, Split, hash_listing
@@ -56,13 +64,17 @@ class MaskSplit(MapSplit[NDArray[np.uint8]]):
         """Class names in the order of their indices."""
         return self.code.names
 
+    def stored(self, index: int) -> tuple[Values, bool]:
+        """Values (H, W) of a mask, and whether they are colours, as `Code.read`. Raises `BadImage`."""
+        return self.code.read(self.root / self.maps[index], self.maps[index])
+
     def truth(self, index: int) -> NDArray[np.uint8]:
         """Class indices (H, W), `IGNORE` where unlabelled.
 
         Raises `BadImage` for a file that cannot be read, and `BadData` for values without a class.
         """
         path = self.maps[index]
-        values, coloured = self.code.read(self.root / path, path)
+        values, coloured = self.stored(index)
         if coloured and self.code.colours is None:
             raise BadData(
                 f"{path}: a colour image, but classes.txt lists no colours; write a name and #rrggbb a line, or save "
@@ -295,8 +307,8 @@ def check_two_classes(images: Split[NDArray[np.uint8]], data: Path) -> None:
 def is_binary(images: MaskSplit) -> bool:
     """Whether grey masks hold 0 and 255 only, and 255 is not a class."""
     values: set[int] = set()
-    for mask in images.maps:
-        stored, coloured = images.code.read(images.root / mask, mask)
+    for index in range(len(images)):
+        stored, coloured = images.stored(index)
         values |= {-1} if coloured else {*np.unique(stored).tolist()}
     return values == {0, 255} and images.code.values[255] == IGNORE
 

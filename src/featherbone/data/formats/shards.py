@@ -6,7 +6,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -21,6 +21,8 @@ from featherbone.data.findings import listed, many
 from featherbone.data.formats.class_folders import LabelSplit, check_labels, number_classes
 from featherbone.data.formats.coco_json import ALLOWED, MAX_PIXELS
 from featherbone.data.formats.format import Format, Opened, Reading
+from featherbone.data.formats.masks import MaskSplit
+from featherbone.data.label_files import CLASS_FILES, CLASSES, Values, code_of
 from featherbone.data.layouts import find_shards
 from featherbone.data.listing import SUFFIXES, lines_of
 from featherbone.data.object_split import ObjectSplit
@@ -32,7 +34,6 @@ from featherbone.data.split import Split
 from featherbone.data.tar_index import Members, read_index, scan
 from featherbone.errors import BadData
 
-CLASSES = "classes.txt"
 OPENING = 16
 """Shards that are opened at once: at a URL, each waits for some requests."""
 FIRST = 32
@@ -108,6 +109,24 @@ class ShardObjects(ShardSplit, ObjectSplit):
         return replace(self, members=self.members.take(indices), table=self.table.take(indices))
 
 
+@dataclass(frozen=True, eq=False)
+class ShardMasks(ShardSplit, MaskSplit):
+    """Images in tar shards, each with a mask of class values."""
+
+    members: Members
+    masks: Members
+
+    def stored(self, index: int) -> tuple[Values, bool]:
+        return self.code.read(self.masks.read(index), self.masks.name(index))
+
+    def map_sizes(self) -> Iterable[int]:
+        return self.masks.places[:, 2].tolist()
+
+    def take(self, indices: Sequence[int]) -> Self:
+        members, masks = self.members.take(indices), self.masks.take(indices)
+        return replace(super().take(indices), members=members, masks=masks)
+
+
 class Shards(Format):
     """Tar shards."""
 
@@ -122,11 +141,12 @@ class Shards(Format):
         index = scan(folder, first, FIRST)
         endings, texts = {_split_name(name)[1] for name in index.names}, [*index.texts.values()]
         found = {"classification"} if LABEL in endings else set()
+        found |= {"semantic"} if not endings.isdisjoint(MASKS) else set()
         if any('"objects"' in text for text in texts):
             found |= {"detection"} | ({"instance"} if any('"segmentation"' in text for text in texts) else set())
         if not found:
             raise BadData(
-                f"{folder}: the first samples of {first} have neither .cls nor .json with objects, but "
+                f"{folder}: the first samples of {first} have no .cls, .json with objects or .mask.png, but "
                 f"{listed(sorted(endings))}; write shards with: featherbone data shards DIR --out OUT"
             )
         return frozenset(found)
@@ -138,29 +158,36 @@ class Shards(Format):
         with ThreadPoolExecutor(OPENING) as pool:
             found = [*pool.map(lambda at: _samples(folder, shards, at), range(len(shards)))]
         samples = [*chain.from_iterable(found)]
-        ending = LABEL if task == "classification" else OBJECTS
-        if bare := [one.place for one in samples if ending not in one.texts]:
-            raise BadData(
-                f"{folder}: {many(bare, 'sample')} of {len(samples):,} without .{ending}, as {bare[0]}; add it, or "
-                "remove the images"
-            )
+        ending = {"classification": LABEL, "semantic": MASKS[0]}.get(task, OBJECTS)
         members = Members.of(folder, shards, [one.image for one in samples])
-        classes = _classes(folder)
+        if bare := [
+            at for at, one in enumerate(samples) if ending not in one.texts and not (one.mask and task == "semantic")
+        ]:
+            raise BadData(
+                f"{folder}: {many(bare, 'sample')} of {len(samples):,} without .{ending}, as {members.name(bare[0])}; "
+                "add it, or remove the images"
+            )
+        text = text_below(folder, CLASSES)
+        if task == "semantic":
+            return _masked(folder, members, [one.mask for one in samples if one.mask], text, reading)
+        classes = tuple(lines_of(text or ""))
         if task == "classification":
             stem = shards[0] if len(shards) == 1 else f"{shards[0]} to {shards[-1]}"
             return _labelled(members, stem, [one.texts[LABEL].strip() for one in samples], classes)
         return _annotated(folder, members, [one.texts[OBJECTS] for one in samples], classes)
 
 
+Place = tuple[int, int, int, str]
+"""Shard, offset, size and name of a file."""
+
+
 class _Sample(NamedTuple):
     """The files of one name."""
 
-    image: tuple[int, int, int, str]
-    """Shard, offset, size and name of the image."""
-    place: str
-    """The image in messages."""
+    image: Place
+    mask: Place | None
     texts: dict[str, str]
-    """Annotations by ending."""
+    """Other annotations by ending."""
 
 
 def _find(data: Path) -> dict[str, list[str]]:
@@ -177,7 +204,8 @@ def _split_name(name: str) -> tuple[str, str]:
 def _samples(root: Path, shards: Sequence[str], at: int) -> list[_Sample]:
     """The samples of a shard with an image. Raises `BadData`."""
     index = read_index(root, shards[at])
-    images: dict[str, tuple[int, int, int, str]] = {}
+    images: dict[str, Place] = {}
+    masks: dict[str, Place] = {}
     texts: dict[str, dict[str, str]] = {}
     for name, offset, size in zip(index.names, index.offsets, index.sizes, strict=True):
         stem, ending = _split_name(name)
@@ -185,14 +213,11 @@ def _samples(root: Path, shards: Sequence[str], at: int) -> list[_Sample]:
             if stem in images:
                 raise BadData(f"{shards[at]}: {stem} twice, or with two images; give each sample another name")
             images[stem] = (at, offset, size, name)
+        elif ending in MASKS:
+            masks[stem] = (at, offset, size, name)
         elif name in index.texts:
             texts.setdefault(stem, {})[ending] = index.texts[name]
-    return [_Sample(image, f"{shards[at]}/{image[3]}", texts.get(stem, {})) for stem, image in images.items()]
-
-
-def _classes(root: Path) -> tuple[str, ...]:
-    """The lines of classes.txt; none without it."""
-    return tuple(lines_of(text_below(root, CLASSES) or ""))
+    return [_Sample(image, masks.get(stem), texts.get(stem, {})) for stem, image in images.items()]
 
 
 def _labelled(members: Members, stem: str, texts: list[str], classes: tuple[str, ...]) -> Opened:
@@ -253,3 +278,12 @@ def _parse(text: str, place: str) -> StatedObjects | str:
         return msgspec.json.decode(text, type=StatedObjects)
     except (msgspec.DecodeError, RecursionError) as error:
         return f"{place}: its .json is not that of objects ({error}); write width, height and objects with bbox"
+
+
+def _masked(root: Path, members: Members, places: list[Place], text: str | None, reading: Reading) -> Opened:
+    """Images with masks of the classes that classes.txt lists."""
+    if text is None:
+        raise BadData(f"{root}: no {CLASSES}; write one, with the name of a class a line, in the order of the indices")
+    code = code_of(CLASS_FILES[CLASSES](text, CLASSES), CLASSES, reading.ignore_index, reading.zero_ignored)
+    masks = Members.of(root, members.shards, places)
+    return Opened(ShardMasks(root, members.paths(), masks.paths(), code, members, masks))
