@@ -16,9 +16,10 @@ import torch
 
 from featherbone.data.dataset import open_data
 from featherbone.data.formats import open_split
+from featherbone.data.shard_write import write_shards
 from featherbone.data.transforms import Preprocessing
 from featherbone.engine.run import METRICS, STATE, fit_optimiser, load_state, read_metrics, save_state, write_metrics
-from featherbone.errors import FeatherboneError
+from featherbone.errors import BadImage, FeatherboneError
 from featherbone.exporters.exported import ExportedTask
 from featherbone.exporters.manifest import MANIFEST, Manifest, read_manifest
 from featherbone.metrics.detection import read_coco_results
@@ -62,6 +63,7 @@ def world(tmp_path_factory):
         images = pa.array([{"bytes": file.read_bytes(), "path": file.name} for file in files], kind)
         labels = [f"c{i % 2}" for i in range(len(files))]
         pq.write_table(pa.table({"image": images, "label": labels}), folder / "parquet" / f"{split}.parquet")
+    write_shards(folder / "coco", folder / "shards", "instance")
     (folder / "run").mkdir()
     THE_CARD.write(folder / "run")
     task = build_task(THE_CARD)
@@ -116,6 +118,16 @@ def open_results(folder):
     read_coco_results(folder / "results.json", {1: SIZE}, (1, 2), ("a", "b"))
 
 
+def read_shards(data):
+    """Every image by the index beside, and again by the headers."""
+    for _ in range(2):
+        images = open_data(data, "instance").train
+        for index in range(len(images)):
+            with suppress(BadImage):
+                images.read(index)
+        (data / "train-000000.tar.index").unlink(missing_ok=True)
+
+
 JSON = {
     "coco": ("coco", "annotations/instances_train.json", open_objects),
     "panoptic": ("panoptic", "annotations/panoptic_train.json", lambda data: open_maps(data, "panoptic")),
@@ -133,6 +145,8 @@ TEXT = {
     "classes": ("masks", "classes.txt", lambda data: open_maps(data, "semantic")),
     "metrics": ("run", METRICS, read_metrics),
     "parquet": ("parquet", "train.parquet", lambda data: open_data(data, "classification")),
+    "shard": ("shards", "train-000000.tar", read_shards),
+    "index": ("shards", "train-000000.tar.index", read_shards),
 }
 KINDS = [*((name, *about, mutate_json) for name, about in JSON.items())]
 KINDS += [(name, *about, mutate_bytes) for name, about in TEXT.items()]

@@ -84,7 +84,8 @@ ROBOFLOW = "_annotations.coco.json"
 
 LAYOUTS = """\
   classification   train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg, or train*.parquet and val*.parquet,
-                   or train/metadata.csv with file_name and label
+                   or train/metadata.csv with file_name and label, or tar shards (as for all tasks but panoptic):
+                   train-*.tar and val-*.tar of NAME.jpg with NAME.cls, NAME.json or NAME.mask.png
   detection        annotations/instances_{train,val}.json, a YOLO data.yaml, or files of Pascal VOC, labelme or CVAT
   instance         annotations/instances_{train,val}.json, or polygons or masks of YOLO, labelme or CVAT
   semantic         images/{train,val}, masks/{train,val}/*.png and classes.txt, or {train,val}/images and .../masks,

@@ -73,6 +73,8 @@ def scan(root: Path, shard: str, most: int | None = None) -> ShardIndex:
                 tar.members = []  # type: ignore[attr-defined]  # it keeps all
                 if not member.isreg() or member.issparse() or is_junk(member.name.rpartition("/")[2]):
                     continue
+                if member.offset_data + member.size > index.size:
+                    raise EOFError(f"unexpected end of data in {member.name}")
                 index.names.append(member.name)
                 index.offsets.append(member.offset_data)
                 index.sizes.append(member.size)
@@ -133,7 +135,7 @@ def _damages(shard: str) -> Iterator[None]:
     """What can fail in reading a shard, as `BadData`."""
     try:
         yield
-    except (OSError, pa.ArrowException, tarfile.TarError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, pa.ArrowException, tarfile.TarError, EOFError, ValueError, MemoryError) as error:
         raise BadData(
             f"{shard}: not a whole tar file without compression ({reason_of(error)}); copy or write it again, or check "
             "your access"
