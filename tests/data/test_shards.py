@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 
 import numpy as np
@@ -166,7 +167,7 @@ def test_a_shard_that_is_cut_off_later_is_an_unreadable_image(made):
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
-        ({"1.png": png(), "1.cls": b"0", "2.png": png()}, r"1 sample of 2 without \.cls, as train-0\.tar/2\.png; add"),
+        ({"1.png": png(), "1.cls": b"0", "2.png": png()}, r"train-0\.tar: 1 sample of 2 without \.cls, as 2\.png; add"),
         ({"1.png": png(), "1.txt": b"0"}, r"have no \.cls, \.json with objects or \.mask\.png, but png, txt; write"),
         ({"1.png": png(), "1.jpg": png(), "1.cls": b"0"}, r"train-0\.tar: 1 twice, or with two images"),
         ({"1.png": png(), "1.cls": b"900"}, r"number the classes from 0"),
@@ -205,6 +206,20 @@ def test_objects_that_cannot_be_read_are_refused(tmp_path, text, reason):
     write_tar(tmp_path / "train-0.tar", {"1.png": png(), "1.json": good, "2.png": png(1), "2.json": text.encode()})
     with pytest.raises(BadData, match=reason):
         open_data(tmp_path, "detection")
+
+
+def test_an_archive_beside_images_is_no_shard(drawn, tmp_path):
+    shutil.copytree(drawn, tmp_path / "data")
+    write_tar(tmp_path / "data/train.tar", {"train/a.jpg": png()})
+    assert len(open_data(tmp_path / "data", "classification").train) == 24
+
+
+def test_segments_are_written_as_objects(tmp_path):
+    write_panoptic(tmp_path / "maps", 3, 1, (48, 64))
+    write_shards(tmp_path / "maps", tmp_path / "made", "instance")
+    before, after = open_data(tmp_path / "maps", "instance").val, open_data(tmp_path / "made", "instance").val
+    assert before.truth(0).masks == after.truth(0).masks and len(after.truth(0))
+    assert before.truth(0).labels.tolist() == after.truth(0).labels.tolist()
 
 
 def test_what_is_not_written_is_refused(drawn, tmp_path):

@@ -39,7 +39,7 @@ def names_below(root: Path, suffixes: Collection[str]) -> list[str]:
     """Files below a data folder with one of the `suffixes`, as `list_names`. Raises `BadData`."""
     if not isinstance(root, Url):
         return list_names(root, suffixes)
-    with reasons(str(root)):
+    with _reasons(str(root)):
         system, path = locate(str(root))
         found = system.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
     names = [one.path[len(path) + 1 :] for one in found if one.type == fs.FileType.File]
@@ -67,7 +67,7 @@ def text_below(root: Path, name: str) -> str | None:
     """The content of a text file; None where there is none. Raises `BadData`."""
     if not isinstance(root, Url):
         return read_text(root / name, name) if (root / name).is_file() else None
-    with reasons(name):
+    with _reasons(name):
         try:
             file = open_below(root, name)
             return file.read_at(file.size(), 0).decode("utf-8-sig")
@@ -102,7 +102,7 @@ def _kept_open(root: Path, name: str, process: int) -> pa.NativeFile:
 
 
 @contextmanager
-def reasons(name: str) -> Iterator[None]:
+def _reasons(name: str) -> Iterator[None]:
     """What can fail in reading a file or a URL, as `BadData`."""
     try:
         yield

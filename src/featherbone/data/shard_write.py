@@ -24,7 +24,8 @@ from featherbone.data.split import Split
 from featherbone.data.tar_index import INDEX, scan
 from featherbone.errors import BadData, BadOption
 from featherbone.files import atomic_folder, check_new_folder, write_bytes, write_text
-from featherbone.progress import track
+from featherbone.ops import rle
+from featherbone.progress import notify, track
 
 TASKS = ("classification", "detection", "instance", "semantic")
 """Tasks whose annotations are written."""
@@ -41,8 +42,10 @@ def write_shards(data: Path, out: Path, task: str | None = None, samples_per_sha
     found = find_task(data, task)
     if found not in TASKS:
         raise BadOption(f"shards for {found} are not written; pass --task with one of {', '.join(TASKS)}")
-    opened = {split: open_checked(data, found, split, {"unlabelled": "negative"}) for split in SPLITS}
-    splits = {split: one.images for split, one in opened.items() if one is not None}
+    opened = {split: one for split in SPLITS if (one := open_checked(data, found, split, {})) is not None}
+    for notice in (notice for one in opened.values() for notice in one.notices):
+        notify(notice, "note")
+    splits = {split: one.images for split, one in opened.items()}
     if not splits:
         raise BadData(f"{data}: no images; see: featherbone doctor {data}")
     first, *others = splits
@@ -53,9 +56,8 @@ def write_shards(data: Path, out: Path, task: str | None = None, samples_per_sha
         write_text(new / "classes.txt", "".join(f"{name}\n" for name in splits[first].classes))
         for split, images in splits.items():
             order = np.random.default_rng(0).permutation(len(images)) if split == "train" else np.arange(len(images))
-            for at in track(
-                range(0, len(images), samples_per_shard), f"writing {split}", -(-len(images) // samples_per_shard)
-            ):
+            starts = range(0, len(images), samples_per_shard)
+            for at in track(starts, f"writing {split}", len(starts)):
                 name = f"{split}-{at // samples_per_shard:06}.tar"
                 _write_shard(new / name, images, at, order[at : at + samples_per_shard].tolist())
                 write_bytes(new / (name + INDEX), msgspec.json.encode(scan(new, name)))
@@ -89,13 +91,13 @@ def _annotation(images: Split[Any], index: int) -> tuple[str, bytes]:
         Image.fromarray(images.truth(index)).save(file, "PNG")
         return ".mask.png", file.getvalue()
     assert isinstance(images, ObjectSplit), "no other task is written"
-    entry = images.entry(index)
+    truth = images.truth(index)
     rows: list[dict[str, Any]] = []
-    for i, label in enumerate(entry.labels.tolist()):
-        row = {"category": images.classes[label], "bbox": entry.boxes_xywh[i].tolist(), "iscrowd": int(entry.crowd[i])}
-        if math.isfinite(area := float(entry.stated_areas[i])):
+    for i, label in enumerate(truth.labels.tolist()):
+        row = {"category": images.classes[label], "bbox": truth.boxes_xywh[i].tolist(), "iscrowd": int(truth.crowd[i])}
+        if math.isfinite(area := float(truth.stated_areas[i])):
             row["area"] = area
-        if (shape := entry.shape(i)) is not None:
-            row["segmentation"] = shape
+        if (shape := truth.shape(i)) is not None:
+            row["segmentation"] = dict(rle.encode(shape)) if isinstance(shape, np.ndarray) else shape
         rows.append(row)
-    return ".json", to_json({"width": entry.width, "height": entry.height, "objects": rows})
+    return ".json", to_json({"width": truth.width, "height": truth.height, "objects": rows})

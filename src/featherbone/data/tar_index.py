@@ -3,7 +3,7 @@
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -52,14 +52,10 @@ def read_index(root: Path, shard: str) -> ShardIndex:
     """
     with _damages(shard):
         size = open_below(root, shard).size()
-    if text := text_below(root, shard + INDEX):
-        try:
-            index = msgspec.json.decode(text, type=ShardIndex)
-        except (msgspec.DecodeError, RecursionError):
-            pass
-        else:
-            if index.is_of(size):
-                return index
+    with suppress(BadData, msgspec.DecodeError, RecursionError):
+        index = msgspec.json.decode(text_below(root, shard + INDEX) or "", type=ShardIndex)
+        if index.is_of(size):
+            return index
     return scan(root, shard)
 
 
@@ -83,7 +79,6 @@ def scan(root: Path, shard: str, most: int | None = None) -> ShardIndex:
                     assert content is not None, "it is a file"
                     index.texts[member.name] = content.read().decode("utf-8-sig")
             end = tar.offset
-        buffer.detach()
         if most is None and file.read_at(tarfile.BLOCKSIZE, end) != bytes(tarfile.BLOCKSIZE):
             raise EOFError(f"damaged or cut off at byte {end:,}")
         return index
@@ -105,6 +100,12 @@ class Members:
         """The files of `rows`: shard, offset, size and name."""
         places = np.array([row[:3] for row in rows], np.int64).reshape(-1, 3)
         return cls(root, tuple(shards), places, TextArray(row[3] for row in rows))
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """The files of one or more parts of the same split."""
+        names = TextArray(name for part in parts for name in part.names.parts())
+        return replace(parts[0], places=np.concatenate([part.places for part in parts]), names=names)
 
     def name(self, index: int) -> str:
         """The shard and the name of a file."""

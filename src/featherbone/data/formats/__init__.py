@@ -26,7 +26,7 @@ TASKS = ("detection", "instance", "semantic", "panoptic", "classification")
 """All tasks, in the order in which they are listed."""
 FORMATS: list[Format] = [
     *(Coco(), Yolo(), Voc(), Cvat(), Labelme(), Masks(), CocoPanoptic(), Cityscapes()),
-    *(Shards(), Unread(), Parquet(), ClassFolders()),
+    *(Unread(), Parquet(), ClassFolders(), Shards()),
 ]
 """The registered formats; the first that serves a task reads the folder."""
 MOSTLY_CROWDS = 0.5

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -38,7 +37,7 @@ OPENING = 16
 """Shards that are opened at once: at a URL, each waits for some requests."""
 FIRST = 32
 """Files of the first shard by which the tasks are known."""
-LABEL, OBJECTS, MASKS = "cls", "json", ("mask.png", "seg.png")
+LABEL, OBJECTS, MASKS = ("cls",), ("json",), ("mask.png", "seg.png")
 """Endings of annotations."""
 
 
@@ -131,6 +130,7 @@ class Shards(Format):
     """Tar shards."""
 
     name = "tar shards"
+    fallback = True
     is_streamed = True
 
     def tasks(self, folder: Path) -> frozenset[str]:
@@ -140,8 +140,8 @@ class Shards(Format):
             return frozenset()
         index = scan(folder, first, FIRST)
         endings, texts = {_split_name(name)[1] for name in index.names}, [*index.texts.values()]
-        found = {"classification"} if LABEL in endings else set()
-        found |= {"semantic"} if not endings.isdisjoint(MASKS) else set()
+        found = set() if endings.isdisjoint(LABEL) else {"classification"}
+        found |= set() if endings.isdisjoint(MASKS) else {"semantic"}
         if any('"objects"' in text for text in texts):
             found |= {"detection"} | ({"instance"} if any('"segmentation"' in text for text in texts) else set())
         if not found:
@@ -155,39 +155,27 @@ class Shards(Format):
         shards = _find(folder).get(split)
         if not shards:
             return None
+        ending = {"classification": LABEL, "semantic": MASKS}.get(task, OBJECTS)
         with ThreadPoolExecutor(OPENING) as pool:
-            found = [*pool.map(lambda at: _samples(folder, shards, at), range(len(shards)))]
-        samples = [*chain.from_iterable(found)]
-        ending = {"classification": LABEL, "semantic": MASKS[0]}.get(task, OBJECTS)
-        members = Members.of(folder, shards, [one.image for one in samples])
-        if bare := [
-            at for at, one in enumerate(samples) if ending not in one.texts and not (one.mask and task == "semantic")
-        ]:
-            raise BadData(
-                f"{folder}: {many(bare, 'sample')} of {len(samples):,} without .{ending}, as {members.name(bare[0])}; "
-                "add it, or remove the images"
-            )
+            parts = [*pool.map(lambda at: _read_shard(folder, shards, at, ending), range(len(shards)))]
+        members = Members.join([part.images for part in parts])
         text = text_below(folder, CLASSES)
         if task == "semantic":
-            return _masked(folder, members, [one.mask for one in samples if one.mask], text, reading)
-        classes = tuple(lines_of(text or ""))
+            return _masked(folder, members, Members.join([part.annotations for part in parts]), text, reading)
+        texts, classes = [one for part in parts for one in part.texts], tuple(lines_of(text or ""))
         if task == "classification":
             stem = shards[0] if len(shards) == 1 else f"{shards[0]} to {shards[-1]}"
-            return _labelled(members, stem, [one.texts[LABEL].strip() for one in samples], classes)
-        return _annotated(folder, members, [one.texts[OBJECTS] for one in samples], classes)
+            return _labelled(members, stem, [text.strip() for text in texts], classes)
+        return _annotated(folder, members, texts, classes)
 
 
-Place = tuple[int, int, int, str]
-"""Shard, offset, size and name of a file."""
+class _Part(NamedTuple):
+    """The samples of a shard."""
 
-
-class _Sample(NamedTuple):
-    """The files of one name."""
-
-    image: Place
-    mask: Place | None
-    texts: dict[str, str]
-    """Other annotations by ending."""
+    images: Members
+    annotations: Members
+    texts: list[str]
+    """Content of the annotations that are text."""
 
 
 def _find(data: Path) -> dict[str, list[str]]:
@@ -201,23 +189,31 @@ def _split_name(name: str) -> tuple[str, str]:
     return folder + slash + stem, ending.lower()
 
 
-def _samples(root: Path, shards: Sequence[str], at: int) -> list[_Sample]:
-    """The samples of a shard with an image. Raises `BadData`."""
+def _read_shard(root: Path, shards: Sequence[str], at: int, endings: Sequence[str]) -> _Part:
+    """The samples of a shard, whose annotations have one of the `endings`. Raises `BadData`."""
     index = read_index(root, shards[at])
-    images: dict[str, Place] = {}
-    masks: dict[str, Place] = {}
-    texts: dict[str, dict[str, str]] = {}
-    for name, offset, size in zip(index.names, index.offsets, index.sizes, strict=True):
+    images: dict[str, int] = {}
+    annotations: dict[str, int] = {}
+    for row, name in enumerate(index.names):
         stem, ending = _split_name(name)
         if "." + ending in SUFFIXES:
             if stem in images:
                 raise BadData(f"{shards[at]}: {stem} twice, or with two images; give each sample another name")
-            images[stem] = (at, offset, size, name)
-        elif ending in MASKS:
-            masks[stem] = (at, offset, size, name)
-        elif name in index.texts:
-            texts.setdefault(stem, {})[ending] = index.texts[name]
-    return [_Sample(image, masks.get(stem), texts.get(stem, {})) for stem, image in images.items()]
+            images[stem] = row
+        elif ending in endings:
+            annotations[stem] = row
+    if bare := [index.names[row] for stem, row in images.items() if stem not in annotations]:
+        raise BadData(
+            f"{shards[at]}: {many(bare, 'sample')} of {len(images):,} without .{endings[0]}, as {bare[0]}; add it, or "
+            "remove the images"
+        )
+
+    def members(rows: Iterable[int]) -> Members:
+        return Members.of(root, shards, [(at, index.offsets[row], index.sizes[row], index.names[row]) for row in rows])
+
+    chosen = [annotations[stem] for stem in images]
+    texts = [index.texts.get(index.names[row], "") for row in chosen]
+    return _Part(members(images.values()), members(chosen), texts)
 
 
 def _labelled(members: Members, stem: str, texts: list[str], classes: tuple[str, ...]) -> Opened:
@@ -238,11 +234,9 @@ def _labelled(members: Members, stem: str, texts: list[str], classes: tuple[str,
 def _annotated(root: Path, members: Members, texts: list[str], classes: tuple[str, ...]) -> Opened:
     """Images with objects; what cannot be read of them is kept as an error."""
     parsed = [_parse(text, members.name(at)) for at, text in enumerate(texts)]
-    used = {one.category for sample in parsed if isinstance(sample, StatedObjects) for one in sample.objects}
     if not classes:
-        highest = max((one for one in used if isinstance(one, int)), default=-1)
-        names = sorted(one for one in used if isinstance(one, str))
-        classes = tuple(names or map(str, range(min(highest, len(texts) * FIRST) + 1)))
+        used = {one.category for sample in parsed if isinstance(sample, StatedObjects) for one in sample.objects}
+        classes = tuple(sorted(name for name in used if isinstance(name, str)))
     numbers: dict[int | str, int] = {name: number for number, name in enumerate(classes)}
     numbers |= {number: number for number in range(len(classes))}
 
@@ -261,7 +255,7 @@ def _annotated(root: Path, members: Members, texts: list[str], classes: tuple[st
             else:
                 shape = to_json(one.segmentation) if one.segmentation else None
                 area = math.nan if one.area is None else one.area
-                yield Annotation(label, one.bbox, shape, bool(one.iscrowd), area, category_id=label, id=number)
+                yield Annotation(label, one.bbox, shape, bool(one.iscrowd), area, category_id=label)
                 continue
             yield Annotation(error=f"{place}, object {number}: {fault}")
 
@@ -280,10 +274,9 @@ def _parse(text: str, place: str) -> StatedObjects | str:
         return f"{place}: its .json is not that of objects ({error}); write width, height and objects with bbox"
 
 
-def _masked(root: Path, members: Members, places: list[Place], text: str | None, reading: Reading) -> Opened:
+def _masked(root: Path, members: Members, masks: Members, text: str | None, reading: Reading) -> Opened:
     """Images with masks of the classes that classes.txt lists."""
     if text is None:
         raise BadData(f"{root}: no {CLASSES}; write one, with the name of a class a line, in the order of the indices")
     code = code_of(CLASS_FILES[CLASSES](text, CLASSES), CLASSES, reading.ignore_index, reading.zero_ignored)
-    masks = Members.of(root, members.shards, places)
     return Opened(ShardMasks(root, members.paths(), masks.paths(), code, members, masks))
