@@ -84,8 +84,8 @@ def train(
     """Train a model on a folder of images, and evaluate it.
 
     Args:
-        data: Data folder; its layout determines the task. With `resume`, the new location of the run's data, if it was
-            moved.
+        data: Data folder, or URL (s3://, gs://) of Parquet files or tar shards; its layout determines the task. With
+            `resume`, the new location of the run's data, if it was moved.
         model: Name of one of our backbones, of any timm model, or of a published detector or segmentation model to
             fine-tune, such as lit_tiny.mask_rcnn_coco.
         task: Task to train; required where the folder fits several tasks.
@@ -143,7 +143,7 @@ def evaluate(
 
     Args:
         run: Run folder, exported file, or name of a published model.
-        data: Data folder with the run's classes; by default that of the run. Required for other models.
+        data: Data folder or URL with the run's classes; by default that of the run. Required for other models.
         split: Split to evaluate on; no other is read. By default val; where the data has no val split, the images held
             out in training (the run's data) or all images (other data without splits).
         results: Results of another tool to evaluate on `data` instead of a run: detections in COCO's results format, a
@@ -567,7 +567,7 @@ def doctor(
     """Check a data folder, or whether a model can be exported to a target, before training; exit code 1 if not.
 
     Args:
-        data: Data folder, whose images and labels are checked.
+        data: Data folder or URL, whose images and labels are checked.
         target: Check an export target instead of data: an untrained `model` is exported to it, and its operators, the
             axes of its input that may vary and the file's results are reported.
         model: Backbone to export.
