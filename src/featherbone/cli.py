@@ -86,9 +86,7 @@ def choose_commands(arguments: list[str]) -> tuple[str, dict[str, Callable[..., 
     """The program, its commands and their arguments: where the first names a family, as `data`, those of the family."""
     family = f"{arguments[0]} " if arguments else " "
     members = {name.removeprefix(family): one for name, one in COMMANDS.items() if name.startswith(family)}
-    return (
-        (f"featherbone {family}".rstrip(), members, arguments[1:]) if members else ("featherbone", COMMANDS, arguments)
-    )
+    return (f"featherbone {arguments[0]}", members, arguments[1:]) if members else ("featherbone", COMMANDS, arguments)
 
 
 def in_ascii(value: Any) -> str:

@@ -224,9 +224,7 @@ def _has_ending(source: str, *endings: str) -> bool:
 
 
 def _open(source: str) -> IO[bytes]:
-    if "://" not in source:
-        return open(source, "rb")
-    return open_url(source)
+    return open_url(source) if "://" in source else open(source, "rb")
 
 
 def _fetch(url: str) -> bytes:
