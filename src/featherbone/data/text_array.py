@@ -37,11 +37,9 @@ class TextArray(Sequence[str]):
     """Texts, or any bytes, by index."""
 
     def __init__(self, texts: Iterable[str | bytes] = ()) -> None:
-        writer = TextWriter()
-        for text in texts:
-            writer.add(to_bytes(text) if isinstance(text, str) else text)
-        self.content = writer.content
-        self.bounds = np.array(writer.bounds, np.int64)
+        parts = [to_bytes(text) if isinstance(text, str) else text for text in texts]
+        self.content = bytearray().join(parts)
+        self.bounds = np.cumsum([0, *map(len, parts)], dtype=np.int64)
         """Where text i begins in `content`, and behind the last its end."""
 
     def __len__(self) -> int:

@@ -192,8 +192,8 @@ def _check_places(data: Path, split: str, source: Path) -> Iterator[Finding]:
 
 def _refuse_masks(data: Path, paths: Sequence[str]) -> None:
     """Raise `BadData` where the images of classes have their masks beside them, as 1.png and 1_mask.png."""
-    stems = {path.rpartition(".")[0] for path in paths}
-    ending = [stem for stem in stems if stem.lower().endswith(ENDS)]
+    ending = {stem for path in paths if (stem := path[: path.rfind(".")]).lower().endswith(ENDS)}
+    stems = {path.rpartition(".")[0] for path in paths} if ending else set[str]()
     masks = [stem for stem in ending if any(stem.lower().endswith(end) and stem[: -len(end)] in stems for end in ENDS)]
     if 3 * len(masks) >= len(stems) > 0:
         raise BadData(
@@ -254,8 +254,9 @@ def _class_folders(data: Path, top: Path) -> list[Path]:
             "images/train, masks/train and classes.txt, for objects write COCO's or YOLO's files, and for "
             "classification train/CLASS/*.jpg"
         )
-    inner = [{folder.name for folder in list_folders(folder)} for folder in folders]
-    common = set.intersection(*inner) if len(inner) > 1 else set()
+    nested = len(folders) > 1 and list_folders(folders[0])  # else no subfolder is common, and the others are not listed
+    inner = [{folder.name for folder in list_folders(folder)} for folder in folders] if nested else [set[str]()]
+    common = set.intersection(*inner)
     if len(common) > 1 and 2 * len(common) >= len(set.union(*inner)) and not any(map(_has_images, folders)):
         shown, inside = ", ".join(names[:3]), ", ".join(sorted(common)[:3])
         if all(split_of(name) for name in common):
