@@ -111,7 +111,7 @@ def test_results_below_a_source_are_no_pictures(world):
         ("missing", "missing: there is no such file or folder; check the path"),
         ("in/*.jpg", r"in/\*.jpg: there is no such file"),
         ("URL/missing", "file:///.*missing: there is no such file"),
-        ("s4://bucket/x", r"s4://bucket/x: cannot be read \(Unrecognized filesystem type.*; check"),
+        ("s4://bucket/x", "s4://bucket/x: s4 is not read; give a URL of s3, .*, or a path"),
     ],
 )
 def test_a_missing_source_is_refused_at_once(world, given, message):

@@ -5,8 +5,10 @@ import time
 import pytest
 import torch
 
+from featherbone.data.shard_write import write_shards
 from featherbone.engine.run import load_state
-from featherbone.engine.train import resume_run
+from featherbone.engine.settings import complete
+from featherbone.engine.train import resume_run, start_run
 from featherbone.errors import BadOption, BadRun
 from runs import Interrupted, options, same_run, stop_after
 
@@ -27,13 +29,17 @@ def test_workers_change_nothing(train, short):
     same_run(train("none", **short), train("two", **short | dict(workers=2)))
 
 
-def test_killed_again_and_again(drawn, train, launch, short, tmp_path, monkeypatch):
+@pytest.mark.parametrize("form", ["folder", "shards"])
+def test_killed_again_and_again(drawn, launch, short, tmp_path, form):
     """A real process, killed at random moments, ends in the bits of a run that nobody disturbed."""
     torch.set_num_threads(1)
+    data = drawn
+    if form == "shards":
+        write_shards(drawn, data := tmp_path / "shards", samples_per_shard=5)
     short |= dict(epochs=8, save_seconds=0)
-    whole = train("whole", **short)
+    whole = start_run(data, "test_resnet", None, tmp_path / "whole", complete(**short))
     run = tmp_path / "killed"
-    arguments = ["train", "--data", drawn, "--model", "test_resnet", "--no-pretrained", "--out", run, *options(short)]
+    arguments = ["train", "--data", data, "--model", "test_resnet", "--no-pretrained", "--out", run, *options(short)]
     kills = 0
     for _ in range(2):
         process = launch(*arguments)

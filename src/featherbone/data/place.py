@@ -16,6 +16,8 @@ from featherbone.data.listing import is_junk, list_names
 from featherbone.errors import BadData
 from featherbone.files import read_text
 
+SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")
+"""Beginnings of URLs of file systems that pyarrow knows."""
 FILES = 64
 """Files at URLs that a process keeps open: opening one takes a request."""
 
@@ -80,6 +82,8 @@ def text_below(root: Path, name: str) -> str | None:
 def locate(url: str) -> tuple[fs.FileSystem, str]:
     """The file system of a URL, and the path in it. A process that was forked has connections of its own."""
     parts = urlsplit(url)
+    if parts.scheme not in SCHEMES:
+        raise BadData(f"{url}: {parts.scheme} is not read; give a URL of {', '.join(SCHEMES)}, or a path")
     system, root = _file_system(urlunsplit(parts._replace(path="/")), os.getpid())
     return system, f"{root.rstrip('/')}/{unquote(parts.path).strip('/')}".rstrip("/")
 
