@@ -1,7 +1,9 @@
 """Small untrained models of every head whose results differ between images, for tests of exports."""
 
+import os
 from dataclasses import replace
 
+import pytest
 import torch
 
 from exports import enliven
@@ -41,6 +43,16 @@ def pictures(count=3):
 def drawn(height, width):
     """One drawn picture."""
     return draw_portrait(0, height % 5, (height, width), width % 6).image
+
+
+def draw_not_utf8(folder):
+    """The path of a picture whose name is not UTF-8."""
+    path = folder / os.fsdecode(b"caf\xe9.png")
+    drawn(40, 60).save(folder / "x.png")
+    try:
+        return (folder / "x.png").rename(path)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
 
 
 def a_model(head=None, backbone="test_resnet", side=64, model_args=None, **head_args):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import featherbone
-from exporting import a_run, drawn
+from exporting import a_run, draw_not_utf8, drawn
 from featherbone.data.images import read_image
 from featherbone.errors import BadImage, BadOption
 from featherbone.prediction_files import unique_names
@@ -163,12 +163,7 @@ def test_an_error_leaves_the_older_predictions(runs, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX only")
 def test_a_name_that_is_not_utf8_survives_json(runs, tmp_path):
-    name = os.fsdecode(b"caf\xe9.png")
-    drawn(40, 60).save(tmp_path / "x.png")
-    try:
-        (tmp_path / "x.png").rename(tmp_path / name)
-    except OSError:
-        pytest.skip("this file system takes UTF-8 only")
-    featherbone.predict(runs[None], (tmp_path / name,), out=tmp_path / "out")
+    path = draw_not_utf8(tmp_path)
+    featherbone.predict(runs[None], (path,), out=tmp_path / "out")
     (row,) = json.loads((tmp_path / "out/predictions.json").read_text())["predictions"]
-    assert row["image"] == str(tmp_path / name) and read_image(row["picture"]).width >= 60
+    assert row["image"] == str(path) and read_image(row["picture"]).width >= 60

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import featherbone
-from exporting import HEADS, a_run, drawn
+from exporting import HEADS, a_run, draw_not_utf8, drawn
 from featherbone import prediction_rows
 from featherbone.cli import main
 from featherbone.data.sources import Entry
@@ -183,14 +183,9 @@ def test_lists_and_shards_are_rows_by_default(runs, pictures, tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX only")
 @pytest.mark.parametrize("form", ["parquet", "jsonl"])
 def test_a_name_that_is_not_utf8(runs, tmp_path, form):
-    name = os.fsdecode(b"caf\xe9.png")
-    drawn(40, 60).save(tmp_path / "x.png")
-    try:
-        (tmp_path / "x.png").rename(tmp_path / name)
-    except OSError:
-        pytest.skip("this file system takes UTF-8 only")
+    path = draw_not_utf8(tmp_path)
     for done in (0, 1):
-        result = featherbone.predict(runs(), (tmp_path / name,), out=tmp_path / "out", rows=form)
+        result = featherbone.predict(runs(), (path,), out=tmp_path / "out", rows=form)
         assert (result.predicted, result.done) == (1 - done, done)
     ((source, _),) = rows_of(tmp_path / "out")
     assert source.endswith("caf\\udce9.png")

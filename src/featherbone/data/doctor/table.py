@@ -462,7 +462,7 @@ def _mask_fault(table: ObjectTable, row: int, text: bytes, height: int, width: i
 def _is_plain(shape: bytes) -> bool:
     """Whether a mask as JSON consists of polygons without a fault, by a test that is faster than `rle.fault`.
 
-    False says nothing.
+    Where it is False, `rle.fault` decides.
     """
     try:
         polygons = _POLYGONS.decode(shape)

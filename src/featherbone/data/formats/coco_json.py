@@ -44,11 +44,9 @@ EMPTY = frozenset((b"null", b"[]", b"{}", b'""', b"0", b"false"))
 LISTS = ("images", "annotations", "categories", "segments_info")
 
 
-class CocoImage(msgspec.Struct):
-    """A listed image."""
+class StatedSize(msgspec.Struct, kw_only=True):
+    """An image that may state its size."""
 
-    id: Id
-    file_name: str
     width: int | None = None
     height: int | None = None
 
@@ -57,6 +55,13 @@ class CocoImage(msgspec.Struct):
         """Height and width; None where they are not stated."""
         height, width = self.height or 0, self.width or 0
         return (height, width) if min(height, width) > 0 else None
+
+
+class CocoImage(StatedSize):
+    """A listed image."""
+
+    id: Id
+    file_name: str
 
 
 class CocoCategory(msgspec.Struct):

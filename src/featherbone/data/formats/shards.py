@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from featherbone.data.findings import listed, many
 from featherbone.data.formats.class_folders import LabelSplit, check_labels, number_classes
-from featherbone.data.formats.coco_json import ALLOWED, MAX_PIXELS
+from featherbone.data.formats.coco_json import ALLOWED, MAX_PIXELS, StatedSize
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.masks import MaskSplit
 from featherbone.data.label_files import CLASS_FILES, CLASSES, Values, code_of
@@ -54,18 +54,10 @@ class StatedObject(msgspec.Struct):
     iscrowd: int = 0
 
 
-class StatedObjects(msgspec.Struct):
+class StatedObjects(StatedSize):
     """A sample's JSON."""
 
     objects: list[StatedObject]
-    width: int | None = None
-    height: int | None = None
-
-    @property
-    def size(self) -> tuple[int, int] | None:
-        """Height and width; None where they are not stated."""
-        height, width = self.height or 0, self.width or 0
-        return (height, width) if min(height, width) > 0 else None
 
 
 class ShardSplit(Split[Any]):
