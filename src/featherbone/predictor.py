@@ -236,7 +236,7 @@ def find_images(paths: Iterable[Path], without: Path | None = None) -> list[Path
         elif path.exists():
             found.append(path)
         else:
-            raise BadImage(f"{path}: there is no such file or folder")
+            raise BadImage(f"{path}: there is no such file or folder; check the path")
     return list(dict.fromkeys(found))
 
 
