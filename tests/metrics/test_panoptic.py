@@ -137,6 +137,6 @@ def test_the_slow_form_counts_the_same():
         parts[i % 2].update(i, *pair(truth, stated, said, found))
         total += slow(truth, stated, said, found, 3)
     assert total[1].sum() > 20 and total[2].sum() > 5 and total[3].sum() > 5
-    np.testing.assert_allclose(everything.counts, total)
+    np.testing.assert_allclose(everything.totals, total)
     parts[0].synchronise(lambda mine: [*mine, parts[1]])
-    np.testing.assert_allclose(parts[0].counts, total)
+    np.testing.assert_allclose(parts[0].totals, total)

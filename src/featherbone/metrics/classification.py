@@ -1,11 +1,36 @@
 """How often the true class is the most probable, or among the five most probable."""
 
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
+from featherbone.metrics.counts import Floats, ImageCounts, Ints, divide, in_order
 from featherbone.metrics.metrics import Metrics
 from featherbone.results import Classification
+
+
+@dataclass(frozen=True)
+class ClassCounts(ImageCounts):
+    """True and predicted class of each image; the metric is the share of images in which they are the same."""
+
+    labels: Ints
+    """True and predicted class (N, 2)."""
+    num_classes: Ints
+    """A single number."""
+
+    def per_class(self, weights: Floats) -> Floats:
+        members = np.eye(int(self.num_classes))[self.labels[:, 0]]  # (N, K)
+        return divide(weights @ (members * self.correct[:, None]), weights @ members)
+
+    def metric(self, weights: Floats) -> Floats:
+        return divide(weights @ self.correct, weights.sum(1))
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each image's class is predicted (N,)."""
+        return self.labels[:, 0] == self.labels[:, 1]
 
 
 class ClassificationMetrics(Metrics[int, Classification]):
@@ -15,16 +40,21 @@ class ClassificationMetrics(Metrics[int, Classification]):
         self.confusion = np.zeros((num_classes, num_classes), np.int64)
         """Images by true class (row) and predicted class (column)."""
         self.in_top5 = 0
+        self.rows: list[tuple[int, float, tuple[int, int]]] = []
+        """Index and score of each image, and its true and predicted class."""
 
     def update(self, index: int, truth: int, record: Classification) -> float:
         """1 for a correct image; for a wrong one, the less the higher the score of its class."""
         self.confusion[truth, record.label] += 1
         self.in_top5 += truth in record.labels[:5]
-        return 1.0 if record.label == truth else 1.0 - record.score
+        score = 1.0 if record.label == truth else 1.0 - record.score
+        self.rows.append((index, score, (truth, record.label)))
+        return score
 
     def merge(self, other: Self) -> None:
         self.confusion += other.confusion
         self.in_top5 += other.in_top5
+        self.rows += other.rows
 
     def compute(self) -> dict[str, Any]:
         """`top1`, `top5`, `mean_per_class` (0 to 1), `images`, `per_class` (None without images), `confusion`."""
@@ -40,3 +70,7 @@ class ClassificationMetrics(Metrics[int, Classification]):
             "per_class": per_class,
             "confusion": self.confusion.tolist(),
         }
+
+    def counts(self) -> ClassCounts:
+        indices, scores, labels = in_order(self.rows, (2,), np.int64)
+        return ClassCounts(indices, scores, labels, np.array(len(self.confusion)))

@@ -1,11 +1,12 @@
 """Average precision and recall as COCO defines them, of boxes and masks, counted by faster-coco-eval."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -16,16 +17,19 @@ from featherbone.data.findings import listed
 from featherbone.data.formats.coco_json import ALLOWED, CocoResult, read_typed
 from featherbone.data.objects import Objects
 from featherbone.errors import BadData
+from featherbone.metrics.counts import Floats, ImageCounts, Ints, divide
 from featherbone.metrics.metrics import Metrics
 from featherbone.ops import rle
 from featherbone.results import Box, Detections, Instances, Rle
 
-Floats = NDArray[np.float64]
-
 OVERLAP = 0.5
 """Minimum IoU of a detection and its object, where single images are judged."""
+MAX_DETECTIONS = 100
+"""Detections of an image and class that count."""
 PAIRS = 1_000_000
 """Pairs of a detection and an object that are compared at a time."""
+IOUS, RECALLS = np.linspace(0.5, 0.95, 10), np.linspace(0, 1, 101)
+"""COCO's thresholds."""
 AREAS = {"": 0, "s": 1, "m": 2, "l": 3}
 """COCO's sizes by the letter at a metric's end: all, under 32 x 32 pixels of the image, under 96 x 96, larger."""
 
@@ -52,6 +56,47 @@ class _Judged:
     scores: Floats
     right: NDArray[np.bool_]
     objects: int
+
+
+@dataclass(frozen=True)
+class ObjectCounts(ImageCounts):
+    """The D detections of N images, by descending score, matched as COCO does at T = 10 IoUs; the metric is AP."""
+
+    owners: Ints
+    """Row of each detection's image (D,)."""
+    labels: Ints
+    """(D,)."""
+    right: NDArray[np.bool_]
+    """Whether a detection is matched with an object (T, D)."""
+    counted: NDArray[np.bool_]
+    """Whether it is not matched with a crowd, and therefore right or wrong (T, D)."""
+    objects: Ints
+    """Objects of each class in each image (N, K)."""
+
+    bias_rate: ClassVar[float] = 2 / 3  # measured: precision is a running maximum, which few images make too large
+
+    def per_class(self, weights: Floats) -> Floats:
+        objects = weights @ self.objects  # (B, K)
+        found = [self._precision(weights, label, objects[:, label]) for label in range(objects.shape[1])]
+        return np.where(objects > 0, np.stack(found, 1), np.nan)
+
+    def _precision(self, weights: Floats, label: int, objects: Floats) -> Floats:
+        """The mean precision of a class over 101 recalls and all IoUs (B,)."""
+        of = np.flatnonzero(self.labels == label)
+        copies = weights[:, self.owners[of]]  # (B, d)
+        total = np.zeros(len(weights))
+        for right, counted in zip(self.right[:, of], self.counted[:, of], strict=True):
+            hits = np.flatnonzero(right)  # precision is highest at these, and recall grows at no other
+            if not len(hits):
+                continue
+            number = copies[:, hits].cumsum(1)
+            precision = np.nan_to_num(divide(number, (copies * counted).cumsum(1)[:, hits]))
+            precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+            recall = np.nan_to_num(divide(number, objects[:, None]))
+            for i, (rising, falling) in enumerate(zip(recall, precision, strict=True)):
+                places = rising.searchsorted(RECALLS)
+                total[i] += falling[places[places < len(hits)]].sum()
+        return total / (len(self.right) * len(RECALLS))
 
 
 class DetectionMetrics(Metrics[Objects, Detections]):
@@ -98,8 +143,8 @@ class DetectionMetrics(Metrics[Objects, Detections]):
         From 0 to 1; None without objects. Of an image and class the 100 highest-scoring detections count.
         """
         metrics: dict[str, Any] = {}
-        for kind, table in self._evaluated().items():
-            precision, recall = table["precision"], table["recall"]
+        for kind, evaluation in self._evaluated().items():
+            precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
             of = {f"AP{letter}": precision[:, :, :, area, -1] for letter, area in AREAS.items()}
             of |= {"AP50": precision[0, :, :, 0, -1], "AP75": precision[5, :, :, 0, -1]}
             of |= {f"AR{most}": recall[:, :, 0, i] for i, most in enumerate((1, 10, 100))}
@@ -119,7 +164,7 @@ class DetectionMetrics(Metrics[Objects, Detections]):
 
     def curves(self) -> list[Floats | None]:
         """Of each class the precision at recall 0, 0.01 ... 1 and IoU 0.5 (101,); None where there is no object."""
-        precision = self._evaluated()["segm" if self.masks else "bbox"]["precision"][0, :, :, 0, -1]
+        precision = self._evaluated()[self._headline].eval["precision"][0, :, :, 0, -1]
         return [None if (of < 0).any() else of for of in precision.T]
 
     def per_image(self, score: float) -> list[ImageRow]:
@@ -158,8 +203,46 @@ class DetectionMetrics(Metrics[Objects, Detections]):
         last = int(f1.argmax())
         return float(scores[last] + scores[last + 1]) / 2
 
+    def counts(self) -> ObjectCounts:
+        overlaps = self._evaluated()[self._headline].ious
+        rows = {image["id"]: row for row, image in enumerate(sorted(self.images, key=lambda image: image["id"]))}
+        objects, crowds = (
+            np.zeros((len(rows), len(self.classes)), np.int64),
+            defaultdict[tuple[int, int], list[int]](list),
+        )
+        for one in self.truth:
+            crowds[one["image_id"], one["category_id"]].append(one["iscrowd"])
+            objects[rows[one["image_id"]], one["category_id"] - 1] += not one["iscrowd"]
+        found = defaultdict[tuple[int, int], list[float]](list)
+        for one in self.found:
+            found[one["image_id"], one["category_id"]].append(one["score"])
+        columns: list[tuple[NDArray[Any], ...]] = []
+        for (image_id, category_id), given in sorted(found.items()):
+            scores = -np.sort(-np.array(given), kind="stable")[:MAX_DETECTIONS]
+            crowd = np.array(crowds[image_id, category_id], bool)
+            right, counted = _match(np.array(overlaps[image_id, category_id]).reshape(len(scores), len(crowd)), crowd)
+            here = np.full(len(scores), rows[image_id]), np.full(len(scores), category_id - 1)
+            columns.append((scores, *here, right, counted))
+        empty = (np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64), *2 * (np.zeros((len(IOUS), 0), bool),))
+        scores, owners, labels, right, counted = (np.concatenate(c, -1) for c in zip(empty, *columns, strict=True))
+        order = np.argsort(-scores, kind="stable")
+        own = self.image_scores()
+        return ObjectCounts(
+            indices=np.array(list(rows), np.int64),
+            scores=np.array([own[index] for index in rows]),
+            owners=owners[order],
+            labels=labels[order],
+            right=right[:, order],
+            counted=counted[:, order],
+            objects=objects,
+        )
+
+    @property
+    def _headline(self) -> str:
+        return "segm" if self.masks else "bbox"
+
     def _evaluated(self) -> dict[str, Any]:
-        """COCO's tables for boxes and, if there are, masks: precision (T, R, K, A, M) and recall (T, K, A, M)."""
+        """COCO's evaluation of boxes and, if there are, masks."""
         if self._evals is None:
             self._evals = {kind: self._evaluate(kind) for kind in ("bbox", "segm")[: 1 + self.masks]}
         return self._evals
@@ -174,7 +257,26 @@ class DetectionMetrics(Metrics[Objects, Detections]):
         evaluation = COCOeval_faster(truth, found, kind)
         evaluation.evaluate()
         evaluation.accumulate()
-        return evaluation.eval
+        return evaluation
+
+
+def _match(overlaps: Floats, crowd: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """COCO's matching of the detections of one image and class, highest score first, at each IoU of `IOUS`.
+
+    Each takes the free object with the highest overlap (D, G), else any crowd. Whether a detection has an object, and
+    whether it counts (T, D).
+    """
+    right, counted = np.zeros((2, len(IOUS), len(overlaps)), bool)
+    counted[:] = True
+    for right_at, counted_at, minimum in zip(right, counted, IOUS, strict=True):
+        free = ~crowd
+        for i, overlap in enumerate(overlaps if len(crowd) else ()):
+            last = len(crowd) - 1 - int(np.where(free, overlap, -1)[::-1].argmax())  # the last of equal ones
+            if free[last] and overlap[last] >= minimum:
+                free[last], right_at[i] = False, True
+            elif (overlap[crowd] >= minimum).any():
+                counted_at[i] = False
+    return right, counted
 
 
 def _mean(values: Floats) -> float | None:

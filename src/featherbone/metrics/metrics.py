@@ -7,6 +7,8 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from featherbone.metrics.counts import ImageCounts
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -28,6 +30,10 @@ class Metrics(ABC, Generic[T, R]):
     @abstractmethod
     def compute(self) -> dict[str, Any]:
         """The metrics by name, and lists with one value per class; None where nothing could be measured."""
+
+    def counts(self) -> ImageCounts | None:
+        """Counts of single images, from which the headline metric has an interval; None for metrics without one."""
+        return None
 
     def image_scores(self) -> dict[int, float]:
         """Scores of images by index, where they are known only when all images have been counted."""

@@ -1,12 +1,14 @@
 """Panoptic quality (arXiv 1801.00868), by COCO's rules for void pixels and crowds."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featherbone.data.split import PanopticSegment, PanopticTruth
+from featherbone.metrics.counts import Floats, ImageCounts, in_order
 from featherbone.metrics.metrics import Metrics, known
 from featherbone.results import PanopticMap, Segment
 
@@ -14,13 +16,27 @@ OVERLAP = 0.5
 """IoU above which two segments match; above one half there is at most one match."""
 
 
+@dataclass(frozen=True)
+class SegmentCounts(ImageCounts):
+    """Matches and mistakes of each image by class; the metric is PQ over the classes annotated or predicted."""
+
+    segments: Floats
+    """Sum of IoU, true positives, false positives, false negatives (N, 4, K)."""
+
+    def per_class(self, weights: Floats) -> Floats:
+        totals = np.einsum("bn,nck->cbk", weights, self.segments, optimize=True)
+        return np.where(totals[1:].sum(0) > 0, _quality(totals)[0], np.nan)
+
+
 class PanopticMetrics(Metrics[PanopticTruth, PanopticMap]):
     """Matches and mistakes of K classes, of which `things` are countable."""
 
     def __init__(self, num_classes: int, things: Sequence[int]) -> None:
         self.num_classes, self.things, self.images = num_classes, things, 0
-        self.counts = np.zeros((4, num_classes))
+        self.totals = np.zeros((4, num_classes))
         """Sum of IoU, true positives, false positives, false negatives (4, K)."""
+        self.rows: list[tuple[int, float | None, Floats]] = []
+        """Index and PQ of each image, and its counts."""
 
     def update(self, index: int, truth: PanopticTruth, record: PanopticMap) -> float | None:
         """Count one image from two maps (H, W) and their segments; pixels without a segment are void. Its own PQ.
@@ -32,7 +48,7 @@ class PanopticMetrics(Metrics[PanopticTruth, PanopticMap]):
             raise ValueError(
                 f"a map of {record.ids.shape} for an image of {truth.ids.shape}; bring it to the image's size"
             )
-        own = np.zeros_like(self.counts)
+        own = np.zeros_like(self.totals)
         n, m = len(truth.segments), len(record.segments)
         # areas of all pairs (1 + n, 1 + m), the first of either void
         shared = _areas(truth.ids.reshape(-1), _places(record), n, m)
@@ -53,13 +69,16 @@ class PanopticMetrics(Metrics[PanopticTruth, PanopticMap]):
         false = (found_area > 0) & ~(spared > OVERLAP * found_area)
         false[columns] = False
         np.add.at(own[2], found_labels[false], 1)
-        self.counts += own
+        self.totals += own
         self.images += 1
         qualities, shown = _quality(own)[0], own[1:].sum(0) > 0
-        return float(qualities[shown].mean()) if shown.any() else None
+        quality = float(qualities[shown].mean()) if shown.any() else None
+        self.rows.append((index, quality, own))
+        return quality
 
     def merge(self, other: Self) -> None:
-        self.counts += other.counts
+        self.rows += other.rows
+        self.totals += other.totals
         self.images += other.images
 
     def compute(self) -> dict[str, Any]:
@@ -67,10 +86,10 @@ class PanopticMetrics(Metrics[PanopticTruth, PanopticMap]):
 
         None where there is no such class.
         """
-        seen = self.counts[1:].sum(0) > 0
+        seen = self.totals[1:].sum(0) > 0
         thing = np.isin(np.arange(self.num_classes), list(self.things))
         groups = {"": seen, "_things": seen & thing, "_stuff": seen & ~thing}
-        names, values = ("PQ", "SQ", "RQ"), _quality(self.counts)
+        names, values = ("PQ", "SQ", "RQ"), _quality(self.totals)
         means = {
             f"{name}{group}": float(of[chosen].mean()) if chosen.any() else None
             for group, chosen in groups.items()
@@ -80,8 +99,11 @@ class PanopticMetrics(Metrics[PanopticTruth, PanopticMap]):
             kind: known(of, seen)
             for kind, of in zip(("per_class", "SQ_per_class", "RQ_per_class"), values, strict=True)
         }
-        segments = (self.counts[1] + self.counts[3]).astype(int).tolist()
+        segments = (self.totals[1] + self.totals[3]).astype(int).tolist()
         return {**means, **rows, "images": self.images, "segments": segments}
+
+    def counts(self) -> SegmentCounts:
+        return SegmentCounts(*in_order(self.rows, self.totals.shape, np.float64))
 
 
 def _quality(counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

@@ -1,5 +1,6 @@
 """Metrics of classes of pixels: one confusion matrix over a set of images."""
 
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from featherbone.metrics.counts import Floats, ImageCounts, divide, in_order
 from featherbone.metrics.metrics import Metrics, known
 from featherbone.ops.label_maps import IGNORE
 from featherbone.results import SemanticMap
@@ -18,6 +20,18 @@ Labels = NDArray[np.uint8]
 Counts = NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class PixelCounts(ImageCounts):
+    """Pixels of each image by class; the metric is mIoU over the annotated classes."""
+
+    pixels: Counts
+    """Correct, true and predicted pixels of each class (N, 3, K)."""
+
+    def per_class(self, weights: Floats) -> Floats:
+        correct, true, predicted = np.einsum("bn,nck->cbk", weights, self.pixels.astype(np.float64), optimize=True)
+        return np.where(true > 0, divide(correct, true + predicted - correct), np.nan)
+
+
 class SemanticMetrics(Metrics[Labels, SemanticMap]):
     """Confusion of K classes, of all pixels and of those near borders."""
 
@@ -27,6 +41,8 @@ class SemanticMetrics(Metrics[Labels, SemanticMap]):
         """Pixels by true and predicted class (K, K + 1); the last column counts pixels without a prediction."""
         self.border = np.zeros((num_classes + 1, num_classes + 1), np.int64)
         """The same (K + 1, K + 1) of pixels near a border of their class; the last row and column count all others."""
+        self.rows: list[tuple[int, float | None, Counts]] = []
+        """Index and accuracy of each image, and its correct, true and predicted pixels of each class (3, K)."""
 
     def update(self, index: int, truth: Labels, record: SemanticMap) -> float | None:
         """Count one image from classes (H, W), 255 where unlabelled; its pixel accuracy, None without labels."""
@@ -40,12 +56,16 @@ class SemanticMetrics(Metrics[Labels, SemanticMap]):
         self.images += 1
         true_edge, edge = (np.where(near_border(labels), labels, IGNORE)[labelled] for labels in (truth, predicted))
         self.border += _confusion(true_edge, edge, k)
-        return float(np.trace(own) / own.sum()) if own.sum() else None
+        accuracy = float(np.trace(own) / own.sum()) if own.sum() else None
+        pixels = np.stack((own.diagonal(), own.sum(1), own.sum(0)[:k]))
+        self.rows.append((index, accuracy, pixels))
+        return accuracy
 
     def merge(self, other: Self) -> None:
         self.confusion += other.confusion
         self.border += other.border
         self.images += other.images
+        self.rows += other.rows
 
     def compute(self) -> dict[str, Any]:
         """mIoU, mean accuracy and boundary mIoU over the annotated classes, pixel accuracy, and per class.
@@ -72,6 +92,9 @@ class SemanticMetrics(Metrics[Labels, SemanticMap]):
             "pixels": true.tolist(),
             "confusion": self.confusion.tolist(),
         }
+
+    def counts(self) -> PixelCounts:
+        return PixelCounts(*in_order(self.rows, (3, self.num_classes), np.int64))
 
 
 def near_border(labels: Labels) -> NDArray[np.bool_]:
