@@ -18,7 +18,6 @@ import featherbone
 from featherbone import cli, publishing
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadRun, FeatherboneError, HubError, UnknownModel
-from featherbone.report.run import wilson_interval
 from featherbone.tasks.card import Card
 from featherbone.tasks.run import build_task, save_weights
 from hub_server import serving
@@ -90,6 +89,7 @@ def test_commands_take_the_name_and_write_into_the_current_folder(hub, classifie
     assert {path.name for path in tmp_path.iterdir() if path.name != "cache"} == {
         "flowers-predictions",
         "flowers-report.html",
+        "flowers-report.npz",
     }
 
 
@@ -129,7 +129,7 @@ def test_the_model_card_states_what_is_known(hub, classifier):
     assert data.pipeline_tag == "image-classification" and data.library_name == "featherbone"
     assert data.license is None and data.base_model is None  # from scratch: the publisher chooses
     assert data.metrics[0] == "accuracy" and data.eval_results[0].metric_value == run.metrics["top1"]
-    low, high = wilson_interval(run.metrics["top1"], 12)
+    low, high = run.metrics["interval"]["top1"]
     assert f"(95% interval {low:.3f} to {high:.3f})" in card.text and "Measured on 12 images of val." in card.text
     assert run.data["fingerprint"] in card.text and RUN in card.text and "import featherbone" in card.text
     assert "none, they were trained from scratch" in card.text and not re.search("{[{%]", card.text)

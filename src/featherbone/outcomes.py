@@ -276,7 +276,9 @@ class DemoResult:
 
 def _summary(metrics: dict[str, Any], figures: Mapping[str, str]) -> str:
     """The metrics that matter most, in one line."""
-    values = "  ".join(f"{name} {format_metric(metrics[key])}" for key, name in figures.items() if key in metrics)
+    intervals = {key: f" ({low:.3f} to {high:.3f})" for key, (low, high) in metrics.get("interval", {}).items()}
+    shown = {key: name for key, name in figures.items() if key in metrics}
+    values = "  ".join(f"{name} {format_metric(metrics[key])}{intervals.get(key, '')}" for key, name in shown.items())
     objects = f" with {metrics['objects']} objects; {metrics['engine']}" if "objects" in metrics else ""
     return f"{values}  on {count_measured(metrics)}{objects}"
 

@@ -12,7 +12,6 @@ from featherbone import report
 from featherbone.files import write_text
 from featherbone.hub import upload
 from featherbone.report import format_metric
-from featherbone.report.run import wilson_interval
 from featherbone.tasks.card import WEIGHTS, Card, count_measured
 from featherbone.tasks.run import load_task, save_weights
 from featherbone.tasks.task import kind_of
@@ -23,8 +22,6 @@ PIPELINES = {"classification": "image-classification", "detection": "object-dete
 """The hub's names of tasks; those that are not here are `image-segmentation`."""
 METRICS = {"top1": "accuracy", "mIoU": "mean_iou"}
 """The hub's names of metrics, where they differ from ours."""
-SHARES = ("top1", "top5")
-"""Metrics that are shares of images, which have an interval."""
 MAX_LISTED = 100
 """Maximum number of classes that a model card lists."""
 
@@ -117,7 +114,7 @@ def model_card(card: Card, repository: str, licence: str | None = None) -> Model
 
 
 def list_figures(card: Card) -> list[Figure]:
-    """The metrics of a card that are known, with the 95% interval of those that are shares of images."""
+    """The metrics of a card that are known, with the 95% interval of the headline metric over images."""
     metrics: dict[str, Any] = card.metrics
     found = []
     for key, name in kind_of(card).figures.items():
@@ -125,8 +122,8 @@ def list_figures(card: Card) -> list[Figure]:
         if value is None or images is None:
             continue
         text = format_metric(value)
-        if key in SHARES:
-            low, high = wilson_interval(value, images)
+        if key in metrics.get("interval", {}):
+            low, high = metrics["interval"][key]
             text += f" (95% interval {low:.3f} to {high:.3f})"
         found.append(Figure(key, name, value, text))
     return found

@@ -297,7 +297,7 @@ class Given(Metrics):
 
 
 def test_only_the_maps_that_are_shown_are_kept():
-    outcome = Outcome(1000, Given(), is_map=True)
+    outcome = Outcome(1000, Given(), "mIoU", is_map=True)
     for index in range(1000):
         outcome.add(index, 0.5 if index == 777 else 1 - index / 1e6, f"record {index}")
     outcome.finish()

@@ -64,7 +64,13 @@ def test_one_split_is_read_and_named(world, read, capsys, tmp_path, split, patte
     assert (metrics["split"], metrics["images"]) == (split or "val", len(read))
     assert main(command) == 0
     count = f"{len(read)} images of {split or 'val'}"
-    assert f"on {count}" in capsys.readouterr().out and f"measured on {count}" in (tmp_path / "page.html").read_text()
+    low, high = metrics["interval"]["top1"]
+    printed = capsys.readouterr().out
+    assert (
+        f"({low:.3f} to {high:.3f})" in printed
+        and f"on {count}" in printed
+        and f"measured on {count}" in (tmp_path / "page.html").read_text()
+    )
     card = Card.read(world / "three-run")
     assert (card.metrics["split"], card.metrics["images"]) == ("val", 12)
     if split != "test":

@@ -11,6 +11,8 @@ from featherbone.data.images import read_image
 from featherbone.engine.optimiser import build_optimiser, build_schedule, freeze_parts, set_training
 from featherbone.engine.settings import OPTIONS, Settings, command_options, complete, parse_keywords
 from featherbone.errors import BadOption, FeatherboneError
+from featherbone.metrics.classification import ClassCounts
+from featherbone.metrics.intervals import interval_of
 from featherbone.recipes import RECIPES, find_recipe
 from featherbone.tasks.backbone import build_backbone
 from featherbone.tasks.task import KINDS
@@ -27,6 +29,10 @@ def test_a_run_tells_what_it_is(train, short):
     assert card["metrics"]["top1"] == best
     page = (run / "report.html").read_text()
     assert all(name in page for name in card["classes"])
+    low, high = card["metrics"]["interval"]["top1"]
+    assert low < best < high and f"{low:.3f} to {high:.3f}" in page and "over images, for this seed" in page
+    read = ClassCounts.read(run / "report.npz", card["data"]["val_fingerprint"])
+    assert interval_of(read) == (low, high) and read.correct.mean() == best
     assert read_image(run / "first_batch.jpg").width > 100
 
 

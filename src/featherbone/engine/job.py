@@ -237,8 +237,10 @@ class Job:
             self.skip(self.split, read.take_met())
 
     def report(self, path: Path, card: Card, outcome: Outcome) -> None:
-        """Write the page of a run, and detections in COCO's results format beside it."""
+        """Write the page of a run, and beside it the counts of images and detections in COCO's results format."""
         write_run_report(path, card, read_metrics(path.parent), self.val, outcome)
+        if (counts := outcome.metrics.counts()) is not None:
+            counts.write(path.with_suffix(".npz"), self.val.fingerprint())
         if isinstance(outcome.metrics, DetectionMetrics):
             rows = outcome.metrics.coco_results(self.val.image_id, self.val.category_ids)
             write_json(path.with_name("detections.json"), rows)

@@ -44,7 +44,7 @@ def evaluate_results(
     outcome, read = kind.outcome(len(images), images), reader(results, images)
     for index in track(range(len(images)), "evaluating", len(images)):
         outcome.add(index, images.truth(index), read(index))
-    return {**outcome.compute(), "split": opened.split}, images.classes, kind
+    return {**outcome.compute(), **outcome.interval(), "split": opened.split}, images.classes, kind
 
 
 def find_reader(

@@ -200,8 +200,10 @@ def _train(run: Path, card: Card, job: Job, accelerator: Accelerator, begun: boo
     card = Card.read(run)
     metrics, outcome = loop.measured or job.measure(load_task(run)[1], card, accelerator)
     if main:
-        card = replace(card, data={**card.data, "skipped": job.skipped})
-        job.report(run / "report.html", replace(card, metrics={**card.metrics, **metrics}), outcome)
+        metrics = {**card.metrics, **metrics, **outcome.interval()}
+        card = replace(card, data={**card.data, "skipped": job.skipped}, metrics=metrics)
+        card.write(run)
+        job.report(run / "report.html", card, outcome)
     return run
 
 
@@ -230,6 +232,7 @@ def evaluate_run(
         for notice in job.notices if accelerator.is_main_process else ():
             notify(notice, "note")
         metrics, outcome = job.measure(task, card, accelerator)
+        metrics |= outcome.interval()
         page = out or (beside(run, "report.html") if job.split == "val" and is_of(card, folder, job.val) else None)
         if page is not None and accelerator.is_main_process:
             data_facts = {name: value for name, value in card.data.items() if name not in ("train", "val")}

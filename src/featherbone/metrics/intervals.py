@@ -4,8 +4,8 @@ The error of a mean over S seeds on N images is a sum of two independent parts, 
 of the seeds, whose variance is that of the S values, and one of the images, whose variance is that of the mean over
 sets of N images drawn with replacement (the bootstrap), less the part that differs from seed to seed, which the first
 contains. The bias of the metric on few images is estimated from halves of the images. An interval of a metric in [0, 1]
-is Wilson's, with the number of images that has this error. `benchmarks/coverage.py` measures how often these intervals
-contain the truth.
+is Wilson's, with the number of images that has this error. How often such intervals contain the truth is measured by
+`benchmarks/interval_coverage.py`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from featherbone.data.sampling import spread
+from featherbone.metrics.intervals import interval_of
 from featherbone.metrics.metrics import Metrics
 
 SHOWN = 12
@@ -20,6 +21,8 @@ class Outcome:
     count: int
     """Images of the split."""
     metrics: Metrics[Any, Any]
+    headline: str
+    """Name of the headline metric."""
     extra: tuple[Metrics[Any, Any], ...] = ()
     """Registered metrics, computed beside those of the task."""
     is_map: bool = False
@@ -72,6 +75,12 @@ class Outcome:
         self.records = dict(sorted(pair for records, _ in parts for pair in records.items()))
         self.scores = dict(sorted(pair for _, scores in parts for pair in scores.items()))
         self.trim()
+
+    def interval(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """`interval`: the 95% interval over images of the headline metric, by its name; nothing where there is none."""
+        counts = self.metrics.counts()
+        found = interval_of(counts) if counts is not None else None
+        return {} if found is None else {"interval": {self.headline: found}}
 
     def compute(self) -> dict[str, Any]:
         """All metrics by name."""

@@ -1,6 +1,5 @@
 """The page of a run: metrics, curves, classes, pictures, settings and versions; one template for all tasks."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,9 +51,8 @@ def write_run_report(
     cells = {name: format_metric(metrics.get(key)) for key, name in kind.figures.items()}
     curves = {key: kind.figures[key] for key in list(kind.figures)[:3]}
     plots = [Plot("Curves", draw_curves(rows, curves))] if rows else []
-    if "top1" in metrics:
-        low, high = wilson_interval(metrics["top1"], metrics["images"])
-        cells[f"95% interval of top-1 on {metrics['images']} images"] = f"{low:.1%} to {high:.1%}"
+    for key, (low, high) in metrics.get("interval", {}).items():
+        cells[f"95% interval of {kind.figures[key]} over images, for this seed"] = f"{low:.3f} to {high:.3f}"
     if "epoch" in metrics:
         cells["best epoch"] = str(metrics["epoch"])
     if "confusion" in metrics and len(card.classes) <= MAX_CONFUSION:
@@ -101,15 +99,6 @@ def write_run_report(
             "data": card.data.get("fingerprint", "not stated"),
         },
     )
-
-
-def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a share of `count` images, 95% by default."""
-    if not count:
-        return 0.0, 1.0
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def plot_names(names: Sequence[str]) -> tuple[list[str], dict[str, Any]]:

@@ -57,6 +57,7 @@ class Metrics(TypedDict, total=False):
     epoch: int
     images: int
     split: str
+    interval: dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,11 @@ class Card:
             self,
             settings={name: self.settings[name] for name in Reading.__annotations__ if name in self.settings},
             data={name: self.data[name] for name in facts if name in self.data},
-            metrics={name: value for name, value in self.metrics.items() if isinstance(value, int | float | str)},
+            metrics={
+                name: value
+                for name, value in self.metrics.items()
+                if isinstance(value, int | float | str) or name == "interval"
+            },
         )
 
     @property

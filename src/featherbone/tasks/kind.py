@@ -166,7 +166,7 @@ class Kind(ABC):
     def outcome(self, count: int, source: Any) -> Outcome:
         """What an evaluation of `count` images starts with; `source` is that of `metrics`."""
         extra = tuple(make(source) for make in self.extra_metrics)
-        return Outcome(count, self.metrics(source), extra, self.is_map)
+        return Outcome(count, self.metrics(source), self.headline, extra, self.is_map)
 
     @abstractmethod
     def truth_record(self, truth: Any, split: Split[Any]) -> Record:

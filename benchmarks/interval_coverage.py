@@ -5,7 +5,7 @@ and both meet by chance. The truth is the metric of new seeds on very many image
 ability that saw the same images: the share of their differences whose interval does not contain 0 is the rate of false
 alarms.
 
-python benchmarks/coverage.py --seeds 3 5 10 --images 20 100 500 --repeats 1000
+python benchmarks/interval_coverage.py --seeds 3 5 10 --images 20 100 500 --repeats 1000
 """
 
 import argparse
