@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from featherbone.backbones import lvt
+from featherbone.errors import BadOption
 from featherbone.layers.token_labelling import Box, TokenLabels, token_label_losses
 
 weights = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "goldens/weights.py")))
@@ -105,18 +106,48 @@ def test_rasa_is_its_description_at_every_depth(depth, reduction, size):
     torch.testing.assert_close(rasa(x), rasa_by_hand(rasa, x, reduction, depth))
 
 
-def test_depth_can_change_at_any_time_with_the_same_weights():
-    model, once = create("lvt").eval(), create("lvt", recursion=1).eval()
-    assert model.state_dict().keys() == once.state_dict().keys()
-    x = image(1, 3, 64, 64)
-    twice = model(x)
-    model.set_recursion(1)
-    assert torch.equal(model(x), once(x))
-    model.set_recursion(3)
-    assert torch.equal(model(x), create("lvt", recursion=3).eval()(x))
-    assert not torch.allclose(model(x), twice)
-    with pytest.raises(ValueError, match="1 or more"):
-        model.set_recursion(0)
+def test_every_depth_has_the_same_weights():
+    models = [create("lvt", recursion=depth).eval() for depth in (1, 2, 3)]
+    assert models[0].state_dict().keys() == models[2].state_dict().keys()
+    with torch.no_grad():
+        one, two, three = (model(image(1, 3, 64, 64)) for model in models)
+    assert not torch.allclose(one, two) and not torch.allclose(two, three)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_random_depth_is_one_for_the_whole_network(monkeypatch, recompute):
+    """Logits and gradients of a training step are those of a model with the depth that was drawn."""
+    model, x = create("lvt", recursion="random", num_classes=5).train(), image(2, 3, 32, 32)
+    model.set_grad_checkpointing(recompute)
+    for depth in (3, 1, 2):
+        drawn = []
+        monkeypatch.setattr(lvt, "draw_depth", lambda depth=depth, drawn=drawn: drawn.append(depth) or depth)
+        fixed = create("lvt", recursion=depth, num_classes=5).train()
+        for one in (model, fixed):
+            one.zero_grad()
+        outputs = [one(x) for one in (model, fixed)]
+        monkeypatch.setattr(lvt, "draw_depth", lambda: pytest.fail("recomputation draws no depth"))
+        for output in outputs:
+            output.square().sum().backward()
+        assert drawn == [depth] and torch.equal(*outputs)
+        for mine, theirs in zip(model.parameters(), fixed.parameters(), strict=True):
+            assert torch.equal(mine.grad, theirs.grad)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(x), create("lvt", num_classes=5).eval()(x)), "evaluation has the paper's depth"
+
+
+def test_depths_are_drawn_uniformly_from_the_seed():
+    torch.manual_seed(0)
+    drawn = [lvt.draw_depth() for _ in range(3000)]
+    assert all(900 < drawn.count(depth) < 1100 for depth in (1, 2, 3)) and set(drawn) == {1, 2, 3}
+    torch.manual_seed(0)
+    assert [lvt.draw_depth() for _ in range(20)] == drawn[:20]
+
+
+@pytest.mark.parametrize("recursion", [0, -1, "foo", 1.5, True])
+def test_a_bad_depth_is_refused_by_the_remedy(recursion):
+    with pytest.raises(BadOption, match=r"whole number from 1 up, or random"):
+        create("lvt", recursion=recursion)
 
 
 def test_csa_attention_looks_at_the_mean_of_the_valid_pixels():

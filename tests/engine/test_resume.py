@@ -5,6 +5,7 @@ import time
 import pytest
 import torch
 
+from featherbone.backbones import lvt
 from featherbone.data.shard_write import write_shards
 from featherbone.engine.run import load_state
 from featherbone.engine.settings import complete
@@ -23,6 +24,26 @@ def test_an_interrupted_run_ends_in_the_same_bits(train, short, monkeypatch, ste
             train("parts", **short)
     parts = resume_run(whole.parent / "parts", {})
     same_run(whole, parts)
+
+
+def test_random_depths_resume_in_the_same_bits(train, short, monkeypatch):
+    short |= dict(model="lvt", model_args="recursion=random", save_seconds=0, accumulate=2, recompute=True)
+    drawn = {}
+    original = lvt.draw_depth
+
+    def record(key):
+        monkeypatch.setattr(lvt, "draw_depth", lambda: drawn.setdefault(key, []).append(original()) or drawn[key][-1])
+
+    record("whole")
+    whole = train("whole", **short)
+    record("parts")
+    with monkeypatch.context() as patched:
+        stop_after(patched, 4)
+        with pytest.raises(Interrupted):
+            train("parts", **short)
+    same_run(whole, resume_run(whole.parent / "parts", {}))
+    assert len(drawn["whole"]) == 12 and set(drawn["whole"]) == {1, 2, 3}, "one for each of two parts in six steps"
+    assert drawn["parts"] == drawn["whole"]
 
 
 def test_workers_change_nothing(train, short):

@@ -9,7 +9,7 @@ Written from the paper. Differs from the published training: drop path works.
 
 import math
 import re
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.layers import DropPath, calculate_drop_path_rates, get_device_dtype, trunc_normal_
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from featherbone.backbones.checkpoints import build, unwrap
 from featherbone.backbones.published import Published, imagenet_cfg
+from featherbone.errors import BadOption
 from featherbone.layers.pyramid import PyramidBackbone, require_pool
 from featherbone.layers.token_labelling import Box, TokenLabels, draw_box, swap_box
 from featherbone.ops.atrous import atrous
@@ -27,6 +28,7 @@ from featherbone.ops.csa import TAPS, convolutional_self_attention, pool_windows
 
 DILATIONS = (1, 3, 5)
 CELL = 8  # positions of stage 1 along one final position
+DEPTH, RANDOM_DEPTHS = 2, (1, 2, 3)  # of RASA's recursion: the paper's, and those that training may draw from
 
 
 def channels_first(x: Tensor) -> Tensor:
@@ -85,7 +87,7 @@ class RASA(nn.Module):
     """Recursive atrous self-attention on a map (B, H, W, C), Sec. 3.2.
 
     `reduction` r shrinks keys and values by an r x r convolution; rows and columns beyond a multiple of r are cut off.
-    `recursion` may be changed at any time: the weights are the same.
+    `recursion` is the depth where a call states none; the weights are the same at any depth.
     """
 
     convolve = staticmethod(atrous)
@@ -121,9 +123,9 @@ class RASA(nn.Module):
         y = self.attention(*self.project(x))  # (B, heads, N, d)
         return self.act(self.proj(y.transpose(1, 2).reshape(x.shape)))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, depth: int | None = None) -> Tensor:
         y = self.attend(x)
-        for _ in range(self.recursion - 1):
+        for _ in range((depth or self.recursion) - 1):
             x = x + y
             y = self.attend(x)
         return y
@@ -148,7 +150,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); `depth` is that of RASA, by default the module's."""
 
     def __init__(self, dim: int, attention: nn.Module, mlp: nn.Module, drop_path: float) -> None:
         super().__init__()
@@ -158,25 +160,28 @@ class Block(nn.Module):
         self.mlp = mlp
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+    def forward(self, x: Tensor, *depth: int) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), *depth))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class Stage(nn.Module):
-    """Patch embedding (B, C, H, W) to (B, h, w, D), where `box` is mixed in; then blocks, `recompute` or not."""
+    """Patch embedding (B, C, H, W) to (B, h, w, D), where `box` is mixed in; then blocks, `recompute` or not.
+
+    `depth` is passed to the blocks.
+    """
 
     def __init__(self, embed: PatchEmbed, blocks: list[Block]) -> None:
         super().__init__()
         self.embed = embed
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, x: Tensor, recompute: bool, box: Box | None = None) -> Tensor:
+    def forward(self, x: Tensor, recompute: bool, *depth: int, box: Box | None = None) -> Tensor:
         x = self.embed(x)
         if box is not None:
             x = swap_box(x, box, cell=CELL)
         for block in self.blocks:
-            x = checkpoint(block, x) if recompute else block(x)
+            x = checkpoint(block, x, *depth) if recompute else block(x, *depth)
         return x
 
 
@@ -254,8 +259,9 @@ class ClassAttentionHead(nn.Module):
 class LVT(PyramidBackbone):
     """Four stages and a head; `class_attention` chooses the head of the 74.8% model, which pools by attention.
 
-    `recursion` is the depth of every RASA. With `mix_token`, training mixes the images of a batch after the first
-    embedding, in cells of one final position, and yields `TokenLabels` (Sec. 4.1).
+    `recursion` is the depth of every RASA. With "random", a forward in training draws one of `RANDOM_DEPTHS` for the
+    whole network, and evaluation has the paper's depth. With `mix_token`, training mixes the images of a batch after
+    the first embedding, in cells of one final position, and yields `TokenLabels` (Sec. 4.1).
     """
 
     dense_norms = dict.fromkeys(range(4), 1e-5)
@@ -267,7 +273,7 @@ class LVT(PyramidBackbone):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        recursion: int = 2,
+        recursion: int | Literal["random"] = DEPTH,
         class_attention: bool = False,
         mix_token: bool = False,
         device: torch.device | str | None = None,
@@ -276,6 +282,13 @@ class LVT(PyramidBackbone):
         super().__init__()
         if mix_token and not class_attention:
             raise ValueError("mix_token needs the auxiliary head of lvt_cls; omit it for lvt")
+        depth = DEPTH if recursion == "random" else recursion
+        if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
+            raise BadOption(
+                f"recursion {recursion!r} is not a depth of RASA; give a whole number from 1 up, or random to train "
+                f"with depths that are drawn from {', '.join(map(str, RANDOM_DEPTHS))}"
+            )
+        self.random_depth = recursion == "random"
         dims, depths = (64, 64, 160, 256), (2, 2, 2, 2)
         num_heads, mlp_ratios, reductions = (2, 2, 5, 8), (4, 8, 4, 4), (0, 4, 2, 1)
         self.in_chans, self.drop_rate, self.class_attention, self.mix_token = (
@@ -291,7 +304,7 @@ class LVT(PyramidBackbone):
             blocks = [
                 Block(
                     dim,
-                    CSA(dim, num_heads[i]) if convolutional else RASA(dim, num_heads[i], reductions[i], recursion),
+                    CSA(dim, num_heads[i]) if convolutional else RASA(dim, num_heads[i], reductions[i], depth),
                     Mlp(dim, hidden, depthwise=not convolutional),
                     rate,
                 )
@@ -306,20 +319,13 @@ class LVT(PyramidBackbone):
         self.apply(init_weights)
         self.to(device=device, dtype=dtype)
 
-    def set_recursion(self, depth: int) -> None:
-        """Apply every RASA `depth` times; any depth from 1 works with the same weights."""
-        if depth < 1:
-            raise ValueError(f"recursion depth {depth} is not 1 or more")
-        for module in self.modules():
-            if isinstance(module, RASA):
-                module.recursion = depth
-
     def levels(self, image: Tensor, last: int, box: Box | None = None) -> list[Tensor]:
         """Maps (B, h, w, D) of stages 0 to `last`; `box` is mixed in after the first embedding."""
         recompute = self.grad_checkpointing and self.training
-        maps = [self.stages[0](image, recompute, box)]
+        depth = (draw_depth(),) if self.random_depth and self.training else ()
+        maps = [self.stages[0](image, recompute, box=box)]
         for stage in self.stages[1 : last + 1]:
-            maps.append(stage(channels_first(maps[-1]), recompute))
+            maps.append(stage(channels_first(maps[-1]), recompute, *depth))
         return maps
 
     def as_map(self, state: Tensor) -> Tensor:
@@ -367,6 +373,11 @@ class LVT(PyramidBackbone):
             (r"^norm|^head\.(?:cls_token|blocks|norm)", (99999,)),
         ]
         return dict(stem=r"^stages\.0\.embed", blocks=r"^stages\.(\d+)" if coarse else by_block)
+
+
+def draw_depth() -> int:
+    """A depth for one forward, each of `RANDOM_DEPTHS` equally likely, from torch's default generator of the CPU."""
+    return RANDOM_DEPTHS[int(torch.randint(len(RANDOM_DEPTHS), (), device="cpu"))]
 
 
 def init_weights(module: nn.Module) -> None:

@@ -115,7 +115,7 @@ def build_backbone(name: str, pretrained: bool = False, checkpoint: str | None =
         if pretrained:
             require_complete(model, loads, checkpoint or f"the weights of {name}")
         return model
-    except BadCheckpoint:
+    except (BadCheckpoint, BadOption):
         raise
     except Exception as error:  # timm raises whatever the arguments or the file lead to
         if isinstance(error, TypeError) and (not pretrained or "keyword argument" in str(error)):
