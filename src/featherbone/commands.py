@@ -66,6 +66,7 @@ from featherbone.tasks.card import Card
 from featherbone.tasks.inference import Inference
 from featherbone.tasks.published import PUBLISHED, convert_file, load_model
 from featherbone.tasks.task import kind_of
+from featherbone.tasks.variant import variant_path
 
 Task = Literal["classification", "detection", "instance", "semantic", "panoptic"]
 
@@ -142,7 +143,8 @@ def evaluate(
     For detection and instance segmentation, `detections.json` in COCO's results format is written beside the report.
 
     Args:
-        run: Run folder, exported file, or name of a published model.
+        run: Run folder, exported file, or name of a published model. RUN@recursion=1 is a run folder or name with
+            other keyword arguments of its backbone, here an LVT of depth 1; the weights must fit.
         data: Data folder or URL with the run's classes; by default that of the run. Required for other models.
         split: Split to evaluate on; no other is read. By default val; where the data has no val split, the images held
             out in training (the run's data) or all images (other data without splits).
@@ -230,7 +232,7 @@ def predict(
 
     Args:
         run: Run folder, exported file, or name of a published model: of timm's ImageNet classifiers, or of the papers'
-            detectors and segmentation models, such as lit_small.mask_rcnn_coco.
+            detectors and segmentation models, such as lit_small.mask_rcnn_coco. Also with arguments, as for evaluate.
         sources: Pictures, folders of pictures and globs; with `rows` also lists (.txt, a path a line), Parquet and tar
             shards, and URLs (s3://, gs://).
         out: Folder to write to; by default `predictions` in the run folder, beside an export's, or for a published
@@ -315,7 +317,7 @@ def explain(
     """Draw what a model looked at in a picture, in the terms of its paper, on one page.
 
     Args:
-        model: Run folder, or name of a backbone.
+        model: Run folder, or name of a backbone; also with arguments, as for evaluate.
         image: Picture.
         point: Position whose attention is shown, x and y in pixels of the picture; by default the centre.
         pretrained: Use published ImageNet weights for the name of a backbone, wherever there are any.
@@ -324,7 +326,7 @@ def explain(
         accept_licence: Licence of a published model's weights that is not permissive, by its name, which you accept.
 
     """
-    folder = Path(out or f"explain-{Path(image).stem}")
+    folder = Path(out or f"{variant_path('explain', model)}-{Path(image).stem}")
     check_writable(folder, folder=True)
     return explainers.explain(
         model,
@@ -359,7 +361,7 @@ def export(
     which compare it with the run. `featherbone predict` and `evaluate` take the file.
 
     Args:
-        run: Run folder, or name of a published model, which takes `images`.
+        run: Run folder, or name of a published model, which takes `images`; also with arguments, as for evaluate.
         to: Target of the file: onnx, openvino, executorch, torch, litert, coreml, or web, a page that runs the model in
             a browser.
         images: Folder of pictures for the verification; by default the run's validation images.
@@ -396,7 +398,7 @@ def export(
             "FILE NAME --fixed --image-size H W --out RUN, with the file of its weights"
         )
     form = choose_form(target, card.task, card.head, dynamic, with_pre, with_nms)
-    folder = Path(out or beside(Path(run), "exports") / (f"{to}-int8" if int8 else to))
+    folder = Path(out or beside(Path(run), f"exports/{to}-int8" if int8 else f"exports/{to}"))
     check_writable(folder, folder=True)
     own, data, measured = images and Path(images), None, None
     if evaluate:
@@ -410,7 +412,8 @@ def export(
     if evaluate:
         measured, _ = evaluate_run(folder, data, beside(folder, "report.html"), "cpu", None, trust=True)
     report, figures = report_of(folder, target), kind_of(card).figures
-    return ExportResult(folder, folder / target.file, report, parity, measured, card.metrics, figures)
+    of_run = card.metrics if "images" in card.metrics else None
+    return ExportResult(folder, folder / target.file, report, parity, measured, of_run, figures)
 
 
 def convert(
@@ -501,7 +504,8 @@ def bench(
 
     Args:
         models: Names of our backbones or of any timm models, whose weights are then random; names of published
-            detectors and segmentation models; run folders, or exported files (in their runtime only).
+            detectors and segmentation models; run folders, or exported files (in their runtime only). Names and run
+            folders also with arguments, as for evaluate.
         runtimes: Runtimes to measure: eager, compiled, onnx, onnx-int8, openvino and torch (ahead of time); the last
             four are exported first and compared with eager.
         batch_size: Batch sizes.

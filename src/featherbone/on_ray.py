@@ -13,6 +13,7 @@ from featherbone.prediction_rows import schema_of
 from featherbone.predictor import EntryResult, load, predict_entries
 from featherbone.progress import bar
 from featherbone.tasks.task import kind_of
+from featherbone.tasks.variant import split_variant
 
 SHARES = 4
 """Shares for each machine or GPU, so that none waits long for the last."""
@@ -77,7 +78,7 @@ def predict_on_ray(
         total = SHARES * sum(slots)
         given = {  # workers have another current folder
             **options,
-            "run": run.absolute() if run.exists() else run,
+            "run": run.absolute() if Path(split_variant(run)[0]).exists() else run,
             "sources": [source if "://" in source else str(Path(source).absolute()) for source in sources],
             "out": out.absolute(),
             "ray": None,

@@ -169,7 +169,7 @@ class ExportResult:
     metrics: dict[str, Any] | None = None
     """Metrics of the file on all validation images, where it was evaluated."""
     of_run: dict[str, Any] | None = None
-    """Those of the run."""
+    """Those of the run, where it has any."""
     figures: Mapping[str, str] = field(default_factory=dict)
     """Metrics that are printed, with their names."""
 
@@ -188,7 +188,8 @@ class ExportResult:
         lines = [f"{self.path}  {self.size / 1e6:.1f} MB", str(self.parity), f"report  {self.report}"]
         if self.metrics is not None:
             lines.append(f"file    {_summary(self.metrics, self.figures)}")
-            lines.append(f"run     {_summary(self.of_run or {}, self.figures)}")
+        if self.metrics is not None and self.of_run is not None:
+            lines.append(f"run     {_summary(self.of_run, self.figures)}")
         return "\n".join(lines)
 
 

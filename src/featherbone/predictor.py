@@ -107,7 +107,7 @@ class Predictor:
         """Everything that its records depend on but the picture, as plain values; `run` is what it was loaded from."""
         card = self.card
         return {
-            **{name: getattr(card, name) for name in ("task", "backbone", "head", "classes")},
+            **{name: getattr(card, name) for name in ("task", "backbone", "model_args", "head", "classes")},
             "weights": weights_digest(run, self.task),
             "preprocessing": asdict(card.preprocessing),
             **asdict(self.inference),

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from featherbone.data.images import read_image
 from featherbone.engine.optimiser import build_optimiser, build_schedule, freeze_parts, set_training
-from featherbone.engine.settings import OPTIONS, Settings, command_options, complete, parse_keywords
+from featherbone.engine.settings import OPTIONS, Settings, command_options, complete
 from featherbone.errors import BadOption, FeatherboneError
 from featherbone.metrics.classification import ClassCounts
 from featherbone.metrics.intervals import interval_of
@@ -196,9 +196,3 @@ def test_the_help_shows_the_defaults_of_each_task():
     texts = {name: hint.__metadata__[0].help_behavior_hint for name, hint in hints.items()}
     assert texts["batch_size"] == "(default: 32; for all tasks but classification 8)"
     assert texts["clip_grad"] == "(default: none; for detection, instance, panoptic 10.0)"
-
-
-def test_model_args():
-    assert parse_keywords("a=1,b=True,c='x',d=word,e=(1, 2)") == dict(a=1, b=True, c="x", d="word", e=(1, 2))
-    with pytest.raises(BadOption):
-        parse_keywords("a=__import__('os').system('true')")

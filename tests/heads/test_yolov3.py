@@ -10,12 +10,12 @@ from torch import nn
 
 from detectors import CLASSES, DIM, PYRAMID, Detector, draw_maps, draw_target, lively_yolov3, silent_yolov3
 from featherbone.benchmarking.models import count_macs
-from featherbone.engine.settings import parse_keywords
 from featherbone.heads.anchors import IGNORED, NEGATIVE
 from featherbone.heads.levels import Level
 from featherbone.heads.yolov3 import ANCHORS, YoloDecoder, YoloRaw, YOLOv3, assign, cells_of, decode, encode, grid
 from featherbone.ops.boxes import WIDEST, Target
 from featherbone.tasks.dense import Pyramid
+from featherbone.tasks.variant import parse_keywords
 from registered import on_meta
 
 HEIGHT, WIDTH = 192, 256

@@ -14,7 +14,7 @@ in int8, or saves products, as by Winograd's algorithm.
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -33,7 +33,8 @@ from featherbone.benchmarking.worker import INT8, LIMITS, TORCH, WRITING, Job, P
 from featherbone.devices import find_device
 from featherbone.errors import BadOption, did_you_mean
 from featherbone.exporters.artifact import choose_form
-from featherbone.exporters.manifest import MANIFEST, read_manifest
+from featherbone.exporters.exported import find_exported
+from featherbone.exporters.manifest import read_manifest
 from featherbone.exporters.targets import require_trust
 from featherbone.exporters.targets.target import require
 from featherbone.files import write_json, write_text
@@ -42,7 +43,8 @@ from featherbone.progress import bar
 from featherbone.tasks.backbone import preprocessing_of, require_model
 from featherbone.tasks.card import CARD, Card
 from featherbone.tasks.published import PUBLISHED, load_model
-from featherbone.tasks.run import build_task
+from featherbone.tasks.run import build_task, vary
+from featherbone.tasks.variant import split_variant
 from featherbone_command import SPIN
 
 CHOICES = (*TORCH, "onnx", "onnx-int8", "openvino", "torch")
@@ -320,22 +322,31 @@ def check(plan: Plan) -> tuple[torch.device, list[Source]]:
 
 def source_of(model: str, plan: Plan) -> Source:
     """The model of a name, a run folder or an exported file. Raises `UnknownModel`, `BadRun` and `BadCheckpoint`."""
-    path, runtimes, card = Path(model), tuple(dict.fromkeys(plan.runtimes)), None
+    name, arguments = split_variant(model)
+    path, runtimes, card = Path(name), tuple(dict.fromkeys(plan.runtimes)), None
     if (path / CARD).is_file():
-        kind, card = "run", Card.read(path)
-    elif not path.exists() and (model in PUBLISHED or is_repository(path)):
+        kind, card = "run", vary(Card.read(path), arguments)
+    elif not path.exists() and (name in PUBLISHED or is_repository(path)):
         kind, card = "run", load_model(model)[0]
-    elif path.is_file() or (path / MANIFEST).is_file():
-        file, manifest = read_manifest(path)
+    elif exported := find_exported(Path(model)):
+        file, manifest = read_manifest(exported)
         require_trust(file, manifest.target, plan.trust)
         kind, card = "file", manifest.card
         runtimes = (manifest.target if manifest.precision == "fp32" else f"{manifest.target}-{manifest.precision}",)
     else:
-        require_model(model)
+        require_model(name)
+        require_arguments(name, arguments)
         kind = "name"
-    p = card.preprocessing if card else preprocessing_of(model)
+    p = card.preprocessing if card else preprocessing_of(name)
     squares = tuple((side, side) for side in dict.fromkeys(plan.sides))
     return Source(model, kind, runtimes, squares or (p.canvas(p.height, p.width),), card)
+
+
+def require_arguments(name: str, arguments: Mapping[str, Any]) -> None:
+    """Raise `BadOption` for keyword arguments with which the backbone `name` cannot be built; they are all allowed."""
+    if arguments:
+        with torch.random.fork_rng(devices=()), torch.device("meta"):
+            build_task(Card("classification", name, ("class",), preprocessing_of(name), model_args=dict(arguments)))
 
 
 def cpu_name() -> str:

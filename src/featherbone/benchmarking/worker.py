@@ -29,6 +29,7 @@ from featherbone.exporters.target_check import root_cause
 from featherbone.exporters.targets import find_target, open_file
 from featherbone.exporters.targets.target import Target
 from featherbone.tasks.published import load_model
+from featherbone.tasks.variant import split_variant
 
 Size = tuple[int, int]
 """Height and width."""
@@ -71,7 +72,10 @@ class Job:
     device: str
     """Device of torch; files run on the CPU."""
     model: str = ""
-    """timm name, path of a run or of an exported file, or name of a published detector or segmentation model."""
+    """timm name, path of a run or of an exported file, or name of a published detector or segmentation model.
+
+    It may have a suffix with arguments of the backbone, as `split_variant` takes it.
+    """
     kind: str = "name"
     """name, run (also a published detector or segmentation model) or file."""
     runtime: str = "eager"
@@ -138,10 +142,15 @@ def owner_of(job: Job) -> Any:
 
 
 def build(name: str, size: Size) -> nn.Module:
-    """A timm model in evaluation mode, for images of a size; its weights are random, and always the same."""
+    """A timm model in evaluation mode, for images of a size; its weights are random, and always the same.
+
+    `name` may have a suffix with arguments of the model.
+    """
+    name, arguments = split_variant(name)
     torch.manual_seed(0)
-    cfg = timm.models.get_pretrained_cfg(name)
-    return timm.create_model(name, **({"img_size": size} if cfg.fixed_input_size else {})).eval()
+    if timm.models.get_pretrained_cfg(name).fixed_input_size:
+        arguments = {"img_size": size, **arguments}
+    return timm.create_model(name, **arguments).eval()
 
 
 def sample(size: Size, batch: int) -> Tensor:

@@ -21,7 +21,7 @@ from featherbone.data.split import without
 from featherbone.draw import contact_sheet, draw_record, save_picture
 from featherbone.engine.accelerator import count_workers
 from featherbone.engine.run import read_metrics
-from featherbone.engine.settings import Settings, parse_keywords
+from featherbone.engine.settings import Settings
 from featherbone.engine.start import load_published, starting_point
 from featherbone.engine.teacher import Teacher
 from featherbone.files import write_json
@@ -35,6 +35,7 @@ from featherbone.tasks.inference import Inference
 from featherbone.tasks.published import PUBLISHED
 from featherbone.tasks.run import build_task, load_backbone
 from featherbone.tasks.task import KINDS
+from featherbone.tasks.variant import parse_keywords
 
 
 class Job:
@@ -236,14 +237,14 @@ class Job:
                 yield index, self.inference.record(task, card.preprocessing, image, accelerator.device, None)
             self.skip(self.split, read.take_met())
 
-    def report(self, path: Path, card: Card, outcome: Outcome) -> None:
-        """Write the page of a run, and beside it the counts of images and detections in COCO's results format."""
+    def report(self, path: Path, card: Card, outcome: Outcome, detections: str = "detections.json") -> None:
+        """Write the page of a run, and beside it the counts of images, and `detections` in COCO's results format."""
         write_run_report(path, card, read_metrics(path.parent), self.val, outcome)
         if (counts := outcome.metrics.counts()) is not None:
             counts.write(path.with_suffix(".npz"), self.val.fingerprint())
         if isinstance(outcome.metrics, DetectionMetrics):
             rows = outcome.metrics.coco_results(self.val.image_id, self.val.category_ids)
-            write_json(path.with_name("detections.json"), rows)
+            write_json(path.with_name(detections), rows)
 
     def show_batch(self, path: Path, samples: Any, keys: list[tuple[int, int]], card: Card) -> None:
         """Write a picture of augmented training images with their targets, before any mixing."""

@@ -13,7 +13,6 @@ Training starts from published weights (`pretrained`) wherever there are some th
 the recipe say otherwise or name other weights.
 """
 
-import ast
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -26,6 +25,7 @@ import tyro
 from featherbone.errors import BadOption, did_you_mean
 from featherbone.tasks.backbone import has_weights
 from featherbone.tasks.task import KINDS
+from featherbone.tasks.variant import parse_keywords
 
 
 def _shown(value: Any) -> str:
@@ -139,7 +139,7 @@ class Settings:
         1e6,
     )
     freeze_norm: bool = option(False, "Keep the backbone's batch norms fixed, as detectors train in small batches.")
-    model_args: str = option("", "Keyword arguments of the backbone, for example recursion=3,mix_token=True.")
+    model_args: str = option("", "Keyword arguments of the backbone, for example recursion=random,mix_token=True.")
     pretrained: bool = option(
         False,
         "Start from published weights: timm's, downloaded from the hub, or the papers'.",
@@ -259,21 +259,6 @@ def _check(name: str, value: Any) -> Any:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise BadOption(f"{name} {value!r}: {error}; see: featherbone train --help") from None
-
-
-def parse_keywords(text: str, option: str = "model_args") -> dict[str, Any]:
-    """`a=1,b=True` as keyword arguments; values are Python literals or plain words. Raises `BadOption`."""
-    try:
-        call = ast.parse(f"f({text})", mode="eval").body
-        assert isinstance(call, ast.Call), "the text is the inside of a call"
-        if call.args or any(keyword.arg is None for keyword in call.keywords):
-            raise ValueError("a value without a name")
-        return {
-            str(word.arg): word.value.id if isinstance(word.value, ast.Name) else ast.literal_eval(word.value)
-            for word in call.keywords
-        }
-    except (SyntaxError, ValueError, AssertionError):
-        raise BadOption(f"{option} {text!r}: write keyword arguments, as in recursion=3,mix_token=True") from None
 
 
 def command_options() -> Any:

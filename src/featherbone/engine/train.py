@@ -31,6 +31,7 @@ from featherbone.tasks.inference import Inference
 from featherbone.tasks.published import PUBLISHED
 from featherbone.tasks.run import load_task
 from featherbone.tasks.task import kind_of
+from featherbone.tasks.variant import variant_path
 
 HEADLINES = 3
 """Metrics printed after an epoch."""
@@ -237,7 +238,8 @@ def evaluate_run(
         if page is not None and accelerator.is_main_process:
             data_facts = {name: value for name, value in card.data.items() if name not in ("train", "val")}
             data_facts |= {"path": str(folder.resolve()), "skipped": job.skipped}
-            job.report(page, replace(card, metrics={**card.metrics, **metrics}, data=data_facts), outcome)
+            measured = replace(card, metrics={**card.metrics, **metrics}, data=data_facts)
+            job.report(page, measured, outcome, variant_path("detections.json", run))
     return metrics, card
 
 

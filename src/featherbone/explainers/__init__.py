@@ -37,11 +37,13 @@ from featherbone.tasks.backbone import (
     has_weights,
     licence_of,
     preprocessing_of,
+    require_architecture,
     require_licence,
     require_model,
 )
 from featherbone.tasks.classification import Classifier
 from featherbone.tasks.published import PUBLISHED, imagenet_subset, is_published, load_model
+from featherbone.tasks.variant import split_variant, suffix_of
 
 FAMILIES: tuple[tuple[type[nn.Module], Callable[[Any, Tensor, View], list[Section]]], ...] = (
     (LVT, lvt_sections),
@@ -129,8 +131,8 @@ def explain(
 
 def find_subject(model: str | Path, pretrained: bool = True, accept_licence: str | None = None) -> Subject:
     """The network of a run folder or of a published model. Raises `BadOption`, and the errors of `load_model`."""
-    run, name = Path(model), str(model)
-    named = is_published(model)
+    name, arguments = split_variant(model)
+    named, suffix = is_published(name), suffix_of(model)
     if not pretrained and not named:
         raise BadOption(f"{model} is a run and has its own weights; omit --no-pretrained")
     if name in PUBLISHED and named:
@@ -142,21 +144,22 @@ def find_subject(model: str | Path, pretrained: bool = True, accept_licence: str
         card, task = load_model(model, accept_licence)
         if card.task != "classification":
             raise BadOption(f"{model} is a run for {card.task}; explain takes runs for classification in this version")
-        weights = f"the weights {card.starting_weights}" if named else f"the weights of run {run.resolve().name}"
-        return Subject(card.backbone, task.backbone, card.preprocessing, weights, task)
+        weights = f"the weights {card.starting_weights}" if named else f"the weights of run {Path(name).resolve().name}"
+        return Subject(card.backbone + suffix, task.backbone, card.preprocessing, weights, task)
     if start:
         require_licence(name, licence_of(name), accept_licence)
+    require_architecture(arguments, "model_args")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = build_backbone(name, pretrained=start).eval()
+        net = build_backbone(name, pretrained=start, **arguments).eval()
     if start:
-        return Subject(name, net, preprocessing_of(name), f"the weights {full_name(name)}")
+        return Subject(name + suffix, net, preprocessing_of(name), f"the weights {full_name(name)}")
     reason = "" if has_weights(name) else f"There are no weights of {name} to use. "
     warning = (
         "These weights are untrained. The maps below show how the mechanism works, not what matters in the picture. "
         f"{reason}Pass a run folder{', or omit --no-pretrained' if not reason else ''}."
     )
-    return Subject(name, net, preprocessing_of(name), "untrained weights", warning=warning)
+    return Subject(name + suffix, net, preprocessing_of(name), "untrained weights", warning=warning)
 
 
 def explain_net(subject: Subject, x: Tensor, view: View) -> list[Section]:

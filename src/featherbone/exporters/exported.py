@@ -19,6 +19,7 @@ from featherbone.tasks.kind import Decoder
 from featherbone.tasks.published import load_model
 from featherbone.tasks.run import build_task, digest
 from featherbone.tasks.task import decoder_of
+from featherbone.tasks.variant import split_variant, suffix_of, variant_path
 
 MAX_STRIDE = 1024
 
@@ -87,12 +88,32 @@ def decoder_of_file(manifest: Manifest) -> Decoder:
 def open_task(path: Path, trust: bool = False, accept_licence: str | None = None) -> tuple[Card, Any]:
     """The card and the model of a run folder, an exported file or its folder, or the name of a published model.
 
-    Without `trust`, a file that holds machine code is a `BadOption`. Other errors are those of `load_model`.
+    Without `trust`, a file that holds machine code is a `BadOption`. Other errors are those of `load_model` and
+    `find_exported`.
     """
-    if (path / CARD).is_file() or not (path.is_file() or (path / MANIFEST).is_file()):
+    exported = find_exported(path)
+    if exported is None:
         return load_model(path, accept_licence)
-    file, manifest = read_manifest(path)
+    file, manifest = read_manifest(exported)
     return manifest.card, ExportedTask(manifest, open_file(file, manifest.target, trust=trust))
+
+
+def find_exported(path: Path) -> Path | None:
+    """`path` if it is an exported file or the folder of one; None for a run folder or a name.
+
+    Raises `BadOption` for an exported file with a suffix, for it has no keyword arguments.
+    """
+    name, arguments = split_variant(path)
+    found = Path(name)
+    if (found / CARD).is_file() or not (found.is_file() or (found / MANIFEST).is_file()):
+        return None
+    if arguments:
+        suffix = suffix_of(path)
+        raise BadOption(
+            f"{found} is an exported file, whose arguments are fixed; omit {suffix}, or export the run with it: "
+            f"featherbone export RUN{suffix}"
+        )
+    return found
 
 
 def weights_digest(path: Path, task: Any) -> str:
@@ -107,8 +128,9 @@ def beside(path: Path, name: str) -> Path:
     """Default path of what is made from a run: in its folder, or beside an export's, which is distributed.
 
     `path` is a run folder, an exported file or its folder, or the name of a published model or of a repository on the
-    hub: then it is in the current folder.
+    hub: then it is in the current folder. What is made from a variant has its suffix.
     """
+    name, path = variant_path(name, path), Path(split_variant(path)[0])
     if not path.exists():
         return Path(f"{path.name.replace('@', '-')}-{name}")
     folder = path if path.is_dir() else path.parent

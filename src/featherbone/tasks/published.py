@@ -36,8 +36,9 @@ from featherbone.tasks.backbone import (
     weights_licence,
 )
 from featherbone.tasks.card import Card, versions
-from featherbone.tasks.run import build_task, fit, load_task, save_weights
+from featherbone.tasks.run import build_task, fit, load_task, save_weights, vary
 from featherbone.tasks.task import KINDS
+from featherbone.tasks.variant import split_variant
 
 WITHOUT_CATEGORY = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 """Numbers up to 90 that no category of COCO has."""
@@ -146,24 +147,25 @@ def is_published(run: str | Path) -> bool:
 def load_model(run: str | Path, accept_licence: str | None = None) -> tuple[Card, Any]:
     """Card and model of a run folder, a repository on the hub, or a published model by its name, in evaluation mode.
 
-    Raises `BadRun` with near matches, `BadLicence`, and `BadCheckpoint` where weights are not available.
+    With a suffix, as in `lvt_run@recursion=1`, it is a variant of the model. Raises `BadRun` with near matches,
+    `BadOption` as `vary`, `BadLicence`, and `BadCheckpoint` where weights are not available.
     """
-    name = str(run)
-    if Path(run).exists() or is_repository(Path(run)):
+    name, arguments = split_variant(run)
+    if Path(name).exists() or is_repository(Path(name)):
         return load_task(Path(run))
     if name in PUBLISHED:
         checkpoint = PUBLISHED[name].checkpoint
         require_licence(name, checkpoint.licence, accept_licence)
-        return open_file(published_file(name, checkpoint), name)
+        return open_file(published_file(name, checkpoint), name, arguments=arguments)
     if is_classifier(name):
         if has_weights(name):
             require_licence(name, licence_of(name), accept_licence)
-        card = classifier_card(name)
+        card = vary(classifier_card(name), arguments)
         return card, build_task(card, pretrained=True).eval()
     tagged = timm.list_pretrained(f"{name.partition('.')[0]}.*")
     near = did_you_mean(name, (*PUBLISHED, *timm.list_models(), *tagged)) if len(name) < MAX_TEXT else ""
     raise BadRun(
-        f"{run}: not a run folder or exported file, for there is no such path, and no published model{near}; give the "
+        f"{name}: not a run folder or exported file, for there is no such path, and no published model{near}; give the "
         f"path of a run, a name that featherbone models lists, or one of {', '.join(PUBLISHED)}"
     )
 
@@ -185,16 +187,23 @@ def convert_file(
 
 
 def open_file(
-    file: Path, name: str, image_size: tuple[int, int] | None = None, fixed: bool = False
+    file: Path,
+    name: str,
+    image_size: tuple[int, int] | None = None,
+    fixed: bool = False,
+    arguments: Mapping[str, Any] | None = None,
 ) -> tuple[Card, Any]:
-    """Card and model of the published weights in `file`; arguments and errors as in `convert_file`."""
+    """Card and model of the published weights in `file`, with other `arguments` of the backbone as `vary` takes them.
+
+    The rest is as in `convert_file`.
+    """
     if name not in PUBLISHED and is_classifier(name):
-        card = classifier_card(name, image_size)
+        card = vary(classifier_card(name, image_size), arguments or {})
         licence = weights_licence(name, True, str(file))
         card = replace(card, weights_licence=licence, starting_weights=file.name)
         return card, build_task(card, True, str(file)).eval()
     weights = read_published(file)
-    card = published_card(name, weights, image_size, fixed)
+    card = vary(published_card(name, weights, image_size, fixed), arguments or {})
     with torch.random.fork_rng(devices=()):  # initial weights are drawn, then replaced
         task = build_task(card)
     try:

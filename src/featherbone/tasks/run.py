@@ -1,6 +1,8 @@
 """A run folder as users of its weights see it: card and weights."""
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from featherbone.tasks.classification import build_classifier
 from featherbone.tasks.dense import DenseTask, build_head, build_pyramid
 from featherbone.tasks.task import decoder_of, kind_of
 from featherbone.tasks.timm_format import CONFIG, TIMM_WEIGHTS, read_config
+from featherbone.tasks.variant import split_variant
 
 DIGEST = "sha256"
 """Only name in the metadata of `weights.safetensors`, for the order of several varies: the digest of its tensors."""
@@ -26,12 +29,15 @@ DIGEST = "sha256"
 def load_task(run: Path) -> tuple[Card, Any]:
     """The card of a run and its model with the run's weights, in evaluation mode.
 
-    `run` is a folder, also one of a classifier in timm's format, or the name of a repository on the hub. Raises
-    `BadRun`, and `HubError` where it cannot be downloaded.
+    `run` is a folder, also one of a classifier in timm's format, or the name of a repository on the hub; with a suffix,
+    a variant of its model. Raises `BadRun`, `BadOption` as `vary`, and `HubError` where it cannot be downloaded.
     """
+    name, arguments = split_variant(run)
+    run = Path(name)
     if is_repository(run):
         run = download(run, (CARD, WEIGHTS, CONFIG, TIMM_WEIGHTS))
     card = Card.read(run) if (run / CARD).is_file() or not (run / CONFIG).is_file() else read_config(run)
+    card = vary(card, arguments)
     with torch.random.fork_rng(devices=()):  # initial weights are drawn, then replaced
         task = build_task(card)
     load_weights(run, task)
@@ -61,6 +67,29 @@ def build_task(card: Card, pretrained: bool = False, checkpoint: str | None = No
             f"{card.backbone} cannot be built with {str(given)[:200]} ({type(error).__name__}: {error}); "
             "give other model_args and head_args"
         ) from error
+
+
+def vary(card: Card, arguments: Mapping[str, Any]) -> Card:
+    """A card with other keyword arguments of its backbone, for the same weights, and without the metrics of the run.
+
+    The threshold of scores is kept. Raises `BadOption` for arguments that the backbone does not take, or that change
+    its parameters.
+    """
+    if not arguments:
+        return card
+    threshold = {name: value for name, value in card.metrics.items() if name == "best_score"}
+    varied = replace(card, model_args={**card.model_args, **arguments}, metrics=threshold)
+    with torch.random.fork_rng(devices=()), torch.device("meta"):
+        own, others = (
+            {name: tuple(value.shape) for name, value in build_task(one).state_dict().items()} for one in (card, varied)
+        )
+    if wrong := sorted(name for name in own.keys() | others.keys() if own.get(name) != others.get(name)):
+        given = ",".join(f"{name}={value}" for name, value in arguments.items())
+        raise BadOption(
+            f"{given} changes weights of {card.backbone}, such as {wrong[0]}, so trained ones do not fit; give "
+            f"arguments that change none, or train a model with --model-args {given}"
+        )
+    return varied
 
 
 def load_backbone(run: Path, card: Card, backbone: Any, name: str) -> None:
