@@ -194,6 +194,25 @@ def locked(folder: Path) -> Iterator[None]:
         unlock_file(path, handle)
 
 
+@contextmanager
+def claim(path: Path) -> Iterator[bool]:
+    """Lock the file `path` for the context, without waiting; whether that was possible, or another process holds it."""
+
+    def refuse() -> None:
+        raise BlockingIOError
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = lock_file(path, refuse)
+    except BlockingIOError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        unlock_file(path, handle)
+
+
 def lock_file(path: Path, busy: Callable[[], None]) -> int:
     """Create and lock the file `path`, and return its handle; on a file system without locks, nothing is locked.
 

@@ -136,7 +136,8 @@ def open_evaluation(
     train = opened or (open_checked(data, task, "train", settings) if split in (None, "val") else None)
     if train is not None and (split != "train" or open_checked(data, task, "val", settings) is None):
         if "val_share" in settings and len(train.images) > 1:
-            rest, held_out = hold_out(train.images, settings["val_share"], settings["seed"])
+            seed = settings["seed"] if settings.get("val_seed") is None else settings["val_seed"]
+            rest, held_out = hold_out(train.images, settings["val_share"], seed)
             if len(held_out) and is_held_out(held_out):
                 images, of = (rest, "train") if split == "train" else (held_out, "val")
                 notice = f"no validation split: the {of} images are those of the run's training"

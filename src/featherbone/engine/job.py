@@ -50,7 +50,7 @@ class Job:
         self.splits: dict[str, Any]
         """The images, by the name of their split."""
         if evaluated is None:
-            found = open_data(data, task, settings.val_share, settings.seed, Reading.of(settings.to_dict()))
+            found = open_data(data, task, settings.val_share, settings.held_out_by, Reading.of(settings.to_dict()))
             self.splits, self.notices = {"train": found.train, "val": found.val}, (*found.notices, *found.warnings)
         else:
             self.splits, self.notices = {evaluated.split: evaluated.images}, evaluated.notices

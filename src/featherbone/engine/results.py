@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from featherbone.data.dataset import open_evaluation
+from featherbone.data.dataset import EvaluationSplit, open_evaluation
 from featherbone.data.formats import find_task, find_tasks
 from featherbone.data.formats.coco_json import read_bytes, read_panoptic_results
 from featherbone.data.formats.panoptic import PanopticSplit, read_ids
@@ -15,6 +15,7 @@ from featherbone.data.named_files import find_below
 from featherbone.data.object_split import ObjectSplit
 from featherbone.errors import BadData, BadImage, BadOption
 from featherbone.metrics.detection import read_coco_results
+from featherbone.metrics.outcome import Outcome
 from featherbone.ops.label_maps import IGNORE
 from featherbone.progress import notify, track
 from featherbone.results import Instances, PanopticMap, SemanticMap
@@ -30,7 +31,16 @@ Read = Callable[[int], Any]
 def evaluate_results(
     results: Path, data: Path, masks: bool, split: str | None = None, crowds: str = "ignore", **reading: Any
 ) -> tuple[dict[str, Any], tuple[str, ...], Kind]:
-    """Metrics of another tool's results on a split of a data folder, the class names, and the task.
+    """Metrics of another tool's results on a split of a data folder, the class names, and the task."""
+    outcome, opened, kind = measure_results(results, data, masks, split, crowds, **reading)
+    metrics = {**outcome.compute(), **outcome.interval(), "split": opened.split}
+    return metrics, opened.images.classes, kind
+
+
+def measure_results(
+    results: Path, data: Path, masks: bool, split: str | None = None, crowds: str = "ignore", **reading: Any
+) -> tuple[Outcome, EvaluationSplit, Kind]:
+    """The outcome of another tool's results on a split of a data folder, that split, and the task.
 
     A folder holds index PNGs, a file COCO's results or panoptic json. `split` is that of `open_evaluation`; `crowds`
     and `reading` are settings of training.
@@ -44,7 +54,7 @@ def evaluate_results(
     outcome, read = kind.outcome(len(images), images), reader(results, images)
     for index in track(range(len(images)), "evaluating", len(images)):
         outcome.add(index, images.truth(index), read(index))
-    return {**outcome.compute(), **outcome.interval(), "split": opened.split}, images.classes, kind
+    return outcome, opened, kind
 
 
 def find_reader(

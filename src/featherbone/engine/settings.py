@@ -159,6 +159,7 @@ class Settings:
     val_share: float = option(
         0.2, "Share of each class that is held out where the data has no validation split.", 0.01, 0.9
     )
+    val_seed: int | None = option(None, "Seed of the held-out images; by default that of the run.", 0, 2**32 - 1)
     unlabelled: Literal["leave-out", "negative"] = option(
         "leave-out", "Images that no annotation file mentions: omit them, or use them as images without objects."
     )
@@ -182,6 +183,11 @@ class Settings:
     workers: int | None = option(None, "Processes that read images; by default chosen by the number of cores.", 0, 1024)
     save_seconds: float = option(60.0, "Seconds between checkpoints within an epoch.", 0, 1e9)
     tensorboard: bool = option(False, "Write curves for TensorBoard into the run folder.")
+
+    @property
+    def held_out_by(self) -> int:
+        """The seed by which images are held out."""
+        return self.seed if self.val_seed is None else self.val_seed
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by name, as a card holds them."""

@@ -43,6 +43,7 @@ class Reading(TypedDict, total=False):
 
     val_share: float
     seed: int
+    val_seed: int | None
     ignore_index: int | None
     zero_ignored: bool
     unlabelled: Literal["leave-out", "negative"]

@@ -1,0 +1,1 @@
+"""Comparison of models over seeds and images: training under one protocol, statistics, speed."""

@@ -1,0 +1,107 @@
+"""What a difference between two models shows: its interval, a corrected test, and a verdict in words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, inf, isfinite
+from typing import Any
+
+import numpy as np
+
+from featherbone.metrics.intervals import NUM_DRAWS, Estimate
+
+ALPHA = 0.05
+"""Probability of a verdict better or worse for two equal models, over all pairs."""
+DETECTED = 1.96 + 0.84
+"""Standard errors of a difference that is found with a probability of 80%."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The difference of the headline metric of two models, `first` less `second`."""
+
+    first: str
+    second: str
+    difference: float
+    interval: tuple[float, float]
+    """95% interval of the difference."""
+    wins: float
+    """Probability that a new seed of the first beats one of the second on as many new images."""
+    p: float
+    """Two-sided p value, corrected for all pairs by Holm's method."""
+    equivalent: bool
+    """Whether the 90% interval is inside the margin (two one-sided tests)."""
+    seeds_needed: int | None
+    """Seeds of each model that would tell a difference of this size, or of the margin; None where no number would."""
+    images_needed: int | None
+    """Images that would tell it with the same seeds; None where no number would."""
+
+    @property
+    def verdict(self) -> str:
+        """better, worse, equivalent, or not enough data to tell."""
+        if self.p < ALPHA:
+            return "better" if self.difference > 0 else "worse"
+        return "equivalent" if self.equivalent else "not enough data to tell"
+
+    def sentence(self, margin: float) -> str:
+        """The verdict in words, with what would be needed where there is none."""
+        if self.p < ALPHA:
+            return f"{self.first} is {self.verdict} than {self.second}"
+        if self.equivalent:
+            return f"{self.first} and {self.second} are equivalent within {margin:g}"
+        needed = [f"about {self.seeds_needed} seeds"] if self.seeds_needed else []
+        needed += [f"about {self.images_needed:,} images"] if self.images_needed else []
+        what = " or ".join(needed) or "more seeds and more images, not one of them alone,"
+        return f"not enough data to tell {self.first} from {self.second}; {what} would tell"
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "verdict": self.verdict}
+
+
+def judge(names: Sequence[tuple[str, str]], differences: Sequence[Estimate], margin: float) -> list[Pair]:
+    """The pairs of models whose differences were estimated; two within `margin` are equivalent."""
+    errors = [one.errors() for one in differences]
+    raw = [_p_value(one, error) for one, error in zip(differences, errors, strict=True)]
+    rows = zip(names, differences, errors, holm(raw), strict=True)
+    return [_pair(*name, one, error, p, margin) for name, one, error, p in rows]
+
+
+def _pair(first: str, second: str, one: Estimate, errors: Any, p: float, margin: float) -> Pair:
+    half, narrow = (float(np.quantile(np.abs(errors), share)) for share in (0.95, 0.90))
+    of_seeds = sum(part.error**2 * (part.freedom + 1) for part in one.seeds)  # of one seed of each
+    of_images = one.images.error**2
+    again = np.random.default_rng(1).normal(0, (of_seeds + of_images) ** 0.5, NUM_DRAWS)
+    wins = one.centre + errors + again
+    seeds = max((part.freedom + 1 for part in one.seeds), default=0)
+    room = (max(abs(one.centre), margin) / DETECTED) ** 2  # the variance at which it would be found
+    return Pair(
+        first=first,
+        second=second,
+        difference=one.value,
+        interval=(one.centre - half, one.centre + half),
+        wins=float((wins > 0).mean() + (wins == 0).mean() / 2),
+        p=p,
+        equivalent=abs(one.centre) + narrow <= margin,
+        seeds_needed=_needed(of_seeds, room - of_images, seeds) if one.seeds else None,
+        images_needed=_needed(of_images * (one.images.freedom + 1), room - of_seeds / max(seeds, 1), 0),
+    )
+
+
+def _needed(variance: float, room: float, least: int) -> int | None:
+    number = variance / room if room > 0 else inf
+    return max(ceil(number), least + 1) if isfinite(number) else None
+
+
+def _p_value(one: Estimate, errors: Any) -> float:
+    """How often an error is as large as the difference; at least one in `NUM_DRAWS`."""
+    if not one.centre:
+        return 1.0
+    return float((np.count_nonzero(np.abs(errors) >= abs(one.centre)) + 1) / (len(errors) + 1))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down correction of p values for several tests."""
+    found, highest = [0.0] * len(p), 0.0
+    for rank, place in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        highest = max(highest, min((len(p) - rank) * p[place], 1.0))
+        found[place] = highest
+    return found
