@@ -11,6 +11,7 @@ from featherbone import backbones as backbones
 if TYPE_CHECKING:
     from featherbone.commands import (
         bench,
+        compare,
         convert,
         demo,
         doctor,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Predictor",
     "bench",
+    "compare",
     "convert",
     "demo",
     "deploy",

@@ -31,6 +31,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "explain": commands.explain,
     "export": commands.export,
     "bench": commands.bench,
+    "compare": commands.compare,
     "convert": commands.convert,
     "push": commands.push,
     "data panoptic": commands.make_panoptic,

@@ -16,6 +16,9 @@ from featherbone.benchmarking.models import model_facts, published
 from featherbone.benchmarking.speed import measure_speed, write_result
 from featherbone.benchmarking.table import BenchResult
 from featherbone.benchmarking.worker import Plan
+from featherbone.comparison.compare import Options, run_comparison
+from featherbone.comparison.result import ComparisonResult
+from featherbone.comparison.subjects import parse_subjects
 from featherbone.data.doctor.examine import choose_task, examine
 from featherbone.data.formats import find_task
 from featherbone.data.formats.format import Reading
@@ -535,6 +538,57 @@ def bench(
         trust=trust,
     )
     return write_result(measure_speed(plan), Path(out))
+
+
+def compare(
+    models: Positional[tuple[str, ...]],
+    *,
+    data: Path | None = None,
+    task: Task | None = None,
+    seeds: int = 3,
+    minutes: float | None = None,
+    search: int = 0,
+    preset: Literal["small-data"] | None = None,
+    margin: float = 0.01,
+    split: Literal["train", "val", "test"] | None = None,
+    speed: bool = True,
+    runtime: str = "eager",
+    trust: bool = False,
+    out: Path = Path("comparison"),
+    **settings: Any,
+) -> ComparisonResult:
+    """Compare models fairly: under one protocol, over several seeds, with intervals and a verdict for each pair.
+
+    A model is a name, which is trained; or a run, an exported file, a published detector or segmentation model, or
+    another tool's results, which are evaluated as they are. LABEL=MODEL gives it a label, and finished ones with the
+    same label are seeds of one model: lvt=runs/a lvt=runs/b other=results.json. `@recursion=1` at its end states
+    keyword arguments of the backbone. Several processes may work on one comparison with the same command, and the same
+    command continues one that was interrupted. `comparison.html` and `comparison.json` are written.
+
+    Args:
+        models: Two or more models.
+        data: Data folder or URL; by default that of the first run.
+        task: Task; required where the folder fits several tasks and no model is a run.
+        seeds: Trainings of each model, with the seeds `seed`, `seed` + 1 and so on.
+        minutes: Time of each training on this machine, measured before it, instead of a number of epochs.
+        search: Learning rates that are tried for each model, by Optuna, before its trainings; needs
+            featherbone[search].
+        preset: Settings for a kind of data: small-data is for tens to hundreds of images.
+        margin: Difference of the metric, from 0 to 1, within which two models are equivalent.
+        split: Split to evaluate on; by default val.
+        speed: Also measure the latency and memory of each model, in turn.
+        runtime: Runtime in which speed is measured, as in `bench`.
+        trust: Run a file with machine code, which can do everything that you can: an export for torch.
+        out: Folder to write.
+        **settings: Settings of the training.
+
+    """
+    return run_comparison(
+        parse_subjects(models),
+        Options(data and root_of(data), task, seeds, minutes, search, preset, margin, split, speed, runtime, trust),
+        Path(out),
+        settings,
+    )
 
 
 def models(pattern: Positional[str | None] = None) -> ModelsResult:

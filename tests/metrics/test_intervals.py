@@ -76,9 +76,12 @@ def test_one_image_has_no_interval():
     assert interval_of(counts([1])) is None and interval_of(counts([])) is None
 
 
-def test_only_models_on_the_same_images_are_compared():
-    with pytest.raises(AssertionError, match="other images"):
-        replicate([[counts([1, 0])], [counts([1, 0, 1])]])
+def test_images_that_not_all_models_have_are_left_out():
+    whole = counts([1, 0, 1, 1, 0, 1])
+    part = ClassCounts(whole.indices[1:], whole.scores[1:], whole.labels[1:], whole.num_classes)
+    one, other = replicate([[whole], [part]])
+    assert one.num_images == 5 and estimate(one, other).half_width() == 0
+    np.testing.assert_array_equal(one.sets, replicate([[part]])[0].sets)
 
 
 def test_values_of_classes_are_estimated_like_the_metric():

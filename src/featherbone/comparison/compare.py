@@ -1,104 +1,212 @@
 """The comparison itself: train what has a name, evaluate all on the same images, measure their speed, and judge."""
 
 import os
-from collections.abc import Mapping, Sequence
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featherbone.benchmarking.speed import measure_speed, source_of
+from featherbone.benchmarking.speed import cpu_name, measure_speed, source_of
 from featherbone.benchmarking.worker import Plan
 from featherbone.comparison.measuring import Measured, Measuring, require_same_images
+from featherbone.comparison.page import write_comparison_page
 from featherbone.comparison.result import ClassDifference, ComparisonResult, Disagreement, ModelRow, Speed
 from featherbone.comparison.subjects import Subject, is_results
-from featherbone.comparison.trials import Protocol, keep_protocol, train_all
+from featherbone.comparison.trials import POLL, Protocol, train_all
 from featherbone.comparison.verdicts import judge
+from featherbone.data.formats import find_task
 from featherbone.devices import find_device
-from featherbone.errors import BadData
-from featherbone.files import claim, to_json, write_json
-from featherbone.metrics.intervals import Replicates, estimate, replicate
+from featherbone.errors import BadData, BadOption
+from featherbone.files import check_writable, claim, write_json
+from featherbone.metrics.counts import Ints
+from featherbone.metrics.intervals import Replicates, common_indices, estimate, replicate
 from featherbone.progress import notify, track
-from featherbone.tasks.card import versions
+from featherbone.tasks.card import CARD, Card, versions
+from featherbone.tasks.variant import split_variant
 
-RESULT = "comparison.json"
+Cost = tuple[int | None, int | None, Speed | None]
+"""Parameters, multiply-adds and speed, where they are known."""
+USUAL = {"seeds": 3, "search": 0, "margin": 0.01, "speed": True, "runtime": "eager", "trust": False}
+"""Values of options that a command omits."""
 SHOWN = 6
 """Images on which two models differ that are shown."""
 MAX_PAIRS = 3
 """Pairs of models whose images are shown."""
 
 
-def compare_models(
-    subjects: Sequence[Subject],
-    seeds: int,
-    protocol: Protocol,
-    measuring: Measuring,
-    plan: Plan | None,
-    margin: float,
-    command: str,
-    out: Path,
-) -> tuple[ComparisonResult, list[list[Measured]]]:
-    """The result, and what was measured of each of its rows; without a `plan` no speed is measured."""
-    trained = any(subject.model for subject in subjects)
-    if trained:
-        keep_protocol(protocol, out)
-    runs = train_all(subjects, seeds, protocol, out) if trained else {}
+@dataclass(frozen=True)
+class Options:
+    """Options of a comparison, but for those of training; `commands.compare` explains them."""
+
+    data: Path | None
+    task: str | None
+    seeds: int
+    minutes: float | None
+    search: int
+    preset: str | None
+    margin: float
+    split: str | None
+    speed: bool
+    runtime: str
+    trust: bool
+
+
+def run_comparison(
+    subjects: Sequence[Subject], options: Options, out: Path, given: Mapping[str, Any]
+) -> ComparisonResult:
+    """Train, evaluate and judge, and write the files of the result in the folder `out`."""
+    check_options(subjects, options, given)
+    check_writable(out, folder=True)
+    data, task = find_data(subjects, options)
+    protocol = Protocol(data, task, options.preset, options.minutes, options.search, given)
+    device, workers, accepted = given.get("device", "auto"), given.get("workers"), given.get("accept_licence")
+    measuring = Measuring(data, task, options.split, device, workers, options.trust, accepted)
+    plan = Plan((), runtimes=(options.runtime,), repeats=20 if options.speed else 0, device=device, trust=options.trust)
+    for subject in subjects:
+        if subject.model:
+            protocol.settings(subject, protocol.first_seed)  # refuses wrong options before any work
+    runs = train_all(subjects, options.seeds, protocol, out)
     sources = [runs.get(subject.label) or [Path(source) for source in subject.sources] for subject in subjects]
-    total = sum(map(len, sources))
-    bar = track([source for own in sources for source in own], "evaluating models", total)
-    found = iter([measuring.measure(str(source)) for source in bar])
+    with waiting_claim(out / "result.lock"):  # speed is measured by one process at a time
+        models = measure_models(sources, measuring)
+        costs = measure_costs(subjects, sources, plan)
+        order, result = judge_models(subjects, models, costs, options.margin)
+        result = replace(
+            result,
+            data=str(data),
+            protocol=protocol.to_json() if runs else {},
+            command=command_of(subjects, options, given),
+            machine=f"{cpu_name()}, {os.cpu_count()} cores, device {find_device(device)}",
+            notes=(*result.notes, *find_notes(result.rows, options)),
+            out=out,
+        )
+        write_json(out / "comparison.json", result.to_json())
+        write_comparison_page(out / "comparison.html", result, [models[i] for i in order], measuring)
+    return result
+
+
+def check_options(subjects: Sequence[Subject], options: Options, given: Mapping[str, Any]) -> None:
+    """Raise `BadOption` for options that are out of range or have no effect."""
+    if len(subjects) < 2:
+        raise BadOption(
+            f"{len(subjects)} models to compare; give two or more: featherbone compare lvt pvt_v2_b0 --data DIR"
+        )
+    for name, number, low in (("seeds", options.seeds, 1), ("search", options.search, 0)):
+        if number < low:
+            raise BadOption(f"{name} {number} is too small; pass {low} or more")
+    if options.minutes is not None and options.minutes <= 0:
+        raise BadOption(f"minutes {options.minutes:g} is not above 0; omit it, or give the time of a training")
+    if not 0 <= options.margin <= 1:
+        raise BadOption(f"margin {options.margin:g} is not from 0 to 1; 0.01 is one point")
+    if "model_args" in given:
+        raise BadOption("model-args of all models; write them after the name of one: lvt@recursion=3")
+    if options.minutes is not None and "epochs" in given:
+        raise BadOption("epochs and minutes both state how long to train; omit one")
+    trained = [subject.label for subject in subjects if subject.model]
+    only = {
+        "minutes": options.minutes is not None,
+        "search": bool(options.search),
+        "preset": options.preset is not None,
+    }
+    only |= {name: True for name in given if name not in ("device", "workers", "accept_licence")}
+    for name, stated in only.items():
+        if stated and not trained:
+            raise BadOption(f"{name} applies only to models that are trained, and all of these are finished; omit it")
+    if trained and options.data is None:
+        raise BadOption(f"no data to train {trained[0]} on; give a folder with --data DIR")
+    if trained and options.split == "train":
+        raise BadOption("split train: the models are trained on it; omit it, or compare finished runs")
+
+
+def find_data(subjects: Sequence[Subject], options: Options) -> tuple[Path, str]:
+    """The data folder and the task: those given, or those of the first run."""
+    runs = [name for subject in subjects for name in subject.sources if (Path(split_variant(name)[0]) / CARD).is_file()]
+    card = Card.read(Path(split_variant(runs[0])[0])) if runs else None
+    if options.data is None and card is None:
+        raise BadOption("no data to compare on; give a folder with --data DIR")
+    if card is None:
+        assert options.data is not None, "it was given"
+        return options.data, find_task(options.data, options.task)
+    data = options.data or card.data_folder("give its location with --data DIR")
+    return data, find_task(data, options.task or card.task)
+
+
+def command_of(subjects: Sequence[Subject], options: Options, given: Mapping[str, Any]) -> str:
+    """The command line that repeats the comparison."""
+    words = ["featherbone", "compare"]
+    for subject in subjects:
+        for source in subject.sources or (subject.model + (subject.model_args and f"@{subject.model_args}"),):
+            words.append(source if source == subject.label else f"{subject.label}={source}")
+    stated = {**vars(options), **given}
+    for name, value in stated.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words += [f"--{option}" if value else f"--no-{option}"] if value != USUAL.get(name) else []
+        elif value is not None and value != USUAL.get(name):
+            words += [f"--{option}", *map(str, value if isinstance(value, tuple | list) else [value])]
+    return shlex.join(words)
+
+
+def measure_models(sources: Sequence[Sequence[Path]], measuring: Measuring) -> list[list[Measured]]:
+    """What every seed of every model gives on the same images."""
+    names = [str(source) for own in sources for source in own]
+    found = iter([measuring.measure(name) for name in track(names, "evaluating models", len(names))])
     models = [[next(found) for _ in own] for own in sources]
     require_same_images(models)
-    common = sorted(set.intersection(*(set(one.counts.indices.tolist()) for own in models for one in own)))
-    first = models[0][0]
+    return models
+
+
+def judge_models(
+    subjects: Sequence[Subject], models: Sequence[Sequence[Measured]], costs: Sequence[Cost], margin: float
+) -> tuple[list[int], ComparisonResult]:
+    """The order of the models, the best first, and the result."""
+    first, counts = models[0][0], [[one.counts for one in own] for own in models]
+    images, common = first.images, common_indices(counts)
     if len(common) < 2:
-        raise BadData(f"{measuring.data}: {len(common)} images of {first.split} to compare on; give 2 or more")
-    counts = [[one.counts.keep(np.array(common)) for one in own] for own in models]
+        raise BadData(f"{len(common)} images of {first.split} to compare on; give data with 2 or more")
     replicates = replicate(counts)
     order = sorted(range(len(models)), key=lambda i: -float(replicates[i].whole.mean()))
     of_classes = replicate([counts[i] for i in order], classes=True)
-    speeds = measure_all(subjects, sources, plan) if plan is not None else [None] * len(subjects)
-    rows = tuple(
-        make_row(subjects[i], sources[i], models[i], replicates[i], classes, speeds[i])
-        for i, classes in zip(order, of_classes, strict=True)
-    )
+    labels = [subject.label for subject in subjects]
+    scores = [np.mean([one.scores[one.indices.searchsorted(common)] for one in own], 0) for own in counts]
     pairs = list(combinations(order, 2))
     differences = [estimate(replicates[i], replicates[j]) for i, j in pairs]
-    names = [subject.label for subject in subjects]
-    split = first.images
-    scores = [np.nanmean(np.stack([one.scores for one in own]), 0) if own else np.zeros(0) for own in counts]
-    result = ComparisonResult(
+    left_out = len(images) - len(common)
+    return order, ComparisonResult(
         metric=first.kind.figures[first.kind.headline],
-        rows=rows,
-        pairs=tuple(judge([(names[i], names[j]) for i, j in pairs], differences, margin)),
+        rows=tuple(
+            make_row(subjects[i], models[i], replicates[i], classes, costs[i])
+            for i, classes in zip(order, of_classes, strict=True)
+        ),
+        pairs=tuple(judge([(labels[i], labels[j]) for i, j in pairs], differences, margin)),
         margin=margin,
-        data=str(measuring.data),
         split=first.split,
         num_images=len(common),
-        fingerprint=split.fingerprint(),
-        classes=split.classes,
-        differences=class_differences(of_classes, split.classes),
+        fingerprint=images.fingerprint(),
+        classes=images.classes,
+        differences=class_differences(of_classes, images.classes),
         disagreements={
-            (names[i], names[j]): disagree(common, scores[i], scores[j], split) for i, j in list(pairwise(order))[:MAX_PAIRS]
+            (labels[i], labels[j]): disagree(common, scores[i], scores[j], images)
+            for i, j in list(pairwise(order))[:MAX_PAIRS]
         },
-        protocol=protocol.to_json() if trained else {},
-        command=command,
-        machine=machine(measuring.device, plan),
         versions=versions(),
-        notes=tuple(find_notes(rows, protocol, len(split) - len(common))),
-        out=out,
+        notes=(f"{left_out} images are left out, on which not all models could be measured",) if left_out else (),
     )
-    return result, [models[i] for i in order]
 
 
-def measure_all(subjects: Sequence[Subject], sources: Sequence[Sequence[Path]], plan: Plan) -> list[Any]:
-    """Parameters, MACs and speed of each model, of its first seed; None for results of another tool.
+def measure_costs(subjects: Sequence[Subject], sources: Sequence[Sequence[Path]], plan: Plan) -> list[Cost]:
+    """Parameters, MACs and speed of each model, of its first seed; unknown for results of another tool.
 
     With no rounds, only parameters and MACs are counted.
     """
     able = [i for i, own in enumerate(sources) if not is_results(str(own[0]))]
-    found: list[Any] = [None] * len(subjects)
+    found: list[Cost] = [(None, None, None)] * len(subjects)
     if not able:
         return found
     names = tuple(str(sources[i][0]) for i in able)
@@ -107,37 +215,35 @@ def measure_all(subjects: Sequence[Subject], sources: Sequence[Sequence[Path]], 
             source = source_of(name, plan)
             found[i] = (*source.cost(source.sizes[0]), None)
         return found
-    rows = {row.model: row for row in measure_speed(replace_models(plan, names)).rows}
+    rows = {row.model: row for row in measure_speed(replace(plan, models=names)).rows}
     for i, name in zip(able, names, strict=True):
         row = rows[name]
         if row.error:
             notify(f"{subjects[i].label}: speed not measured: {row.error}", "note")
-        timed = row.p25 is not None and row.p50 is not None and row.p75 is not None
-        found[i] = (row.params, row.macs, Speed((row.p25, row.p50, row.p75), row.peak_mb) if timed else None)
+        speed = None
+        if row.p25 is not None and row.p50 is not None and row.p75 is not None:
+            speed = Speed((row.p25, row.p50, row.p75), row.peak_mb)
+        found[i] = (row.params, row.macs, speed)
     return found
 
 
 def make_row(
-    subject: Subject,
-    sources: Sequence[Path],
-    measured: Sequence[Measured],
-    found: Replicates,
-    classes: Replicates,
-    cost: tuple[int | None, int | None, Speed | None] | None,
+    subject: Subject, measured: Sequence[Measured], found: Replicates, classes: Replicates, cost: Cost
 ) -> ModelRow:
     """The row of a model."""
     whole, card = estimate(found), measured[0].card
-    params, macs, speed = cost or (None, None, None)
-    chosen = {name: card.settings.get(name) for name in ("epochs", "lr", "batch_size")} if card and subject.model else {}
-    means = np.nan_to_num(classes.whole.mean(0), nan=-1.0).tolist()
+    params, macs, speed = cost
+    chosen = (
+        {name: card.settings.get(name) for name in ("epochs", "lr", "batch_size")} if card and subject.model else {}
+    )
     return ModelRow(
         label=subject.label,
-        sources=tuple(map(str, sources)),
+        sources=tuple(one.source for one in measured),
         values=tuple(found.whole.tolist()),
         value=whole.value,
         interval=whole.interval(),
-        per_class=tuple(None if mean < 0 else mean for mean in means),
-        starting_weights=("not known" if card is None else card.starting_weights or "random weights"),
+        per_class=tuple(None if np.isnan(mean) else mean for mean in classes.whole.mean(0).tolist()),
+        starting_weights="not known" if card is None else card.starting_weights or "random weights",
         settings=chosen,
         params=params,
         macs=macs,
@@ -160,32 +266,32 @@ def class_differences(models: Sequence[Replicates], classes: Sequence[str]) -> t
     return tuple(sorted(rows, key=lambda row: -abs(row.difference)))
 
 
-def disagree(indices: Sequence[int], one: Any, other: Any, split: Any) -> tuple[Disagreement, ...]:
+def disagree(indices: Ints, one: Any, other: Any, split: Any) -> tuple[Disagreement, ...]:
     """The images on which the mean scores of two models differ most."""
     apart = np.nan_to_num(np.abs(one - other))
     worst = [place for place in np.argsort(-apart, kind="stable")[:SHOWN].tolist() if apart[place] > 0]
     return tuple(
-        Disagreement(indices[i], split.name(indices[i]), (float(one[i]), float(other[i]))) for i in worst
+        Disagreement(int(indices[i]), split.name(int(indices[i])), (float(one[i]), float(other[i]))) for i in worst
     )
 
 
-def find_notes(rows: Sequence[ModelRow], protocol: Protocol, left_out: int) -> list[str]:
+def find_notes(rows: Sequence[ModelRow], options: Options) -> Iterator[str]:
     """What a reader must know to read the numbers."""
-    notes = []
     starts = {row.starting_weights for row in rows if row.settings}
     if len(starts) > 1 and "random weights" in starts:
-        notes.append("some models start from published weights and some from random ones; --no-pretrained starts all alike")
+        yield "some models start from published weights and others from random ones; --no-pretrained starts all alike"
     if any(len(row.values) == 1 for row in rows):
-        notes.append("a model with one seed: its intervals, and those of its differences, cover images only, not seeds")
-    if protocol.search:
-        notes.append("learning rates were searched for on the images of this comparison, with as many trials for each model")
-    if left_out:
-        notes.append(f"{left_out} images are left out, because not all models could be measured on them")
-    return notes
+        yield "one seed: the intervals of such a model, and of its differences, cover images only, not seeds"
+    if options.search:
+        yield "learning rates were chosen on the images of this comparison, with as many trials for each model"
 
 
-def machine(device: str, plan: Plan | None) -> str:
-    """The machine of the measurements, in words."""
-    from featherbone.benchmarking.speed import cpu_name
-
-    return f"{cpu_name()}, {os.cpu_count()} cores, device {find_device(device)}"
+@contextmanager
+def waiting_claim(path: Path) -> Iterator[None]:
+    """Hold a lock, for which other processes wait."""
+    while True:
+        with claim(path) as ours:
+            if ours:
+                yield
+                return
+        time.sleep(POLL)

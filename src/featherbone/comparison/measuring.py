@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
 from featherbone.comparison.subjects import is_results
 from featherbone.comparison.trials import REPORT
 from featherbone.engine.accelerator import accelerate
@@ -62,7 +61,8 @@ class Measuring:
             card, task = open_task(path, self.trust, self.accept_licence)
         self._require(source, card.task)
         job = open_measuring(card, self.data, self.device, self.workers, self.split)
-        kept = type(job.kind.metrics(job.val).counts()).read(path / REPORT, job.val.fingerprint())
+        empty = job.kind.metrics(job.val).counts()
+        kept = empty and empty.read(path / REPORT, job.val.fingerprint())
         if kept is None:
             task = open_task(path, self.trust, self.accept_licence)[1] if task is None else task
             with accelerate(job.settings) as accelerator:
@@ -86,6 +86,6 @@ def require_same_images(models: Sequence[Sequence[Measured]]) -> None:
     for other in others:
         if other.images.fingerprint() != first.images.fingerprint():
             raise BadData(
-                f"{other.source} was measured on other images ({len(other.images)} of {other.split}) than {first.source} "
-                f"({len(first.images)} of {first.split}); pass data with a val split, or --split"
+                f"{other.source} was measured on other images ({len(other.images)} of {other.split}) than "
+                f"{first.source} ({len(first.images)} of {first.split}); pass data with a val split, or --split"
             )

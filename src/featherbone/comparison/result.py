@@ -48,7 +48,9 @@ class ModelRow:
     def cells(self) -> list[str]:
         low, high = self.interval
         speed = self.speed
-        quartiles = "" if speed is None else "{:.1f} ({:.1f} to {:.1f})".format(*(speed.milliseconds[i] for i in (1, 0, 2)))
+        quartiles = (
+            "" if speed is None else "{:.1f} ({:.1f} to {:.1f})".format(*(speed.milliseconds[i] for i in (1, 0, 2)))
+        )
         return [
             *(self.label, f"{self.value:.3f}", f"{low:.3f} to {high:.3f}", self.covers),
             "" if self.params is None else f"{self.params / 1e6:.2f}M",
@@ -88,7 +90,6 @@ class ComparisonResult:
     rows: tuple[ModelRow, ...]
     pairs: tuple[Pair, ...]
     margin: float
-    data: str
     split: str
     num_images: int
     fingerprint: str
@@ -97,11 +98,13 @@ class ComparisonResult:
     """Of the first two models, by class."""
     disagreements: Mapping[tuple[str, str], tuple[Disagreement, ...]]
     """By pair of models that follow each other."""
-    protocol: Mapping[str, Any]
-    command: str
-    machine: str
     versions: Mapping[str, str]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+    data: str = ""
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    """What models were trained by."""
+    command: str = ""
+    machine: str = ""
     out: Path = field(default_factory=Path)
 
     def table(self) -> list[list[str]]:
@@ -111,7 +114,10 @@ class ComparisonResult:
         return [[row[i] for i in shown] for row in cells]
 
     def to_json(self) -> dict[str, Any]:
-        pairs = {f"{first} / {second}": [asdict(one) for one in found] for (first, second), found in self.disagreements.items()}
+        pairs = {
+            f"{first} / {second}": [asdict(one) for one in found]
+            for (first, second), found in self.disagreements.items()
+        }
         return {
             **{name: value for name, value in vars(self).items() if name not in ("rows", "pairs", "disagreements")},
             "rows": [asdict(row) for row in self.rows],

@@ -46,7 +46,9 @@ def parse_subjects(arguments: Sequence[str]) -> list[Subject]:
         name = split_variant(source)[0]
         if not (Path(name).exists() or name in PUBLISHED or is_repository(Path(name))):
             if "/" in name or "\\" in name or re.search(r"\.(json|onnx|pte|xml)$", name):
-                raise BadOption(f"{name}: no such file or folder; give a run, an exported file, results or a model's name")
+                raise BadOption(
+                    f"{name}: no such file or folder; give a run, an exported file, results or a model's name"
+                )
             require_model(name)
             if label in found:
                 raise BadOption(f"two models are called {label}; give them labels: first={source} second={source}")

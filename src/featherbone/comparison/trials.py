@@ -6,6 +6,7 @@ Each run folder is claimed by a lock that its process holds; a run whose process
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class Protocol:
         volatile = ("device", "workers", "save_seconds", "tensorboard")
         settings = {name: value for name, value in self.given.items() if name not in volatile}
         values = {"data": str(self.data.resolve()), "task": self.task, "preset": self.preset, "minutes": self.minutes}
-        return msgspec.to_builtins({**values, "search": self.search, "settings": settings})  # type: ignore[no-any-return]
+        return msgspec.to_builtins({**values, "search": self.search, "settings": settings})
 
 
 def keep_protocol(protocol: Protocol, folder: Path) -> None:
@@ -74,8 +75,8 @@ def keep_protocol(protocol: Protocol, folder: Path) -> None:
         for name in values:
             if began.get(name) != values[name]:
                 raise BadOption(
-                    f"{folder} holds a comparison with {name} {began.get(name)!r}, not {values[name]!r}; give the options "
-                    "that it was started with, or choose another --out"
+                    f"{folder} holds a comparison with {name} {began.get(name)!r}, not {values[name]!r}; give the "
+                    "options that it was started with, or choose another --out"
                 )
     else:
         write_json(path, values)
@@ -84,6 +85,9 @@ def keep_protocol(protocol: Protocol, folder: Path) -> None:
 def train_all(subjects: Sequence[Subject], seeds: int, protocol: Protocol, folder: Path) -> dict[str, list[Path]]:
     """Train each model with each seed, or wait for the process that does; the run folders by label."""
     trained = [subject for subject in subjects if subject.model]
+    if not trained:
+        return {}
+    keep_protocol(protocol, folder)
     plans: dict[str, dict[str, Any]] = {}
 
     def plan(subject: Subject) -> bool:
@@ -96,7 +100,7 @@ def train_all(subjects: Sequence[Subject], seeds: int, protocol: Protocol, folde
             plans[subject.label] = read_json(path, str(path), dict[str, Any])
         return path.is_file()
 
-    do_all([lambda subject=subject: plan(subject) for subject in trained])
+    do_all([partial(plan, subject) for subject in trained])
     runs = {subject.label: [run_folder(folder, subject, protocol, i) for i in range(seeds)] for subject in trained}
     jobs: list[Callable[[], bool]] = []
     for number in range(seeds):  # each model once before any twice, so that an early end is fair
@@ -104,7 +108,7 @@ def train_all(subjects: Sequence[Subject], seeds: int, protocol: Protocol, folde
             settings = protocol.settings(subject, protocol.first_seed + number, **plans[subject.label]["chosen"])
             label = f"{subject.label}, seed {settings.seed}"
             run = runs[subject.label][number]
-            jobs.append(lambda s=subject, run=run, given=settings, label=label: train_one(s, run, given, protocol, label))
+            jobs.append(partial(train_one, subject, run, settings, protocol, label))
     do_all(jobs)
     return runs
 

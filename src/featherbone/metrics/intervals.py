@@ -9,12 +9,13 @@ is Wilson's, with the number of images that has this error. How often such inter
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from math import sqrt
 
 import numpy as np
 
-from featherbone.metrics.counts import Floats, ImageCounts
+from featherbone.metrics.counts import Floats, ImageCounts, Ints
 
 CONFIDENCE = 0.95
 NUM_SETS, NUM_HALVES = 500, 100
@@ -38,6 +39,11 @@ class Replicates:
     """(S, NUM_HALVES, ...)"""
     num_images: int
     bias_rate: float
+
+    def select(self, label: int) -> "Replicates":
+        """Those of one class."""
+        of_class = {name: getattr(self, name)[..., label] for name in ("whole", "sets", "halves")}
+        return replace(self, **of_class)
 
 
 @dataclass(frozen=True)
@@ -99,17 +105,18 @@ def sets_of_images(num_images: int) -> Iterator[tuple[str, Floats]]:
 
 
 def replicate(models: Sequence[Sequence[ImageCounts]], classes: bool = False) -> list[Replicates]:
-    """The replicates of models, each with the counts of its seeds, on the same sets of the same images.
+    """The replicates of models, each with the counts of its seeds, on the same sets of the images that all have.
 
     Of the headline metric, or of that of each class.
     """
-    indices = models[0][0].indices
-    assert all(np.array_equal(one.indices, indices) for model in models for one in model), "other images"
+    indices = common_indices(models)
     found: list[list[dict[str, list[Floats]]]] = [[{"whole": [], "sets": [], "halves": []} for _ in m] for m in models]
     for name, weights in sets_of_images(len(indices)):
         for model, into in zip(models, found, strict=True):
             for one, lists in zip(model, into, strict=True):
-                lists[name].append(one.per_class(weights) if classes else one.metric(weights))
+                own = np.zeros((len(weights), len(one.indices)))
+                own[:, one.indices.searchsorted(indices)] = weights
+                lists[name].append(one.per_class(own) if classes else one.metric(own))
     return [
         Replicates(
             whole=np.stack([np.concatenate(lists["whole"])[0] for lists in into]),
@@ -120,6 +127,11 @@ def replicate(models: Sequence[Sequence[ImageCounts]], classes: bool = False) ->
         )
         for model, into in zip(models, found, strict=True)
     ]
+
+
+def common_indices(models: Sequence[Sequence[ImageCounts]]) -> Ints:
+    """The images that all seeds of all models were measured on, in order."""
+    return reduce(np.intersect1d, (one.indices for model in models for one in model))
 
 
 def estimate(one: Replicates, other: Replicates | None = None) -> Estimate:
