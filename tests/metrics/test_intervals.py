@@ -62,7 +62,8 @@ def test_models_that_are_right_on_the_same_images_differ_by_less_than_either_var
     apart = estimate(first, second)
     assert apart.value == pytest.approx(better.mean() - right.mean())
     assert apart.images.error < 0.6 * estimate(second).images.error
-    assert estimate(second, first).value == -apart.value and estimate(first, first).half_width() == 0
+    assert estimate(second, first).value == -apart.value
+    assert estimate(first, first).images.error == 1 / 300  # not 0: they may differ on the next image
 
 
 @pytest.mark.parametrize("right", [[1] * 20, [0] * 20])
@@ -80,7 +81,7 @@ def test_images_that_not_all_models_have_are_left_out():
     whole = counts([1, 0, 1, 1, 0, 1])
     part = ClassCounts(whole.indices[1:], whole.scores[1:], whole.labels[1:], whole.num_classes)
     one, other = replicate([[whole], [part]])
-    assert one.num_images == 5 and estimate(one, other).half_width() == 0
+    assert one.num_images == 5 and estimate(one, other).value == 0
     np.testing.assert_array_equal(one.sets, replicate([[part]])[0].sets)
 
 

@@ -17,8 +17,8 @@ from featherbone.progress import track
 from featherbone.report import render
 from featherbone.report.run import Sheet, plot_names
 
-MAX_CLASSES = 30
-"""Classes whose differences are shown."""
+MAX_CLASSES, MAX_LABEL = 30, 32
+"""Classes whose differences are shown, and letters of a label."""
 
 
 def write_comparison_page(
@@ -37,6 +37,7 @@ def write_comparison_page(
         intervals=draw_intervals(result.rows, result.metric),
         front=draw_front(timed, result.metric) if timed else None,
         differences=result.differences[:MAX_CLASSES],
+        facts={**result.protocol.get("settings", {}), "data": result.fingerprint, **result.versions},
         sheets=[
             make_sheet(pair, found, [first[label] for label in pair], measuring)
             for pair, found in track(pairs, "drawing", len(pairs))
@@ -81,7 +82,7 @@ def draw_intervals(rows: Sequence[ModelRow], metric: str) -> Figure:
         axes.plot((low, high), (place, place), color=colour(place), linewidth=3, solid_capstyle="butt", alpha=0.55)
         axes.scatter(row.values, [place] * len(row.values), s=14, color=colour(place), zorder=3)
         axes.scatter([row.value], [place], s=90, marker="|", color="#111", zorder=4)
-    names, style = plot_names([row.label for row in rows])
+    names, style = plot_names([row.label for row in rows], MAX_LABEL)
     axes.set_yticks(range(len(rows)), names, **style)
     axes.set(xlabel=f"{metric}: mean (bar), 95% interval (line), seeds (dots)", ylim=(len(rows) - 0.5, -0.5))
     axes.spines[["top", "right"]].set_visible(False)
@@ -93,7 +94,7 @@ def draw_front(rows: Sequence[tuple[ModelRow, tuple[float, float, float]]], metr
     """The metric against the quartiles of the time of one image, with intervals, and the Pareto front."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
-    names, style = plot_names([row.label for row, _ in rows])
+    names, style = plot_names([row.label for row, _ in rows], MAX_LABEL)
     points = [(times[1], row.value) for row, times in rows]
     best = front(points)
     axes.step([points[i][0] for i in best], [points[i][1] for i in best], where="post", color="#9aa3b5", zorder=1)
@@ -103,7 +104,7 @@ def draw_front(rows: Sequence[tuple[ModelRow, tuple[float, float, float]]], metr
         axes.errorbar(x, y, xerr=across, yerr=along, fmt="o", color=colour(place), elinewidth=1.4, alpha=0.85)
         axes.annotate(name, (x, y), (6, 5), textcoords="offset points", fontsize=9, **style)
     axes.set(xscale="log", xlabel="milliseconds for one image (median, quartiles)", ylabel=f"{metric} (95% interval)")
-    axes.set_xlim(log_limits([x for x, _ in points]))
+    axes.set_xlim(log_limits([time for _, times in rows for time in times]))
     for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         which("{x:g}")
     axes.tick_params(axis="x", which="minor", labelsize=7)

@@ -54,7 +54,7 @@ class ModelRow:
         return [
             *(self.label, f"{self.value:.3f}", f"{low:.3f} to {high:.3f}", self.covers),
             "" if self.params is None else f"{self.params / 1e6:.2f}M",
-            "" if self.macs is None else f"{self.macs / 1e9:.2f}G",
+            "" if self.macs is None else f"{self.macs / 1e9:.3g}G",
             *(quartiles, "" if speed is None or speed.peak_mb is None else f"{speed.peak_mb:.0f}"),
             self.starting_weights or "random",
         ]

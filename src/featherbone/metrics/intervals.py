@@ -156,7 +156,8 @@ def estimate(one: Replicates, other: Replicates | None = None) -> Estimate:
             seeds.append(Part(sqrt(float(model.whole.var(ddof=1)) / count), count - 1))
             spread = float(_mean(_var(model.sets, 1))) - float(_var(_mean(model.sets, 0), 0))
             of_images -= max(grow * spread / (count - 1), 0.0)  # differs from seed to seed: in the seeds' part
-    return Estimate(value, bias, tuple(seeds), Part(sqrt(max(of_images, 0.0)), n - 1))
+    least = 0.0 if other is None else 1 / n  # models that agree on n images may differ on the next one
+    return Estimate(value, bias, tuple(seeds), Part(max(sqrt(max(of_images, 0.0)), least), n - 1))
 
 
 def interval_of(counts: ImageCounts) -> tuple[float, float] | None:

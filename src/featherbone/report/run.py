@@ -101,10 +101,12 @@ def write_run_report(
     )
 
 
-def plot_names(names: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Names cut to 20 letters, and the text style in which matplotlib draws them literally."""
+def plot_names(names: Sequence[str], length: int = 20) -> tuple[list[str], dict[str, Any]]:
+    """Names cut to `length` letters, and the text style in which matplotlib draws them literally."""
     file = find_font(*names)
-    cut = [name if len(name) <= 20 else name[:19] + "…" for name in (readable(name, file) for name in names)]
+    cut = [
+        name if len(name) <= length else name[: length - 1] + "…" for name in (readable(name, file) for name in names)
+    ]
     return cut, {"fontproperties": Path(file), "parse_math": False}
 
 
