@@ -18,7 +18,9 @@ def options(settings):
     """Settings as command-line options, but those that are None."""
     parts = []
     for name, value in settings.items():
-        if value is not None:
+        if isinstance(value, bool):
+            parts.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
+        elif value is not None:
             parts += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
     return parts
 

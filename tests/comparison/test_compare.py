@@ -26,7 +26,9 @@ def values(result):
 @pytest.fixture(scope="module")
 def plain():
     """Settings of a training of a second."""
-    return dict(image_size=32, batch_size=8, epochs=2, warmup_epochs=1, device="cpu", workers=0, lr=2e-3, pretrained=False)
+    return dict(
+        image_size=32, batch_size=8, epochs=2, warmup_epochs=1, device="cpu", workers=0, lr=2e-3, ema=0.9, pretrained=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +161,7 @@ def test_a_search_and_a_time_decide_on_the_settings_of_each_model(drawn, plain, 
     result = featherbone.compare(MODELS, **asked, **settings)
     for row in result.rows:
         plan = json.loads((tmp_path / "c" / "plans" / f"{row.label}.json").read_text())
-        rates = {one["lr"]: one["top-1"] for one in plan["tried"]}
+        rates = {one["lr"]: one["top1"] for one in plan["tried"]}
         assert len(rates) == 2 and plan["chosen"]["epochs"] == row.settings["epochs"] >= 1
         assert rates[row.settings["lr"]] == max(rates.values())
     assert any("learning rates were chosen" in note for note in result.notes)

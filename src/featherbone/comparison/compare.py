@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from featherbone.benchmarking.speed import cpu_name, measure_speed, source_of
+from featherbone.benchmarking.speed import cpu_name, measure_speed, require_arguments, source_of
 from featherbone.benchmarking.worker import Plan
 from featherbone.comparison.measuring import Measured, Measuring, require_same_images
 from featherbone.comparison.page import write_comparison_page
@@ -28,7 +28,7 @@ from featherbone.metrics.counts import Ints
 from featherbone.metrics.intervals import Replicates, common_indices, estimate, replicate
 from featherbone.progress import notify, track
 from featherbone.tasks.card import CARD, Card, versions
-from featherbone.tasks.variant import split_variant
+from featherbone.tasks.variant import parse_keywords, split_variant
 
 Cost = tuple[int | None, int | None, Speed | None]
 """Parameters, multiply-adds and speed, where they are known."""
@@ -69,8 +69,9 @@ def run_comparison(
     measuring = Measuring(data, task, options.split, device, workers, options.trust, accepted)
     plan = Plan((), runtimes=(options.runtime,), repeats=20 if options.speed else 0, device=device, trust=options.trust)
     for subject in subjects:
-        if subject.model:
-            protocol.settings(subject, protocol.first_seed)  # refuses wrong options before any work
+        if subject.model:  # wrong options are refused before any work
+            settings = protocol.settings(subject, protocol.first_seed)
+            require_arguments(subject.model, parse_keywords(settings.model_args))
     runs = train_all(subjects, options.seeds, protocol, out)
     sources = [runs.get(subject.label) or [Path(source) for source in subject.sources] for subject in subjects]
     with waiting_claim(out / "result.lock"):  # speed is measured by one process at a time

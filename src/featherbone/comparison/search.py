@@ -20,11 +20,11 @@ def search_rate(measure: Callable[[float], float], default: float, count: int, j
     """
     require(("optuna",), "search")
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 
     with quiet(optuna):
-        backend = optuna.storages.journal.JournalFileBackend(str(journal))
         study = optuna.create_study(
-            storage=optuna.storages.JournalStorage(backend),
+            storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
             sampler=optuna.samplers.TPESampler(n_startup_trials=RANDOM, seed=0),
             study_name="learning rate",
             direction="maximize",
@@ -32,16 +32,16 @@ def search_rate(measure: Callable[[float], float], default: float, count: int, j
         )
         if not study.trials:
             study.enqueue_trial({"lr": default})
-        rates = {"lr": optuna.distributions.FloatDistribution(default / SPAN, default * SPAN, log=True)}
-        running = study.get_trials(states=(optuna.trial.TrialState.RUNNING,))  # of a process that has ended
-        done = len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
-        for trial in running[: count - done]:
-            study.tell(trial.number, measure(trial.params["lr"]))
-        for _ in range(count - done - len(running)):
-            trial = study.ask(rates)
-            study.tell(trial, measure(trial.params["lr"]))
-        complete = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
-        return {trial.params["lr"]: float(trial.value) for trial in complete}
+        rates: dict[str, Any] = {"lr": optuna.distributions.FloatDistribution(default / SPAN, default * SPAN, log=True)}
+        complete = (optuna.trial.TrialState.COMPLETE,)
+        stopped = study.get_trials(states=(optuna.trial.TrialState.RUNNING,))  # of a process that has ended
+        while len(study.get_trials(states=complete)) < count:
+            if stopped:
+                number, lr = stopped[0].number, stopped.pop(0).params["lr"]
+            else:
+                number, lr = (asked := study.ask(rates)).number, asked.params["lr"]
+            study.tell(number, measure(lr))
+        return {trial.params["lr"]: trial.value or 0.0 for trial in study.get_trials(states=complete)}
 
 
 @contextmanager

@@ -14,15 +14,14 @@ import msgspec
 
 from featherbone.comparison.search import search_rate
 from featherbone.comparison.subjects import Subject
+from featherbone.data.findings import many
 from featherbone.engine.budget import epochs_within
 from featherbone.engine.settings import Settings, complete
-from featherbone.engine.start import fine_tuning
 from featherbone.engine.train import start_run
 from featherbone.errors import BadOption
 from featherbone.files import claim, read_json, write_json
 from featherbone.progress import notify
 from featherbone.tasks.card import CARD, Card
-from featherbone.tasks.published import PUBLISHED
 from featherbone.tasks.task import KINDS
 
 REPORT = "report.npz"
@@ -52,12 +51,9 @@ class Protocol:
 
     def settings(self, subject: Subject, seed: int, **chosen: Any) -> Settings:
         """All settings of a training, with those `chosen` for its model."""
-        given = dict(self.given)
-        if subject.model in PUBLISHED:
-            given = fine_tuning(subject.model, self.task, given)[1]
-        given |= {"seed": seed, "val_seed": given.get("val_seed", self.first_seed), "model_args": subject.model_args}
-        settings = complete(self.preset, None, self.task, subject.model, **{**given, **chosen})
-        return settings if "eval_every" in given else settings.override(eval_every=settings.epochs)
+        own = {"val_seed": self.first_seed, **self.given, **chosen, "seed": seed, "model_args": subject.model_args}
+        settings = complete(self.preset, None, self.task, subject.model, **own)
+        return settings if "eval_every" in own else settings.override(eval_every=settings.epochs)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, by which two comparisons are the same."""
@@ -147,7 +143,7 @@ def make_plan(subject: Subject, protocol: Protocol, folder: Path) -> dict[str, A
     if protocol.minutes is not None:
         settings = protocol.settings(subject, protocol.first_seed)
         chosen["epochs"] = epochs_within(60 * protocol.minutes, protocol.data, subject.model, protocol.task, settings)
-        notify(f"{subject.label}: {chosen['epochs']} epochs take {protocol.minutes:g} minutes", "compare")
+        notify(f"{subject.label}: {many(chosen['epochs'], 'epoch')} in {protocol.minutes:g} minutes", "compare")
     if not protocol.search:
         return {"chosen": chosen}
 
