@@ -27,7 +27,15 @@ def values(result):
 def plain():
     """Settings of a training of a second."""
     return dict(
-        image_size=32, batch_size=8, epochs=2, warmup_epochs=1, device="cpu", workers=0, lr=2e-3, ema=0.9, pretrained=False
+        image_size=32,
+        batch_size=8,
+        epochs=2,
+        warmup_epochs=1,
+        device="cpu",
+        workers=0,
+        lr=2e-3,
+        ema=0.9,
+        pretrained=False,
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import featherbone
 from featherbone.data.images import read_image
 from featherbone.engine.optimiser import build_optimiser, build_schedule, freeze_parts, set_training
 from featherbone.engine.settings import OPTIONS, Settings, command_options, complete
@@ -15,6 +16,7 @@ from featherbone.metrics.classification import ClassCounts
 from featherbone.metrics.intervals import interval_of
 from featherbone.recipes import RECIPES, find_recipe
 from featherbone.tasks.backbone import build_backbone
+from featherbone.tasks.card import Card
 from featherbone.tasks.task import KINDS
 
 
@@ -34,6 +36,12 @@ def test_a_run_tells_what_it_is(train, short):
     read = ClassCounts.read(run / "report.npz", card["data"]["val_fingerprint"])
     assert interval_of(read) == (low, high) and read.correct.mean() == best
     assert read_image(run / "first_batch.jpg").width > 100
+
+
+def test_a_model_made_for_one_size_is_trained_for_another(train, short, drawn):
+    run = train(model="test_vit", **{**short, "image_size": 64, "epochs": 1})
+    assert Card.read(run).model_args == {"img_size": [64, 64]}
+    assert featherbone.evaluate(run, device="cpu", workers=0).metrics["top1"] == Card.read(run).metrics["top1"]
 
 
 def test_training_is_repeatable_and_the_seed_matters(train, short):

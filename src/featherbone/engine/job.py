@@ -30,6 +30,7 @@ from featherbone.metrics.outcome import SHOWN, Outcome
 from featherbone.ops.boxes import Picked
 from featherbone.progress import notify, track
 from featherbone.report.run import write_run_report
+from featherbone.tasks.backbone import input_arguments
 from featherbone.tasks.card import Card, versions
 from featherbone.tasks.inference import Inference
 from featherbone.tasks.published import PUBLISHED
@@ -109,6 +110,7 @@ class Job:
             sizes = input_sizes(self.train, preprocessing)
             head_args["anchors"] = fit_anchors(sizes, seed=s.seed)
             notify(f"anchors fitted: mean best IoU {mean_best_iou(sizes, head_args['anchors']):.3f}", "note")
+        of_size = input_arguments(start.backbone, preprocessing.height, preprocessing.width) if head is None else {}
         things = self.kind.things(self.train)
         data: dict[str, Any] = {
             "path": str(self.data.resolve()),
@@ -123,7 +125,7 @@ class Job:
             task=self.kind.name,
             classes=self.val.classes,
             backbone=start.backbone,
-            model_args={**start.model_args, **parse_keywords(s.model_args)},
+            model_args={**of_size, **start.model_args, **parse_keywords(s.model_args)},
             head=name,
             head_args=head_args,
             things=things,

@@ -125,6 +125,13 @@ def build_backbone(name: str, pretrained: bool = False, checkpoint: str | None =
         raise BadCheckpoint(missing_weights(name, checkpoint, error)) from None
 
 
+def input_arguments(name: str, height: int, width: int) -> dict[str, Any]:
+    """The keyword argument of a backbone that is made for one input size, where this is another one."""
+    cfg = get_pretrained_cfg(name)
+    other = cfg is not None and cfg.fixed_input_size and (height, width) != cfg.input_size[1:]
+    return {"img_size": (height, width)} if other else {}
+
+
 LOADING = (
     *("pretrained", "checkpoint_path", "cache_dir", "num_classes", "features_only", "out_indices"),
     *("feature_cfg", "model_cfg", "kwargs_filter", "scriptable", "exportable", "no_jit"),

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
 from timm.layers import LayerNorm2d
-from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from featherbone.data.augment import Augmentation
@@ -15,7 +14,7 @@ from featherbone.data.frames import inner_sizes
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption
 from featherbone.heads.levels import Level
-from featherbone.tasks.backbone import build_backbone, preprocessing_of, require_architecture
+from featherbone.tasks.backbone import build_backbone, input_arguments, preprocessing_of, require_architecture
 from featherbone.tasks.card import Card
 
 HEAD_OPTIONS = frozenset(
@@ -126,12 +125,9 @@ def dense_preprocessing(backbone: str, head: Any, image_size: int | tuple[int, i
 
 def build_pyramid(card: Card, arguments: Mapping[str, Any], pretrained: bool, checkpoint: str | None) -> Pyramid:
     """The backbone of a card, with these keyword arguments, as a pyramid."""
-    given = dict(arguments)
-    require_architecture(given, "model_args")
-    cfg = get_pretrained_cfg(card.backbone)
-    if cfg is not None and cfg.fixed_input_size:
-        given.setdefault("img_size", (card.preprocessing.height, card.preprocessing.width))
-    return Pyramid(build_backbone(card.backbone, pretrained, checkpoint, **given))
+    require_architecture(arguments, "model_args")
+    of_size = input_arguments(card.backbone, card.preprocessing.height, card.preprocessing.width)
+    return Pyramid(build_backbone(card.backbone, pretrained, checkpoint, **{**of_size, **arguments}))
 
 
 def build_head(card: Card, head: Any, pyramid: Pyramid, counts: Sequence[int]) -> nn.Module:
