@@ -134,7 +134,7 @@ def test_results_of_another_tool_are_compared_with_a_run(tmp_path, capsys):
     first, second = result.rows
     assert first.values == second.values and result.metric == "AP" and result.pairs[0].difference == 0
     assert {row.label: row.params is None for row in result.rows} == {"r": False, "other": True}
-    assert "images only, one seed" in str(result) and any("cover images only" in note for note in result.notes)
+    assert "1: images only" in str(result) and any("cover images only" in note for note in result.notes)
 
 
 def test_speed_is_measured_and_drawn(compared, tmp_path):

@@ -175,7 +175,7 @@ def judge_models(
     order = sorted(range(len(models)), key=lambda i: -float(replicates[i].whole.mean()))
     of_classes = replicate([counts[i] for i in order], classes=True)
     labels = [subject.label for subject in subjects]
-    scores = [np.mean([one.scores[one.indices.searchsorted(common)] for one in own], 0) for own in counts]
+    scores = [np.mean([one.qualities[one.indices.searchsorted(common)] for one in own], 0) for own in counts]
     pairs = list(combinations(order, 2))
     differences = [estimate(replicates[i], replicates[j]) for i, j in pairs]
     left_out = len(images) - len(common)
@@ -263,7 +263,7 @@ def class_differences(models: Sequence[Replicates], classes: Sequence[str]) -> t
             continue
         found = estimate(one, other)
         half = found.half_width()
-        rows.append(ClassDifference(name, found.value, (found.centre - half, found.centre + half)))
+        rows.append(ClassDifference(name, found.value, (max(found.centre - half, -1), min(found.centre + half, 1))))
     return tuple(sorted(rows, key=lambda row: -abs(row.difference)))
 
 

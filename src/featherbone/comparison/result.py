@@ -42,8 +42,8 @@ class ModelRow:
 
     @property
     def covers(self) -> str:
-        """What the interval is over."""
-        return f"{len(self.values)} seeds and images" if len(self.values) > 1 else "images only, one seed"
+        """The number of seeds, over which the interval is."""
+        return str(len(self.values)) if len(self.values) > 1 else "1: images only"
 
     def cells(self) -> list[str]:
         low, high = self.interval
@@ -60,7 +60,7 @@ class ModelRow:
         ]
 
 
-TITLES = ("model", "{metric}", "95% interval", "over", "params", "MACs", "ms", "peak MB", "starts from")
+TITLES = ("model", "{metric}", "95% interval", "seeds", "params", "MACs", "ms", "peak MB", "starts from")
 
 
 @dataclass(frozen=True)

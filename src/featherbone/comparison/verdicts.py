@@ -77,7 +77,7 @@ def _pair(first: str, second: str, one: Estimate, errors: Any, p: float, margin:
         first=first,
         second=second,
         difference=one.value,
-        interval=(one.centre - half, one.centre + half),
+        interval=(max(one.centre - half, -1.0), min(one.centre + half, 1.0)),
         wins=float((wins > 0).mean() + (wins == 0).mean() / 2),
         p=p,
         equivalent=abs(one.centre) + narrow <= margin,

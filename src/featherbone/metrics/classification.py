@@ -28,6 +28,10 @@ class ClassCounts(ImageCounts):
         return divide(weights @ self.correct, weights.sum(1))
 
     @property
+    def qualities(self) -> Floats:
+        return self.correct.astype(np.float64)
+
+    @property
     def correct(self) -> NDArray[np.bool_]:
         """Whether each image's class is predicted (N,)."""
         return self.labels[:, 0] == self.labels[:, 1]

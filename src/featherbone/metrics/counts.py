@@ -34,6 +34,11 @@ class ImageCounts(ABC):
     bias_rate: ClassVar[float] = 1.0
     """The bias of the metric on N images falls as N to the minus this."""
 
+    @property
+    def qualities(self) -> Floats:
+        """By which single images of two models are compared: from 0 to 1 (N,)."""
+        return self.scores
+
     @abstractmethod
     def per_class(self, weights: Floats) -> Floats:
         """The metric of each class (B, K); NaN where a set holds nothing of it."""
