@@ -546,7 +546,6 @@ def compare(
     data: Path | None = None,
     task: Task | None = None,
     seeds: int = 3,
-    minutes: float | None = None,
     search: int = 0,
     preset: Literal["small-data"] | None = None,
     margin: float = 0.01,
@@ -570,7 +569,6 @@ def compare(
         data: Data folder or URL; by default that of the first run.
         task: Task; required where the folder fits several tasks and no model is a run.
         seeds: Trainings of each model, with the seeds `seed`, `seed` + 1 and so on.
-        minutes: Time of each training on this machine, measured before it, instead of a number of epochs.
         search: Learning rates that are tried for each model, by Optuna, before its trainings; needs
             featherbone[search].
         preset: Settings for a kind of data: small-data is for tens to hundreds of images.
@@ -585,7 +583,7 @@ def compare(
     """
     return run_comparison(
         parse_subjects(models),
-        Options(data and root_of(data), task, seeds, minutes, search, preset, margin, split, speed, runtime, trust),
+        Options(data and root_of(data), task, seeds, search, preset, margin, split, speed, runtime, trust),
         Path(out),
         settings,
     )

@@ -18,6 +18,7 @@ from featherbone.recipes import RECIPES, find_recipe
 from featherbone.tasks.backbone import build_backbone
 from featherbone.tasks.card import Card
 from featherbone.tasks.task import KINDS
+from runs import rows, same_run
 
 
 def test_a_run_tells_what_it_is(train, short):
@@ -38,10 +39,31 @@ def test_a_run_tells_what_it_is(train, short):
     assert read_image(run / "first_batch.jpg").width > 100
 
 
+def test_epochs_and_minutes_exclude_each_other():
+    with pytest.raises(BadOption, match="epochs and minutes both state how long to train; omit one"):
+        complete(epochs=3, minutes=2)
+
+
 def test_a_model_made_for_one_size_is_trained_for_another(train, short, drawn):
     run = train(model="test_vit", **{**short, "image_size": 64, "epochs": 1})
     assert Card.read(run).model_args == {"img_size": [64, 64]}
     assert featherbone.evaluate(run, device="cpu", workers=0).metrics["top1"] == Card.read(run).metrics["top1"]
+
+
+def test_a_time_determines_the_epochs(train, short, capsys):
+    run = train("timed", **{name: value for name, value in short.items() if name != "epochs"}, minutes=0.01)
+    epochs = Card.read(run).settings["epochs"]
+    assert epochs >= 1 and f"0.01 minutes are enough for {epochs} epoch" in capsys.readouterr().err
+    same_run(run, train("counted", **{**short, "epochs": epochs}))
+
+
+def test_training_stops_when_the_metric_no_longer_improves(train, short, drawn, capsys):
+    settings = {**short, "lr": 0.0, "warmup_lr": 0.0, "min_lr": 0.0, "epochs": 9, "patience": 2, "eval_every": 1}
+    run = train(**settings)
+    assert [row["epoch"] for row in rows(run)] == [1, 2, 3] and (run / "report.html").is_file()
+    assert "stopped after epoch 3: none was better than epoch 1" in capsys.readouterr().err
+    featherbone.train(resume=run)
+    assert len(rows(run)) == 3
 
 
 def test_training_is_repeatable_and_the_seed_matters(train, short):

@@ -47,7 +47,6 @@ class Options:
     data: Path | None
     task: str | None
     seeds: int
-    minutes: float | None
     search: int
     preset: str | None
     margin: float
@@ -64,7 +63,7 @@ def run_comparison(
     check_options(subjects, options, given)
     check_writable(out, folder=True)
     data, task = find_data(subjects, options)
-    protocol = Protocol(data, task, options.preset, options.minutes, options.search, given)
+    protocol = Protocol(data, task, options.preset, options.search, given)
     device, workers, accepted = given.get("device", "auto"), given.get("workers"), given.get("accept_licence")
     measuring = Measuring(data, task, options.split, device, workers, options.trust, accepted)
     plan = Plan((), runtimes=(options.runtime,), repeats=20 if options.speed else 0, device=device, trust=options.trust)
@@ -101,17 +100,12 @@ def check_options(subjects: Sequence[Subject], options: Options, given: Mapping[
     for name, number, low in (("seeds", options.seeds, 1), ("search", options.search, 0)):
         if number < low:
             raise BadOption(f"{name} {number} is too small; pass {low} or more")
-    if options.minutes is not None and options.minutes <= 0:
-        raise BadOption(f"minutes {options.minutes:g} is not above 0; omit it, or give the time of a training")
     if not 0 <= options.margin <= 1:
         raise BadOption(f"margin {options.margin:g} is not from 0 to 1; 0.01 is one point")
     if "model_args" in given:
         raise BadOption("model-args of all models; write them after the name of one: lvt@recursion=3")
-    if options.minutes is not None and "epochs" in given:
-        raise BadOption("epochs and minutes both state how long to train; omit one")
     trained = [subject.label for subject in subjects if subject.model]
     only = {
-        "minutes": options.minutes is not None,
         "search": bool(options.search),
         "preset": options.preset is not None,
     }

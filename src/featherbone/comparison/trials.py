@@ -15,7 +15,7 @@ import msgspec
 from featherbone.comparison.search import search_rate
 from featherbone.comparison.subjects import Subject
 from featherbone.data.findings import many
-from featherbone.engine.budget import epochs_within
+from featherbone.engine.budget import epochs_of
 from featherbone.engine.settings import Settings, complete
 from featherbone.engine.train import start_run
 from featherbone.errors import BadOption
@@ -38,8 +38,6 @@ class Protocol:
     data: Path
     task: str
     preset: str | None
-    minutes: float | None
-    """Time of a training, without its evaluation; it replaces the number of epochs."""
     search: int
     """Learning rates that are tried for each model; 0 for none."""
     given: Mapping[str, Any]
@@ -59,8 +57,8 @@ class Protocol:
         """Plain values, by which two comparisons are the same."""
         volatile = ("device", "workers", "save_seconds", "tensorboard")
         settings = {name: value for name, value in self.given.items() if name not in volatile}
-        values = {"data": str(self.data.resolve()), "task": self.task, "preset": self.preset, "minutes": self.minutes}
-        return msgspec.to_builtins({**values, "search": self.search, "settings": settings})
+        values = {"data": str(self.data.resolve()), "task": self.task, "preset": self.preset, "search": self.search}
+        return msgspec.to_builtins({**values, "settings": settings})
 
 
 def keep_protocol(protocol: Protocol, folder: Path) -> None:
@@ -92,9 +90,13 @@ def train_all(subjects: Sequence[Subject], seeds: int, protocol: Protocol, folde
             with claim(path.with_suffix(".lock")) as ours:
                 if ours and not path.is_file():
                     write_json(path, make_plan(subject, protocol, folder))
-        if path.is_file():
-            plans[subject.label] = read_json(path, str(path), dict[str, Any])
-        return path.is_file()
+        if not path.is_file():
+            return False
+        plans[subject.label] = made = read_json(path, str(path), dict[str, Any])
+        if (made["model"], made["model_args"]) != (subject.model, subject.model_args):
+            began = made["model"] + (made["model_args"] and f"@{made['model_args']}")
+            raise BadOption(f"{subject.label} is {began} in {folder}; give another label, or choose another --out")
+        return True
 
     do_all([partial(plan, subject) for subject in trained])
     runs = {subject.label: [run_folder(folder, subject, protocol, i) for i in range(seeds)] for subject in trained}
@@ -139,23 +141,24 @@ def train_one(subject: Subject, run: Path, settings: Settings, protocol: Protoco
 
 def make_plan(subject: Subject, protocol: Protocol, folder: Path) -> dict[str, Any]:
     """The settings chosen for a model: epochs of its time, and the best of the learning rates that were tried."""
-    chosen: dict[str, Any] = {}
-    if protocol.minutes is not None:
-        settings = protocol.settings(subject, protocol.first_seed)
-        chosen["epochs"] = epochs_within(60 * protocol.minutes, protocol.data, subject.model, protocol.task, settings)
-        notify(f"{subject.label}: {many(chosen['epochs'], 'epoch')} in {protocol.minutes:g} minutes", "compare")
+    plan: dict[str, Any] = {"model": subject.model, "model_args": subject.model_args, "chosen": {}}
+    settings = protocol.settings(subject, protocol.first_seed)
+    if settings.minutes is not None:
+        epochs = epochs_of(settings.minutes, protocol.data, subject.model, protocol.task, settings)
+        plan["chosen"] = {"epochs": epochs, "minutes": None}  # the same for all seeds
+        notify(f"{subject.label}: {settings.minutes:g} minutes are enough for {many(epochs, 'epoch')}", "compare")
     if not protocol.search:
-        return {"chosen": chosen}
+        return plan
 
     def measure(lr: float) -> float:
         run = folder / "search" / subject.folder / f"lr-{lr:g}"
-        settings = protocol.settings(subject, protocol.first_seed, **{**chosen, "lr": lr})
-        train_one(subject, run, settings, protocol, f"{subject.label}, lr {lr:g}")
+        given = protocol.settings(subject, protocol.first_seed, **{**plan["chosen"], "lr": lr})
+        train_one(subject, run, given, protocol, f"{subject.label}, lr {lr:g}")
         return float(Card.read(run).metrics[KINDS[protocol.task].headline] or 0.0)
 
-    default = protocol.settings(subject, protocol.first_seed).lr
-    tried = search_rate(measure, default, protocol.search, folder / "plans" / f"{subject.folder}.journal")
+    tried = search_rate(measure, settings.lr, protocol.search, folder / "plans" / f"{subject.folder}.journal")
     best = max(tried, key=lambda lr: tried[lr])
     headline = KINDS[protocol.task].headline
     notify(f"{subject.label}: lr {best:.3g}, {headline} {tried[best]:.3f}, the best of {len(tried)}", "compare")
-    return {"chosen": {**chosen, "lr": best}, "tried": [{"lr": lr, headline: value} for lr, value in tried.items()]}
+    plan["chosen"]["lr"] = best
+    return {**plan, "tried": [{"lr": lr, headline: value} for lr, value in tried.items()]}

@@ -37,7 +37,7 @@ from featherbone.engine.run import (
 )
 from featherbone.engine.settings import Settings
 from featherbone.errors import BadOption, BadRun, FeatherboneError
-from featherbone.progress import bar
+from featherbone.progress import bar, notify
 from featherbone.tasks.card import Card
 from featherbone.tasks.run import fit, save_weights
 
@@ -119,10 +119,25 @@ class Loop:
         if self.progress.step == 0:
             self.save()  # so that a run that is killed at once can be resumed
         for epoch in range(self.progress.step // self.batches.steps, self.epochs):
+            if self.is_stuck(epoch):
+                break
             self.train_epoch(epoch)
             row, metrics = self.finish_epoch(epoch)
             if self.accelerator.is_main_process:
                 report(row, metrics)
+
+    def is_stuck(self, epochs: int) -> bool:
+        """Whether, after so many epochs, none of the last `patience` ones had a better metric than all before."""
+        if self.settings.patience is None or self.progress.best < 0:
+            return False
+        self.accelerator.wait_for_everyone()  # the main process has written the rows
+        scores = {row["epoch"]: self.score(row["val"]) for row in read_metrics(self.run) if row["val"]}
+        best = max(scores, key=lambda epoch: scores[epoch])  # the first of equal ones
+        if epochs - best < self.settings.patience:
+            return False
+        if self.accelerator.is_main_process:
+            notify(f"stopped after epoch {epochs}: none was better than epoch {best}", "note")
+        return True
 
     def train_epoch(self, epoch: int) -> None:
         """Train the rest of the epoch."""

@@ -67,6 +67,12 @@ class Settings:
     )
     batch_size: int = option(32, "Images per update, over all processes and accumulated parts.", 1, 1e6)
     epochs: int = option(50, "Passes over the training images.", 1, 1e6)
+    minutes: float | None = option(
+        None, "Time of training on this machine, measured at its start, which determines the epochs.", 1e-3, 1e6
+    )
+    patience: int | None = option(
+        None, "Epochs without a better validation metric after which training stops; by default none.", 1, 1e6
+    )
     lr: float = option(5e-4, "Peak learning rate.", 0, 1e3)
     min_lr: float = option(1e-6, "Learning rate at the end.", 0, 1e3)
     head_lr: float = option(1.0, "Factor on the learning rate of everything but the backbone.", 0, 1e3)
@@ -235,6 +241,8 @@ def complete(
         raise BadOption(f"scale {settings.scale}: the minimum comes first")
     if settings.schedule == "step" and not settings.milestones:
         raise BadOption("schedule step needs milestones: the epochs after which the rate falls, for example 8 11 of 12")
+    if stated.get("minutes") is not None and stated.get("epochs") is not None:
+        raise BadOption("epochs and minutes both state how long to train; omit one")
     for name in ("model_args", "head_args"):
         parse_keywords(getattr(settings, name), name)
     return settings

@@ -12,9 +12,11 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from featherbone.data.dataset import open_evaluation
+from featherbone.data.findings import many
 from featherbone.data.formats import find_task
 from featherbone.data.split import FORM, without
 from featherbone.engine.accelerator import accelerate
+from featherbone.engine.budget import epochs_within
 from featherbone.engine.job import Job
 from featherbone.engine.loop import Loop, fit_batch_size
 from featherbone.engine.run import METRICS, STATE, load_state
@@ -65,6 +67,10 @@ def start_run(
         job.settings = settings.override(batch_size=fit_batch_size(total, settings, accelerator))
         with accelerator.local_main_process_first():  # it downloads
             card = job.card(model)
+        if settings.minutes is not None:
+            epochs = epochs_within(settings.minutes, card, job, accelerator)
+            job.settings = job.settings.override(epochs=epochs)
+            card = replace(card, settings=job.settings.to_dict())
         if main:
             for notice in job.notices:
                 notify(notice, "note")
@@ -72,6 +78,8 @@ def start_run(
             if job.settings.batch_size != settings.batch_size:
                 sizes = f"{job.settings.batch_size}, not {settings.batch_size}"
                 notify(f"batch size {sizes}: there are {total} training images", "note")
+            if settings.minutes is not None:
+                notify(f"{settings.minutes:g} minutes are enough for {many(epochs, 'epoch')}", "note")
         return _train(run, card, job, accelerator, begun=False)
 
 
@@ -97,8 +105,9 @@ def require_same(run: Path, card: Card, model: str, settings: Settings) -> None:
     began = from_card(card.settings, card.task).to_dict() | {"model": card.starting_weights}
     if model not in PUBLISHED:
         began["model"] = card.backbone
+    fitted = ("batch_size", *(() if settings.minutes is None else ("epochs",)))  # to the images, and to the time
     for name, value in {**settings.to_dict(), "model": model}.items():
-        if name not in (*CHANGEABLE, "batch_size") and began[name] != value:  # batches are fitted to the images
+        if name not in (*CHANGEABLE, *fitted) and began[name] != value:
             raise BadOption(
                 f"{run} holds a run that was started with {name} {began[name]!r}, not {value!r}; give the options that "
                 f"it was started with, continue it with --resume {run}, or choose another --out"
