@@ -1,10 +1,10 @@
 """LightViT: Towards Light-Weight Convolution-Free Vision Transformers (arXiv 2207.05557).
 
-Three stages of pre-norm transformer blocks on tokens: a few learned global tokens, then those of the image, row by row.
-Attention is local inside unshifted windows; the global tokens gather the whole image and return it to every
-position. The feed-forward network ends in two gates, one over channels and one over positions (bi-dimensional
-attention), both of which see the mean of all tokens. A convolutional stem replaces the patch embedding.
-Written from the paper; the numbers agree with the published code.
+Three stages of pre-norm transformer blocks on tokens: a few learned global tokens, then the image tokens row by row.
+Image tokens attend to each other within unshifted windows. The global tokens aggregate the whole image and broadcast it
+to every position. The feed-forward network ends in two gates, one over channels and one over positions (bi-dimensional
+attention), which both depend on the mean of all tokens. A convolutional stem replaces the patch embedding.
+Written from the paper; the outputs agree with the published code.
 """
 
 import re
@@ -29,7 +29,7 @@ NECK_DIM = 1280
 
 
 class State(NamedTuple):
-    """One level: T global tokens (none in the stem), then the H x W image tokens row by row, (B, T + H*W, C)."""
+    """Tokens (B, T + H*W, C) of one level: T global tokens (none in the stem), then H x W image tokens row by row."""
 
     tokens: Tensor
     height: int
@@ -42,12 +42,12 @@ class State(NamedTuple):
         return self.tokens[:, :t], self.tokens[:, t:].reshape(b, self.height, self.width, c)
 
     def with_image(self, tokens: Tensor, height: int, width: int) -> "State":
-        """The state whose image tokens are `tokens` (B, height*width, C)."""
+        """A state with the same global tokens and `tokens` (B, height*width, C) as image tokens."""
         return State(torch.cat([self.split()[0], tokens], dim=1), height, width)
 
 
 class Embed(nn.Module):
-    """The last convolution of the stem, LayerNorm, and the global tokens in front."""
+    """The last convolution of the stem and LayerNorm; prepends the global tokens."""
 
     def __init__(self, in_dim: int, dim: int, num_global_tokens: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Embed(nn.Module):
 
 
 class Merge(nn.Module):
-    """2x2 neighbours to one token, with a max-pooled residual; odd maps get a row or column of zeros first."""
+    """Merge 2x2 neighbours to one token, with a max-pooled residual; odd maps are first padded with zeros."""
 
     windows: type[Windows] | type[OpenWindows] = Windows
 
@@ -93,13 +93,13 @@ class Projection(nn.Linear):
     """Queries, keys and values (B, N, 3C) of tokens (B, N, C)."""
 
     def split(self, tokens: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Queries (B, t, C) of the global tokens; queries, keys and values (B, N, C) of the image's."""
+        """Queries (B, t, C) of the global tokens; queries, keys and values (B, N, C) of the image tokens."""
         q, k, v = self(tokens).chunk(3, dim=2)
         return q[:, :t], q[:, t:], k[:, t:], v[:, t:]
 
 
 class SplitProjection(nn.Module):
-    """The same by three Linear layers in the same memory; runtimes copy what they split."""
+    """`Projection` as three Linear layers that share its weights; runtimes copy a tensor when they split it."""
 
     def __init__(self, joined: Projection) -> None:
         super().__init__()
@@ -116,9 +116,9 @@ class SplitProjection(nn.Module):
 class Attention(nn.Module):
     """Local window attention and global aggregation and broadcast (Sec. 3.2) on tokens (B, T + H*W, C).
 
-    Inside a window softmax(q k^T d^-1/2 + B) v, where maps that `window_size` does not divide end in zero tokens,
-    keys like any other; G = softmax(q_g k_x^T d^-1/2) v_x for the global tokens; every image token adds its
-    attention to G. The result is proj(concat[G, local + broadcast]).
+    Local: softmax(q k^T d^-1/2 + B) v inside a window. If `window_size` does not divide the map, the map is padded with
+    zero tokens, which are keys like any other. Aggregation: G = softmax(q_g k_x^T d^-1/2) v_x for the global tokens.
+    Broadcast: every image token attends to G. The result is proj(concat[G, local + broadcast]).
     """
 
     windows: type[Windows] | type[OpenWindows] = Windows
@@ -129,43 +129,43 @@ class Attention(nn.Module):
         super().__init__()
         self.window_size, self.num_heads = window_size, dim // HEAD_DIM
         self.bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, self.num_heads))
-        self.bias: Tensor | None  # B, once it is constant
+        self.bias: Tensor | None  # B, set once it is constant
         self.register_buffer("bias", None, persistent=False)
         self.qkv: Projection | SplitProjection = Projection(dim, 3 * dim)
         self.kv_global = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
 
     def position_bias(self) -> Tensor:
-        """B (heads, 49, 49) of a window."""
+        """B (heads, n, n) of a window of n = window_size^2 tokens."""
         if self.bias is not None:
             return self.bias
         return position_bias(self.bias_table, self.window_size, self.window_size)
 
     def heads(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, C) as (B, heads, N, d)."""
+        """Split tokens (B, N, C) into heads (B, heads, N, d)."""
         return x.reshape(*x.shape[:2], self.num_heads, HEAD_DIM).transpose(1, 2)
 
     def global_attention(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """How the global tokens attend to the image, (B, heads, T, H*W); takes the arguments of `forward`."""
+        """Attention weights (B, heads, T, H*W) of the global tokens on the image; same arguments as `forward`."""
         q, _, k, _ = map(self.heads, self.qkv.split(tokens, tokens.shape[1] - height * width))
         return (q * HEAD_DIM**-0.5 @ k.transpose(2, 3)).softmax(-1)
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
         state, size = State(tokens, height, width), self.window_size
         global_tokens, image = state.split()
-        padded = self.windows.pad(image, size)  # with zeros, which carry the bias from here on
+        padded = self.windows.pad(image, size)  # zeros, which become the bias in the projection
         rows, columns = padded.shape[1:3]
         if padded is not image or columns != size:
             tokens = state.with_image(self.windows.cut(padded, size), rows, columns).tokens
 
         def in_map(x: Tensor) -> Tensor:
-            """The image's part of tokens (B, rows*columns, C), row by row."""
+            """Tokens (B, rows*columns, C) of windows without the padding, row by row (B, height*width, C)."""
             return self.windows.crop(self.windows.join(x, rows, columns, size), height, width).flatten(1, 2)
 
         q_global, queries, keys, values = self.qkv.split(tokens, global_tokens.shape[1])
         q, k, v = map(self.heads, (queries, keys, values))
         local = self.attend_windows(q, k, v, self.position_bias())
-        if padded is not image:  # where zeros are no keys
+        if padded is not image:  # the padding must not be keys of the global tokens
             k, v = self.heads(in_map(keys)), self.heads(in_map(values))
         gathered = self.attend(self.heads(q_global), k, v).transpose(1, 2).flatten(2)  # G (B, T, C)
         k, v = map(self.heads, self.kv_global(gathered).chunk(2, dim=2))
@@ -174,7 +174,7 @@ class Attention(nn.Module):
 
 
 class BiDimensionalAttention(nn.Module):
-    """Two gates in (0, 1) on tokens (B, N, C), Sec. 3.3: y * channel * spatial."""
+    """Two gates in (0, 1) on tokens (B, N, C): y * channel * spatial (Sec. 3.3)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class BiDimensionalAttention(nn.Module):
         z = self.norm(y)
         g = self.global_act(self.global_reduce(z.mean(1, keepdim=True)))
         l = self.local_act(self.local_reduce(z))  # noqa: E741, the paper's letter
-        of_local, of_global = self.spatial_select.weight.chunk(2, dim=1)  # of concat[l, g], where g is repeated
+        of_local, of_global = self.spatial_select.weight.chunk(2, dim=1)  # acts on concat[l, g] with g repeated
         spatial = F.linear(l, of_local) + F.linear(g, of_global, self.spatial_select.bias)
         return self.channel_select(g).sigmoid(), spatial.sigmoid()
 
@@ -200,7 +200,7 @@ class BiDimensionalAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Linear, GELU, Linear, then the gates if there are any."""
+    """Linear, GELU, Linear, then the gates with `bidimensional`."""
 
     def __init__(self, dim: int, hidden: int, bidimensional: bool) -> None:
         super().__init__()
@@ -217,7 +217,7 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)), on tokens (B, T + H*W, C)."""
 
     image_only = False
-    """Whether the global tokens end between attention and MLP, whose gates then see the mean of the image alone."""
+    """Whether to drop the global tokens before the MLP, so its gates depend only on the image tokens."""
 
     def __init__(self, dim: int, mlp_ratio: int, window_size: int, bidimensional: bool, drop_path: float) -> None:
         super().__init__()
@@ -234,11 +234,11 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """From the level before to this one's tokens, then blocks; `recompute` checkpoints each of them.
+    """The embedding from the previous level, then the blocks; `recompute` checkpoints each block.
 
-    With `in_column`, for inference, blocks see the windows one below the other: all that a block does is the same for
-    tokens in any order, except windows, and those of a map as wide as a window need no cutting. Tokens are then moved
-    once a stage instead of once a block.
+    With `in_column`, for inference, the windows of the map are arranged one below the other before the first block. A
+    block does not depend on the order of tokens, except for its windows, and a map as wide as a window needs no
+    cutting. Tokens are then reordered once per stage instead of once per block.
     """
 
     in_column = False
@@ -266,22 +266,22 @@ class Stage(nn.Module):
 
 
 class StateNorm(nn.LayerNorm):
-    """LayerNorm on the tokens of a state."""
+    """LayerNorm of the tokens of a state."""
 
     def forward(self, state: State) -> State:  # type: ignore[override]
         return state._replace(tokens=super().forward(state.tokens))
 
 
 class LightViT(PyramidBackbone):
-    """A stem and three stages, each `dims` wide and `depths` blocks deep.
+    """A stem and three stages with `dims` channels and `depths` blocks.
 
-    `forward_features` gives tokens (B, T + N, 1280), the `num_global_tokens` first: the neck comes before pooling.
-    Without `bidimensional` the feed-forward networks have no gates. Level 0 is the stem's map of stride 4. With
-    `image_only`, as in the published detectors, the global tokens end after the last attention.
+    `forward_features` returns tokens (B, T + N, 1280), the `num_global_tokens` first: the neck is applied before
+    pooling. Without `bidimensional` the feed-forward networks have no gates. Level 0 is the map of the stem, of
+    stride 4. With `image_only`, as in the published detectors, the global tokens are dropped after the last attention.
     """
 
     output_fmt = "NLC"
-    dense_levels = (1, 2, 3)  # a detector reads the stages' maps, not the stem's
+    dense_levels = (1, 2, 3)  # detectors use the maps of the stages, not of the stem
     dense_norms = dict.fromkeys(dense_levels, 1e-6)
 
     def __init__(
@@ -340,7 +340,7 @@ class LightViT(PyramidBackbone):
         return state.split()[1]
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Tokens (B, T + N, 1280) after the last norm and the neck, the global ones first."""
+        """Tokens (B, T + N, 1280) after the last norm and the neck, global tokens first."""
         return self.neck(self.norm(self.levels(x, last=3)[-1]).tokens)
 
     @torch.jit.ignore
@@ -358,7 +358,7 @@ class LightViT(PyramidBackbone):
         if intermediates_only:
             return result
         tokens, maps = result[0].tokens, result[1]
-        stopped = tokens.shape[2] != self.feature_info[-1]["num_chs"]  # every level has another width
+        stopped = tokens.shape[2] != self.feature_info[-1]["num_chs"]  # all levels differ in width
         return tokens if stopped else self.neck(tokens), maps
 
     def prune_intermediate_layers(
@@ -369,7 +369,7 @@ class LightViT(PyramidBackbone):
         if prune_head or len(self.stages) < len(self.feature_info) - 1:
             self.neck = nn.Identity()
         if not len(self.stages):
-            self.num_prefix_tokens = 0  # the stem has none
+            self.num_prefix_tokens = 0  # the stem has no global tokens
         return take
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -398,7 +398,7 @@ class LightViT(PyramidBackbone):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns of the stem and of the blocks in order of depth, for layer-wise learning rates."""
+        """Name patterns of the stem and the blocks, ordered by depth, for layer-wise learning rates."""
         by_block = [
             (r"^stages\.(\d+)\.embed", (-1,)),
             (r"^stages\.(\d+)\.blocks\.(\d+)", None),
@@ -414,7 +414,7 @@ def conv_bn_gelu(in_dim: int, dim: int, stride: int = 1, groups: int = 1) -> lis
 
 
 def init_weights(module: nn.Module) -> None:
-    """Linear, bias tables and global tokens trunc-normal 0.02, biases of Linear 0, the rest as torch has it."""
+    """Truncated normal (std 0.02) for Linear, bias tables and global tokens; biases of Linear are 0."""
     if isinstance(module, nn.Linear):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -425,7 +425,7 @@ def init_weights(module: nn.Module) -> None:
         trunc_normal_(module.global_tokens, std=0.02)
 
 
-PUBLISHED_NAMES = (  # patterns of the published parameter names, and ours
+PUBLISHED_NAMES = (  # patterns of published parameter names, and our names
     (r"^global_token$", "stages.0.embed.global_tokens"),
     (r"^patch_embed\.stem\.", "stem."),
     (r"^patch_embed\.", "stages.0.embed."),
@@ -442,7 +442,7 @@ PUBLISHED_NAMES = (  # patterns of the published parameter names, and ours
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """A published LightViT checkpoint under our names; one of ours is returned unchanged."""
+    """Rename the parameters of a published LightViT checkpoint; one with our names is returned unchanged."""
     state_dict = unwrap(state_dict)
     if "global_token" not in state_dict:
         return state_dict

@@ -1,4 +1,4 @@
-"""Images that cannot be read: met when they are read, replaced in training, omitted in evaluation."""
+"""Images that cannot be read: found when they are read, replaced in training, omitted in evaluation."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,33 +13,32 @@ from featherbone.data.split import Split
 from featherbone.errors import BadData, BadImage
 
 MAX_SHARE, MAX_COUNT = 0.01, 4
-"""Work stops where more than this share of the images of a split, and more than this number, cannot be read."""
+"""The run stops if more than this share of the images of a split, and more than this number, cannot be read."""
 TRIES = 100
-"""Images that are tried in the place of one that cannot be read."""
+"""Maximum number of replacements that are tried for an image that cannot be read."""
 FIRST = 5
-"""Images that are tried before work that would end with an evaluation of none."""
+"""Number of images that are tried before a run starts, because none might be readable in the evaluation."""
 
 
 class Unreadable(BadImage):
-    """An image of an evaluation that cannot be read."""
+    """An image that cannot be read, in an evaluation."""
 
 
 class Reader:
-    """Reads the images of a split with their annotations, and remembers which cannot be read."""
+    """Reads the images of a split with their annotations, and records which cannot be read."""
 
     def __init__(self, images: Split[Any], seed: int, training: bool) -> None:
         self.images, self.seed, self.training = images, seed, training
         self.known: dict[int, str] = {}
-        """The reason for each image that could not be read, by index."""
+        """Error message of each image that could not be read, by index."""
         self.met: dict[str, str] = {}
-        """The reasons since `take_met`, by the name of the image."""
+        """Error messages since the last `take_met`, by the name of the image."""
 
     def __call__(self, epoch: int, index: int) -> tuple[Image.Image, Any]:
         """An image and its annotations.
 
-        One that cannot be read, or whose annotations cannot, is replaced in training by the first that can of a
-        sequence that follows from (seed, epoch, index). Raises `Unreadable` in evaluation, and `BadData` where all of
-        the sequence fail.
+        In training, if either cannot be read, the first readable image of a sequence derived from (seed, epoch, index)
+        replaces it; `BadData` is raised if none is readable. In evaluation, `Unreadable` is raised.
         """
         for place in self._places(epoch, index):
             if place not in self.known:
@@ -55,7 +54,7 @@ class Reader:
         )
 
     def take_met(self) -> dict[str, str]:
-        """The reasons for the images that could not be read since the last call, by name."""
+        """Error messages of the images that could not be read since the last call, by name."""
         met, self.met = self.met, {}
         return met
 
@@ -70,10 +69,10 @@ class Skipped:
     def __init__(self, data: Path, split: str, total: int) -> None:
         self.data, self.split, self.total = data, split, total
         self.reasons: dict[str, str] = {}
-        """By name."""
+        """Error messages, by the name of the image."""
 
     def add(self, met: Mapping[str, str]) -> list[str]:
-        """Count images, and return the reasons of those that are new. Raises `BadData` where they are too many."""
+        """Add images and return the error messages of new ones. Raises `BadData` if there are too many."""
         new = [reason for name, reason in met.items() if name not in self.reasons]
         self.reasons |= met
         count = len(self.reasons)
@@ -87,7 +86,7 @@ class Skipped:
 
 
 def require_readable(images: Split[Any], data: Path, split: str) -> None:
-    """Raise `BadData` where no image of a few that are spread over the split can be read; reads one that can."""
+    """Raise `BadData` if none of `FIRST` images spread over the split can be read; stops at the first readable one."""
     reasons = []
     for index in spread(len(images), FIRST):
         try:

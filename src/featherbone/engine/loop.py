@@ -1,8 +1,8 @@
-"""The one training loop.
+"""The training loop.
 
-Everything random about a step follows from (seed, step, part of the batch), and about an image from (seed, epoch,
-index), so the state to resume from is the weights, the optimiser and the step, and N processes do exactly what one
-process does that computes its batches in N parts.
+Random values of a step are derived from (seed, step, part of the batch), and those of an image from (seed, epoch,
+index). A run can therefore be resumed from the weights, the optimiser and the step. For the same reason, N processes
+compute the same as one process that computes its batches in N parts.
 """
 
 import copy
@@ -42,11 +42,11 @@ from featherbone.tasks.card import Card
 from featherbone.tasks.run import fit, save_weights
 
 INTERVAL = 10
-"""Steps between reads of the loss, where the host waits for the device."""
+"""Steps between reads of the losses; a read makes the host wait for the device."""
 
 
 class LossModule(nn.Module):
-    """From images and targets to loss terms: the module that accelerate wraps; the task itself stays plain."""
+    """The module that accelerate wraps: images and targets to loss terms. The task itself is not wrapped."""
 
     def __init__(self, task: Any, compile: bool) -> None:
         super().__init__()
@@ -61,19 +61,19 @@ class LossModule(nn.Module):
 
 @dataclass
 class Progress:
-    """How far a run is; saved with its state."""
+    """Progress of a run, saved with its state."""
 
     step: int = 0
     best: float = -1.0
-    """The best value of the headline metric; -1 before the first."""
+    """Best value of the headline metric; -1 before the first evaluation."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Loss terms summed over the micro-batches of the epoch so far, of all processes."""
+    """Loss terms, summed over all micro-batches of the current epoch in all processes."""
     seconds: float = 0.0
-    """Time spent in the epoch so far."""
+    """Time spent in the current epoch."""
 
 
 class Loop:
-    """Trains the task of a job and keeps its run folder; every process of a group has one."""
+    """Trains the task of a job and writes its run folder; every process has one loop."""
 
     def __init__(self, run: Path, card: Card, job: Job, accelerator: Accelerator, resumed: bool = False) -> None:
         self.run, self.card, self.job, self.accelerator = run, card, job, accelerator
@@ -81,12 +81,12 @@ class Loop:
         self.epochs = s.epochs + s.cooldown_epochs
         self.progress = Progress()
         self.measured: tuple[dict[str, Any], Any] | None = None
-        """Metrics and outcome of the saved weights, where the last evaluation measured them."""
+        """Metrics and outcome of the saved weights; None if the last evaluation measured other weights."""
         world, device = accelerator.num_processes, accelerator.device
         batch_size = fit_batch_size(len(job.train), s, accelerator)
         self.batches = Batches(job.train, batch_size, world * s.accumulate, accelerator.process_index, world, s.seed)
         torch.manual_seed(s.seed)
-        with accelerator.local_main_process_first():  # it downloads
+        with accelerator.local_main_process_first():  # the first process downloads the weights
             task = job.build(card, device, resumed)
         task = task.to(memory_format=torch.channels_last)  # convolutions are faster, on any device
         if s.sync_batchnorm:
@@ -113,8 +113,8 @@ class Loop:
     def fit(self, report: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
         """Train from the current step to the end.
 
-        In the main process `report` takes the row and the metrics of each epoch; the latter are empty between
-        evaluations.
+        The main process calls `report` with the row and the metrics of each epoch; the metrics are empty for an epoch
+        without evaluation.
         """
         if self.progress.step == 0:
             self.save()  # so that a run that is killed at once can be resumed
@@ -140,7 +140,7 @@ class Loop:
         return True
 
     def train_epoch(self, epoch: int) -> None:
-        """Train the rest of the epoch."""
+        """Train from the current step to the end of the epoch."""
         progress, per_epoch = self.progress, self.batches.steps
         start = time.monotonic() - progress.seconds
         self.batches.begin(epoch, progress.step % per_epoch)
@@ -169,14 +169,17 @@ class Loop:
                     saved = time.monotonic()
 
     def is_time_to_read(self, saved: float) -> bool:
-        """Whether the losses are read after this step; several processes decide alike, so without a clock."""
+        """Whether to read the losses after this step; does not use the clock if several processes must agree."""
         step, seconds = self.progress.step, self.settings.save_seconds
         if step % INTERVAL == 0 or step % self.batches.steps == 0 or seconds == 0:
             return True
         return self.accelerator.num_processes == 1 and time.monotonic() - saved >= seconds
 
     def micro_step(self, batch: Any, part: int) -> dict[str, Tensor]:
-        """Gradients of one micro-batch, and with a step's last one the update; the loss terms, on the device."""
+        """Add the gradients of a micro-batch; update the weights after the last one of a step.
+
+        Returns the loss terms, which stay on the device.
+        """
         keys = (self.settings.seed, self.progress.step, part * self.batches.world + self.batches.rank)
         draws = np.random.SeedSequence(keys).generate_state(1, np.uint64)
         torch.manual_seed(int(draws[0]))
@@ -197,16 +200,16 @@ class Loop:
         return {name: term.detach() for name, term in terms.items()}
 
     def read_losses(self, names: list[str], parts: list[Tensor], due: bool) -> tuple[float, bool]:
-        """Add the loss terms of the micro-batches since the last read, of all processes, to the sums; the last loss.
+        """Add the loss terms since the last read, from all processes, to the sums; return the last loss and `due`.
 
-        Only here the host waits for the device. The main process's `due`, whether it is time to save, is returned in
-        every process. Raises `FeatherboneError`, in every process, for a loss that is not finite: the weights are
-        spoilt then, but the saved state is not.
+        The host waits for the device only here. `due` states whether it is time to save; every process returns the
+        value of the main process. Raises `FeatherboneError` in every process if a loss is not finite: the weights are
+        then unusable, but the saved state is not affected.
         """
         own = torch.stack(parts)  # (steps * parts, terms)
         own = torch.cat((own, own.new_full((len(own), 1), float(due))), 1)
-        table = self.accelerator.gather(own).cpu()  # process by process
-        rows = table.unflatten(0, (-1, len(own))).transpose(0, 1).flatten(0, 1)  # in the order of the parts
+        table = self.accelerator.gather(own).cpu()  # ordered by process
+        rows = table.unflatten(0, (-1, len(own))).transpose(0, 1).flatten(0, 1)  # ordered by part
         losses = rows[:, :-1].double().sum(1).unflatten(0, (-1, self.batches.parts)).mean(1).tolist()  # of each step
         for step, loss in enumerate(losses, self.progress.step - len(losses)):
             if not math.isfinite(loss):
@@ -220,7 +223,7 @@ class Loop:
         return losses[-1], bool(rows[0, -1])
 
     def finish_epoch(self, epoch: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Evaluate if it is time, keep the best weights, write the epoch's row, and save; the row and the metrics."""
+        """Evaluate if it is due, save the best weights, the row of the epoch and the state; return row and metrics."""
         progress = self.progress
         count = self.batches.steps * self.batches.parts
         means = {name: total / count for name, total in progress.sums.items()}
@@ -254,12 +257,12 @@ class Loop:
         return row, metrics
 
     def score(self, metrics: dict[str, Any]) -> float:
-        """The value that weights are compared by: from 0 to 1, or -1 where nothing could be measured."""
+        """The headline metric, by which weights are compared: from 0 to 1, or -1 if it was not measured."""
         value = metrics.get(self.job.kind.headline)
         return -1.0 if value is None or math.isnan(value) else float(value)
 
     def save(self) -> None:
-        """Write everything a resume needs, and the names of skipped images to the card, from the main process."""
+        """Write the state for a resume, and the names of skipped images to the card; only the main process writes."""
         self.job.share_skipped(self.accelerator)
         if not self.accelerator.is_main_process:
             return
@@ -280,7 +283,7 @@ class Loop:
         )
 
     def resume(self) -> None:
-        """Restore the saved state. Raises `BadRun` where it is damaged, or of another model or length than the run."""
+        """Restore the saved state. Raises `BadRun` if it is damaged, or of a run with another model or length."""
         state = load_state(self.run)
         total = self.epochs * self.batches.steps
         if state["step"] > total or (self.ema is None) != (state["ema"] is None):
@@ -295,9 +298,9 @@ class Loop:
 
 
 def fit_batch_size(count: int, settings: Settings, accelerator: Accelerator) -> int:
-    """The batch size for `count` images: that of the settings, or the largest there is. Raises `BadOption`.
+    """The batch size of the settings, or the largest possible one for `count` images if that is smaller.
 
-    It must divide into the processes' parts.
+    Raises `BadOption` if it is not a multiple of the number of parts, processes times `accumulate`.
     """
     world = accelerator.num_processes
     parts = world * settings.accumulate
@@ -311,9 +314,9 @@ def fit_batch_size(count: int, settings: Settings, accelerator: Accelerator) -> 
 
 
 def check_single_images(task: nn.Module, height: int, width: int, device: torch.device) -> None:
-    """Raise `BadOption` where the task cannot be trained on one image at a time.
+    """Raise `BadOption` if the task cannot be trained on one image at a time.
 
-    Where the map before a BatchNorm is 1x1, one image gives it one value a channel, which has no variance.
+    On a 1x1 map, one image gives a BatchNorm only one value per channel, which has no variance.
     """
     trial = copy.deepcopy(task)
     set_training(trial)
