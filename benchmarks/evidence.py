@@ -1,9 +1,10 @@
 """Our own claims, measured with `featherbone.compare`: the tables of docs/evidence.md.
 
-Several processes with the same command share the training; a stopped one continues. Learning rate, schedule and
-augmentation are the same for all models and were not tuned for any.
+Classifiers are trained on cifar10, detectors with one backbone and its ImageNet weights on pennfudan. Several processes
+with the same command share the training; a stopped one continues. Learning rate, schedule and augmentation are the same
+for all classifiers and were not tuned for any.
 
-    python benchmarks/evidence.py --data cifar10 --out evidence
+    python benchmarks/evidence.py --data FOLDER --out evidence
 """
 
 import argparse
@@ -14,6 +15,8 @@ from typing import Any
 import featherbone
 from ablations import register
 from featherbone.comparison.result import ComparisonResult, sentence
+from featherbone.files import claim
+from pretrained import MODEL, OBJECTS, write_checkpoint
 
 SIDE = 32
 TRAINED = {
@@ -37,6 +40,8 @@ TABLES: dict[str, tuple[str, ...]] = {
     "depth": (*(f"lvt_random@recursion={depth}" for depth in (1, 2, 3)), "lvt_depth1", "lvt", "lvt_depth3"),
 }  # fmt: skip
 """Comparisons of trained ones; with a suffix at another depth than they were trained with."""
+HEADS = {"retinanet": "dim=64,num_convs=2", "yolov3": "anchors=fit"}
+"""Detectors and their arguments."""
 SETTINGS: dict[str, Any] = dict(
     image_size=SIDE, batch_size=64, lr=1e-3, warmup_epochs=0.1, auto_augment="", erasing=0.0, min_area=0.6,
     smoothing=0.0, pretrained=False, precision="fp32", device="cpu", workers=0,
@@ -49,9 +54,26 @@ def compare_finished(labels: Sequence[str], out: Path, seeds: int, speed: bool) 
     for label in labels:
         name, _, arguments = label.partition("@")
         for seed in range(seeds):
-            run = out / "trained" / "runs" / name / f"seed-{seed}"
+            run = out / "runs" / name / f"seed-{seed}"
             sources.append(f"{label.replace('@recursion=', ' at ')}={run}{arguments and '@' + arguments}")
-    return featherbone.compare(tuple(sources), speed=speed, out=out / "-".join(labels)[:60], device="cpu", workers=0)
+    folder = out / "compared" / "-".join(labels).replace("@", "-")[:60]
+    return featherbone.compare(tuple(sources), speed=speed, out=folder, device="cpu", workers=0)
+
+
+def train_detectors(data: Path, out: Path, seeds: int) -> None:
+    """Train each head with each seed."""
+    with claim(out / "weights.lock") as ours:
+        if ours and not (out / "weights.pth").is_file():
+            write_checkpoint(out / "weights.pth")
+    common: dict[str, Any] = {**OBJECTS, "device": "cpu", "workers": 0, "precision": "fp32", "eval_every": 1000}
+    for seed in range(seeds):
+        for head, arguments in HEADS.items():
+            run = out / "runs" / head / f"seed-{seed}"
+            settings = {**common, "head": head, "head_args": arguments, "epochs": 8, "warmup_epochs": 1.0, "seed": seed}
+            with claim(run.with_suffix(".lock")) as ours:
+                if ours and not (run / "report.npz").is_file():
+                    start = str(out / "weights.pth")
+                    featherbone.train(data, MODEL, out=run, resume=Path("auto"), checkpoint=start, **settings)
 
 
 def as_markdown(name: str, result: ComparisonResult) -> str:
@@ -69,20 +91,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("evidence"))
-    parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES))
+    parser.add_argument("--tables", nargs="+", default=[*TABLES, "detectors"], choices=[*TABLES, "detectors"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=1)
     given = parser.parse_args(arguments)
     register()
-    wanted = dict.fromkeys(label.partition("@")[0] for name in given.tables for label in TABLES[name])
-    models = tuple(f"{label}={TRAINED[label]}" for label in wanted)
-    asked = dict(data=given.data, seeds=given.seeds, speed=False, out=given.out / "trained")
-    featherbone.compare(models, **asked, epochs=given.epochs, **SETTINGS)
-    pages = [
-        as_markdown(name, compare_finished(TABLES[name], given.out, given.seeds, speed=name in ("families", "depth")))
-        for name in given.tables
-    ]
-    (given.out / "evidence.md").write_text("\n".join(pages), encoding="utf-8")
+    pages = []
+    tables = [name for name in given.tables if name in TABLES]
+    if tables:
+        wanted = dict.fromkeys(label.partition("@")[0] for name in tables for label in TABLES[name])
+        models = tuple(f"{label}={TRAINED[label]}" for label in wanted)
+        asked = dict(data=given.data / "cifar10", seeds=given.seeds, speed=False, out=given.out / "cifar10")
+        if len(models) > 1:
+            featherbone.compare(models, **asked, epochs=given.epochs, **SETTINGS)
+        for name in tables:
+            speed = name in ("families", "depth")
+            pages.append(as_markdown(name, compare_finished(TABLES[name], given.out / "cifar10", given.seeds, speed)))
+    if "detectors" in given.tables:
+        train_detectors(given.data / "pennfudan", given.out / "pennfudan", given.seeds)
+        found = compare_finished(tuple(HEADS), given.out / "pennfudan", given.seeds, speed=True)
+        pages.append(as_markdown("detectors", found))
+    (given.out / f"{'-'.join(given.tables)}.md").write_text("\n".join(pages), encoding="utf-8")
 
 
 if __name__ == "__main__":
