@@ -22,7 +22,10 @@ RANKS = (
     {"engine", "predictor", "explainers", "publishing"},
     {"recipes", "benchmarking"},
     {"comparison"},
-    {"outcomes", "prediction_files", "prediction_rows", "on_ray", "commands", "cli", "__init__", "__main__"},
+    {
+        *("outcomes", "prediction", "prediction_files", "prediction_rows", "on_ray"),
+        *("commands", "cli", "__init__", "__main__"),
+    },
 )
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
 FILES = sorted(SOURCE.rglob("*.py"))

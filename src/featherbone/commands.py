@@ -22,18 +22,17 @@ from featherbone.comparison.subjects import parse_subjects
 from featherbone.data.doctor.examine import choose_task, examine
 from featherbone.data.formats import find_task
 from featherbone.data.formats.format import Reading
-from featherbone.data.listing import SUFFIXES
 from featherbone.data.panoptic_write import make_panoptic_set
 from featherbone.data.place import root_of
 from featherbone.data.sampling import spread
 from featherbone.data.scenes import write_classification
 from featherbone.data.shard_write import write_shards
-from featherbone.data.sources import Entry, Share, expand_glob, is_collection, open_sources
+from featherbone.data.sources import Share, is_collection
 from featherbone.engine.results import evaluate_results
 from featherbone.engine.settings import complete
 from featherbone.engine.start import fine_tuning
 from featherbone.engine.train import evaluate_run, measurer, resume_run, start_run
-from featherbone.errors import BadImage, BadOption, UnknownModel, did_you_mean
+from featherbone.errors import BadOption, UnknownModel, did_you_mean
 from featherbone.explainers import ExplainResult
 from featherbone.exporters import serve
 from featherbone.exporters.artifact import choose_form
@@ -58,10 +57,10 @@ from featherbone.outcomes import (
     ShardsResult,
     TrainResult,
 )
-from featherbone.prediction_files import PredictionFiles
+from featherbone.prediction import predict_pictures, predict_rows
 from featherbone.prediction_rows import PART_SIZE, PredictionRows
-from featherbone.predictor import find_images, load, predict_entries, some_images
-from featherbone.progress import bar, notify, track
+from featherbone.predictor import load, some_images
+from featherbone.progress import notify, track
 from featherbone.publishing import publish
 from featherbone.recipes import find_recipe
 from featherbone.report.doctor import write_doctor_page
@@ -281,30 +280,11 @@ def predict(
             return predict_on_ray(ray, predict, Path(run), given, folder, options)
     predictor = load(run, device, score, tile, overlap, slide, scales, mirror, trust, accept_licence)
     workers = workers or min(8, os.cpu_count() or 1)
-    if form is not None:
-        model, kind = predictor.description(Path(run)), kind_of(predictor.card)
-        found = open_sources(given, folder)
-        with PredictionRows(folder, kind.record, model, form, taken, part_size) as table, bar("predicting") as advance:
-            for batch in predict_entries(predictor, filter(table.wants, found), batch_size, workers):
-                for result in batch:
-                    table.add(result.entry, result.record)
-                advance(len(batch))
-        if taken.total == 1 and not table.predicted + table.done:
-            if table.errors:
-                raise BadImage(f"none of {table.errors} pictures can be read; the first: {table.first_error}")
-            raise BadImage(f"{', '.join(given)}: no pictures; they end in {', '.join(sorted(SUFFIXES))}")
-        return RowsResult(table.predicted, table.errors, table.done, folder)
-    paths = find_images([Path(path) for source in given for path in sorted(expand_glob(source)) or [source]], folder)
-    with PredictionFiles(folder, predictor.card, paths, pictures) as files, bar("predicting", len(paths)) as advance:
-        entries = (Entry(str(path), None, str(path)) for path in paths)
-        for batch in predict_entries(predictor, entries, batch_size, workers, keep=pictures):
-            for result in batch:
-                files.add(Path(result.entry.source), result.picture, result.record)
-            advance(len(batch))
-    if not files.done:
-        first = next(iter(files.skipped.values()))
-        raise BadImage(f"none of {len(paths)} pictures can be read; the first: {first}")
-    return PredictResult(tuple(files.done), files.skipped, folder)
+    if form is None:
+        return predict_pictures(predictor, given, folder, pictures, batch_size, workers)
+    record, model = kind_of(predictor.card).record, predictor.description(Path(run))
+    table = PredictionRows(folder, record, model, form, taken, part_size)
+    return predict_rows(predictor, given, table, batch_size, workers)
 
 
 def explain(
