@@ -21,8 +21,11 @@ class ClassCounts(ImageCounts):
     """A single number."""
 
     def per_class(self, weights: Floats) -> Floats:
-        members = np.eye(int(self.num_classes))[self.labels[:, 0]]  # (N, K)
-        return divide(weights @ (members * self.correct[:, None]), weights @ members)
+        return divide(self._count(weights * self.correct), self._count(weights))
+
+    def _count(self, weights: Floats) -> Floats:
+        """Sums of weights by true class (B, K)."""
+        return np.array([np.bincount(self.labels[:, 0], row, int(self.num_classes)) for row in weights], np.float64)
 
     def metric(self, weights: Floats) -> Floats:
         return divide(weights @ self.correct, weights.sum(1))
