@@ -173,7 +173,7 @@ def cover(
         low, high = estimate(first).interval()
         inside.append(low <= truth <= high)
         wide.append(high - low)
-        difference = estimate(first, second)
+        difference = estimate(first, second, paired=True)
         alarms.append(abs(difference.centre) > difference.half_width())
     return {"covered": float(np.mean(inside)), "width": float(np.mean(wide)), "false alarms": float(np.mean(alarms))}
 

@@ -68,6 +68,16 @@ def test_models_that_are_right_on_the_same_images_differ_by_less_than_either_var
     assert estimate(first, first).images.error == 1 / 300  # not 0: they may differ on the next image
 
 
+def test_what_a_seed_does_to_both_models_cancels_in_paired_differences():
+    draw = np.random.default_rng(2)
+    shared = [draw.random(400) < chance for chance in (0.4, 0.6, 0.8)]
+    models = [[counts(right | (draw.random(400) < more)) for right in shared] for more in (0.1, 0.0)]
+    first, second = replicate(models)
+    paired, apart = estimate(first, second, paired=True), estimate(first, second)
+    assert paired.value == pytest.approx(apart.value) and len(paired.seeds) == 1 and len(apart.seeds) == 2
+    assert paired.half_width() < 0.2 * apart.half_width()
+
+
 @pytest.mark.parametrize("right", [[1] * 20, [0] * 20])
 def test_a_perfect_score_on_few_images_is_not_certain(right):
     low, high = interval_of(counts(right))

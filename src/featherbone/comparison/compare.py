@@ -171,7 +171,8 @@ def judge_models(
     labels = [subject.label for subject in subjects]
     scores = [np.mean([one.qualities[one.indices.searchsorted(common)] for one in own], 0) for own in counts]
     pairs = list(combinations(order, 2))
-    differences = [estimate(replicates[i], replicates[j]) for i, j in pairs]
+    seeds = [[one.seed for one in own] for own in models]
+    differences = [estimate(replicates[i], replicates[j], are_paired(seeds[i], seeds[j])) for i, j in pairs]
     left_out = len(images) - len(common)
     return order, ComparisonResult(
         metric=first.kind.figures[first.kind.headline],
@@ -185,7 +186,7 @@ def judge_models(
         num_images=len(common),
         fingerprint=images.fingerprint(),
         classes=images.classes,
-        differences=class_differences(of_classes, images.classes),
+        differences=class_differences(of_classes, images.classes, are_paired(seeds[order[0]], seeds[order[1]])),
         disagreements={
             (labels[i], labels[j]): disagree(common, scores[i], scores[j], images)
             for i, j in list(pairwise(order))[:MAX_PAIRS]
@@ -246,7 +247,14 @@ def make_row(
     )
 
 
-def class_differences(models: Sequence[Replicates], classes: Sequence[str]) -> tuple[ClassDifference, ...]:
+def are_paired(seeds: Sequence[int | None], others: Sequence[int | None]) -> bool:
+    """Whether two models were trained with the same seeds."""
+    return None not in seeds and len(set(seeds)) == len(seeds) and list(seeds) == list(others)
+
+
+def class_differences(
+    models: Sequence[Replicates], classes: Sequence[str], paired: bool
+) -> tuple[ClassDifference, ...]:
     """The differences of the first two models, the largest first."""
     if len(models) < 2:
         return ()
@@ -255,7 +263,7 @@ def class_differences(models: Sequence[Replicates], classes: Sequence[str]) -> t
         one, other = (model.select(k) for model in models[:2])
         if np.isnan(one.whole).any() or np.isnan(other.whole).any():
             continue
-        found = estimate(one, other)
+        found = estimate(one, other, paired)
         half = found.half_width()
         rows.append(ClassDifference(name, found.value, (max(found.centre - half, -1), min(found.centre + half, 1))))
     return tuple(sorted(rows, key=lambda row: -abs(row.difference)))

@@ -30,6 +30,11 @@ class Measured:
     card: Card | None
     """None for results of another tool."""
 
+    @property
+    def seed(self) -> int | None:
+        """The seed of its training, where it is known."""
+        return None if self.card is None else self.card.settings.get("seed")
+
 
 @dataclass(frozen=True)
 class Measuring:

@@ -40,6 +40,12 @@ class Replicates:
     num_images: int
     bias_rate: float
 
+    def less(self, other: "Replicates") -> "Replicates":
+        """The differences, seed by seed."""
+        return replace(
+            self, whole=self.whole - other.whole, sets=self.sets - other.sets, halves=self.halves - other.halves
+        )
+
     def select(self, label: int) -> "Replicates":
         """Those of one class."""
         of_class = {name: getattr(self, name)[..., label] for name in ("whole", "sets", "halves")}
@@ -62,7 +68,7 @@ class Estimate:
     bias: float
     """What the value is too large by, because there are few images."""
     seeds: tuple[Part, ...]
-    """Error of the mean over seeds, one for each model; none where there is a single seed."""
+    """Error of the mean over seeds, of each model or of paired differences; none where there is a single seed."""
     images: Part
 
     @property
@@ -134,24 +140,25 @@ def common_indices(models: Sequence[Sequence[ImageCounts]]) -> Ints:
     return reduce(np.intersect1d, (one.indices for model in models for one in model))
 
 
-def estimate(one: Replicates, other: Replicates | None = None) -> Estimate:
+def estimate(one: Replicates, other: Replicates | None = None, paired: bool = False) -> Estimate:
     """The mean of a model, or its difference to that of another on the same images.
 
-    The seeds of two models are independent. With one seed in either, the error is that of the images only.
+    With `paired`, both have the same seeds in the same order, and variation that a seed causes in both cancels; else
+    their seeds are independent. With one seed in either, the error is that of the images only.
     """
-    models = [one] if other is None else [one, other]
-    signs = (1.0, -1.0)
+    terms = [(1.0, one)]
+    if other is not None:
+        terms = [(1.0, one.less(other))] if paired else [(1.0, one), (-1.0, other)]
     n = one.num_images
-    value = sum(sign * float(model.whole.mean()) for sign, model in zip(signs, models, strict=False))
-    sets = sum(sign * _mean(model.sets, 0) for sign, model in zip(signs, models, strict=False))
+    value = sum(sign * float(model.whole.mean()) for sign, model in terms)
     grow = n / (n - 1)  # the bootstrap draws from n images as if they were all
-    of_images = grow * float(_var(np.asarray(sets), 0))
+    of_images = grow * float(_var(np.asarray(sum(sign * _mean(model.sets, 0) for sign, model in terms)), 0))
     bias = 0.0
-    for sign, model in zip(signs, models, strict=False):
+    for sign, model in terms:
         bias += sign * float(_mean(model.halves) - model.whole.mean()) / (2**model.bias_rate - 1)
     seeds = []
-    if all(len(model.whole) > 1 for model in models):
-        for model in models:
+    if all(len(model.whole) > 1 for _, model in terms):
+        for _, model in terms:
             count = len(model.whole)
             seeds.append(Part(sqrt(float(model.whole.var(ddof=1)) / count), count - 1))
             spread = float(_mean(_var(model.sets, 1))) - float(_var(_mean(model.sets, 0), 0))
