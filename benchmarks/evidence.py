@@ -9,12 +9,14 @@ for all classifiers and were not tuned for any.
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import featherbone
 from ablations import register
 from featherbone.comparison.result import ComparisonResult, sentence
+from featherbone.comparison.trials import REPORT, do_all
 from featherbone.files import claim
 from pretrained import MODEL, OBJECTS, write_checkpoint
 
@@ -40,6 +42,9 @@ TABLES: dict[str, tuple[str, ...]] = {
     "depth": (*(f"lvt_random@recursion={depth}" for depth in (1, 2, 3)), "lvt_depth1", "lvt", "lvt_depth3"),
 }  # fmt: skip
 """Comparisons of trained ones; with a suffix at another depth than they were trained with."""
+DETECTORS: dict[str, Any] = dict(
+    epochs=8, warmup_epochs=1.0, eval_every=8, precision="fp32", device="cpu", workers=0
+)  # fmt: skip
 HEADS = {"retinanet": "dim=64,num_convs=2", "yolov3": "anchors=fit"}
 """Detectors and their arguments."""
 SETTINGS: dict[str, Any] = dict(
@@ -60,20 +65,22 @@ def compare_finished(labels: Sequence[str], out: Path, seeds: int, speed: bool) 
     return featherbone.compare(tuple(sources), speed=speed, out=folder, device="cpu", workers=0)
 
 
-def train_detectors(data: Path, out: Path, seeds: int) -> None:
-    """Train each head with each seed."""
-    with claim(out / "weights.lock") as ours:
-        if ours and not (out / "weights.pth").is_file():
-            write_checkpoint(out / "weights.pth")
-    common: dict[str, Any] = {**OBJECTS, "device": "cpu", "workers": 0, "precision": "fp32", "eval_every": 1000}
-    for seed in range(seeds):
-        for head, arguments in HEADS.items():
-            run = out / "runs" / head / f"seed-{seed}"
-            settings = {**common, "head": head, "head_args": arguments, "epochs": 8, "warmup_epochs": 1.0, "seed": seed}
-            with claim(run.with_suffix(".lock")) as ours:
-                if ours and not (run / "report.npz").is_file():
-                    start = str(out / "weights.pth")
-                    featherbone.train(data, MODEL, out=run, resume=Path("auto"), checkpoint=start, **settings)
+def train_detector(data: Path, out: Path, head: str, seed: int) -> bool:
+    """Train a detector unless another process does; whether it is finished."""
+    run = out / "runs" / head / f"seed-{seed}"
+    if not (run / REPORT).is_file():
+        with claim(run.with_suffix(".lock")) as ours:
+            if ours:
+                featherbone.train(
+                    data,
+                    MODEL,
+                    out=run,
+                    resume=Path("auto"),
+                    checkpoint=str(write_checkpoint(out / f"weights-{head}-{seed}.pth")),
+                    seed=seed,
+                    **{**OBJECTS, **DETECTORS, "head": head, "head_args": HEADS[head]},
+                )
+    return (run / REPORT).is_file()
 
 
 def as_markdown(name: str, result: ComparisonResult) -> str:
@@ -108,8 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             speed = name in ("families", "depth")
             pages.append(as_markdown(name, compare_finished(TABLES[name], given.out / "cifar10", given.seeds, speed)))
     if "detectors" in given.tables:
-        train_detectors(given.data / "pennfudan", given.out / "pennfudan", given.seeds)
-        found = compare_finished(tuple(HEADS), given.out / "pennfudan", given.seeds, speed=True)
+        data, out = given.data / "pennfudan", given.out / "pennfudan"
+        do_all([partial(train_detector, data, out, head, seed) for seed in range(given.seeds) for head in HEADS])
+        found = compare_finished(tuple(HEADS), out, given.seeds, speed=True)
         pages.append(as_markdown("detectors", found))
     (given.out / f"{'-'.join(given.tables)}.md").write_text("\n".join(pages), encoding="utf-8")
 
