@@ -24,7 +24,7 @@ SIDE = 32
 TRAINED = {
     **{name: name for name in ("lvt", "lightvit_tiny", "xformer_small", "lit_tiny")},
     **{name: name for name in ("pvt_v2_b0", "mobilenetv2_100", "efficientnet_b0")},
-    "deit_tiny": f"deit_tiny_patch16_224@img_size={SIDE},patch_size=4",
+    "deit_tiny": f"deit_tiny_patch16_224@img_size={SIDE},patch_size=8",
     "lvt_depth1": "lvt@recursion=1",
     "lvt_depth3": "lvt@recursion=3",
     "lvt_random": "lvt@recursion=random",
