@@ -521,7 +521,7 @@ def bench(
 
 
 def compare(
-    models: Positional[tuple[str, ...]],
+    models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL...")],
     *,
     data: Path | None = None,
     task: Task | None = None,
