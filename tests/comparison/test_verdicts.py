@@ -1,6 +1,8 @@
 """Differences of two models in words."""
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from featherbone.comparison.verdicts import holm, judge
 from featherbone.metrics.intervals import Estimate, Part
@@ -35,19 +37,29 @@ def test_a_certain_winner_wins_and_equal_models_win_half():
 
 
 def test_what_is_needed_would_tell():
-    """The difference becomes 2.8 standard errors with that many seeds, or images."""
-    pair = verdict(0.04, 0.008, seeds=((0.02, 2), (0.02, 2)), images=500)
-    assert pair.verdict == "not enough data to tell"
-    variance = 2 * 0.02**2 * 3 / pair.seeds_needed + 0.008**2
-    assert 0.04 / variance**0.5 == pytest.approx(2.8, rel=0.1) and pair.seeds_needed > 3
-    assert pair.images_needed is None  # the seeds alone are too far apart
+    """With that many seeds, or images, the difference is found in four of five repetitions."""
+    draw = np.random.default_rng(0)
+
+    def found(seeds, of_seed, error):
+        """How often a t test of paired seeds finds a difference of 0.04."""
+        apart = 0.04 + draw.normal(0, of_seed, (4000, seeds)) + draw.normal(0, error, (4000, 1))
+        half = stats.t.ppf(0.975, seeds - 1) * np.hypot(apart.std(1, ddof=1) / seeds**0.5, error)
+        return (np.abs(apart.mean(1)) > half).mean()
+
+    pair = verdict(0.04, 0.005, seeds=((0.02, 2),), images=500)
+    assert pair.verdict == "not enough data to tell" and pair.images_needed is None  # the seeds are too far apart
     assert f"about {pair.seeds_needed} seeds would tell" in pair.sentence(0.01)
+    assert found(pair.seeds_needed, 0.02 * 3**0.5, 0.005) == pytest.approx(0.8, abs=0.08)
     pair = verdict(0.04, 0.03, seeds=(), images=100)
-    assert pair.seeds_needed is None and 0.04 / (0.03**2 * 100 / pair.images_needed) ** 0.5 == pytest.approx(
-        2.8, rel=0.05
-    )
+    assert pair.seeds_needed is None and pair.images_needed == pytest.approx(100 * (2.8 * 0.03 / 0.04) ** 2, rel=0.05)
     pair = verdict(0.001, 0.5, margin=0.001)
     assert pair.seeds_needed is None and "images" in pair.sentence(0.001)
+
+
+def test_more_pairs_need_more_seeds():
+    one = Estimate(0.04, 0.0, (Part(0.02, 2),), Part(0.005, 499))
+    needed = [judge([("a", "b")] * count, [one] * count, 0.01)[0].seeds_needed for count in (1, 10)]
+    assert 3 < needed[0] < needed[1]
 
 
 def test_holm_s_correction():

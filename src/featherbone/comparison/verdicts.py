@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, inf, isfinite
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,9 @@ from featherbone.metrics.intervals import NUM_DRAWS, Estimate
 
 ALPHA = 0.05
 """Probability of a verdict better or worse for two equal models, over all pairs."""
-DETECTED = 1.96 + 0.84
-"""Standard errors of a difference that is found with a probability of 80%."""
+POWER = 0.8
+"""Probability with which a difference is found, for the number of seeds or images that would tell it."""
+MAX_SEEDS = 1000
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,16 @@ def judge(names: Sequence[tuple[str, str]], differences: Sequence[Estimate], mar
     errors = [one.errors() for one in differences]
     raw = [_p_value(one, error) for one, error in zip(differences, errors, strict=True)]
     rows = zip(names, differences, errors, holm(raw), strict=True)
-    return [_pair(*name, one, error, p, margin) for name, one, error, p in rows]
+    return [_pair(*name, one, error, p, margin, len(names)) for name, one, error, p in rows]
 
 
-def _pair(first: str, second: str, one: Estimate, errors: Any, p: float, margin: float) -> Pair:
+def _pair(first: str, second: str, one: Estimate, errors: Any, p: float, margin: float, num_pairs: int) -> Pair:
     half, narrow = (float(np.quantile(np.abs(errors), share)) for share in (0.95, 0.90))
     of_seeds = sum(part.error**2 * (part.freedom + 1) for part in one.seeds)  # of one seed of each
     of_images = one.images.error**2
     again = np.random.default_rng(1).normal(0, (of_seeds + of_images) ** 0.5, NUM_DRAWS)
     wins = one.centre + errors + again
-    seeds = max((part.freedom + 1 for part in one.seeds), default=0)
-    room = (max(abs(one.centre), margin) / DETECTED) ** 2  # the variance at which it would be found
+    effect = max(abs(one.centre), margin)
     return Pair(
         first=first,
         second=second,
@@ -81,14 +81,38 @@ def _pair(first: str, second: str, one: Estimate, errors: Any, p: float, margin:
         wins=float((wins > 0).mean() + (wins == 0).mean() / 2),
         p=p,
         equivalent=abs(one.centre) + narrow <= margin,
-        seeds_needed=_needed(of_seeds, room - of_images, seeds) if one.seeds else None,
-        images_needed=_needed(of_images * (one.images.freedom + 1), room - of_seeds / max(seeds, 1), 0),
+        seeds_needed=_seeds_needed(one, effect, num_pairs),
+        images_needed=_images_needed(one, effect, num_pairs),
     )
 
 
-def _needed(variance: float, room: float, least: int) -> int | None:
-    number = variance / room if room > 0 else inf
-    return max(ceil(number), least + 1) if isfinite(number) else None
+def _seeds_needed(one: Estimate, effect: float, num_pairs: int) -> int | None:
+    """The smallest number of seeds, above the present one, with which an effect would be found; None for none."""
+    if not one.seeds:
+        return None
+    now = one.seeds[0].freedom + 1
+    of_seeds = sum(part.error**2 for part in one.seeds) * now
+    for count in range(now + 1, MAX_SEEDS):
+        error = (of_seeds / count + one.images.error**2) ** 0.5
+        if _errors_apart(len(one.seeds) * (count - 1), num_pairs) * error <= effect:
+            return count
+    return None
+
+
+def _images_needed(one: Estimate, effect: float, num_pairs: int) -> int | None:
+    """The number of images, above the present one, with which an effect would be found; None for none."""
+    freedom = sum(part.freedom for part in one.seeds) or one.images.freedom
+    room = (effect / _errors_apart(freedom, num_pairs)) ** 2 - sum(part.error**2 for part in one.seeds)
+    now = one.images.freedom + 1
+    number = ceil(one.images.error**2 * now / room) if room > 0 else 0
+    return number if number > now else None
+
+
+def _errors_apart(freedom: int, num_pairs: int) -> float:
+    """Standard errors of a difference that is found, among so many pairs, with the probability `POWER`."""
+    from scipy.stats import t  # takes half a second to import
+
+    return float(t.ppf(1 - ALPHA / (2 * num_pairs), freedom) + t.ppf(POWER, freedom))
 
 
 def _p_value(one: Estimate, errors: Any) -> float:
