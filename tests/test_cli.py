@@ -162,13 +162,14 @@ def test_int8_keeps_the_metric(world, capsys):
     code, out, err = run(capsys, "export", world / "run", *options, "--json")
     assert code == 0, err
     result = json.loads(out)
-    kept = next(point for point in result["points"] if point["kept"])
-    assert result["metric"] == "top1" and kept["drop"] <= 0.5 and kept["bytes"] < result["float"]["bytes"]
+    before, after = result["float"], result["int8"]
+    assert result["metric"] == "top1"
+    assert after["metric"] >= before["metric"] - 0.5 and after["bytes"] < before["bytes"]
     picture = next((world / "data" / "val").glob("*/*.jpg"))
     code, out, err = run(capsys, "predict", place, picture, "--out", world / "told", "--json")
     assert code == 0 and json.loads(out)["predictions"], err
     code, out, err = run(capsys, "evaluate", place, "--data", world / "data", "--workers", 0, "--json")
-    assert code == 0 and json.loads(out)["metrics"]["top1"] == pytest.approx(kept["metric"]), err
+    assert code == 0 and json.loads(out)["metrics"]["top1"] == pytest.approx(after["metric"]), err
 
 
 def test_doctor_tries_a_target_before_anyone_trains(capsys):

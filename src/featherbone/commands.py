@@ -353,10 +353,10 @@ def export(
             target and head allow it.
         with_pre: Include the normalisation: the file takes bytes.
         with_nms: Include NMS in the file of a detector.
-        int8: Quantise to int8. The file is evaluated on all validation images, and the most sensitive layers stay in
-            float until the run's metric drops by at most `max_drop`.
+        int8: Quantise to int8. The file is evaluated on all validation images; for onnx and openvino the most sensitive
+            layers stay in float until the run's metric drops by at most `max_drop`. `int8.json` is beside the file.
         max_drop: Maximum drop of the metric in int8, from 0 to 1.
-        calibration: Number of training images (or of `images`) that determine the value ranges of int8.
+        calibration: Number of training images (or of `images`) that determine the ranges of activations in int8.
         evaluate: Also evaluate the file on all validation images of the run.
         accept_licence: Licence of a published model's weights that is not permissive, by its name, which you accept.
         out: Folder to write; by default one named after the target under `exports` in the run folder, or for a

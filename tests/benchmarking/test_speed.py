@@ -24,7 +24,7 @@ from featherbone.benchmarking.speed import (
 )
 from featherbone.benchmarking.table import BenchResult, LayerTable, LayerTime, Machine, SpeedRow
 from featherbone.benchmarking.training import training_step
-from featherbone.benchmarking.worker import Job, Plan, Subject, owner_of
+from featherbone.benchmarking.worker import Job, Plan, Subject, Writer, build, owner_of
 from featherbone.cli import main
 from featherbone.errors import BadOption, BadRun, MissingExtra, UnknownModel
 from featherbone.exporters.artifact import Form
@@ -154,6 +154,16 @@ def test_a_file_runs_in_its_own_runtime(exported):
     told = subject.open((64, 96), 2, "none")
     assert told["file_mb"] > 1 and told.keys() == {"peak_mb", "file_mb"}
     assert 1 <= len(subject.measure((64, 96), 2)) <= 5
+
+
+def test_int8_is_made_and_measured(tmp_path):
+    plan = Plan(("test_resnet",), ("onnx-int8",), device="cpu")
+    check(plan)
+    job = Job(plan, "cpu", "test_resnet", runtime="onnx-int8", folder=tmp_path, dynamic="batch")
+    assert Writer().write(job, (64, 64)) == "batch"
+    facts = Subject(job).open((64, 64), 2, "batch")
+    params = sum(value.numel() for value in build("test_resnet", (64, 64)).parameters())
+    assert facts["file_mb"] < 2e-6 * params and 1e-4 < facts["differs"] < 0.5
 
 
 def test_a_run_is_measured_at_its_own_size(tmp_path):

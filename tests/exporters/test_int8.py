@@ -1,7 +1,7 @@
 import json
 import math
+from itertools import chain, repeat
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -9,11 +9,10 @@ from torch.nn import functional as F
 
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption, MissingExtra
-from featherbone.exporters.artifact import Form
+from featherbone.exporters.artifact import Artifact, Form, raw_difference
 from featherbone.exporters.exported import open_task
 from featherbone.exporters.int8 import Int8Drops, export_int8
 from featherbone.exporters.parity import alike
-from featherbone.exporters.sensitivity import MAX_TRIES, Point, Sensitivity, plan, rank_layers, search
 from featherbone.exporters.targets import TARGETS
 from featherbone.ops.boxes import Target
 from featherbone.tasks.card import Card
@@ -107,43 +106,61 @@ def weights_in_file(path):
 @pytest.mark.parametrize("target", ["onnx", "openvino", "executorch"])
 def test_int8_is_smaller_and_as_good(task, target, tmp_path):
     before = accuracy(task)
-    dynamic = "none" if target == "executorch" else "batch"
-    form = Form(TARGETS[target], dynamic)
+    form = Form(TARGETS[target], "none" if target == "executorch" else "batch")
     result = export_int8(CARD, task, form, tmp_path / "out", TRAIN[0][:16], accuracy, 0.05, "top1")
     card, exported = open_task(tmp_path / "out")
-    assert accuracy(exported) == result.kept.metric >= before - 0.05
+    assert accuracy(exported) == result.after.metric >= before - 0.05
     assert result.before.metric == before
-    assert result.kept.bytes < 0.6 * result.before.bytes
+    assert result.after.bytes < 0.6 * result.before.bytes
     assert exported.manifest.precision == "int8" and card.classes == CLASSES
     with torch.inference_mode():
         error = (exported(VAL[0]) - task(VAL[0])).square().mean() / task(VAL[0]).square().mean()
     assert 1e-8 < error < 0.05  # rounded, and not much
-    told = json.loads((tmp_path / "out" / "int8.json").read_text())
-    assert told["float"]["metric"] == before and [p["kept"] for p in told["points"]].count(True) == 1
-    assert len(told["ranking"]) == sum(isinstance(m, torch.nn.Conv2d | torch.nn.Linear) for m in task.modules())
-    assert "layers are float" in (tmp_path / "out" / "int8.html").read_text()
+    report = json.loads((tmp_path / "out" / "int8.json").read_text())
+    assert report["float"]["metric"] == before and report["int8"]["metric"] == result.after.metric
     assert "top1" in str(result)
 
 
 def test_a_sensitive_layer_stays_float(task, tmp_path):
-    """Rounded, the outlier's neighbours are lost; the ranking finds both convolutions and the search leaves them."""
+    """In int8 the outlier's neighbours are lost; the search leaves both in float, and nothing else."""
     with_outlier(task)
-    before = accuracy(task)
-    result = export_int8(CARD, task, Form(TARGETS["onnx"], "batch"), tmp_path / "out", TRAIN[0][:16], accuracy, 0.03)
-    assert {each.layer for each in result.ranking[:2]} == set(PAIR)
-    assert result.points[0].floats == 0 and result.points[0].metric < before - 0.2
-    assert set(result.floats) == set(PAIR)
-    assert result.kept.metric >= before - 0.03
+    metrics = []
+
+    def evaluate(exported):
+        metrics.append(accuracy(exported))
+        return metrics[-1]
+
+    form = Form(TARGETS["onnx"], "batch")
+    result = export_int8(CARD, task, form, tmp_path / "out", TRAIN[0][:16], evaluate, 0.03)
+    assert metrics[1] < metrics[0] - 0.2 and result.floats == 2
+    assert metrics[-1] == result.after.metric >= result.before.metric - 0.03
     kinds = weights_in_file(tmp_path / "out" / "model.onnx")
     assert {layer for layer, kind in kinds.items() if kind == "FLOAT"} == set(PAIR)
     assert {kind for layer, kind in kinds.items() if layer not in PAIR} == {"INT8"}
 
 
+def test_openvino_leaves_chosen_layers_in_float(task, tmp_path):
+    """The outlier is between the first two layers; with both in float, the rest is as good as without an outlier."""
+    target = TARGETS["openvino"]
+    artifact = Artifact.of(with_outlier(task), Form(target, "batch"), TRAIN[0][:16])
+    folders = [tmp_path / name for name in ("float", "all", "chosen")]
+    for folder in folders:
+        folder.mkdir()
+    artifact.write(folders[0])
+    layers = target.layers(artifact.path(folders[0]))
+    assert len(layers) == sum(isinstance(module, torch.nn.Conv2d | torch.nn.Linear) for module in task.modules())
+    errors = []
+    for folder, floats in ((folders[1], ()), (folders[2], layers[:2])):
+        artifact.quantize(folders[0], folder, TRAIN[0][:16], floats)
+        errors.append(raw_difference(artifact.expected(VAL[0]), artifact.outputs(folder, VAL[0])).error)
+    assert errors[0] > 0.5 and 1e-4 < errors[1] < 0.2
+    assert target.size(folders[1]) < target.size(folders[2]) < 0.6 * target.size(folders[0])
+
+
 def test_what_is_never_good_enough_is_refused(task, tmp_path):
-    readings = iter([0.9, *[0.5] * MAX_TRIES])
-    form = Form(TARGETS["onnx"], "batch")
-    with pytest.raises(Int8Drops, match=r"within 0.1 of the float file's 0.9000: 0.5000 with 0 of") as caught:
-        export_int8(CARD, task, form, tmp_path / "out", TRAIN[0][:4], lambda _: next(readings), 0.1)
+    metrics = chain([0.9], repeat(0.5))
+    with pytest.raises(Int8Drops, match=r"metric 0.5000 and .* MB, the float file 0.9000 and") as caught:
+        export_int8(CARD, task, Form(TARGETS["onnx"]), tmp_path / "out", TRAIN[0][:4], lambda _: next(metrics), 0.1)
     assert caught.value.exit_code == 1
     assert not list(tmp_path.iterdir())
 
@@ -179,61 +196,8 @@ def test_objects_stay_where_they_are(tmp_path):
 
     form = Form(TARGETS["onnx"], "batch", with_pre=True)
     result = export_int8(card, task, form, tmp_path / "out", images, found_again, 0.0)
-    assert result.before.metric == result.kept.metric == 1
-    assert result.kept.bytes < result.before.bytes
-
-
-def test_sensitivity_by_the_formula():
-    """Set against rounding written out with numpy, in float64."""
-    torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3, bias=False))
-    images = torch.randn(5, 6)
-
-    def rounded(x, steps, low, scale):
-        return (np.clip(np.rint(x / scale) - low, 0, steps) + low) * scale
-
-    def activation(x, seen):
-        low, high = min(seen.min(), 0), max(seen.max(), 0)
-        scale = (high - low) / 255
-        return rounded(x, 255, np.rint(low / scale), scale)
-
-    def weight(w):
-        return rounded(w, 254, -127, np.abs(w).max(1, keepdims=True) / 127)
-
-    x, w0, b0, w2 = (t.detach().double().numpy() for t in (images, net[0].weight, net[0].bias, net[2].weight))
-    hidden = np.maximum(x @ w0.T + b0, 0)
-    exact = hidden @ w2.T
-    first = activation(np.maximum(activation(x, x) @ weight(w0).T + b0, 0), hidden) @ w2.T
-    last = activation(activation(hidden, hidden) @ weight(w2).T, exact)
-    wanted = {name: math.sqrt(((y - exact) ** 2).mean() / (exact**2).mean()) for name, y in (("0", first), ("2", last))}
-    found = {each.layer: each.error for each in rank_layers(net, images)}
-    assert found == pytest.approx(wanted, rel=1e-2)
-
-
-@pytest.mark.parametrize("enough", [0, 1, 7, 23, 36])
-def test_the_search_is_short_and_near(enough):
-    """Metric that is good from `enough` layers on."""
-    ranking = [Sensitivity(str(i), 0.9**i) for i in range(60)]
-    counts = plan(ranking)
-    assert counts[0] == 0 and counts == sorted(counts)
-    measured = []
-
-    def measure(point):
-        measured.append(point.floats)
-        return Point(point.floats, point.bytes, point.error, 1.0 if point.floats >= enough else 0.5)
-
-    points = search(lambda k: Point(k, 100 + k, 1 / (1 + k)), measure, 0.99, counts)
-    good = min(point.floats for point in points if point.metric == 1.0)
-    assert enough <= good <= enough + 6 and len(measured) <= MAX_TRIES
-
-
-def test_what_is_further_from_the_model_is_not_measured():
-    def measure(point):
-        assert point.error < 0.5 or point.floats in (0, 9)  # the last is measured in any case
-        return Point(point.floats, point.bytes, point.error, 0.0)
-
-    points = search(lambda k: Point(k, 1, 0.5 if k < 9 else 0.9), measure, 1.0, [0, 3, 6, 9])
-    assert [point.metric is None for point in points] == [False, True, True, False]
+    assert result.before.metric == result.after.metric == 1
+    assert result.after.bytes < result.before.bytes
 
 
 @pytest.mark.parametrize(

@@ -317,6 +317,8 @@ def check(plan: Plan) -> tuple[torch.device, list[Source]]:
         require(target.run_packages, target.extra)
         if name in plan.runtimes:
             target.require()
+        if name.endswith(INT8):
+            require(target.int8_packages, target.extra)
     return device, sources
 
 

@@ -189,8 +189,8 @@ class Writer:
         if job.runtime.endswith(INT8):
             work = folder.with_name("float")
             work.mkdir(exist_ok=True)
-            quantizer = artifact.quantizer(work, sample(size, CALIBRATION))
-            quantizer.write(artifact.path(folder), quantizer.layers)
+            artifact.write(work)
+            artifact.quantize(work, folder, sample(size, CALIBRATION))
         else:
             artifact.write(folder)
 

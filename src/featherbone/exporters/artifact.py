@@ -1,5 +1,6 @@
 """The one pipeline of exports: a network in its exported form, an example, the file, its runtime, the comparison."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -12,7 +13,7 @@ from featherbone.deployment import deploy
 from featherbone.errors import BadOption
 from featherbone.exporters.forms import Flat, Normalising, Picking, flatten, to_bytes
 from featherbone.exporters.targets import TARGETS, open_file
-from featherbone.exporters.targets.target import Delegation, Quantizer, Run, Target
+from featherbone.exporters.targets.target import Delegation, Run, Target
 from featherbone.tasks.task import KINDS
 
 ROWS = ("boxes", "scores", "labels", "masks")
@@ -118,12 +119,13 @@ class Artifact:
     def write(self, folder: Path) -> Delegation | None:
         return self.form.target.write(self.net, self.example, self.path(folder), self.names, self.form.dynamic)
 
-    def quantizer(self, folder: Path, images: Tensor) -> Quantizer:
-        """Write the file in the folder in float, ready to be written in int8 with ranges from normalised `images`."""
-        make, path, dynamic = self.form.target.quantizer, self.path(folder), self.form.dynamic
-        assert make is not None, f"{self.form.target.name} has no int8 form"
+    def quantize(self, source: Path, folder: Path, images: Tensor, floats: Collection[str] = ()) -> None:
+        """Write the file in int8 to `folder`, given the folder `source` of the float file, as `Target.quantize`.
+
+        Normalised `images` determine the ranges of activations.
+        """
         inputs = [part.contiguous() for part in self.input(images).split(1)]
-        return make(self.net, self.example, path, self.names, dynamic, inputs)
+        self.form.target.quantize(self.net, self.path(source), self.path(folder), inputs, floats)
 
     def path(self, folder: Path) -> Path:
         return folder / self.form.target.file

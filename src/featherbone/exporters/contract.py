@@ -29,7 +29,7 @@ from featherbone.tasks.likeness import count_objects
 from featherbone.tasks.task import kind_of
 
 PARITY, PAGE = "parity.json", "parity.html"
-REPORTS = (PARITY, PAGE, "int8.json", "int8.html")
+REPORTS = (PARITY, PAGE, "int8.json")
 """Reports about an export in its folder."""
 NUM_SHOWN = 6
 """Pictures on the page of a comparison."""

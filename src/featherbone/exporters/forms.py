@@ -33,13 +33,6 @@ def rebuild(kind: Any, values: Mapping[str, Tensor], name: str = "") -> Any:
     return kind(*(rebuild(hints[field], values, f"{name}_{field}".lstrip("_")) for field in kind._fields))
 
 
-def layer_of(parameter: str) -> str:
-    """The layer of a parameter's name, in a task or in a network built around it."""
-    while parameter.startswith("task."):
-        parameter = parameter.removeprefix("task.")
-    return parameter.removesuffix(".weight")
-
-
 class Flat(nn.Module):
     """A task whose raw tensors are a plain tuple, as exporters need it."""
 

@@ -1,4 +1,4 @@
-"""ExecuTorch programs for phones, with XNNPACK as accelerator; in int8 by PT2E, weights per channel."""
+"""ExecuTorch programs for phones, with XNNPACK as accelerator; in int8 by PT2E."""
 
 import warnings
 from collections import Counter
@@ -10,56 +10,11 @@ import torch
 from torch import Tensor
 
 from featherbone.errors import BadRun
-from featherbone.exporters.forms import Flat, layer_of
-from featherbone.exporters.targets.target import Delegation, Quantizer, Run, Target, quiet
+from featherbone.exporters.forms import Flat
+from featherbone.exporters.targets.target import Delegation, Run, Target, quiet
 
 ATEN = torch.ops.aten
 PRODUCTS: tuple[Any, ...] = (ATEN.conv2d.default, ATEN.convolution.default, ATEN.linear.default)
-OTHERS: tuple[Any, ...] = (
-    *(ATEN.add.Tensor, ATEN.add_.Tensor, ATEN.mul.Tensor, ATEN.mul_.Tensor, ATEN.cat.default),
-    *(ATEN.adaptive_avg_pool2d.default, ATEN.conv_transpose2d.input),
-)
-"""What XNNPACK could round beside products; what belongs to a product, such as its weight and a ReLU, goes with it."""
-
-
-class PT2EQuantizer(Quantizer):
-    """Products with a weight in int8: activations and weights signed."""
-
-    def __init__(
-        self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str, inputs: Sequence[Tensor]
-    ) -> None:
-        self.inputs = list(inputs)
-        with quiet():
-            self.program = torch.export.export(net, (example,), strict=False)
-            path.write_bytes(bytes(lower(self.program).to_executorch().buffer))
-            graph = self.program.module().graph
-        self.layers = {layer for node in graph.nodes if (layer := product_layer(node)) is not None}
-
-    def write(self, path: Path, chosen: Collection[str]) -> None:
-        def rounded(node: Any) -> bool:
-            return product_layer(node) in chosen if node.target in PRODUCTS else node.target not in OTHERS
-
-        with quiet(), torch.no_grad():
-            from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
-                XNNPACKQuantizer,
-                get_symmetric_quantization_config,
-            )
-            from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-
-            quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
-            quantizer.set_filter_function(rounded)
-            prepared = prepare_pt2e(self.program.module(), quantizer)
-            for images in self.inputs:
-                prepared(images)
-            program = torch.export.export(convert_pt2e(prepared), (self.inputs[0],), strict=False)
-            path.write_bytes(bytes(lower(program).to_executorch().buffer))
-
-
-def product_layer(node: Any) -> str | None:
-    """The layer of a product with a weight."""
-    if node.target not in PRODUCTS or node.args[1].op != "get_attr":
-        return None
-    return layer_of(node.args[1].target)
 
 
 class ExecuTorch(Target):
@@ -70,9 +25,8 @@ class ExecuTorch(Target):
     magic = (4, (b"ET12",))
     packages = ("executorch",)
     run_packages = packages
-    quantizer = PT2EQuantizer
-    int8_packages = ("torchao",)
     extra = "executorch"
+    int8_packages = ("torchao",)
     dynamic = ("none",)
     nms = False
     device_form = True
@@ -89,6 +43,25 @@ class ExecuTorch(Target):
             found = delegation(edge)
             path.write_bytes(bytes(edge.to_executorch().buffer))
         return found
+
+    def quantize(
+        self, net: Flat, source: Path, path: Path, inputs: Sequence[Tensor], floats: Collection[str] = ()
+    ) -> None:
+        """By PT2E, everything that XNNPACK computes in int8: activations and weights signed, weights per channel."""
+        with quiet(), torch.no_grad():
+            from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+                XNNPACKQuantizer,
+                get_symmetric_quantization_config,
+            )
+            from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+            quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+            quantizer.set_filter_function(has_constant_weight)
+            prepared = prepare_pt2e(torch.export.export(net, (inputs[0],), strict=False).module(), quantizer)
+            for images in inputs:
+                prepared(images)
+            program = torch.export.export(convert_pt2e(prepared), (inputs[0],), strict=False)
+            path.write_bytes(bytes(lower(program).to_executorch().buffer))
 
     def open(self, path: Path) -> Run:
         with warnings.catch_warnings():
@@ -107,6 +80,11 @@ class ExecuTorch(Target):
             return [value.clone() for value in method.execute([images.contiguous()])]
 
         return run
+
+
+def has_constant_weight(node: Any) -> bool:
+    """False for a product with a computed weight, such as a table of positions: ExecuTorch cannot round it."""
+    return node.target not in PRODUCTS or node.args[1].op == "get_attr"
 
 
 def fold_constants(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

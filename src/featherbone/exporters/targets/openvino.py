@@ -1,8 +1,11 @@
 """OpenVINO models, from ONNX, in full precision, or in int8 by NNCF."""
 
+import logging
 import os
+import sys
 from collections.abc import Collection, Sequence
 from functools import cache
+from inspect import unwrap
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,65 +15,10 @@ from torch import Tensor
 
 from featherbone.errors import BadRun
 from featherbone.exporters.forms import Flat
-from featherbone.exporters.targets.onnx import ONNX, ONNXQuantizer
-from featherbone.exporters.targets.target import Quantizer, Run, Target, quiet
+from featherbone.exporters.targets.onnx import ONNX
+from featherbone.exporters.targets.target import Run, Target, quiet
 
-PRODUCTS = ("Convolution", "GroupConvolution", "MatMul")
-OTHERS = (
-    *("Add", "Subtract", "Multiply", "Divide", "SquaredDifference", "MVN", "NormalizeL2", "GroupNormalization"),
-    *("ConvolutionBackpropData", "GroupConvolutionBackpropData"),
-    *("AvgPool", "MaxPool", "ReduceMean", "ReduceSum", "ReduceMax", "Interpolate", "Concat", "PRelu"),
-)
-"""What NNCF would round beside the layers that are ranked; that it does not, costs no time that could be measured."""
-
-
-class OpenVINOQuantizer(Quantizer):
-    """Products with a weight in int8, found by their names in the ONNX file."""
-
-    def __init__(
-        self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str, inputs: Sequence[Tensor]
-    ) -> None:
-        import openvino
-
-        os.environ.setdefault("NNCF_CI", "1")  # no telemetry
-        onnx_file = path.with_suffix(".onnx")
-        source = ONNXQuantizer(net, example, onnx_file, names, dynamic, inputs)
-        self.inputs = source.inputs
-        with quiet():
-            self.model = openvino.convert_model(onnx_file)
-            openvino.save_model(self.model, path, compress_to_fp16=False)
-        graph = source.model.graph
-        layers = {node.output[0]: source.nodes[node.name] for node in graph.node if node.name in source.nodes}
-        self.nodes = nodes_of(self.model, layers)
-        self.layers = {layer for layer in self.nodes.values() if layer is not None}
-
-    def write(self, path: Path, chosen: Collection[str]) -> None:
-        """As `Quantizer.write`.
-
-        Ranges are minimum and maximum: NNCF's default, means of each image's, cut what few images need.
-        """
-        with quiet():
-            import nncf
-            import openvino
-            from nncf.quantization import advanced_parameters as advanced
-            from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-
-            model = nncf.quantize(
-                self.model.clone(),
-                nncf.Dataset(self.inputs),
-                preset=nncf.QuantizationPreset.MIXED,
-                subset_size=len(self.inputs),
-                ignored_scope=nncf.IgnoredScope(
-                    names=[node for node, layer in self.nodes.items() if layer not in chosen],
-                    types=list(OTHERS),
-                    validate=False,
-                ),
-                advanced_parameters=advanced.AdvancedQuantizationParameters(
-                    activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
-                    smooth_quant_alphas=advanced.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
-                ),
-            )
-            openvino.save_model(model, path, compress_to_fp16=False)
+PRODUCTS = {"Convolution", "GroupConvolution", "MatMul"}
 
 
 class OpenVINO(Target):
@@ -82,9 +30,8 @@ class OpenVINO(Target):
     magic = (0, (b"<?xml", b"<net"))
     packages = ("openvino", *ONNX.packages)
     run_packages = ("openvino",)
-    quantizer = OpenVINOQuantizer
-    int8_packages = ("nncf",)
     extra = "openvino"
+    int8_packages = ("nncf",)
     lacks = ("torchvision.deform_conv2d", *ONNX.lacks)
     slow = ONNX.slow
 
@@ -95,6 +42,31 @@ class OpenVINO(Target):
             source = Path(folder) / "model.onnx"
             ONNX().write(net, example, source, names, dynamic)
             openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
+
+    def quantize(
+        self, net: Flat, source: Path, path: Path, inputs: Sequence[Tensor], floats: Collection[str] = ()
+    ) -> None:
+        """By NNCF, products only: rounding the other operators saves no time that could be measured."""
+        import openvino
+
+        nncf, model = import_nncf(), _core().read_model(source)
+        with quiet():
+            made = unwrap(nncf.quantize)(  # what `unwrap` removes is telemetry, on if the host imported NNCF itself
+                model,
+                nncf.Dataset([images.numpy() for images in inputs]),
+                preset=nncf.QuantizationPreset.MIXED,
+                subset_size=len(inputs),
+                ignored_scope=nncf.IgnoredScope(
+                    names=list(floats),
+                    types=list({node.get_type_name() for node in model.get_ops()} - PRODUCTS),
+                    validate=False,
+                ),
+            )
+            openvino.save_model(made, path, compress_to_fp16=False)
+
+    def layers(self, source: Path) -> list[str]:
+        nodes = _core().read_model(source).get_ordered_ops()
+        return [node.get_friendly_name() for node in nodes if node.get_type_name() in PRODUCTS]
 
     def open(self, path: Path) -> Run:
         # without the first hint OpenVINO computes in bf16 where the processor can
@@ -111,6 +83,26 @@ class OpenVINO(Target):
         return run
 
 
+def import_nncf() -> Any:
+    """NNCF, without what its first import changes: it starts telemetry and replaces the class of new loggers."""
+    if "nncf" in sys.modules:
+        return sys.modules["nncf"]
+    before, loggers = os.environ.get("NNCF_CI"), logging.getLoggerClass()
+    os.environ["NNCF_CI"] = "1"  # no telemetry
+    try:
+        with quiet():
+            import nncf
+    finally:
+        logging.setLoggerClass(loggers)
+        del os.environ["NNCF_CI"]
+        if before is not None:
+            os.environ["NNCF_CI"] = before
+    for handler in logging.getLogger("nncf").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.stream = sys.stdout  # not the closed one of `quiet`
+    return nncf
+
+
 @cache
 def _core() -> Any:
     """OpenVINO, which stays loaded until the process ends.
@@ -121,18 +113,3 @@ def _core() -> Any:
     import openvino
 
     return openvino.Core()
-
-
-def nodes_of(model: Any, layers: dict[str, str]) -> dict[str, str | None]:
-    """The layer of each product by the name of its node, None without a weight; `layers` are by their ONNX tensors.
-
-    OpenVINO separates a product from its bias; then the sum has the tensor's name.
-    """
-    found: dict[str, str | None] = {}
-    for node in model.get_ops():
-        if node.get_type_name() in PRODUCTS:
-            users = [target.get_node() for target in node.output(0).get_target_inputs()]
-            sources = [node, *(user for user in users if user.get_type_name() == "Add")]
-            names = [name for source in sources for name in source.output(0).get_names()]
-            found[node.get_friendly_name()] = next((layers[name] for name in names if name in layers), None)
-    return found

@@ -31,23 +31,6 @@ class Delegation:
     """Operators between these parts, with their counts."""
 
 
-class Quantizer(ABC):
-    """A network as a float file, which the constructor writes, and int8 files made from it."""
-
-    layers: set[str]
-    """Layers that can be int8."""
-
-    @abstractmethod
-    def __init__(
-        self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str, inputs: Sequence[Tensor]
-    ) -> None:
-        """As `Target.write`; `inputs` determine the ranges of activations."""
-
-    @abstractmethod
-    def write(self, path: Path, chosen: Collection[str]) -> None:
-        """A file with the `chosen` layers in int8; everything else stays float."""
-
-
 class Target(ABC):
     """A kind of exported file. `register` in `featherbone.exporters.targets` makes a subclass's instance available."""
 
@@ -62,12 +45,10 @@ class Target(ABC):
     """Python packages that write the file."""
     run_packages: ClassVar[tuple[str, ...]] = ()
     """Python packages that run it."""
-    quantizer: ClassVar[type[Quantizer] | None] = None
-    """Writes int8 files; None if the target has no int8 form."""
-    int8_packages: ClassVar[tuple[str, ...]] = ()
-    """Further packages that the quantizer needs."""
     extra: ClassVar[str] = ""
     """Extra of Featherbone that installs the packages; empty if none does."""
+    int8_packages: ClassVar[tuple[str, ...]] = ()
+    """Further packages that write int8 files; empty if the target has no int8 form."""
     platform: ClassVar[str | None] = None
     """`sys.platform` on which files run; None for all."""
     machine_code: ClassVar[bool] = False
@@ -96,6 +77,19 @@ class Target(ABC):
     @abstractmethod
     def open(self, path: Path) -> Run:
         """A file as a function on the CPU. Raises `BadRun` for a file that the runtime refuses."""
+
+    def quantize(
+        self, net: Flat, source: Path, path: Path, inputs: Sequence[Tensor], floats: Collection[str] = ()
+    ) -> None:
+        """Write a network in int8 to `path`, except for the layers `floats`.
+
+        `source` is its float file, in another folder; `inputs` determine the ranges of activations.
+        """
+        raise NotImplementedError(f"{self.name} has no int8 form")
+
+    def layers(self, source: Path) -> list[str]:
+        """Names of the layers of a float file that `quantize` can leave in float; none if it cannot choose."""
+        return []
 
     def finish(self, folder: Path, about: dict[str, Any]) -> None:  # noqa: B027 - nothing to do for most targets
         """Complete the folder of a written file, given the content of its `featherbone.json`."""

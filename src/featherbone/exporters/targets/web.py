@@ -32,7 +32,7 @@ class WebPage(ONNX):
     """The ONNX file with a page and its runtime around it."""
 
     name = "web"
-    quantizer = None
+    int8_packages = ()
     published = True
     dynamic = ("none", "batch")
     forms = False  # the page normalises and decodes
