@@ -77,7 +77,7 @@ class Int8Result:
         return (
             f"{self.path}  {after.bytes / 1e6:.1f} MB (float {before.bytes / 1e6:.1f} MB)\n"
             f"{self.metric} {after.metric:.4f} (float {before.metric:.4f}, drop allowed {self.max_drop:g}), "
-            f"{self.floats} layers in float\n"
+            f"layers in float: {self.floats}\n"
             f"latency {after.latency:.1f} ms (float {before.latency:.1f} ms)"
         )
 

@@ -15,6 +15,11 @@ from featherbone.exporters.targets.target import Delegation, Run, Target, quiet
 
 ATEN = torch.ops.aten
 PRODUCTS: tuple[Any, ...] = (ATEN.conv2d.default, ATEN.convolution.default, ATEN.linear.default)
+OTHERS: tuple[Any, ...] = (
+    *(ATEN.add.Tensor, ATEN.add_.Tensor, ATEN.mul.Tensor, ATEN.mul_.Tensor, ATEN.cat.default),
+    *(ATEN.adaptive_avg_pool2d.default, ATEN.conv_transpose2d.input),
+)
+"""What XNNPACK could round beside products: in int8 they make LVT slower."""
 
 
 class ExecuTorch(Target):
@@ -47,7 +52,7 @@ class ExecuTorch(Target):
     def quantize(
         self, net: Flat, source: Path, path: Path, inputs: Sequence[Tensor], floats: Collection[str] = ()
     ) -> None:
-        """By PT2E, everything that XNNPACK computes in int8: activations and weights signed, weights per channel."""
+        """By PT2E, all products with a weight: activations and weights signed, weights per channel."""
         with quiet(), torch.no_grad():
             from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
                 XNNPACKQuantizer,
@@ -56,7 +61,7 @@ class ExecuTorch(Target):
             from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
             quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
-            quantizer.set_filter_function(has_constant_weight)
+            quantizer.set_filter_function(in_int8)
             prepared = prepare_pt2e(torch.export.export(net, (inputs[0],), strict=False).module(), quantizer)
             for images in inputs:
                 prepared(images)
@@ -82,9 +87,9 @@ class ExecuTorch(Target):
         return run
 
 
-def has_constant_weight(node: Any) -> bool:
-    """False for a product with a computed weight, such as a table of positions: ExecuTorch cannot round it."""
-    return node.target not in PRODUCTS or node.args[1].op == "get_attr"
+def in_int8(node: Any) -> bool:
+    """Whether a node is rounded: a product with a weight, or what belongs to it, such as the weight and a ReLU."""
+    return node.args[1].op == "get_attr" if node.target in PRODUCTS else node.target not in OTHERS
 
 
 def fold_constants(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
