@@ -1,17 +1,19 @@
 """Variants of our backbones lack one idea of their paper, and nothing else."""
 
+import copy
 import re
 
 import pytest
 import timm
 import torch
+from timm.models import _registry
 
 import ablations
 from featherbone.backbones import lightvit, lit, lvt, xformer
 from featherbone.tasks.backbone import has_weights, preprocessing_of
 from registered import image, on_meta, randomise
 
-NAMES = ablations.register()
+NAMES = {make.__name__: original for make, original in ablations.VARIANTS.items()}
 GONE = {
     "lvt_conv": r"^stages\.0\.blocks\.\d\.attn\.",
     "xformer_small_softmax": r"\.compress\.|\.temperature$",
@@ -30,6 +32,20 @@ KINDS = {
 }
 """Module types of the ideas; that of LIT has a plain form."""
 each = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def variants():
+    """The variants are registered with timm for these tests only: others list what there is."""
+    tables = [
+        value for name, value in vars(_registry).items() if name.startswith("_mod") and isinstance(value, dict | set)
+    ]
+    before = copy.deepcopy([(set if isinstance(table, set) else dict)(table) for table in tables])
+    ablations.register()
+    yield
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)
 
 
 @each
