@@ -14,7 +14,7 @@ import numpy as np
 
 from featherbone.benchmarking.speed import cpu_name, measure_speed, require_arguments, source_of
 from featherbone.benchmarking.worker import Plan
-from featherbone.comparison.measuring import Measured, Measuring, require_same_images
+from featherbone.comparison.evaluator import Evaluation, Evaluator, require_same_images
 from featherbone.comparison.page import write_comparison_page
 from featherbone.comparison.result import ClassDifference, ComparisonResult, Disagreement, ModelRow, Speed
 from featherbone.comparison.subjects import Subject, is_results
@@ -65,7 +65,7 @@ def run_comparison(
     data, task = find_data(subjects, options)
     protocol = Protocol(data, task, options.preset, options.search, given)
     device, workers, accepted = given.get("device", "auto"), given.get("workers"), given.get("accept_licence")
-    measuring = Measuring(data, task, options.split, device, workers, options.trust, accepted)
+    measuring = Evaluator(data, task, options.split, device, workers, options.trust, accepted)
     plan = Plan((), runtimes=(options.runtime,), repeats=20 if options.speed else 0, device=device, trust=options.trust)
     for subject in subjects:
         if subject.model:  # wrong options are refused before any work
@@ -148,7 +148,7 @@ def command_of(subjects: Sequence[Subject], options: Options, given: Mapping[str
     return shlex.join(words)
 
 
-def measure_models(sources: Sequence[Sequence[Path]], measuring: Measuring) -> list[list[Measured]]:
+def measure_models(sources: Sequence[Sequence[Path]], measuring: Evaluator) -> list[list[Evaluation]]:
     """What every seed of every model gives on the same images."""
     names = [str(source) for own in sources for source in own]
     found = iter([measuring.measure(name) for name in track(names, "evaluating models", len(names))])
@@ -158,7 +158,7 @@ def measure_models(sources: Sequence[Sequence[Path]], measuring: Measuring) -> l
 
 
 def judge_models(
-    subjects: Sequence[Subject], models: Sequence[Sequence[Measured]], costs: Sequence[Cost], margin: float
+    subjects: Sequence[Subject], models: Sequence[Sequence[Evaluation]], costs: Sequence[Cost], margin: float
 ) -> tuple[list[int], ComparisonResult]:
     """The order of the models, the best first, and the result."""
     first, counts = models[0][0], [[one.counts for one in own] for own in models]
@@ -224,7 +224,7 @@ def measure_costs(subjects: Sequence[Subject], sources: Sequence[Sequence[Path]]
 
 
 def make_row(
-    subject: Subject, measured: Sequence[Measured], found: Replicates, classes: Replicates, cost: Cost
+    subject: Subject, measured: Sequence[Evaluation], found: Replicates, classes: Replicates, cost: Cost
 ) -> ModelRow:
     """The row of a model."""
     whole, card = estimate(found), measured[0].card
@@ -256,8 +256,6 @@ def class_differences(
     models: Sequence[Replicates], classes: Sequence[str], paired: bool
 ) -> tuple[ClassDifference, ...]:
     """The differences of the first two models, the largest first."""
-    if len(models) < 2:
-        return ()
     rows = []
     for k, name in enumerate(classes):
         one, other = (model.select(k) for model in models[:2])

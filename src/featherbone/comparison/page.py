@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from featherbone.benchmarking.picture import front, log_limits
-from featherbone.comparison.measuring import Measured, Measuring
+from featherbone.comparison.evaluator import Evaluation, Evaluator
 from featherbone.comparison.result import ComparisonResult, ModelRow
 from featherbone.draw import colour, draw_record
 from featherbone.engine.results import find_reader
@@ -22,7 +22,7 @@ MAX_CLASSES, MAX_LABEL = 30, 32
 
 
 def write_comparison_page(
-    path: Path, result: ComparisonResult, models: Sequence[Sequence[Measured]], measuring: Measuring
+    path: Path, result: ComparisonResult, models: Sequence[Sequence[Evaluation]], measuring: Evaluator
 ) -> None:
     """Write the page; `models` hold what was measured of each row."""
     timed = [(row, row.speed.milliseconds) for row in result.rows if row.speed is not None]
@@ -47,7 +47,7 @@ def write_comparison_page(
 
 
 def make_sheet(
-    labels: tuple[str, str], found: Sequence[Any], models: Sequence[Measured], measuring: Measuring
+    labels: tuple[str, str], found: Sequence[Any], models: Sequence[Evaluation], measuring: Evaluator
 ) -> Sheet:
     """Ground truth and both results of the images on which two models differ."""
     images, kind = models[0].images, models[0].kind
@@ -62,7 +62,7 @@ def make_sheet(
     return Sheet(f"Images on which {labels[0]} and {labels[1]} differ most", pictures, captions)
 
 
-def reader_of(model: Measured, measuring: Measuring) -> Callable[[int], Any]:
+def reader_of(model: Evaluation, measuring: Evaluator) -> Callable[[int], Any]:
     """From the index of an image to its record."""
     if model.card is None:
         _, reader = find_reader(Path(model.source), measuring.data, measuring.task == "instance", {})

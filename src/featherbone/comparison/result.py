@@ -33,7 +33,7 @@ class ModelRow:
     per_class: tuple[float | None, ...]
     """Means over the seeds; None where no image has the class."""
     starting_weights: str
-    """What training started from; empty where it is not known."""
+    """What training started from, in words."""
     settings: Mapping[str, Any]
     """Settings of training that were chosen for this model: epochs in a given time, learning rate."""
     params: int | None = None
@@ -56,7 +56,7 @@ class ModelRow:
             "" if self.params is None else f"{self.params / 1e6:.2f}M",
             "" if self.macs is None else f"{self.macs / 1e9:.3g}G",
             *(quartiles, "" if speed is None or speed.peak_mb is None else f"{speed.peak_mb:.0f}"),
-            self.starting_weights or "random",
+            self.starting_weights,
         ]
 
 

@@ -51,7 +51,7 @@ class Pair:
             return f"{self.first} and {self.second} are equivalent within {margin:g}"
         needed = [f"about {self.seeds_needed} seeds"] if self.seeds_needed else []
         needed += [f"about {self.images_needed:,} images"] if self.images_needed else []
-        what = " or ".join(needed) or "more seeds and more images, not one of them alone,"
+        what = " or ".join(needed) or "only more seeds and more images together"
         return f"not enough data to tell {self.first} from {self.second}; {what} would tell"
 
     def to_json(self) -> dict[str, Any]:

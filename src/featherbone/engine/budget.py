@@ -31,7 +31,7 @@ def epochs_within(minutes: float, card: Card, job: Job, accelerator: Accelerator
         while parts < total:
             loop.batches.begin(epoch, 0)
             for _, batch, _ in loop.loader:
-                loop.micro_step(batch, parts % job.settings.accumulate).values()
+                loop.micro_step(batch, parts % job.settings.accumulate)
                 parts += 1
                 if parts == WARM_UP * job.settings.accumulate:
                     start = time.perf_counter()

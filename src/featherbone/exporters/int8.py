@@ -37,7 +37,7 @@ class Int8Drops(FeatherboneError):
 
 
 @dataclass(frozen=True)
-class Measured:
+class FileFigures:
     """A file's measurements."""
 
     metric: float
@@ -60,9 +60,9 @@ class Int8Result:
     """Number of images that determined the ranges of activations."""
     floats: int
     """Number of layers in float."""
-    before: Measured
+    before: FileFigures
     """The float file."""
-    after: Measured
+    after: FileFigures
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -132,8 +132,8 @@ def export_int8(
             max_drop=max_drop,
             calibration=len(calibration),
             floats=floats,
-            before=Measured(reference, sizes[0], times[0]),
-            after=Measured(after, sizes[1], times[1]),
+            before=FileFigures(reference, sizes[0], times[0]),
+            after=FileFigures(after, sizes[1], times[1]),
         )
         with atomic_folder(out, own, MANIFEST) as folder:
             for part in (target.file, *target.companions):

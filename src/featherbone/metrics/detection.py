@@ -206,10 +206,8 @@ class DetectionMetrics(Metrics[Objects, Detections]):
     def counts(self) -> ObjectCounts:
         overlaps = self._evaluated()[self._headline].ious
         rows = {image["id"]: row for row, image in enumerate(sorted(self.images, key=lambda image: image["id"]))}
-        objects, crowds = (
-            np.zeros((len(rows), len(self.classes)), np.int64),
-            defaultdict[tuple[int, int], list[int]](list),
-        )
+        objects = np.zeros((len(rows), len(self.classes)), np.int64)
+        crowds = defaultdict[tuple[int, int], list[int]](list)
         for one in self.truth:
             crowds[one["image_id"], one["category_id"]].append(one["iscrowd"])
             objects[rows[one["image_id"]], one["category_id"] - 1] += not one["iscrowd"]

@@ -8,6 +8,7 @@ is Wilson's, with the number of images that has this error. How often such inter
 `benchmarks/interval_coverage.py`.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -115,24 +116,22 @@ def replicate(models: Sequence[Sequence[ImageCounts]], classes: bool = False) ->
 
     Of the headline metric, or of that of each class.
     """
-    indices = common_indices(models)
-    found: list[list[dict[str, list[Floats]]]] = [[{"whole": [], "sets": [], "halves": []} for _ in m] for m in models]
+    indices, found = common_indices(models), []
+    for model in models:
+        seeds = [_values(one, indices, classes) for one in model]
+        whole, sets, halves = (np.stack([values[name] for values in seeds]) for name in ("whole", "sets", "halves"))
+        found.append(Replicates(whole[:, 0], sets, halves, len(indices), model[0].bias_rate))
+    return found
+
+
+def _values(one: ImageCounts, indices: Ints, classes: bool) -> dict[str, Floats]:
+    """The metric of one seed, or that of each class, on each kind of `sets_of_images` of the images `indices`."""
+    found = defaultdict[str, list[Floats]](list)
     for name, weights in sets_of_images(len(indices)):
-        for model, into in zip(models, found, strict=True):
-            for one, lists in zip(model, into, strict=True):
-                own = np.zeros((len(weights), len(one.indices)))
-                own[:, one.indices.searchsorted(indices)] = weights
-                lists[name].append(one.per_class(own) if classes else one.metric(own))
-    return [
-        Replicates(
-            whole=np.stack([np.concatenate(lists["whole"])[0] for lists in into]),
-            sets=np.stack([np.concatenate(lists["sets"]) for lists in into]),
-            halves=np.stack([np.concatenate(lists["halves"]) for lists in into]),
-            num_images=len(indices),
-            bias_rate=model[0].bias_rate,
-        )
-        for model, into in zip(models, found, strict=True)
-    ]
+        own = np.zeros((len(weights), len(one.indices)))
+        own[:, one.indices.searchsorted(indices)] = weights
+        found[name].append(one.per_class(own) if classes else one.metric(own))
+    return {name: np.concatenate(blocks) for name, blocks in found.items()}
 
 
 def common_indices(models: Sequence[Sequence[ImageCounts]]) -> Ints:

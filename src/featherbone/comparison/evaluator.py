@@ -18,7 +18,7 @@ from featherbone.tasks.kind import Kind
 
 
 @dataclass(frozen=True)
-class Measured:
+class Evaluation:
     """One seed of a model on the compared images."""
 
     source: str
@@ -37,7 +37,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Measuring:
+class Evaluator:
     """How models are evaluated."""
 
     data: Path
@@ -48,7 +48,7 @@ class Measuring:
     trust: bool
     accept_licence: str | None
 
-    def measure(self, source: str) -> Measured:
+    def measure(self, source: str) -> Evaluation:
         """Evaluate a run, an exported file, a published model or results; a run that was evaluated on these images is
         not evaluated again.
 
@@ -58,7 +58,7 @@ class Measuring:
             masks = self.task == "instance"
             outcome, opened, kind = measure_results(Path(source), self.data, masks, self.split)
             self._require(source, kind.name)
-            return Measured(source, _counts(outcome), opened.images, opened.split, kind, None)
+            return Evaluation(source, _counts(outcome), opened.images, opened.split, kind, None)
         path, task = Path(source), None
         if (path / CARD).is_file():
             card = Card.read(path)
@@ -72,7 +72,7 @@ class Measuring:
             task = open_task(path, self.trust, self.accept_licence)[1] if task is None else task
             with accelerate(job.settings) as accelerator:
                 kept = _counts(job.measure(task, card, accelerator)[1])
-        return Measured(source, kept, job.val, job.split, job.kind, card)
+        return Evaluation(source, kept, job.val, job.split, job.kind, card)
 
     def _require(self, source: str, task: str) -> None:
         if task != self.task:
@@ -85,7 +85,7 @@ def _counts(outcome: Any) -> ImageCounts:
     return counts
 
 
-def require_same_images(models: Sequence[Sequence[Measured]]) -> None:
+def require_same_images(models: Sequence[Sequence[Evaluation]]) -> None:
     """Raise `BadData` unless all seeds of all models were measured on one split."""
     first, *others = [one for model in models for one in model]
     for other in others:
