@@ -53,14 +53,17 @@ def test_seeded_draws_follow_the_keys_and_leave_no_trace():
 class Images(list):
     """As many images as entries, in the order of any split."""
 
-    order = Split.order
+    order, blocks = Split.order, Split.blocks
 
 
-def global_batches(world: int, parts: int, epoch: int = 2, start: int = 0) -> list[list[tuple[int, int]]]:
+FACTORS = np.array([1.0, 1.3, 2.6] * 9)
+
+
+def global_batches(world: int, parts: int, epoch: int = 2, start: int = 0, factors=None) -> list[list[tuple[int, ...]]]:
     """What all ranks together see in each step, in the order of the parts."""
     ranks = []
     for rank in range(world):
-        batches = Batches(Images(range(27)), 8, parts, rank, world, seed=5)
+        batches = Batches(Images(range(27)), 8, parts, rank, world, 5, factors)
         batches.begin(epoch, start)
         ranks.append(list(batches))
         assert len(batches) == len(ranks[-1])
@@ -69,9 +72,25 @@ def global_batches(world: int, parts: int, epoch: int = 2, start: int = 0) -> li
 
 
 @pytest.mark.parametrize(("world", "parts"), [(1, 2), (1, 8), (2, 2), (2, 4), (4, 4), (4, 8)])
-def test_global_batches_are_the_same_for_any_ranks_and_parts(world, parts):
-    assert global_batches(world, parts) == global_batches(1, 1)
-    assert global_batches(world, parts, start=2) == global_batches(1, 1)[2:]
+@pytest.mark.parametrize("factors", [None, FACTORS])
+def test_global_batches_are_the_same_for_any_ranks_and_parts(world, parts, factors):
+    assert global_batches(world, parts, factors=factors) == global_batches(1, 1, factors=factors)
+    assert global_batches(world, parts, start=2, factors=factors) == global_batches(1, 1, factors=factors)[2:]
+
+
+def test_an_epoch_of_repeated_images_has_a_fixed_length_and_numbers_the_copies():
+    for epoch in range(5):
+        batches = global_batches(1, 1, epoch, factors=FACTORS)
+        keys = [key for batch in batches for key in batch]
+        assert len(batches) == int(FACTORS.sum()) // 8 and len({*keys}) == len(keys)
+        assert {len(key) for key in keys} == {2, 3} and all(key[2:] in ((), (1,), (2,)) for key in keys)
+        assert all(key[:2] in keys[: keys.index(key)] for key in keys if len(key) == 3)
+
+
+def test_copies_of_an_image_have_draws_of_their_own(images):
+    samples = Samples(images, noisy, seed=9)
+    first, second, third = (samples[key][0] for key in ((0, 3), (0, 3, 1), (0, 3, 2)))
+    assert first[0] == second[0] == third[0] and len({*map(float, (first[1], second[1], third[1]))}) == 3
 
 
 def test_an_epoch_is_a_permutation_and_each_is_another():

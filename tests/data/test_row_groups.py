@@ -50,6 +50,15 @@ def test_opening_reads_no_image_and_an_epoch_each_row_group_once(data, reads):
     assert 0 < sum(map(len, held.values())) <= 10 and list(held) == reads[-len(held) :]
 
 
+def test_repeated_images_stay_in_the_windows_of_their_row_groups(data, reads):
+    images = open_split(data, "classification", "train").images
+    factors = np.where(np.arange(24) % 5, 1.0, 2.0)
+    order = images.order(0, 0, factors)
+    assert np.bincount(order).tolist() == factors.tolist()
+    assert [images.encoded(i)[:2] for i in order] == [b"%02d" % i for i in order]
+    assert sorted(reads) == list(range(6))
+
+
 def test_parts_of_a_split_keep_their_row_groups(data, reads):
     images = open_split(data, "classification", "train").images.take(range(23, -1, -2))
     assert [images.encoded(i)[:2] for i in range(12)] == [b"%02d" % row for row in range(23, -1, -2)]

@@ -255,6 +255,6 @@ def test_blocks_are_shuffled_and_stay_together(sizes):
 
 def test_few_images_are_permuted_as_in_any_split():
     class Images(list):
-        order = Split.order
+        order, blocks = Split.order, Split.blocks
 
     assert shuffle_blocks(np.arange(50) // 7, 3, 2).tolist() == Images(range(50)).order(3, 2).tolist()

@@ -11,7 +11,7 @@ from featherbone.engine.run import load_state
 from featherbone.engine.settings import complete
 from featherbone.engine.train import resume_run, start_run
 from featherbone.errors import BadOption, BadRun
-from runs import Interrupted, options, same_run, stop_after
+from runs import Interrupted, options, rows, same_run, stop_after
 
 
 @pytest.mark.parametrize("step", [1, 4])
@@ -24,6 +24,19 @@ def test_an_interrupted_run_ends_in_the_same_bits(train, short, monkeypatch, ste
             train("parts", **short)
     parts = resume_run(whole.parent / "parts", {})
     same_run(whole, parts)
+
+
+def test_repeated_images_resume_in_the_same_bits(train, short, monkeypatch, capsys):
+    short |= dict(repeat_factor=0.5, save_seconds=0, batch_size=4)
+    whole = train("whole", **short)
+    steps = [row["step"] for row in rows(whole)]
+    assert steps == [10, 20], "24 images of six classes, each sqrt(3) times"
+    assert "an epoch has 41 images: 24 of 24 images are repeated, at most 1.7 times" in capsys.readouterr().err
+    with monkeypatch.context() as patched:
+        stop_after(patched, 13)
+        with pytest.raises(Interrupted):
+            train("parts", **short)
+    same_run(whole, resume_run(whole.parent / "parts", {}))
 
 
 def test_random_depths_resume_in_the_same_bits(train, short, monkeypatch):

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from featherbone.data.sampling import count_earlier
 from featherbone.data.skipped import Reader, Unreadable
 from featherbone.data.split import Split
 from featherbone.errors import FeatherboneError
@@ -46,8 +48,8 @@ def seeded(*keys: int) -> Iterator[None]:
 
 Collate = Callable[[list[Any]], Any] | None
 """Joins samples to a batch; None for torch's default."""
-Key = tuple[int, int]
-"""Epoch and index of a sample."""
+Key = tuple[int, ...]
+"""Epoch and index of a sample; of a repeated image's further copies also their number in the epoch, from 1."""
 
 
 class Samples(Dataset[tuple[Tensor, int]]):
@@ -60,7 +62,7 @@ class Samples(Dataset[tuple[Tensor, int]]):
         self.reader = Reader(images, seed, training)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:
-        image, label = self.reader(*key)
+        image, label = self.reader(*key[:2])
         with seeded(self.seed, *key):
             return self.transform(image), label
 
@@ -98,15 +100,25 @@ def _same(batch: Any) -> Any:
 class Batches(Sampler[list[Key]]):
     """Batches of this rank, epoch by epoch, from any step on.
 
-    An epoch is the images in their `order`, cut into global batches of `batch_size`, without the remainder; a global
-    batch is cut into `parts` micro-batches, and `rank` of `world` takes every world-th of those, in order.
+    An epoch is the images in their `order`, with repeat `factors` where there are some, cut into global batches of
+    `batch_size`, without the remainder; a global batch is cut into `parts` micro-batches, and `rank` of `world` takes
+    every world-th of those, in order.
     """
 
-    def __init__(self, images: Split[Any], batch_size: int, parts: int, rank: int, world: int, seed: int) -> None:
+    def __init__(
+        self,
+        images: Split[Any],
+        batch_size: int,
+        parts: int,
+        rank: int,
+        world: int,
+        seed: int,
+        factors: NDArray[np.float64] | None = None,
+    ) -> None:
         self.images, self.batch_size, self.parts = images, batch_size, parts
-        self.rank, self.world, self.seed = rank, world, seed
+        self.rank, self.world, self.seed, self.factors = rank, world, seed, factors
         self.epoch = self.start = 0
-        self.steps = len(images) // batch_size
+        self.steps = (len(images) if factors is None else int(factors.sum())) // batch_size
 
     def begin(self, epoch: int, start: int) -> None:
         """Set the next pass: epoch `epoch` from its step `start` on."""
@@ -116,11 +128,13 @@ class Batches(Sampler[list[Key]]):
         return (self.steps - self.start) * self.parts // self.world
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order = self.images.order(self.seed, self.epoch)
+        order = self.images.order(self.seed, self.epoch, self.factors)
+        copies = count_earlier(order)
         for step in range(self.start, self.steps):
-            micro = np.split(order[step * self.batch_size : (step + 1) * self.batch_size], self.parts)
-            for part in micro[self.rank :: self.world]:
-                yield [(self.epoch, int(index)) for index in part]
+            places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+            for part in np.split(places, self.parts)[self.rank :: self.world]:
+                rows = zip(order[part].tolist(), copies[part].tolist(), strict=True)
+                yield [(self.epoch, index, copy) if copy else (self.epoch, index) for index, copy in rows]
 
 
 @contextmanager

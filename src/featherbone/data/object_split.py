@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from featherbone.data.findings import Finding, listed
@@ -68,6 +69,11 @@ class ObjectSplit(FileSplit[Objects]):
     def has_masks(self) -> bool:
         """Whether every object that is not a crowd has a mask."""
         return bool((self.table.has_shape | self.table.crowd).all())
+
+    def shown_classes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """As `Split.shown_classes`, by the objects that are no crowds; nothing is read."""
+        kept = ~self.table.crowd & (self.table.labels >= 0)
+        return self.table.owners[kept], self.table.labels[kept]
 
     def take(self, indices: Sequence[int]) -> Self:
         return replace(self, table=self.table.take(indices))

@@ -38,12 +38,12 @@ class DenseSamples(Dataset[tuple[Tensor, Any]], ABC):
         self.reader = Reader(self.images, self.seed, training=self.augmentation is not None)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Any]:
-        epoch, index = key
+        epoch, index, *_ = key
         p, read = self.preprocessing, partial(self.read, epoch)
         if self.augmentation is None:
             sample = read(index)
         else:
-            with seeded(self.seed, epoch, index):
+            with seeded(self.seed, *key):
                 fill = [round(255 * value) for value in p.mean]
                 sample = self.augmentation(read, index, len(self.images), p.height, p.width, fill)
         h, w = sample.size

@@ -33,6 +33,46 @@ def spread_classes(labels: Sequence[int] | np.ndarray[Any, Any], most: int) -> l
     return sorted(int(own[i]) for own, share in zip(members, shares, strict=True) for i in spread(len(own), share))
 
 
+def repeat_factors(
+    images: NDArray[np.int64], labels: NDArray[np.int64], count: int, threshold: float
+) -> NDArray[np.float64]:
+    """How often an epoch contains each of `count` images on average (count,), at least once; Gupta et al., 1908.03195.
+
+    f(c) is the share of images that show class c, r(c) = max(1, sqrt(threshold / f(c))), and the factor of an image is
+    the largest r(c) of its classes. `images` and `labels` (P,) are pairs of an image and a class that it shows.
+    """
+    num_classes = int(labels.max(initial=0)) + 1
+    images, labels = np.divmod(np.unique(images * num_classes + labels), num_classes)
+    frequency = np.bincount(labels) / count
+    factors = np.ones(count)
+    np.maximum.at(factors, images, np.sqrt(threshold / frequency[labels]))
+    return factors
+
+
+def repeat_images(factors: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """The indices of an epoch by (seed, epoch): index i occurs `factors[i]` times, rounded up or down at random.
+
+    The mean over epochs is the factor, and every epoch has at least int(factors.sum()) indices: they are drawn by
+    systematic sampling.
+    """
+    [generator] = np.random.default_rng((seed, epoch)).spawn(1)  # the order is drawn from the parent
+    places = generator.permutation(len(factors))
+    whole = np.floor(factors)
+    ends = np.floor((factors - whole)[places].cumsum() + generator.random())
+    copies = whole.astype(np.int64)
+    copies[places] += np.diff(ends, prepend=0).astype(np.int64)
+    return np.repeat(np.arange(len(factors)), copies)
+
+
+def count_earlier(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often each value occurs before its place (N,)."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    earlier = np.empty_like(order)
+    earlier[order] = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+    return earlier
+
+
 def shuffle_blocks(blocks: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
     """Indices of images (N,) shuffled by (seed, epoch), those of one block close together; `blocks` (N,) are theirs.
 

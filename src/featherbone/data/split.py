@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,9 +14,11 @@ from PIL import Image
 
 from featherbone.data.findings import Finding, listed
 from featherbone.data.images import read_file, read_image, upright_size
+from featherbone.data.sampling import repeat_images, shuffle_blocks
 from featherbone.data.text_array import TextArray
 from featherbone.errors import BadData, BadImage
 from featherbone.ops.label_maps import IGNORE
+from featherbone.progress import track
 from featherbone.text import to_bytes
 
 T = TypeVar("T")
@@ -107,9 +110,35 @@ class Split(ABC, Generic[T]):
         """The image and its annotations. Raises `BadImage` or `BadData` where they cannot be used."""
         return self.image(index), self.truth(index)
 
-    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
-        """The order (N,) of an epoch of training; `shuffle_blocks` where images are read by blocks."""
-        return np.random.default_rng((seed, epoch)).permutation(len(self))
+    def blocks(self) -> NDArray[np.int64] | None:
+        """The block of each image (N,) where images are read by blocks; None where each is read by itself."""
+        return None
+
+    def order(self, seed: int, epoch: int, factors: NDArray[np.float64] | None = None) -> NDArray[np.int64]:
+        """The order of an epoch of training; images of one block stay close together.
+
+        Each image once (N,), or with the repeat `factors` (N,) as often as `repeat_images` states.
+        """
+        chosen = np.arange(len(self)) if factors is None else repeat_images(factors, seed, epoch)
+        blocks = self.blocks()
+        if blocks is not None:
+            return chosen[shuffle_blocks(blocks[chosen], seed, epoch)]
+        return np.random.default_rng((seed, epoch)).permutation(chosen)
+
+    def shown_classes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Pairs of an image (P,) and a class that it shows (P,), some more than once.
+
+        By default all annotations, labels or maps, are read; images without readable ones show no class.
+        """
+        images, labels = [], []
+        for index in track(range(len(self)), "reading annotations", len(self)):
+            with suppress(BadData, BadImage):
+                truth: Any = self.truth(index)
+                shown = np.unique(truth.labels() if isinstance(truth, PanopticTruth) else truth).astype(np.int64)
+                labels.append(shown[(shown >= 0) & (shown < len(self.classes))])
+                images.append(np.full(len(labels[-1]), index))
+        empty = np.zeros(0, np.int64)
+        return np.concatenate((empty, *images)), np.concatenate((empty, *labels))
 
     def groups(self) -> Sequence[NDArray[np.int64]]:
         """Groups of indices, of each of which a share is held out for validation."""

@@ -2,20 +2,24 @@
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from featherbone.data.anchor_boxes import fit_anchors, input_sizes, mean_best_iou
 from featherbone.data.dataset import DataSet, EvaluationSplit, open_data
 from featherbone.data.formats.format import Reading
-from featherbone.data.loading import eval_loader
+from featherbone.data.loading import Key, eval_loader
 from featherbone.data.mixing import mix
+from featherbone.data.sampling import repeat_factors
 from featherbone.data.skipped import Reader, Skipped, Unreadable, require_readable
 from featherbone.data.split import without
 from featherbone.draw import contact_sheet, draw_record, save_picture
@@ -72,6 +76,14 @@ class Job:
     def train(self) -> Any:
         """The training images."""
         return self.splits["train"]
+
+    @cached_property
+    def factors(self) -> NDArray[np.float64] | None:
+        """How often an epoch contains each training image on average (N,); None for once each."""
+        threshold = self.settings.repeat_factor
+        if threshold is None:
+            return None
+        return repeat_factors(*self.train.shown_classes(), len(self.train), threshold)
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -226,8 +238,8 @@ class Job:
             if self.kind.has_validation_loss and not isinstance(raw, Picked):
                 terms = task.losses(raw, targets)
                 losses.append(len(keys) * torch.stack([term.float() for term in terms.values()]).sum())
-            frames = [card.preprocessing.frame(*self.val.size(i)) for _, i in keys] if self.kind.heads else []
-            yield from zip([index for _, index in keys], task.decoder(raw, frames), strict=True)
+            frames = [card.preprocessing.frame(*self.val.size(i)) for _, i, *_ in keys] if self.kind.heads else []
+            yield from zip([index for _, index, *_ in keys], task.decoder(raw, frames), strict=True)
 
     def _from_views(self, task: Any, card: Card, accelerator: Accelerator) -> Iterator[tuple[int, Any]]:
         """The same from tiles or several views of each image."""
@@ -248,14 +260,14 @@ class Job:
             rows = outcome.metrics.coco_results(self.val.image_id, self.val.category_ids)
             write_json(path.with_name(detections), rows)
 
-    def show_batch(self, path: Path, samples: Any, keys: list[tuple[int, int]], card: Card) -> None:
+    def show_batch(self, path: Path, samples: Any, keys: list[Key], card: Card) -> None:
         """Write a picture of augmented training images with their targets, before any mixing."""
         pictures = []
         for image, target in (samples[key] for key in keys[:SHOWN]):
             record = self.kind.target_record(target, image, self.train)
             pictures.append(draw_record(card.preprocessing.picture(image), record, legend=False))
         self.skip("train", met := samples.reader.take_met())
-        names = [self.train.name(index) for _, index in keys[:SHOWN]]
+        names = [self.train.name(index) for _, index, *_ in keys[:SHOWN]]
         captions = [f"in place of {name}" if name in met else name for name in names]
         save_picture(contact_sheet(pictures, captions, 4, 320), path)
 

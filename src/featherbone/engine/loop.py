@@ -84,7 +84,8 @@ class Loop:
         """Metrics and outcome of the saved weights; None if the last evaluation measured other weights."""
         world, device = accelerator.num_processes, accelerator.device
         batch_size = fit_batch_size(len(job.train), s, accelerator)
-        self.batches = Batches(job.train, batch_size, world * s.accumulate, accelerator.process_index, world, s.seed)
+        parts, rank = world * s.accumulate, accelerator.process_index
+        self.batches = Batches(job.train, batch_size, parts, rank, world, s.seed, job.factors)
         torch.manual_seed(s.seed)
         with accelerator.local_main_process_first():  # the first process downloads the weights
             task = job.build(card, device, resumed)

@@ -133,6 +133,13 @@ class Settings:
         1,
     )
     dice: float = option(0.0, "Weight of the Dice loss, added to cross-entropy.", 0, 1e3)
+    repeat_factor: float | None = option(
+        None,
+        "Share of the training images (t) below which images of a class are repeated in an epoch, by sqrt(t / share of"
+        " the class) (repeat-factor sampling); by default none are.",
+        1e-6,
+        1,
+    )
     drop_path: float = option(0.0, "Probability of skipping the last block; lower for earlier blocks.", 0, 0.999)
     dropout: float = option(0.0, "Dropout before the classifier.", 0, 0.999)
     ema: float | None = option(

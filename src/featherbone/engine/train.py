@@ -78,6 +78,9 @@ def start_run(
             if job.settings.batch_size != settings.batch_size:
                 sizes = f"{job.settings.batch_size}, not {settings.batch_size}"
                 notify(f"batch size {sizes}: there are {total} training images", "note")
+            if (factors := job.factors) is not None:
+                more = f"{(factors > 1).sum()} of {total} images are repeated, at most {factors.max():.1f} times"
+                notify(f"an epoch has {int(factors.sum())} images: {more}", "note")
             if settings.minutes is not None:
                 notify(f"{settings.minutes:g} minutes are enough for {many(epochs, 'epoch')}", "note")
         return _train(run, card, job, accelerator, begun=False)

@@ -50,6 +50,9 @@ class LabelSplit(Split[int]):
     def truth(self, index: int) -> int:
         return int(self.labels[index])
 
+    def shown_classes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return np.arange(len(self)), self.labels
+
     def groups(self) -> Sequence[NDArray[np.int64]]:
         return [np.flatnonzero(self.labels == label) for label in range(len(self.classes))]
 

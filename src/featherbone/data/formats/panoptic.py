@@ -96,6 +96,14 @@ class PanopticSplit(MapSplit[PanopticTruth]):
         table = np.array([numbers.get(value, 0) for value in known.tolist()], np.int32)
         return PanopticTruth(table[places.reshape(ids.shape)], parts)
 
+    def shown_classes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """As `Split.shown_classes`; maps are read only where no file lists their segments."""
+        if self.parts is None:
+            return super().shown_classes()
+        pairs = [(index, part.label) for index in range(len(self)) for part in self.stated(index) if part.label >= 0]
+        images, labels = np.array(pairs, np.int64).reshape(-1, 2).T
+        return images, labels
+
     def take(self, indices: Sequence[int]) -> Self:
         return replace(
             self,

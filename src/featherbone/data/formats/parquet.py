@@ -17,7 +17,7 @@ from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.layouts import find_shards
 from featherbone.data.listing import lines_of
 from featherbone.data.place import open_below, reason_of, text_below
-from featherbone.data.sampling import WINDOW, shuffle_blocks
+from featherbone.data.sampling import WINDOW
 from featherbone.errors import BadData, BadImage
 
 CLASSES = "classes.txt"
@@ -94,8 +94,8 @@ class ParquetSplit(LabelSplit):
                 f"{self.name(index)}: cannot be read ({reason_of(error)}); replace the file, or check your access"
             ) from None
 
-    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
-        return shuffle_blocks(self.row_groups.of_rows(self.rows), seed, epoch)
+    def blocks(self) -> NDArray[np.int64]:
+        return self.row_groups.of_rows(self.rows)
 
     def take(self, indices: Sequence[int]) -> Self:
         return replace(self, rows=self.rows[list(indices)], labels=self.labels[list(indices)])

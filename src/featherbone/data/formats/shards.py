@@ -28,7 +28,6 @@ from featherbone.data.object_split import ObjectSplit
 from featherbone.data.object_table import ObjectTable
 from featherbone.data.objects import Annotation, to_json
 from featherbone.data.place import text_below
-from featherbone.data.sampling import shuffle_blocks
 from featherbone.data.split import Split
 from featherbone.data.tar_index import Members, read_index, scan
 from featherbone.errors import BadData
@@ -74,8 +73,8 @@ class ShardSplit(Split[Any]):
     def file(self, index: int) -> Path | bytes:
         return self.encoded(index)
 
-    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
-        return shuffle_blocks(self.members.places[:, 0], seed, epoch)
+    def blocks(self) -> NDArray[np.int64]:
+        return self.members.places[:, 0]
 
 
 @dataclass(frozen=True, eq=False)
