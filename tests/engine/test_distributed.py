@@ -28,11 +28,11 @@ for arguments in json.loads(sys.argv[2]):
 """
 """Several commands, each as `python -m featherbone`: starting two processes costs more than a short run."""
 LONGER = dict(epochs=3)
-PARTS = dict(drop_path=0.3, dropout=0.2)
+PARTS = dict(drop_path=0.3, dropout=0.2, repeat_factor=0.5)
 SCENES = dict(image_size=64, batch_size=4, epochs=2, device="cpu", workers=0)
 OBJECTS = SCENES | dict(head_args="dim=16,num_convs=1", scale=(0.5, 1.5), mosaic=0.5, expand=1.5, iou_crop=0.3, ema=0.9)
 MAPS = {
-    "semantic": SCENES | dict(lr=1e-3, head_args="dim=16"),
+    "semantic": SCENES | dict(lr=1e-3, head_args="dim=16", repeat_factor=0.9),
     "panoptic": SCENES | dict(lr=1e-3, head_args="dim=16,fc_dim=16,branch_dim=8,proposals=12"),
 }
 LIGHT = "mobilenetv3_small_050"
