@@ -83,7 +83,8 @@ class Job:
         threshold = self.settings.repeat_factor
         if threshold is None:
             return None
-        return repeat_factors(*self.train.shown_classes(), len(self.train), threshold)
+        images, labels = self.train.shown_classes()
+        return repeat_factors(images, labels, len(self.train), threshold)
 
     @property
     def skipped(self) -> dict[str, str]:
