@@ -59,11 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if result is not None and os.environ.get("RANK", "0") == "0":  # of several processes one prints
             show(in_ascii(result.to_json()) if as_json else str(result))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        result = getattr(stop, "result", None)
+        if result is not None:
+            show(in_ascii(result.to_json()) if as_json else str(result))
         notify(
             "interrupted; featherbone train --resume RUN continues training; the same command continues predict --rows"
         )
-        return INTERRUPTED
+        return getattr(stop, "exit_code", INTERRUPTED)
     except BrokenPipeError:  # the reader of a result or of help, such as head, has closed the pipe
         if result is None and not {"-h", "--help"} & set(arguments):
             raise

@@ -3,6 +3,7 @@
 import os
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ from tyro.conf import Positional, arg
 
 from featherbone import explainers
 from featherbone.benchmarking.models import model_facts, published
-from featherbone.benchmarking.speed import measure_speed, write_result
+from featherbone.benchmarking.speed import measure_speed, write_result, write_tables
 from featherbone.benchmarking.table import BenchResult
 from featherbone.benchmarking.worker import Plan
 from featherbone.comparison.compare import Options, run_comparison
@@ -32,7 +33,7 @@ from featherbone.engine.results import evaluate_results
 from featherbone.engine.settings import complete
 from featherbone.engine.start import fine_tuning
 from featherbone.engine.train import evaluate_run, measurer, resume_run, start_run
-from featherbone.errors import BadOption, UnknownModel, did_you_mean
+from featherbone.errors import BadOption, Interrupted, UnknownModel, did_you_mean
 from featherbone.explainers import ExplainResult
 from featherbone.exporters import serve
 from featherbone.exporters.artifact import choose_form
@@ -471,6 +472,7 @@ def bench(
     batch_size: tuple[int, ...] = (1,),
     image_size: tuple[int, ...] = (),
     repeats: int = 20,
+    seconds: float = 4.0,
     train: bool = False,
     per_layer: bool = False,
     device: str = "auto",
@@ -482,8 +484,9 @@ def bench(
     """Measure speed and memory of models, compared with each other and with the machine's limit, in one run.
 
     Each model in each runtime has its own process, and the processes take turns, round by round. Another process
-    measures the fastest matrix product: `of limit` is a model's share of that rate. `bench.json`, `bench.md` and
-    `bench.png` are written.
+    measures the fastest matrix product: `of limit` is a model's share of that rate. Rounds end when the medians no
+    longer change, the budget `seconds` is used, or after `repeats`. `bench.json`, `bench.md` and `bench.png` are
+    written, the first two after each round: an interrupted measurement keeps its rows, marked as incomplete.
 
     Args:
         models: Names of our backbones or of any timm models, whose weights are then random; names of published
@@ -493,7 +496,8 @@ def bench(
             four are exported first and compared with eager.
         batch_size: Batch sizes.
         image_size: Sides of the images; by default each model's.
-        repeats: Measured rounds.
+        repeats: Maximum number of measured rounds.
+        seconds: Seconds of measuring for each row, on average over the rows; at least three rounds are measured.
         train: Measure a training step: forward, loss, backward, AdamW.
         per_layer: Also report the time of each layer.
         device: auto, cpu or cuda; exported files are measured on the CPU.
@@ -510,6 +514,7 @@ def bench(
         batches=tuple(batch_size),
         sides=tuple(image_size),
         repeats=repeats,
+        seconds=seconds,
         train=train,
         per_layer=per_layer,
         device=device,
@@ -517,7 +522,11 @@ def bench(
         threads=threads,
         trust=trust,
     )
-    return write_result(measure_speed(plan), Path(out))
+    try:
+        result = measure_speed(plan, save=lambda part: write_tables(replace(part, out=Path(out))))
+    except Interrupted as stop:
+        raise Interrupted(write_result(stop.result, Path(out)), stop.exit_code) from None
+    return write_result(result, Path(out))
 
 
 def compare(

@@ -5,6 +5,7 @@ The command line turns any of them into that one message and exit code 2.
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 from featherbone.text import printable
 
@@ -59,6 +60,17 @@ class BadLicence(FeatherboneError):
 
 class MissingExtra(FeatherboneError):
     """An optional tool-chain is not installed."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A command was interrupted, by Ctrl-C or SIGTERM, when it had a part of its result."""
+
+    def __init__(self, result: Any, exit_code: int) -> None:
+        super().__init__()
+        self.result = result
+        """What the command has so far, as it would return it."""
+        self.exit_code = exit_code
+        """Of the command line."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -44,16 +45,19 @@ def exported(tmp_path_factory):
     return out
 
 
-class Inline:
+class Inline(Worker):
     """A worker in the test's process."""
 
     def __init__(self, job):
         self.pipe = self.process = self
-        self.owner = owner_of(job)
+        self.job, self.owner = job, owner_of(job)
 
-    def ask(self, method, *arguments):
+    def send(self, method, *arguments):
+        self.method, self.arguments = method, arguments
+
+    def receive(self):
         try:
-            return getattr(self.owner, method)(*arguments)
+            return getattr(self.owner, self.method)(*self.arguments)
         except Exception as error:
             raise WorkerError(str(error)) from None
 
@@ -70,6 +74,14 @@ class Inline:
         pass
 
 
+def inline(patch):
+    """Let workers be `Inline`, and measure little."""
+    patch.setattr(speed, "Worker", Inline)
+    patch.setattr(speed, "wait", lambda pipes: pipes)
+    patch.setattr(speed, "WARM_UP", 0)
+    patch.setattr(clock, "SHAPES", {"cpu": (512,)})
+
+
 @pytest.fixture(scope="module")
 def measured(exported, tmp_path_factory):
     """Standard output and the folder of one comparison by the command line, in two runtimes and beside a file.
@@ -80,9 +92,7 @@ def measured(exported, tmp_path_factory):
     command = f"bench test_resnet {exported} --image-size 64 --batch-size 2 1 --repeats 1 --device cpu"
     with pytest.MonkeyPatch.context() as patch:
         printed = []
-        patch.setattr(speed, "Worker", Inline)
-        patch.setattr(speed, "WARM_UP", 0)
-        patch.setattr(clock, "SHAPES", {"cpu": (512,)})
+        inline(patch)
         patch.setattr("builtins.print", lambda *parts, **_: printed.extend(parts))
         code = main([*command.split(), "--runtimes", "eager", "onnx", "--out", str(out), "--json"])
     assert code == 0
@@ -220,6 +230,38 @@ def test_every_model_has_its_process(monkeypatch):
     result = measure_speed(Plan(("test_resnet",), sides=(32,), repeats=1, device="cpu", threads=1))
     assert result.rows[0].p50 > 0 and not result.rows[0].error and result.machine.threads == 1
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("round_", [0, 2])
+def test_an_interruption_keeps_what_was_measured(monkeypatch, tmp_path, capsys, number, code, round_):
+    """In the first round nothing is kept, and the files of an earlier run stay."""
+    calls = []
+
+    class Interrupting(Inline):
+        def receive(self):
+            calls.append(self.method)
+            if calls.count("measure") > 2 * round_ + 1 and self.job.runtime != "limits":
+                signal.raise_signal(number)
+            return super().receive()
+
+    inline(monkeypatch)
+    monkeypatch.setattr(speed, "Worker", Interrupting)
+    before = signal.getsignal(signal.SIGTERM)
+    (tmp_path / "bench.json").write_text("of before")
+    options = f"--image-size 32 --device cpu --repeats 5 --out {tmp_path} --json".split()
+    assert main(["bench", "test_resnet", "test_vit3", *options]) == code
+    printed, err = capsys.readouterr()
+    assert signal.getsignal(signal.SIGTERM) is before and "interrupted" in err
+    if round_ == 0:
+        assert not printed and (tmp_path / "bench.json").read_text() == "of before"
+        return
+    result = json.loads(printed)
+    assert result == json.loads((tmp_path / "bench.json").read_text())
+    assert not result["complete"] and result["repeats"] == 2 and (tmp_path / "bench.png").is_file()
+    assert all(row["p50"] > 0 and not row["error"] for row in result["rows"]) and len(result["rows"]) == 2
+    assert "incomplete" in (tmp_path / "bench.md").read_text()
+    assert err.count("ms in the first round") == 2
 
 
 def test_a_dead_process_is_an_error_with_its_reason():

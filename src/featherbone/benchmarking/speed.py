@@ -11,16 +11,17 @@ memory or the overhead of small operators is the limit. It can exceed 1 where a 
 in int8, or saves products, as by Winograd's algorithm.
 """
 
-import multiprocessing
-import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from multiprocessing import resource_tracker
+from math import sqrt
+from multiprocessing.connection import wait
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,11 @@ import torch
 
 from featherbone.benchmarking.models import count_cost
 from featherbone.benchmarking.picture import save_picture
+from featherbone.benchmarking.processes import Worker, WorkerError, terminable
 from featherbone.benchmarking.table import TOP, BenchResult, LayerTable, Machine, SpeedRow
-from featherbone.benchmarking.worker import INT8, LIMITS, TORCH, WRITING, Job, Plan, Size, build, serve, target_of
+from featherbone.benchmarking.worker import INT8, LIMITS, TORCH, WRITING, Job, Plan, Size, build, target_of
 from featherbone.devices import find_device
-from featherbone.errors import BadOption, did_you_mean
+from featherbone.errors import BadOption, Interrupted, did_you_mean
 from featherbone.exporters.artifact import choose_form
 from featherbone.exporters.exported import find_exported
 from featherbone.exporters.manifest import read_manifest
@@ -39,18 +41,23 @@ from featherbone.exporters.targets import require_trust
 from featherbone.exporters.targets.target import require
 from featherbone.files import write_json, write_text
 from featherbone.hub import is_repository
-from featherbone.progress import bar
+from featherbone.progress import bar, notify
 from featherbone.tasks.backbone import preprocessing_of, require_model
 from featherbone.tasks.card import CARD, Card
 from featherbone.tasks.published import PUBLISHED, load_model
 from featherbone.tasks.run import build_task, vary
 from featherbone.tasks.variant import split_variant
-from featherbone_command import SPIN
 
 CHOICES = (*TORCH, "onnx", "onnx-int8", "openvino", "torch")
 """Runtimes to choose from."""
-WARM_UP = 2
+WARM_UP = 1
 """Rounds before those that count."""
+SETTLING, NARROW = 6, 0.05
+"""Minimum number of rounds for an interval of their median, and its width relative to the median when it is narrow."""
+FEWEST = 3
+"""Minimum number of rounds, whatever the budget."""
+WRITERS = 2
+"""Processes that write files at the same time."""
 BOUND = 1e-3
 """Maximum error of a file without a note."""
 
@@ -71,64 +78,6 @@ class Source:
         return count_cost(lambda: build(self.model, size) if card is None else build_task(card), *size)
 
 
-class WorkerError(Exception):
-    """A worker's method failed; the message is the reason."""
-
-
-class Worker:
-    """A process of `worker.serve`, and the pipe to it; it ends with the `with` block."""
-
-    def __init__(self, job: Job) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self.pipe, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=serve, args=(job, theirs), daemon=True)
-        resource_tracker.ensure_running()  # starting it later would let interrupts through again
-        with starting():
-            self.process.start()
-        theirs.close()
-
-    def ask(self, method: str, *arguments: Any) -> Any:
-        """What a method of the worker returns. Raises `WorkerError`."""
-        try:
-            self.pipe.send((method, arguments))
-            done, answer = self.pipe.recv()
-        except (EOFError, OSError):
-            self.process.join(5)
-            code = self.process.exitcode
-            why = "killed, perhaps for want of memory" if code == -9 else f"exit code {code}"
-            raise WorkerError(f"its process ended ({why})") from None
-        if not done:
-            raise WorkerError(answer)
-        return answer
-
-    def __enter__(self) -> "Worker":
-        return self
-
-    def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
-        self.pipe.close()
-        self.process.join(5 if error is None else 0.3)
-        self.process.kill()
-        self.process.join()
-        self.process.close()
-
-
-@contextmanager
-def starting() -> Iterator[None]:
-    """Processes started inside ignore interrupts, because the parent ends them, and have the command's `SPIN`."""
-    name, value = SPIN  # torch reads it when it is loaded
-    before = os.environ.get(name)
-    os.environ.setdefault(name, value)
-    can_block = hasattr(signal, "pthread_sigmask")  # not on Windows
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if can_block else set()
-    try:
-        yield
-    finally:
-        if can_block:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if before is None:
-            del os.environ[name]
-
-
 @dataclass
 class Measurement:
     """A row that is being measured."""
@@ -136,12 +85,22 @@ class Measurement:
     row: SpeedRow
     job: Job
     dynamic: str = "none"
-    times: list[float] = field(default_factory=list)
+    turns: list[list[float]] = field(default_factory=list)
+    """Milliseconds of the calls of each round."""
 
     @property
     def call(self) -> tuple[Size, int]:
         """Size and batch, by which its worker finds it."""
         return (self.row.height, self.row.width), self.row.batch
+
+    @property
+    def settled(self) -> bool:
+        """Whether the 95% interval of the median of rounds is narrow, or the row has failed."""
+        if self.row.error:
+            return True
+        middles, count = sorted(median(turn) for turn in self.turns), len(self.turns)
+        rank = int((count - 1.96 * sqrt(count)) / 2)  # binomial: how many rounds are below the median
+        return count >= SETTLING and middles[-1 - rank] - middles[rank] <= NARROW * middles[count // 2]
 
     def ask(self, worker: Worker, method: str, *arguments: Any) -> Any:
         """What a method of the worker returns; None if the row has failed before, or fails now."""
@@ -150,69 +109,97 @@ class Measurement:
         try:
             return worker.ask(method, *arguments)
         except WorkerError as why:
-            self.row = replace(self.row, error=str(why))
+            self.fail(str(why))
+
+    def fail(self, why: str) -> None:
+        self.row = replace(self.row, error=why)
+        notify(f"{self.row.title}: {why}", "not measured")
 
     def finished(self, rate: float) -> SpeedRow:
         """The row with statistics of its times, on a machine with `rate` GFLOP/s."""
-        if self.row.error:
+        if self.row.error or not self.turns:
             return self.row
-        p25, p50, p75, p95 = np.percentile(self.times, (25, 50, 75, 95)).tolist()
+        times = [time for turn in self.turns for time in turn]
+        p25, p50, p75, p95 = np.percentile(times, (25, 50, 75, 95)).tolist()
         macs, batch = self.row.macs, self.row.batch
         share = None if macs is None else (6 if self.job.plan.train else 2) * macs * batch / (p50 * 1e6) / rate
         timed = replace(self.row, p25=p25, p50=p50, p75=p75, p95=p95)
         return replace(timed, images_per_second=1e3 * batch / p50, share=share)
 
 
-def measure_speed(plan: Plan) -> BenchResult:
+def measure_speed(plan: Plan, save: Callable[[BenchResult], object] = lambda result: None) -> BenchResult:
     """Measure a plan; a pair of model and runtime that fails has a row with the reason.
 
-    Raises `BadOption`, `UnknownModel`, `BadRun` and `MissingExtra` before any work starts. A script that calls it needs
-    `if __name__ == "__main__":`, because it starts processes.
+    `save` is called with the result so far after each round. Raises `BadOption`, `UnknownModel`, `BadRun` and
+    `MissingExtra` before any work starts, and `Interrupted` with the result so far when it is interrupted after the
+    first round. A script that calls it needs `if __name__ == "__main__":`, because it starts processes.
     """
     device, sources = check(plan)
-    with TemporaryDirectory() as name, ExitStack() as workers:
+    rates: list[tuple[float, float]] = []
+    with terminable(), TemporaryDirectory() as name, ExitStack() as workers:
         base = Job(plan, str(device), runtime=LIMITS, folder=Path(name))
-        measurements = list(measurements_of(sources, base))
         limits = workers.enter_context(Worker(base))
+        measurements = list(measurements_of(sources, base))
+        write_files(measurements, base)
         jobs = dict.fromkeys(one.job for one in measurements)
-        running = {job: workers.enter_context(Worker(job)) for job in jobs}  # they import torch meanwhile
+        running = {job: workers.enter_context(Worker(job)) for job in jobs}
         for worker in running.values():
             workers.callback(worker.pipe.close)  # all at once, before waiting for any
-        write_files(measurements, base)
         threads, card = limits.ask("about")
         with bar("loading", len(measurements)) as advance:
             for one in measurements:
                 found = one.ask(running[one.job], "open", *one.call, one.dynamic)
                 one.row = noted(replace(one.row, **(found or {})))
                 advance(note=f"{one.row.model} {one.row.runtime}")
-        rates = list(rounds(plan.repeats, measurements, running, limits))
-        layers = []
-        for one in measurements if plan.per_layer else ():
-            if times := one.ask(running[one.job], "layers", *one.call):
-                total = sum(time.milliseconds for time in times)
-                layers.append(LayerTable(one.row.model, one.row.batch, *one.call[0], total, tuple(times[:TOP])))
-    products, copies = (quartiles(column) for column in zip(*rates, strict=True))
-    date = datetime.now().astimezone().isoformat(timespec="minutes")
-    machine = Machine(cpu_name(), card, threads, torch.__version__, date, plan.precision, products, copies)
-    rows = tuple(one.finished(products[1]) for one in measurements)
-    return BenchResult(rows, machine, plan.train, plan.repeats, tuple(layers))
+
+        def result(complete: bool = False, layers: Sequence[LayerTable] = ()) -> BenchResult:
+            products, copies = (quartiles(column) for column in zip(*rates, strict=True))
+            date = datetime.now().astimezone().isoformat(timespec="minutes")
+            machine = Machine(cpu_name(), card, threads, torch.__version__, date, plan.precision, products, copies)
+            rows = tuple(one.finished(products[1]) for one in measurements)
+            return BenchResult(rows, machine, plan.train, len(rates), tuple(layers), complete)
+
+        try:
+            for rate in rounds(plan, measurements, running, limits):
+                rates.append(rate)
+                save(result())
+            layers = list(layer_tables(measurements, running)) if plan.per_layer else []
+        except KeyboardInterrupt as stop:
+            if not rates:
+                raise
+            raise Interrupted(result(), getattr(stop, "exit_code", 128 + signal.SIGINT)) from None
+        return result(True, layers)
 
 
 def rounds(
-    repeats: int, measurements: Sequence[Measurement], running: dict[Job, Worker], limits: Worker
+    plan: Plan, measurements: Sequence[Measurement], running: dict[Job, Worker], limits: Worker
 ) -> Iterator[tuple[float, float]]:
-    """Measure all in turn, round after round; yields the machine's limits in each round."""
+    """Measure all in turn, round after round, as `Plan` states; yields the machine's limits in each round."""
     alive = [one for one in measurements if not one.row.error]
-    with bar("measuring", (WARM_UP + repeats) * len(alive)) as advance:
-        for number in range(WARM_UP + repeats):
+    start = perf_counter()
+    with bar("measuring", (WARM_UP + plan.repeats) * len(alive)) as advance:
+        for number in range(-WARM_UP, plan.repeats):
             rates = limits.ask("measure")
             for one in alive:
                 times = one.ask(running[one.job], "measure", *one.call)
-                if number >= WARM_UP:
-                    one.times += times or []
+                if number >= 0 and times:
+                    one.turns.append(times)
+                if number == 0 and times:
+                    notify(f"{one.row.title}: {median(times):.2f} ms in the first round")
                 advance()
-            if number >= WARM_UP:
+            if number >= 0:
                 yield rates
+                used = perf_counter() - start >= plan.seconds * len(alive)
+                if all(one.settled for one in alive) or (used and number + 1 >= FEWEST):
+                    return
+
+
+def layer_tables(measurements: Sequence[Measurement], running: dict[Job, Worker]) -> Iterator[LayerTable]:
+    """The times of the layers of each row."""
+    for one in measurements:
+        if times := one.ask(running[one.job], "layers", *one.call):
+            total = sum(time.milliseconds for time in times)
+            yield LayerTable(one.row.model, one.row.batch, *one.call[0], total, tuple(times[:TOP]))
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -243,32 +230,54 @@ def measurements_of(sources: Sequence[Source], base: Job) -> Iterator[Measuremen
 
 
 def write_files(measurements: Sequence[Measurement], base: Job) -> None:
-    """Write the files that runtimes need, in a process that then ends; if it dies, another one continues."""
+    """Write the files that runtimes need, in `WRITERS` processes that then end; if one dies, another continues."""
     made = [one for one in measurements if one.job.kind != "file" and one.row.runtime not in TORCH]
+    waiting = list(dict.fromkeys((one.job, one.call[0]) for one in made))[::-1]
     written: dict[tuple[Job, Size], tuple[str, str]] = {}  # which axes vary, or the reason why there is no file
-    with bar("exporting", len(made)) as advance, ExitStack() as workers:
-        writer = None
-        for one in made:
-            what = one.job, one.call[0]
-            if what not in written:
-                if writer is None or not writer.process.is_alive():
-                    writer = workers.enter_context(Worker(replace(base, runtime=WRITING)))
-                written[what] = one.ask(writer, "write", *what) or "", one.row.error
-            one.dynamic, error = written[what]
-            note = "" if error or one.dynamic == one.job.dynamic else "the batch is fixed: image by image"
-            if not error and one.row.runtime.endswith(INT8):
-                note = "int8 in every layer, ranges from random images: only its speed counts"
-            one.row = replace(one.row, error=error, note=note)
-            advance(note=f"{one.row.model} {one.row.runtime}")
+    with bar("exporting", len(waiting)) as advance, ExitStack() as workers:
+        busy: dict[Any, tuple[Worker, tuple[Job, Size]]] = {}
+
+        def start(worker: Worker) -> None:
+            if waiting:
+                what = waiting.pop()
+                worker.send("write", *what)
+                busy[worker.pipe] = worker, what
+
+        for _ in range(min(WRITERS, len(waiting))):
+            start(workers.enter_context(Worker(replace(base, runtime=WRITING))))
+        while busy:
+            for pipe in wait(list(busy)):
+                writer, what = busy.pop(pipe)
+                try:
+                    written[what] = writer.receive(), ""
+                except WorkerError as why:
+                    written[what] = "", str(why)
+                alive = writer.process.is_alive()
+                start(writer if alive else workers.enter_context(Worker(replace(base, runtime=WRITING))))
+                advance(note=f"{what[0].model} {what[0].runtime}")
+    for one in made:
+        one.dynamic, error = written[one.job, one.call[0]]
+        if error:
+            one.fail(error)
+        elif one.row.runtime.endswith(INT8):
+            one.row = replace(one.row, note="int8 in every layer, ranges from random images: only its speed counts")
+        elif one.dynamic != one.job.dynamic:
+            one.row = replace(one.row, note="the batch is fixed: image by image")
 
 
 def write_result(result: BenchResult, out: Path) -> BenchResult:
     """Write `bench.json`, `bench.md` and `bench.png` in the folder `out`; returns the result with it."""
     result = replace(result, out=out)
-    write_json(out / "bench.json", result.to_json())
-    write_text(out / "bench.md", result.to_text(markdown=True) + "\n")
+    write_tables(result)
     save_picture(result, out / "bench.png")
     return result
+
+
+def write_tables(result: BenchResult) -> None:
+    """Write `bench.json` and `bench.md` in the result's folder."""
+    assert result.out is not None, "the result has a folder"
+    write_json(result.out / "bench.json", result.to_json())
+    write_text(result.out / "bench.md", result.to_text(markdown=True) + "\n")
 
 
 def noted(row: SpeedRow) -> SpeedRow:
@@ -289,6 +298,7 @@ def check(plan: Plan) -> tuple[torch.device, list[Source]]:
         ("batch size", plan.batches or (0,), 1),
         ("image size", plan.sides, 32),
         ("repeats", (plan.repeats,), 1),
+        ("seconds", (plan.seconds,), 0),
         ("threads", () if plan.threads is None else (plan.threads,), 1),
     ):
         if min(numbers, default=minimum) < minimum:

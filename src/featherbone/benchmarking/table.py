@@ -77,6 +77,11 @@ class SpeedRow:
     error: str = ""
     """Why it was not measured."""
 
+    @property
+    def title(self) -> str:
+        """What the row is about, in words."""
+        return f"{self.model} {self.runtime} {self.height}x{self.width}, batch {self.batch}"
+
     def cells(self) -> list[str]:
 
         def show(value: float | None, form: str, scale: float = 1.0) -> str:
@@ -133,7 +138,10 @@ class BenchResult:
     machine: Machine
     train: bool
     repeats: int
+    """Rounds that were measured."""
     layers: tuple[LayerTable, ...] = ()
+    complete: bool = True
+    """Whether the measurement came to its end, and was not interrupted."""
     out: Path | None = None
     """Folder of its files, if they were written."""
 
@@ -147,6 +155,7 @@ class BenchResult:
         what = "a step of training" if self.train else "a forward pass"
         lines = [as_table([[row[i] for i in shown] for row in rows], markdown), ""]
         lines += [f"{what}, {self.repeats} rounds in turn; ms of a batch at the median", str(self.machine)]
+        lines += [] if self.complete else ["incomplete: the measurement was interrupted"]
         return "\n".join([*lines, *(f"\n{table.to_text(markdown)}" for table in self.layers)])
 
     def __str__(self) -> str:

@@ -54,7 +54,9 @@ class Plan:
     sides: tuple[int, ...] = ()
     """Of square images; by default each model's size."""
     repeats: int = 20
-    """Rounds that count."""
+    """Maximum number of rounds that count."""
+    seconds: float = 4.0
+    """Budget of time for each row, on average: when it is used, or all medians have settled, rounds end."""
     train: bool = False
     per_layer: bool = False
     device: str = "auto"
