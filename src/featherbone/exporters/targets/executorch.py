@@ -1,8 +1,7 @@
 """ExecuTorch programs for phones, with XNNPACK as accelerator; in int8 by PT2E."""
 
-import warnings
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,26 @@ OTHERS: tuple[Any, ...] = (
     *(ATEN.adaptive_avg_pool2d.default, ATEN.conv_transpose2d.input),
 )
 """What XNNPACK could round beside products: in int8 they make LVT slower."""
+
+
+def open_executorch(path: str, threads: int) -> Callable[[Any], list[Any]]:
+    """A program in ExecuTorch, whose Python package takes torch's tensors and chooses the number of threads itself.
+
+    Raises `ValueError` for a program without the method `forward`.
+    """
+    import warnings
+
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is experimental
+        from executorch.runtime import Runtime, Verification
+
+    program = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
+    method = program.load_method("forward")
+    if method is None:
+        raise ValueError("no method forward")
+    return lambda images: [value.numpy().copy() for value in method.execute([torch.from_numpy(images)])]
 
 
 class ExecuTorch(Target):
@@ -41,6 +60,7 @@ class ExecuTorch(Target):
         *("aten.im2col", "aten.unfold.", "aten.upsample_bicubic2d", "aten.max_pool3d", "aten.roll", "aten.grid_sampl"),
         *("aten.layer_norm", "aten.scaled_dot_product_attention"),
     )
+    opener = staticmethod(open_executorch)
 
     def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> Delegation:
         with quiet():
@@ -69,22 +89,11 @@ class ExecuTorch(Target):
             path.write_bytes(bytes(lower(program).to_executorch().buffer))
 
     def open(self, path: Path) -> Run:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it is experimental
-            from executorch.runtime import Runtime, Verification
-
         try:
-            program = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
-            method = program.load_method("forward")
-        except RuntimeError as error:
+            run = open_executorch(str(path), torch.get_num_threads())
+        except (RuntimeError, ValueError) as error:
             raise BadRun(f"{path}: ExecuTorch does not take it ({error}); export the run again") from None
-        if method is None:
-            raise BadRun(f"{path}: no ExecuTorch program with a method forward; export the run again")
-
-        def run(images: Tensor) -> list[Tensor]:
-            return [value.clone() for value in method.execute([images.contiguous()])]
-
-        return run
+        return lambda images: [torch.from_numpy(value) for value in run(images.contiguous().numpy())]
 
 
 def in_int8(node: Any) -> bool:

@@ -1,6 +1,8 @@
 """LiteRT files for Android and the edge."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,6 +10,27 @@ from torch import Tensor
 from featherbone.errors import BadRun
 from featherbone.exporters.forms import Flat
 from featherbone.exporters.targets.target import Run, Target, quiet
+
+
+def open_litert(path: str, threads: int) -> Callable[[Any], list[Any]]:
+    """A file in LiteRT's interpreter. Raises `ValueError` for one that has not one signature."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(path, num_threads=threads)
+    interpreter.allocate_tensors()
+    signatures = interpreter.get_signature_list()
+    if len(signatures) != 1:
+        raise ValueError(f"{len(signatures)} signatures instead of one")
+    ((_, signature),) = signatures.items()
+    runner = interpreter.get_signature_runner()
+    (given,) = signature["inputs"]
+    order = sorted(signature["outputs"], key=lambda name: int(name.rpartition("_")[2]))
+
+    def run(images: Any) -> list[Any]:
+        found = runner(**{given: images})
+        return [found[name].copy() for name in order]
+
+    return run
 
 
 class LiteRT(Target):
@@ -26,6 +49,7 @@ class LiteRT(Target):
         *("torchvision.nms", "torchvision.roi_align", "torchvision.deform_conv2d"),
         *("aten.col2im", "aten._upsample_bi"),
     )
+    opener = staticmethod(open_litert)
 
     def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
         with quiet():
@@ -34,24 +58,9 @@ class LiteRT(Target):
             litert_torch.convert(net, (example,), strict_export=False).export(str(path))
 
     def open(self, path: Path) -> Run:
-        from ai_edge_litert.interpreter import Interpreter
-
         try:
-            interpreter = Interpreter(str(path), num_threads=torch.get_num_threads())
-            interpreter.allocate_tensors()
+            run = open_litert(str(path), torch.get_num_threads())
         except (RuntimeError, ValueError) as error:
             why = str(error).splitlines()[0]
             raise BadRun(f"{path}: LiteRT does not take it ({why}); export the run again") from None
-        signatures = interpreter.get_signature_list()
-        if len(signatures) != 1:
-            raise BadRun(f"{path}: {len(signatures)} signatures instead of one; export the run again")
-        ((_, signature),) = signatures.items()
-        runner = interpreter.get_signature_runner()
-        (given,) = signature["inputs"]
-        order = sorted(signature["outputs"], key=lambda name: int(name.rpartition("_")[2]))
-
-        def run(images: Tensor) -> list[Tensor]:
-            found = runner(**{given: images.contiguous().numpy()})
-            return [torch.from_numpy(found[name].copy()) for name in order]
-
-        return run
+        return lambda images: [torch.from_numpy(value) for value in run(images.contiguous().numpy())]

@@ -1,6 +1,6 @@
 """ONNX files, by torch's default exporter, for ONNX Runtime; in int8 with products in QDQ form."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,18 @@ from featherbone.files import atomic, to_json
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
+def open_onnx(path: str, threads: int) -> Callable[[Any], list[Any]]:
+    """A file in ONNX Runtime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: list(session.run(None, {name: images}))
+
+
 class ONNX(Target):
     """A file with the input `images` and named outputs."""
 
@@ -28,6 +40,7 @@ class ONNX(Target):
     int8_packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
     lacks = ("attention of 5 dimensions",)
     slow = ("aten._upsample_bi", "aten.adaptive_avg_pool2d")
+    opener = staticmethod(open_onnx)
 
     def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
         write_onnx(net, (example,), path, ["images"], names, dynamic_shapes(dynamic, example))
@@ -75,25 +88,15 @@ class ONNX(Target):
             onnx.save(model, partial)
 
     def open(self, path: Path) -> Run:
-        import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = torch.get_num_threads()
         refusals = states.Fail, states.InvalidGraph, states.InvalidProtobuf, states.NotImplemented, states.NoSuchFile
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            run = open_onnx(str(path), torch.get_num_threads())
         except refusals as error:
             why = str(error).splitlines()[0]
             raise BadRun(f"{path}: ONNX Runtime does not take it ({why}); export the run again") from None
-        name = session.get_inputs()[0].name
-
-        def run(images: Tensor) -> list[Tensor]:
-            outputs = session.run(None, {name: images.numpy()})
-            return [torch.from_numpy(np.asarray(value)) for value in outputs]
-
-        return run
+        return lambda images: [torch.from_numpy(np.asarray(value)) for value in run(images.numpy())]
 
 
 def write_onnx(

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from inspect import unwrap
 from pathlib import Path
@@ -21,6 +21,21 @@ from featherbone.exporters.targets.target import Run, Target, quiet
 PRODUCTS = {"Convolution", "GroupConvolution", "MatMul"}
 
 
+def open_openvino(path: str, threads: int, core: Any = None) -> Callable[[Any], list[Any]]:
+    """A file in OpenVINO on the CPU; `core` is a loaded OpenVINO, by default a new one."""
+    import openvino
+
+    # without the first hint OpenVINO computes in bf16 where the processor can
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    model = (core or openvino.Core()).compile_model(path, "CPU", hints)
+
+    def run(images: Any) -> list[Any]:
+        found = model(images)
+        return [found[i].copy() for i in range(len(model.outputs))]
+
+    return run
+
+
 class OpenVINO(Target):
     """A graph, and its weights in a second file."""
 
@@ -34,6 +49,7 @@ class OpenVINO(Target):
     int8_packages = ("nncf",)
     lacks = ("torchvision.deform_conv2d", *ONNX.lacks)
     slow = ONNX.slow
+    opener = staticmethod(open_openvino)
 
     def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
         import openvino
@@ -69,18 +85,11 @@ class OpenVINO(Target):
         return [node.get_friendly_name() for node in nodes if node.get_type_name() in PRODUCTS]
 
     def open(self, path: Path) -> Run:
-        # without the first hint OpenVINO computes in bf16 where the processor can
-        hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         try:
-            model = _core().compile_model(str(path), "CPU", hints)
+            run = open_openvino(str(path), torch.get_num_threads(), _core())
         except RuntimeError as error:
             raise BadRun(f"{path}: OpenVINO does not take it ({str(error).splitlines()[-1]}); export again") from None
-
-        def run(images: Tensor) -> list[Tensor]:
-            found = model(images.numpy())
-            return [torch.from_numpy(found[i].copy()) for i in range(len(model.outputs))]
-
-        return run
+        return lambda images: [torch.from_numpy(value) for value in run(images.numpy())]
 
 
 def import_nncf() -> Any:

@@ -19,6 +19,8 @@ from featherbone.exporters.forms import Flat
 
 Run = Callable[[Tensor], Sequence[Tensor]]
 """The input of a file to its outputs in order."""
+Opener = Callable[[str, int], Callable[[Any], list[Any]]]
+"""Path of a file and number of threads to a function from an array, the input, to the arrays of the outputs in order."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,12 @@ class Target(ABC):
     """Keys of `concerns.REMEDIES`: operators that the target does not have."""
     slow: ClassVar[tuple[str, ...]] = ()
     """Keys of `concerns.REMEDIES`: operators that it has in a slow form, or outside of its accelerator."""
+
+    opener: ClassVar[Opener | None] = None
+    """Opens a file without Featherbone, for the script that `bench --to` writes: its source is copied there.
+
+    It imports what it needs, in itself, and nothing of Featherbone or of its own module. None if files run only here.
+    """
 
     @abstractmethod
     def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> Delegation | None:
