@@ -13,6 +13,9 @@ import torch
 from tyro.conf import Positional, arg
 
 from featherbone import explainers
+from featherbone.benchmarking.device_folder import DeviceFolder, write_device_folder
+from featherbone.benchmarking.merging import merge as merge_results
+from featherbone.benchmarking.merging import read_results
 from featherbone.benchmarking.models import model_facts, published
 from featherbone.benchmarking.speed import measure_speed, write_result, write_tables
 from featherbone.benchmarking.table import BenchResult
@@ -466,9 +469,9 @@ def serve_web(folder: Positional[Path], *, host: str = "127.0.0.1", port: int = 
 
 
 def bench(
-    models: Positional[tuple[str, ...]],
+    models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL...")] = (),
     *,
-    runtimes: tuple[str, ...] = ("eager",),
+    runtimes: tuple[str, ...] | None = None,
     batch_size: tuple[int, ...] = (1,),
     image_size: tuple[int, ...] = (),
     repeats: int = 20,
@@ -479,8 +482,10 @@ def bench(
     precision: Literal["fp32", "bf16"] = "fp32",
     threads: int | None = None,
     trust: bool = False,
+    to: Path | None = None,
+    merge: tuple[Path, ...] = (),
     out: Path = Path("bench"),
-) -> BenchResult:
+) -> BenchResult | DeviceFolder:
     """Measure speed and memory of models, compared with each other and with the machine's limit, in one run.
 
     Each model in each runtime has its own process, and the processes take turns, round by round. Another process
@@ -488,12 +493,16 @@ def bench(
     longer change, the budget `seconds` is used, or after `repeats`. `bench.json`, `bench.md` and `bench.png` are
     written, the first two after each round: an interrupted measurement keeps its rows, marked as incomplete.
 
+    For other devices, such as a Raspberry Pi, `--to` writes a folder with a script that measures the models there, and
+    `--merge` takes its results.
+
     Args:
         models: Names of our backbones or of any timm models, whose weights are then random; names of published
             detectors and segmentation models; run folders, or exported files (in their runtime only). Names and run
             folders also with arguments, as for evaluate.
-        runtimes: Runtimes to measure: eager, compiled, onnx, onnx-int8, openvino and torch (ahead of time); the last
-            four are exported first and compared with eager.
+        runtimes: Runtimes to measure: eager, compiled, or those of export targets, such as onnx, openvino and torch
+            (ahead of time), also in int8, such as onnx-int8; files are exported first and compared with eager. By
+            default eager, and with `to` onnx.
         batch_size: Batch sizes.
         image_size: Sides of the images; by default each model's.
         repeats: Maximum number of measured rounds.
@@ -504,13 +513,23 @@ def bench(
         precision: Precision of weights and images; in training, that of autocast.
         threads: CPU threads; by default torch's number.
         trust: Run a file with machine code, which can do everything that you can: an export for torch.
+        to: New folder to write instead of measuring: the exported files, images, expected outputs and `bench.py`,
+            which needs only Python, NumPy and the runtime, and checks the outputs.
+        merge: Files `results.json` that `bench.py` wrote on devices, whose rows are added; without models, only they
+            are in the tables.
         out: Folder to write to.
 
     """
-    check_writable(Path(out), folder=True)
+    results = read_results([Path(path) for path in merge])
+    if train and results:
+        raise BadOption("results of devices are forward passes; omit train or merge")
+    folder = Path(out)
+    if results and not models:
+        return write_result(merge_results(None, results), folder)
+    check_writable(folder, folder=True)
     plan = Plan(
         models=tuple(models),
-        runtimes=tuple(runtimes),
+        runtimes=("eager" if to is None else "onnx",) if runtimes is None else tuple(runtimes),
         batches=tuple(batch_size),
         sides=tuple(image_size),
         repeats=repeats,
@@ -522,11 +541,17 @@ def bench(
         threads=threads,
         trust=trust,
     )
+    if to is not None:
+        if results:
+            raise BadOption("merge adds rows to a measurement on this machine; omit it or to")
+        return write_device_folder(plan, Path(to))
     try:
-        result = measure_speed(plan, save=lambda part: write_tables(replace(part, out=Path(out))))
+        result = measure_speed(plan, save=lambda part: write_tables(replace(merge_results(part, results), out=folder)))
     except Interrupted as stop:
-        raise Interrupted(write_result(stop.result, Path(out)), stop.exit_code) from None
-    return write_result(result, Path(out))
+        if stop.result is None:
+            raise
+        raise Interrupted(write_result(merge_results(stop.result, results), folder), stop.exit_code) from None
+    return write_result(merge_results(result, results), folder)
 
 
 def compare(

@@ -25,11 +25,12 @@ from featherbone.benchmarking.speed import (
 )
 from featherbone.benchmarking.table import BenchResult, LayerTable, LayerTime, Machine, SpeedRow
 from featherbone.benchmarking.training import training_step
-from featherbone.benchmarking.worker import Job, Plan, Subject, Writer, build, owner_of
+from featherbone.benchmarking.worker import EXPECTED, Job, Plan, Subject, Writer, build, owner_of, sample
 from featherbone.cli import main
 from featherbone.errors import BadOption, BadRun, MissingExtra, UnknownModel
 from featherbone.exporters.artifact import Form
 from featherbone.exporters.contract import export_task
+from featherbone.exporters.forms import flatten
 from featherbone.exporters.targets import find_target
 from featherbone.tasks.run import save_weights
 
@@ -80,6 +81,7 @@ def inline(patch):
     patch.setattr(speed, "wait", lambda pipes: pipes)
     patch.setattr(speed, "WARM_UP", 0)
     patch.setattr(clock, "SHAPES", {"cpu": (512,)})
+    patch.setattr(clock, "COPIED", 2**20)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +120,7 @@ def test_rows_obey_laws(measured):
     machine = measured[0]["machine"]
     assert len(rows) == 4 and machine["threads"] == torch.get_num_threads() and machine["device"] == "cpu"
     for row in rows:
-        assert 0 < row.p25 <= row.p50 <= row.p75 <= row.p95
+        assert 0 < row.p25 <= row.p50 <= row.p75 <= row.p90 <= row.p95
         assert row.images_per_second == pytest.approx(1e3 * row.batch / row.p50)
         rate = 2 * row.macs * row.batch / (row.p50 / 1e3) / 1e9
         assert row.share == pytest.approx(rate / machine["gflops"][1])
@@ -232,36 +234,72 @@ def test_every_model_has_its_process(monkeypatch):
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("round_", [0, 2])
-def test_an_interruption_keeps_what_was_measured(monkeypatch, tmp_path, capsys, number, code, round_):
+@pytest.mark.parametrize(
+    ("number", "code", "rounds"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 2), (15, 143, 0)]
+)
+def test_an_interruption_keeps_what_was_measured(monkeypatch, tmp_path, capsys, number, code, rounds):
     """In the first round nothing is kept, and the files of an earlier run stay."""
+    answers = {"open": {}, "about": (1, "cpu")}
     calls = []
 
-    class Interrupting(Inline):
+    class Interrupted(Inline):
         def receive(self):
             calls.append(self.method)
-            if calls.count("measure") > 2 * round_ + 1 and self.job.runtime != "limits":
+            if calls.count("measure") == 3 * rounds + 2:  # of a model, after the limits
                 signal.raise_signal(number)
-            return super().receive()
+            return answers.get(self.method) or ((90.0, 9.0) if self.job.runtime == "limits" else [2.0, 3.0])
 
     inline(monkeypatch)
-    monkeypatch.setattr(speed, "Worker", Interrupting)
+    monkeypatch.setattr(speed, "Worker", Interrupted)
     before = signal.getsignal(signal.SIGTERM)
     (tmp_path / "bench.json").write_text("of before")
     options = f"--image-size 32 --device cpu --repeats 5 --out {tmp_path} --json".split()
     assert main(["bench", "test_resnet", "test_vit3", *options]) == code
     printed, err = capsys.readouterr()
     assert signal.getsignal(signal.SIGTERM) is before and "interrupted" in err
-    if round_ == 0:
+    if rounds == 0:
         assert not printed and (tmp_path / "bench.json").read_text() == "of before"
         return
     result = json.loads(printed)
     assert result == json.loads((tmp_path / "bench.json").read_text())
     assert not result["complete"] and result["repeats"] == 2 and (tmp_path / "bench.png").is_file()
-    assert all(row["p50"] > 0 and not row["error"] for row in result["rows"]) and len(result["rows"]) == 2
+    assert [row["p50"] for row in result["rows"]] == [2.5, 2.5]
     assert "incomplete" in (tmp_path / "bench.md").read_text()
-    assert err.count("ms in the first round") == 2
+    assert err.count("2.50 ms in the first round") == 2
+
+
+def test_rounds_end_when_medians_have_settled_or_time_is_used():
+    def run(times, **plan):
+        """The rounds of one row, each with the next of `times`."""
+
+        class Answers:
+            def ask(self, method, *arguments):
+                return (90.0, 9.0) if self is limits else [times.pop(0)]
+
+        job, limits = Job(Plan(()), "cpu"), Answers()
+        one = speed.Measurement(SpeedRow("lvt", "eager", 1, 32, 32), job)
+        return len(list(speed.rounds(Plan((), **plan), [one], {job: Answers()}, limits)))
+
+    steady, noisy = [10.0, 10.1] * 20, [10.0, 20.0] * 20
+    assert run(list(steady)) == speed.SETTLING
+    assert run(list(noisy)) == run(list(noisy), seconds=100.0) == 20
+    assert run(list(noisy), repeats=7) == 7 and run(list(noisy), seconds=0.0) == speed.FEWEST
+    assert run([10.0, *noisy[:5], *[15.0] * 30]) > speed.SETTLING  # settles later
+
+
+def test_the_expected_outputs_keep_the_order_of_the_files(monkeypatch, tmp_path):
+    """Of a detector, whose outputs are not in the order of their names."""
+    _, task = a_model("retinanet")
+    target = find_target("onnx")
+    monkeypatch.setattr(type(target), "write", lambda *_: None)
+    job = Job(Plan(()), "cpu", runtime="onnx", folder=tmp_path, examples=2)
+    job.file_folder((64, 96)).mkdir(parents=True)
+    Writer().write_form(task, Form(target), (64, 96), job)
+    found = torch.load(job.file_folder((64, 96)).with_name(EXPECTED))
+    with torch.inference_mode():
+        expected = flatten(task(sample((64, 96), 2)))
+    assert list(found) == list(expected) != sorted(expected)
+    assert all(torch.allclose(found[name], expected[name], atol=1e-4) for name in expected)
 
 
 def test_a_dead_process_is_an_error_with_its_reason():
@@ -273,7 +311,8 @@ def test_a_dead_process_is_an_error_with_its_reason():
 
 def test_the_text_names_machine_layers_and_failures():
     machine = Machine("a CPU", "cpu", 2, "2.11", "2026-01-01", "fp32", (90.0, 100.0, 110.0), (9.0, 10.0, 11.0))
-    good = SpeedRow("lvt", "eager", 1, 224, 224, 5_000_000, 9 * 10**8, 22.0, 9.0, 10.0, 11.0, 15.0, 100.0, 50.0, 0.18)
+    times = {"p25": 9.0, "p50": 10.0, "p75": 11.0, "p90": 14.0, "p95": 15.0, "images_per_second": 100.0}
+    good = SpeedRow("lvt", "eager", 1, 224, 224, 5_000_000, 9 * 10**8, 22.0, **times, peak_mb=50.0, share=0.18)
     bad = SpeedRow("lvt", "compiled", 1, 224, 224, 5_000_000, 9 * 10**8, 22.0, error="no\ncompiler | here")
     table = LayerTable("lvt", 1, 224, 224, 10.0, (LayerTime("head", "Linear", 7.5, 0.75),))
     result = BenchResult((good, bad), machine, False, 20, (table,))

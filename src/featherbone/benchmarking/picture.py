@@ -30,8 +30,13 @@ def front(points: Sequence[Point]) -> list[int]:
     return best
 
 
+def series_of(row: SpeedRow) -> str:
+    """What has one colour: a runtime on a device."""
+    return f"{row.runtime}, {row.device}" if row.device else row.runtime
+
+
 def save_picture(result: BenchResult, path: Path) -> None:
-    """A panel for each batch size, a colour for each runtime, a line along the Pareto front.
+    """A panel for each batch size, a colour for each runtime and device, a line along the Pareto front.
 
     The y axis is top-1 accuracy if all models have one, else multiply-adds; a dotted line connects the rows of a model.
     """
@@ -39,24 +44,23 @@ def save_picture(result: BenchResult, path: Path) -> None:
     by_accuracy = bool(rows) and all(row.top1 is not None for row in rows)
     rows = [row for row in rows if by_accuracy or row.macs]
     batches = sorted({row.batch for row in rows}) or [1]
-    runtimes = list(dict.fromkeys(row.runtime for row in rows))
+    series = list(dict.fromkeys(series_of(row) for row in rows))
     several_sizes = len({(row.model, row.height, row.width) for row in rows}) > len({row.model for row in rows})
     columns = min(MAX_COLUMNS, len(batches))
     lines = ceil(len(batches) / columns)
-    machine = result.machine
-    where = f"{machine.threads} thread{'s' * (machine.threads > 1)} of {machine.cpu}"
-    step = "a step of training" if result.train else "inference"
+    title = "a step of training" if result.train else "inference"
+    if machine := result.machine:
+        where = f"{machine.threads} thread{'s' * (machine.threads > 1)} of {machine.cpu}"
+        title += f", {machine.precision}, {where if machine.device == 'cpu' else machine.device}"
     with matplotlib.rc_context({"font.size": 9, "axes.edgecolor": LINE, "text.color": INK}):
         width = 7.6 if columns == 1 else 5.6 * columns
         figure = Figure(figsize=(width, 0.9 + 4.6 * lines), dpi=130, layout="constrained")
-        figure.suptitle(
-            f"{step}, {machine.precision}, {where if machine.device == 'cpu' else machine.device}", fontsize=10
-        )
+        figure.suptitle(title, fontsize=10)
         panels = figure.subplots(lines, columns, squeeze=False).ravel()
         for axes in panels[len(batches) :]:
             axes.set_axis_off()
         for axes, batch in zip(panels, batches, strict=False):
-            draw_panel(axes, [row for row in rows if row.batch == batch], runtimes, by_accuracy, several_sizes)
+            draw_panel(axes, [row for row in rows if row.batch == batch], series, by_accuracy, several_sizes)
             axes.set_title(f"batch {batch}", fontsize=10)
         handles, names = panels[0].get_legend_handles_labels()
         num_columns = min(len(names), 4 * columns) or 1
@@ -65,9 +69,7 @@ def save_picture(result: BenchResult, path: Path) -> None:
             figure.savefig(partial, format="png")
 
 
-def draw_panel(
-    axes: Axes, rows: Sequence[SpeedRow], runtimes: Sequence[str], by_accuracy: bool, with_size: bool
-) -> None:
+def draw_panel(axes: Axes, rows: Sequence[SpeedRow], series: Sequence[str], by_accuracy: bool, with_size: bool) -> None:
     """Draw the rows of one batch size; labels give the image height too if `with_size`."""
 
     def point(row: SpeedRow) -> Point:
@@ -91,11 +93,11 @@ def draw_panel(
         axes.plot(*zip(*places, strict=True), color=LINE, lw=0.8, ls=":", zorder=1, label=name)
         label = "/".join(Path(model).parts[-2:]) + (f" {height}" if with_size else "")
         axes.annotate(label, places[0], (6, 5), textcoords="offset points", fontsize=7.5, parse_math=False)
-    for number, runtime in enumerate(runtimes):
-        same = [row for row in rows if row.runtime == runtime]
+    for number, name in enumerate(series):
+        same = [row for row in rows if series_of(row) == name]
         xs, ys = [point(row)[0] for row in same], [point(row)[1] for row in same]
         marker, ink = MARKERS[number % len(MARKERS)], colour(number)
-        axes.scatter(xs, ys, s=34, c=ink, marker=marker, edgecolors="white", linewidths=0.6, label=runtime, zorder=3)
+        axes.scatter(xs, ys, s=34, c=ink, marker=marker, edgecolors="white", linewidths=0.6, label=name, zorder=3)
         if same:
             lower = [((row.p50 or 0) - (row.p25 or 0)) / row.batch for row in same]
             upper = [((row.p75 or 0) - (row.p50 or 0)) / row.batch for row in same]

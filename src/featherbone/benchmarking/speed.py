@@ -12,6 +12,7 @@ in int8, or saves products, as by Winograd's algorithm.
 """
 
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -37,7 +38,7 @@ from featherbone.errors import BadOption, Interrupted, did_you_mean
 from featherbone.exporters.artifact import choose_form
 from featherbone.exporters.exported import find_exported
 from featherbone.exporters.manifest import read_manifest
-from featherbone.exporters.targets import require_trust
+from featherbone.exporters.targets import TARGETS, require_trust
 from featherbone.exporters.targets.target import require
 from featherbone.files import write_json, write_text
 from featherbone.hub import is_repository
@@ -48,8 +49,6 @@ from featherbone.tasks.published import PUBLISHED, load_model
 from featherbone.tasks.run import build_task, vary
 from featherbone.tasks.variant import split_variant
 
-CHOICES = (*TORCH, "onnx", "onnx-int8", "openvino", "torch")
-"""Runtimes to choose from."""
 WARM_UP = 1
 """Rounds before those that count."""
 SETTLING, NARROW = 6, 0.05
@@ -120,10 +119,10 @@ class Measurement:
         if self.row.error or not self.turns:
             return self.row
         times = [time for turn in self.turns for time in turn]
-        p25, p50, p75, p95 = np.percentile(times, (25, 50, 75, 95)).tolist()
+        p25, p50, p75, p90, p95 = np.percentile(times, (25, 50, 75, 90, 95)).tolist()
         macs, batch = self.row.macs, self.row.batch
         share = None if macs is None else (6 if self.job.plan.train else 2) * macs * batch / (p50 * 1e6) / rate
-        timed = replace(self.row, p25=p25, p50=p50, p75=p75, p95=p95)
+        timed = replace(self.row, p25=p25, p50=p50, p75=p75, p90=p90, p95=p95)
         return replace(timed, images_per_second=1e3 * batch / p50, share=share)
 
 
@@ -287,13 +286,23 @@ def noted(row: SpeedRow) -> SpeedRow:
     return replace(row, note="; ".join(filter(None, (row.note, f"differs from eager by more than {BOUND:g}"))))
 
 
+def list_runtimes() -> list[str]:
+    """Names of the runtimes to choose from: torch's, and those of the targets whose files run on this system."""
+    found = list(TORCH)
+    for target in TARGETS.values():
+        if not target.published and target.platform in (None, sys.platform):
+            found += [target.name, target.name + INT8] if target.int8_packages else [target.name]
+    return found
+
+
 def check(plan: Plan) -> tuple[torch.device, list[Source]]:
     """The device and the models of a plan. Raises the errors of `measure_speed`."""
     if not plan.models:
         raise BadOption("no model; give names of models, run folders or exported files: featherbone bench lvt")
+    choices = list_runtimes()
     for name in plan.runtimes or ("",):
-        if name not in CHOICES:
-            raise BadOption(f"no runtime {name!r}{did_you_mean(name, CHOICES)}; there is {', '.join(CHOICES)}")
+        if name not in choices:
+            raise BadOption(f"no runtime {name!r}{did_you_mean(name, choices)}; there is {', '.join(choices)}")
     for what, numbers, minimum in (
         ("batch size", plan.batches or (0,), 1),
         ("image size", plan.sides, 32),

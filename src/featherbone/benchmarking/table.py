@@ -62,6 +62,7 @@ class SpeedRow:
     """Lower quartile of the milliseconds for a batch."""
     p50: float | None = None
     p75: float | None = None
+    p90: float | None = None
     p95: float | None = None
     images_per_second: float | None = None
     """At the median."""
@@ -76,6 +77,8 @@ class SpeedRow:
     note: str = ""
     error: str = ""
     """Why it was not measured."""
+    device: str = ""
+    """Name of the device, if there are several."""
 
     @property
     def title(self) -> str:
@@ -89,7 +92,7 @@ class SpeedRow:
 
         spread = "" if self.p50 is None else f"{self.p25:.2f} to {self.p75:.2f}"
         return [
-            *(self.model, self.runtime, f"{self.height}x{self.width}", str(self.batch)),
+            *(self.model, self.runtime, self.device, f"{self.height}x{self.width}", str(self.batch)),
             *(show(self.params, "{:.2f}M", 1e6), show(self.macs, "{:.2f}G", 1e9), show(self.file_mb, "{:.1f}")),
             *(show(self.p50, "{:.2f}"), spread, show(self.p95, "{:.2f}"), show(self.images_per_second, "{:.1f}")),
             *(show(self.peak_mb, "{:.1f}"), show(self.share, "{:.1%}"), show(self.differs, "{:.0e}")),
@@ -98,7 +101,7 @@ class SpeedRow:
 
 
 TITLES = (
-    *("model", "runtime", "input", "batch", "params", "MACs", "MB", "ms", "quartiles", "p95", "images/s"),
+    *("model", "runtime", "device", "input", "batch", "params", "MACs", "MB", "ms", "quartiles", "p95", "images/s"),
     *("peak MB", "of limit", "differs", "note"),
 )
 
@@ -131,17 +134,43 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Device:
+    """Another device, as the script of `bench --to` describes it."""
+
+    name: str
+    """Of the board or the phone, else of the processor."""
+    cpu: str
+    system: str
+    """Operating system and architecture."""
+    python: str
+    date: str
+    threads: int
+    runtimes: dict[str, str]
+    """Version of each runtime."""
+    complete: bool = True
+    """Whether its measurement came to its end."""
+
+    def __str__(self) -> str:
+        cpu = "" if self.cpu == self.name else f", {self.cpu}"
+        about = ", ".join((f"{self.threads} threads", *self.runtimes.values(), self.system, self.date))
+        return f"device   {self.name}{cpu}, {about}{'' if self.complete else '; incomplete: interrupted'}"
+
+
+@dataclass(frozen=True)
 class BenchResult:
     """All rows of a comparison."""
 
     rows: tuple[SpeedRow, ...]
-    machine: Machine
+    machine: Machine | None
+    """This machine; None if all rows come from other devices."""
     train: bool
     repeats: int
     """Rounds that were measured."""
     layers: tuple[LayerTable, ...] = ()
     complete: bool = True
     """Whether the measurement came to its end, and was not interrupted."""
+    devices: tuple[Device, ...] = ()
+    """Other devices with rows."""
     out: Path | None = None
     """Folder of its files, if they were written."""
 
@@ -154,7 +183,8 @@ class BenchResult:
         shown = [i for i in range(len(TITLES)) if any(row[i] for row in rows[1:])]
         what = "a step of training" if self.train else "a forward pass"
         lines = [as_table([[row[i] for i in shown] for row in rows], markdown), ""]
-        lines += [f"{what}, {self.repeats} rounds in turn; ms of a batch at the median", str(self.machine)]
+        turns = f", {self.repeats} rounds in turn" if self.machine else ""
+        lines += [f"{what}{turns}; ms of a batch at the median", *map(str, filter(None, (self.machine, *self.devices)))]
         lines += [] if self.complete else ["incomplete: the measurement was interrupted"]
         return "\n".join([*lines, *(f"\n{table.to_text(markdown)}" for table in self.layers)])
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import featherbone  # noqa: F401 - registers our backbones
@@ -38,7 +37,7 @@ LIMITS, WRITING = "limits", "writing"
 TORCH = ("eager", "compiled")
 """Runtimes that need no file."""
 INT8 = "-int8"
-EXPECTED = "expected.safetensors"
+EXPECTED = "expected.pt"
 """Raw tensors of the eager model, beside the folder of its file."""
 CALIBRATION = 4
 """Random images for the ranges of an int8 file."""
@@ -85,6 +84,8 @@ class Job:
     """Where files for the comparison are written."""
     dynamic: str = "none"
     """Which axes of their input may vary, if the exporter manages it."""
+    examples: int = 1
+    """Number of images with expected outputs."""
 
     @property
     def of_file(self) -> bool:
@@ -186,8 +187,9 @@ class Writer:
         """As `write`, in one form."""
         folder = job.file_folder(size)
         artifact = Artifact.of(model, form, sample(size, 1))
-        expected = artifact.expected(sample(size, 1))
-        save_file({name: x.contiguous() for name, x in expected.items()}, folder.with_name(EXPECTED))
+        parts = [artifact.expected(image) for image in sample(size, job.examples).split(1)]
+        expected = {name: torch.cat([part[name] for part in parts]) for name in artifact.names}
+        torch.save(expected, folder.with_name(EXPECTED))
         if job.runtime.endswith(INT8):
             work = folder.with_name("float")
             work.mkdir(exist_ok=True)
@@ -270,6 +272,6 @@ class Subject:
         folder = self.job.file_folder(size)
         facts = {"file_mb": self.job.target.size(folder) / 1e6}
         if self.job.kind != "file":
-            expected = load_file(folder.with_name(EXPECTED))
+            expected = torch.load(folder.with_name(EXPECTED))
             facts["differs"] = raw_difference(expected, dict(zip(expected, net(sample(size, 1)), strict=True))).error
         return facts

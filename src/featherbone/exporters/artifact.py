@@ -1,6 +1,6 @@
 """The one pipeline of exports: a network in its exported form, an example, the file, its runtime, the comparison."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -157,21 +157,33 @@ def run_batch(run: Run, given: Tensor, one_image: bool) -> list[Tensor]:
     return [torch.cat(column) for column in columns]
 
 
-def raw_difference(expected: dict[str, Tensor], got: dict[str, Tensor]) -> RawDifference:
-    """Compare raw tensors by name; with other shapes or values that are not finite, the largest difference is inf."""
+def compared_names(expected: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """The names of the raw tensors that are compared, by group, such as the levels of one kind of map.
+
+    Rows of detected objects are compared only where there are no other tensors.
+    """
     groups: dict[str, list[str]] = {}
     for name, value in expected.items():
         if value.is_floating_point():
             groups.setdefault(name.rstrip("0123456789"), []).append(name)
-    maps = {group: names for group, names in groups.items() if group.removeprefix("things_") not in ROWS}
+    return {group: names for group, names in groups.items() if not is_rows(group)} or groups
+
+
+def is_rows(group: str) -> bool:
+    """Whether tensors of this name hold rows of detected objects."""
+    return group.removeprefix("things_") in ROWS
+
+
+def raw_difference(expected: dict[str, Tensor], got: dict[str, Tensor]) -> RawDifference:
+    """Compare raw tensors by name; with other shapes or values that are not finite, the largest difference is inf."""
     largest, squares = 0.0, []
-    for group, names in (maps or groups).items():
+    for group, names in compared_names(expected).items():
         if any(got[name].shape != expected[name].shape for name in names):
             return RawDifference(float("inf"), MAX_ERROR)
         mine, theirs = (torch.cat([side[name].double().flatten() for name in names]) for side in (expected, got))
         power = mine.square().mean().clamp(min=1e-24)
         squares.append(float((mine - theirs).square().mean() / power))
-        if group in maps:
+        if not is_rows(group):
             worst = float((mine - theirs).abs().max() / power.sqrt())
             largest = max(largest, worst) if theirs.isfinite().all() else float("inf")
     error = sqrt(sum(squares) / max(len(squares), 1))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from featherbone.errors import BadRun
 from featherbone.exporters.forms import Flat
-from featherbone.exporters.targets.target import Delegation, Run, Target, quiet
+from featherbone.exporters.targets.target import Delegation, Opener, Run, Target, quiet
 
 ATEN = torch.ops.aten
 PRODUCTS: tuple[Any, ...] = (ATEN.conv2d.default, ATEN.convolution.default, ATEN.linear.default)
@@ -60,7 +60,6 @@ class ExecuTorch(Target):
         *("aten.im2col", "aten.unfold.", "aten.upsample_bicubic2d", "aten.max_pool3d", "aten.roll", "aten.grid_sampl"),
         *("aten.layer_norm", "aten.scaled_dot_product_attention"),
     )
-    opener = staticmethod(open_executorch)
 
     def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> Delegation:
         with quiet():
@@ -87,6 +86,9 @@ class ExecuTorch(Target):
                 prepared(images)
             program = torch.export.export(convert_pt2e(prepared), (inputs[0],), strict=False)
             path.write_bytes(bytes(lower(program).to_executorch().buffer))
+
+    def opener(self) -> Opener:
+        return open_executorch
 
     def open(self, path: Path) -> Run:
         try:

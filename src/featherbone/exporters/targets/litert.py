@@ -9,7 +9,7 @@ from torch import Tensor
 
 from featherbone.errors import BadRun
 from featherbone.exporters.forms import Flat
-from featherbone.exporters.targets.target import Run, Target, quiet
+from featherbone.exporters.targets.target import Opener, Run, Target, quiet
 
 
 def open_litert(path: str, threads: int) -> Callable[[Any], list[Any]]:
@@ -49,13 +49,15 @@ class LiteRT(Target):
         *("torchvision.nms", "torchvision.roi_align", "torchvision.deform_conv2d"),
         *("aten.col2im", "aten._upsample_bi"),
     )
-    opener = staticmethod(open_litert)
 
     def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
         with quiet():
             import litert_torch
 
             litert_torch.convert(net, (example,), strict_export=False).export(str(path))
+
+    def opener(self) -> Opener:
+        return open_litert
 
     def open(self, path: Path) -> Run:
         try:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from featherbone.errors import BadRun
 from featherbone.exporters.forms import Flat
-from featherbone.exporters.targets.target import Run, Target, dynamic_shapes, quiet
+from featherbone.exporters.targets.target import Opener, Run, Target, dynamic_shapes, quiet
 from featherbone.files import atomic, to_json
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
@@ -40,7 +40,6 @@ class ONNX(Target):
     int8_packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
     lacks = ("attention of 5 dimensions",)
     slow = ("aten._upsample_bi", "aten.adaptive_avg_pool2d")
-    opener = staticmethod(open_onnx)
 
     def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
         write_onnx(net, (example,), path, ["images"], names, dynamic_shapes(dynamic, example))
@@ -86,6 +85,9 @@ class ONNX(Target):
         onnx.helper.set_model_props(model, {"featherbone": to_json(about)})
         with atomic(path) as partial:
             onnx.save(model, partial)
+
+    def opener(self) -> Opener:
+        return open_onnx
 
     def open(self, path: Path) -> Run:
         from onnxruntime.capi import onnxruntime_pybind11_state as states

@@ -16,7 +16,7 @@ from torch import Tensor
 from featherbone.errors import BadRun
 from featherbone.exporters.forms import Flat
 from featherbone.exporters.targets.onnx import ONNX
-from featherbone.exporters.targets.target import Run, Target, quiet
+from featherbone.exporters.targets.target import Opener, Run, Target, quiet
 
 PRODUCTS = {"Convolution", "GroupConvolution", "MatMul"}
 
@@ -49,7 +49,6 @@ class OpenVINO(Target):
     int8_packages = ("nncf",)
     lacks = ("torchvision.deform_conv2d", *ONNX.lacks)
     slow = ONNX.slow
-    opener = staticmethod(open_openvino)
 
     def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
         import openvino
@@ -83,6 +82,9 @@ class OpenVINO(Target):
     def layers(self, source: Path) -> list[str]:
         nodes = _core().read_model(source).get_ordered_ops()
         return [node.get_friendly_name() for node in nodes if node.get_type_name() in PRODUCTS]
+
+    def opener(self) -> Opener:
+        return open_openvino
 
     def open(self, path: Path) -> Run:
         try:

@@ -20,7 +20,7 @@ from featherbone.exporters.forms import Flat
 Run = Callable[[Tensor], Sequence[Tensor]]
 """The input of a file to its outputs in order."""
 Opener = Callable[[str, int], Callable[[Any], list[Any]]]
-"""Path of a file and number of threads to a function from an array, the input, to the arrays of the outputs in order."""
+"""Path of a file and number of threads to a function: the array of the input to those of the outputs in order."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,6 @@ class Target(ABC):
     slow: ClassVar[tuple[str, ...]] = ()
     """Keys of `concerns.REMEDIES`: operators that it has in a slow form, or outside of its accelerator."""
 
-    opener: ClassVar[Opener | None] = None
-    """Opens a file without Featherbone, for the script that `bench --to` writes: its source is copied there.
-
-    It imports what it needs, in itself, and nothing of Featherbone or of its own module. None if files run only here.
-    """
-
     @abstractmethod
     def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> Delegation | None:
         """Write a network; `example` is an input, `names` are those of its outputs, `dynamic` states the open axes."""
@@ -85,6 +79,13 @@ class Target(ABC):
     @abstractmethod
     def open(self, path: Path) -> Run:
         """A file as a function on the CPU. Raises `BadRun` for a file that the runtime refuses."""
+
+    def opener(self) -> Opener | None:
+        """A function that opens files without Featherbone, whose source `bench --to` copies to a script for devices.
+
+        It imports what it needs inside itself. None if files run only here.
+        """
+        return None
 
     def quantize(
         self, net: Flat, source: Path, path: Path, inputs: Sequence[Tensor], floats: Collection[str] = ()
