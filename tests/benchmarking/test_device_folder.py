@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 
 from exporting import a_model, pictures
-from featherbone.benchmarking import speed
 from featherbone.benchmarking.device_folder import script
 from featherbone.benchmarking.device_script import FORMAT
 from featherbone.cli import main
 from featherbone.exporters.artifact import Form
 from featherbone.exporters.contract import export_task
 from featherbone.exporters.targets import TARGETS, find_target
-from test_speed import Inline
+from inline import Canned, inline
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +111,7 @@ def test_the_scripts_of_all_targets_are_plain_python_3_8():
 
 def test_a_model_by_name_is_exported_for_the_device(monkeypatch, tmp_path, capsys):
     """By default to ONNX; one that cannot be exported is named."""
-    monkeypatch.setattr(speed, "Worker", Inline)
-    monkeypatch.setattr(speed, "wait", lambda pipes: pipes)
+    inline(monkeypatch)
     write = type(find_target("onnx")).write
 
     def fail(self, net, example, path, names, dynamic):
@@ -147,12 +145,7 @@ def test_results_of_devices_are_tables(results, tmp_path, capsys):
 
 
 def test_results_of_devices_are_beside_those_of_this_machine(results, tmp_path, capsys, monkeypatch):
-    class Canned(Inline):
-        def receive(self):
-            limits = (90.0, 9.0) if self.job.runtime == "limits" else [2.0, 3.0]
-            return {"open": {}, "about": (1, "cpu")}.get(self.method) or limits
-
-    monkeypatch.setattr(speed, "Worker", Canned)
+    inline(monkeypatch, Canned)
     (tmp_path / "pi.json").write_text(json.dumps(results | {"complete": False}))
     options = f"--image-size 32 --repeats 1 --device cpu --merge {tmp_path / 'pi.json'} --out {tmp_path}".split()
     assert main(["bench", "test_resnet", *options]) == 0
