@@ -384,7 +384,7 @@ def export(
             f"{run}: its inputs have no single size, which a file needs; make one that has: featherbone convert "
             "FILE NAME --fixed --image-size H W --out RUN, with the file of its weights"
         )
-    form = choose_form(target, card.task, card.head, dynamic, with_pre, with_nms)
+    form = choose_form(target, card.task, card.head, dynamic, with_pre, with_nms, card.preprocessing.channels)
     folder = Path(out or beside(Path(run), f"exports/{to}-int8" if int8 else f"exports/{to}"))
     check_writable(folder, folder=True)
     own, data, measured = images and Path(images), None, None

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter, ImageFont, ImageOps
 
+from featherbone.data.bands import AnyImage, to_picture
 from featherbone.files import atomic
 from featherbone.fonts import find_font, readable
 from featherbone.ops.rle import decode
@@ -121,8 +122,9 @@ def draw_panoptic(image: Image.Image, record: PanopticMap, legend: bool = True) 
     return _with_legend(picture, rows) if legend else picture
 
 
-def draw_record(image: Image.Image, record: Record, score: float = 0.0, legend: bool = True) -> Image.Image:
+def draw_record(image: AnyImage, record: Record, score: float = 0.0, legend: bool = True) -> Image.Image:
     """The picture of a record of any task: objects with at least `score`, maps with or without a `legend`."""
+    image = to_picture(image)
     if isinstance(record, Detections):
         return draw_detections(image, record, score=score)
     if isinstance(record, SemanticMap):

@@ -8,8 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from PIL import Image
-
+from featherbone.data.bands import AnyImage
 from featherbone.data.map_files import panoptic_annotation, panoptic_categories, panoptic_image, write_map
 from featherbone.draw import draw_record, save_picture
 from featherbone.errors import BadImage, BadOption
@@ -64,7 +63,7 @@ class PredictionFiles:
                 write_json(self.folder / PANOPTIC, content)
         self._stack.__exit__(kind, error, traceback)
 
-    def add(self, path: Path, image: Image.Image | None, record: Record | BadImage) -> None:
+    def add(self, path: Path, image: AnyImage | None, record: Record | BadImage) -> None:
         """Write the result of an image of the list, or why it cannot be read; `image` is needed for pictures only."""
         if isinstance(record, BadImage):
             self.skipped[str(path)] = str(record)

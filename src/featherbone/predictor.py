@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from featherbone.data.bands import AnyImage, Bands, read_input
 from featherbone.data.dataset import DataSet, open_data
 from featherbone.data.formats.format import Reading
 from featherbone.data.frames import Frame
-from featherbone.data.images import Encoded, ImageSource, read_image
+from featherbone.data.images import Encoded, ImageSource
 from featherbone.data.listing import SUFFIXES, list_images
 from featherbone.data.sampling import spread
 from featherbone.data.sources import Entry
@@ -39,8 +40,8 @@ class PreparedImage:
 
     frame: Frame
     input: Tensor | None
-    """The network's input (3, H, W); None where it is cut from the picture."""
-    picture: Image.Image | None
+    """The network's input (C, H, W); None where it is cut from the picture."""
+    picture: AnyImage | None
 
 
 class Predictor:
@@ -63,17 +64,20 @@ class Predictor:
         self.score = kind.shown_score(card) if self.inference.score is None else self.inference.score
         self._lock = Lock()
 
-    def __call__(self, image: ImageSource) -> Record:
+    def __call__(self, image: ImageSource | Bands) -> Record:
         """The record of one image. Raises `BadImage`.
 
         It is a path, the bytes of an image file, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4), or a tensor
         (H, W), (3, H, W) or (4, H, W). Channels of arrays and tensors are RGB or RGBA; of OpenCV's BGR pass
         `array[..., ::-1]`. Values are uint8 from 0 to 255, uint16 from 0 to 65535, or floating point from 0 to 1,
         before any normalisation.
+
+        A model of images with N channels (`train --channels`) takes values as stored: files as in training, arrays
+        (H, W, N) and tensors (N, H, W) of any numbers.
         """
         return self.predict([image])[0]
 
-    def predict(self, images: Iterable[ImageSource]) -> list[Record]:
+    def predict(self, images: Iterable[ImageSource | Bands]) -> list[Record]:
         """Records of several images, computed as one batch: a list of what a call takes, or an array (B, H, W, 3).
 
         Several threads may share a predictor: they read images side by side, and the network computes one batch at a
@@ -82,13 +86,14 @@ class Predictor:
         return self.records([self.prepare(image) for image in _listed(images)])
 
     @torch.inference_mode()
-    def prepare(self, image: ImageSource, name: str | None = None, keep: bool = False) -> PreparedImage:
+    def prepare(self, image: ImageSource | Bands, name: str | None = None, keep: bool = False) -> PreparedImage:
         """Read an image, which errors call `name`, for `records`. Raises `BadImage`.
 
         Its picture is kept only where the network needs it, or to `keep` it for drawing.
         """
-        picture, plain = read_image(image, name), self.inference.is_plain
-        frame = self.card.preprocessing.frame(picture.height, picture.width)
+        p, plain = self.card.preprocessing, self.inference.is_plain
+        picture = read_input(image, p.channels, name)
+        frame = p.frame(picture.height, picture.width)
         return PreparedImage(frame, self.transform(picture) if plain else None, picture if keep or not plain else None)
 
     @torch.inference_mode()
@@ -129,7 +134,7 @@ class EntryResult:
     entry: Entry
     record: Record | BadImage
     """Its record, or why it cannot be read."""
-    picture: Image.Image | None
+    picture: AnyImage | None
     """Its picture, where it was kept."""
 
 
@@ -171,7 +176,7 @@ def _one_ahead(pool: ThreadPoolExecutor, items: Iterator[T]) -> Iterator[T]:
         yield item
 
 
-def _listed(images: Iterable[ImageSource]) -> list[ImageSource]:
+def _listed(images: Iterable[ImageSource | Bands]) -> list[ImageSource | Bands]:
     """The images of a list. Raises `BadImage` for one image, whose rows or letters would be taken for images."""
     single = isinstance(images, str | os.PathLike | Encoded | Image.Image | Mapping)
     if isinstance(images, np.ndarray | torch.Tensor):
@@ -253,19 +258,20 @@ def open_images(card: Card) -> DataSet:
     return open_data(data, card.task, s["val_share"], s["seed"], Reading.of(s))
 
 
-def some_images(card: Card, folder: Path | None, count: int, split: str = "val") -> list[Image.Image]:
+def some_images(card: Card, folder: Path | None, count: int, split: str = "val") -> list[AnyImage]:
     """The readable ones of `count` pictures that are spread over the folder, or over a split of the run's images.
 
     Where images have classes, every class is reached if `count` allows.
     """
+    channels = card.preprocessing.channels
     if folder is not None:
         paths = find_images([folder])
-        readers = [lambda path=paths[i]: read_image(path) for i in spread(len(paths), count)]
+        readers = [lambda path=paths[i]: read_input(path, channels) for i in spread(len(paths), count)]
     else:
         own = getattr(open_images(card), split)
         chosen = kind_of(card).choose(own, count)
-        readers = [lambda i=i: own.image(i) for i in chosen]
-    pictures: list[Image.Image] = []
+        readers = [lambda i=i: own.image(i, channels) for i in chosen]
+    pictures: list[AnyImage] = []
     for reader in readers:
         with suppress(BadImage):
             pictures.append(reader())

@@ -57,7 +57,9 @@ def test_a_replacement_follows_from_seed_epoch_and_index(images):
 def test_an_image_that_cannot_be_read_is_tried_once(images, monkeypatch):
     tried = []
     original = type(images).image
-    monkeypatch.setattr(type(images), "image", lambda self, index: tried.append(index) or original(self, index))
+    monkeypatch.setattr(
+        type(images), "image", lambda self, index, *rest: tried.append(index) or original(self, index, *rest)
+    )
     reader = Reader(images, 0, training=True)
     for epoch in range(5):
         reader(epoch, 1)

@@ -40,9 +40,9 @@ def read(monkeypatch):
     """Names of the images that are read."""
     names, original = set(), FolderSplit.image
 
-    def note(self, index):
+    def note(self, index, *rest):
         names.add(self.name(index))
-        return original(self, index)
+        return original(self, index, *rest)
 
     monkeypatch.setattr(FolderSplit, "image", note)
     return names

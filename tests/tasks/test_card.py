@@ -53,7 +53,7 @@ def test_a_card_is_read_as_it_was_written(tmp_path):
         (("preprocessing", "height"), 10**7, r"input of 10000000x96 pixels; give sides of 32 to 8192 .*preprocessing"),
         (("preprocessing", "width"), 0, r"input of 64x0 pixels"),
         (("preprocessing", "width"), 64.5, r"expected int, got float at \$\.preprocessing\.width"),
-        (("preprocessing", "mean"), [0, 0], r"at \$\.preprocessing\.mean"),
+        (("preprocessing", "mean"), [0, 0], r"one for each of 3 channels at \$\.preprocessing"),
         (("preprocessing", "mean"), [1e300, 0, 0], r"mean .* up to 1000"),
         (("preprocessing", "std"), [0, 1, 1], r"std above 0"),
         (("preprocessing", "crop"), 0, "crop 0.* is kept"),

@@ -85,7 +85,7 @@ def write_device_folder(plan: Plan, out: Path) -> DeviceFolder:
 def write_case(one: Measurement, out: Path, num_images: int) -> dict[str, Any]:
     """Write the file, inputs and expected outputs of a row below `out`; returns its entry of `models.json`."""
     job, size = one.job, one.call[0]
-    source, images = job.file_folder(size), sample(size, num_images)
+    source, images = job.file_folder(size), sample(size, num_images, job.channels)
     if job.kind == "file":
         net = open_task(Path(job.model), job.plan.trust)[1]
         images, one_image = net.input(images), net.manifest.dynamic == "none"

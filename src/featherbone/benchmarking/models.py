@@ -45,15 +45,15 @@ def published() -> dict[str, Published]:
     return {name: row for family in FAMILIES for name, row in family.PUBLISHED.items()}
 
 
-def count_macs(model: nn.Module, height: int, width: int) -> int:
-    """Multiply-adds of one image (3, H, W), convolutions and matrix products counted, on the model's device."""
+def count_macs(model: nn.Module, height: int, width: int, channels: int = 3) -> int:
+    """Multiply-adds of one image (C, H, W), convolutions and matrix products counted, on the model's device."""
     device = next(model.parameters()).device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(torch.zeros(1, 3, height, width, device=device))
+        model.eval()(torch.zeros(1, channels, height, width, device=device))
     return counter.get_total_flops() // 2
 
 
-def count_cost(make: Callable[[], nn.Module], height: int, width: int) -> tuple[int, int | None]:
+def count_cost(make: Callable[[], nn.Module], height: int, width: int, channels: int = 3) -> tuple[int, int | None]:
     """Parameters of the network that `make` builds, and multiply-adds of one image; nothing is computed.
 
     The latter are None if the network refuses the size, or has an operator whose shapes cannot be derived.
@@ -62,7 +62,7 @@ def count_cost(make: Callable[[], nn.Module], height: int, width: int) -> tuple[
         net = make().requires_grad_(False)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv()):
-            macs = count_macs(net.to_empty(device="cpu"), height, width)
+            macs = count_macs(net.to_empty(device="cpu"), height, width, channels)
     except Exception:  # networks raise errors of any type
         macs = None
     return sum(parameter.numel() for parameter in net.parameters()), macs

@@ -74,7 +74,11 @@ class Source:
     def cost(self, size: Size) -> tuple[int, int | None]:
         """Parameters, and multiply-adds of one image, as `count_cost`."""
         card = self.card
-        return count_cost(lambda: build(self.model, size) if card is None else build_task(card), *size)
+        return count_cost(lambda: build(self.model, size) if card is None else build_task(card), *size, self.channels)
+
+    @property
+    def channels(self) -> int:
+        return self.card.preprocessing.num_channels if self.card else 3
 
 
 @dataclass
@@ -217,7 +221,7 @@ def measurements_of(sources: Sequence[Source], base: Job) -> Iterator[Measuremen
                 advance()
             top1 = source.card.metrics.get("top1") if source.card else None
             for runtime in source.runtimes:
-                job = replace(base, model=source.model, kind=source.kind, runtime=runtime)
+                job = replace(base, model=source.model, kind=source.kind, runtime=runtime, channels=source.channels)
                 if source.kind != "file" and runtime not in TORCH:
                     task, head = (source.card.task, source.card.head) if source.card else ("classification", None)
                     dynamic = choose_form(job.target, task, head).dynamic

@@ -86,6 +86,7 @@ class Job:
     """Which axes of their input may vary, if the exporter manages it."""
     examples: int = 1
     """Number of images with expected outputs."""
+    channels: int = 3
 
     @property
     def of_file(self) -> bool:
@@ -156,9 +157,9 @@ def build(name: str, size: Size) -> nn.Module:
     return timm.create_model(name, **arguments).eval()
 
 
-def sample(size: Size, batch: int) -> Tensor:
+def sample(size: Size, batch: int, channels: int = 3) -> Tensor:
     """Random images, always the same."""
-    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(0))
+    return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(0))
 
 
 def target_of(runtime: str) -> Target:
@@ -186,15 +187,15 @@ class Writer:
     def write_form(self, model: Any, form: Form, size: Size, job: Job) -> None:
         """As `write`, in one form."""
         folder = job.file_folder(size)
-        artifact = Artifact.of(model, form, sample(size, 1))
-        parts = [artifact.expected(image) for image in sample(size, job.examples).split(1)]
+        artifact = Artifact.of(model, form, sample(size, 1, job.channels))
+        parts = [artifact.expected(image) for image in sample(size, job.examples, job.channels).split(1)]
         expected = {name: torch.cat([part[name] for part in parts]) for name in artifact.names}
         torch.save(expected, folder.with_name(EXPECTED))
         if job.runtime.endswith(INT8):
             work = folder.with_name("float")
             work.mkdir(exist_ok=True)
             artifact.write(work)
-            artifact.quantize(work, folder, sample(size, CALIBRATION))
+            artifact.quantize(work, folder, sample(size, CALIBRATION, job.channels))
         else:
             artifact.write(folder)
 
@@ -255,7 +256,8 @@ class Subject:
 
     def call(self, net: Any, size: Size, batch: int, dynamic: str) -> Callable[[], object]:
         """The call that is timed: `net`, from `load`, on a batch."""
-        job, images = self.job, sample(size, batch)
+        job = self.job
+        images = sample(size, batch, job.channels)
         if job.plan.train:
             bf16 = job.plan.precision == "bf16"
             return training_step(net, images.to(self.device), compiled=job.runtime == "compiled", bf16=bf16)
@@ -273,5 +275,6 @@ class Subject:
         facts = {"file_mb": self.job.target.size(folder) / 1e6}
         if self.job.kind != "file":
             expected = torch.load(folder.with_name(EXPECTED))
-            facts["differs"] = raw_difference(expected, dict(zip(expected, net(sample(size, 1)), strict=True))).error
+            found = net(sample(size, 1, self.job.channels))
+            facts["differs"] = raw_difference(expected, dict(zip(expected, found, strict=True))).error
         return facts

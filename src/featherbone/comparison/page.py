@@ -52,10 +52,11 @@ def make_sheet(
     """Ground truth and both results of the images on which two models differ."""
     images, kind = models[0].images, models[0].kind
     read = [reader_of(model, measuring) for model in models]
+    channels = next((model.card.preprocessing.channels for model in models if model.card), None)
     pictures: list[Image.Image] = []
     captions: list[str] = []
     for one in found:
-        image = images.image(one.index)
+        image = images.image(one.index, channels)
         records = [kind.truth_record(images.truth(one.index), images), *(result(one.index) for result in read)]
         pictures += [draw_record(image, record, kind.score or 0.0, legend=False) for record in records]
         captions += [one.name, *(f"{label} {score:.2f}" for label, score in zip(labels, one.scores, strict=True))]
@@ -70,7 +71,8 @@ def reader_of(model: Evaluation, measuring: Evaluator) -> Callable[[int], Any]:
     predictor = load(
         Path(model.source), measuring.device, trust=measuring.trust, accept_licence=measuring.accept_licence
     )
-    return lambda index: predictor(model.images.image(index))
+    channels = predictor.card.preprocessing.channels
+    return lambda index: predictor(model.images.image(index, channels))
 
 
 def draw_intervals(rows: Sequence[ModelRow], metric: str) -> Figure:

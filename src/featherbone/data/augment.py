@@ -26,7 +26,7 @@ TRIES = 10
 class Sample:
     """An image and its n objects on the canvas."""
 
-    image: Tensor  # (3, h, w), uint8
+    image: Tensor  # (C, h, w), uint8; float32 with stored values
     boxes: Tensor  # (n, 4), float32, in its pixels
     labels: Tensor  # (n,), int64
     masks: Tensor | None = None  # (n, h, w), uint8
@@ -89,9 +89,9 @@ class Augmentation:
     class_share: float = 1.0
 
     def __call__(
-        self, read: Callable[[int, float], Sample], index: int, count: int, height: int, width: int, fill: list[int]
+        self, read: Callable[[int, float], Sample], index: int, count: int, height: int, width: int, fill: list[float]
     ) -> Sample:
-        """One of `count` images, augmented, of at most `height` x `width` pixels; `fill` is the background colour.
+        """One of `count` images, augmented, of at most `height` x `width` pixels; `fill` is the background (C,).
 
         `read(index, factor)` returns a sample scaled to a canvas `factor` times as large. Random numbers are torch's.
         """
@@ -118,16 +118,17 @@ class Augmentation:
         return low + (high - low) * float(torch.rand(()))
 
     def _distorted(self, sample: Sample) -> Sample:
-        return sample.transformed(v2.RandomPhotometricDistort()) if _chance(self.photometric) else sample
+        pictures = sample.image.dtype == torch.uint8
+        return sample.transformed(v2.RandomPhotometricDistort()) if pictures and _chance(self.photometric) else sample
 
     def _flipped(self, sample: Sample) -> Sample:
         return sample.transformed(v2.RandomHorizontalFlip(1.0)) if _chance(self.flip) else sample
 
 
-def stitch(parts: list[Sample], height: int, width: int, fill: list[int]) -> Sample:
+def stitch(parts: list[Sample], height: int, width: int, fill: list[float]) -> Sample:
     """A mosaic of four samples that meet in a random point near the centre (arXiv 2004.10934)."""
     y, x = (round(side * (0.25 + 0.5 * float(torch.rand(())))) for side in (height, width))
-    image = torch.tensor(fill, dtype=torch.uint8)[:, None, None].repeat(1, height, width)
+    image = torch.tensor(fill, dtype=parts[0].image.dtype)[:, None, None].repeat(1, height, width)
     placed = []
     for place, part in enumerate(parts):
         h, w = part.size

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from timm.data import str_to_pil_interp
 from torch import Tensor
+
+from featherbone.data.bands import AnyImage, Bands
 
 IN_IMAGE = {
     "x": "clip(x * image_width / inner_width, 0, image_width)",
@@ -68,15 +69,20 @@ def fit(height: int, width: int, canvas_height: int, canvas_width: int) -> Frame
 
 
 def inner_sizes(images: Tensor) -> Tensor:
-    """Height and width of the scaled image on each input (B, 3, H, W), int64 (B, 2); the padding behind it is all 0."""
+    """Height and width of the scaled image on each input (B, C, H, W), int64 (B, 2); the padding behind it is all 0."""
     shown = (images != 0).any(1)
     sides = (shown.any(2), shown.any(1))  # rows, columns
     ends = [(side * torch.arange(1, side.shape[1] + 1, device=side.device)).amax(1) for side in sides]
     return torch.stack(ends, 1)
 
 
-def scale_image(image: Image.Image, frame: Frame, interpolation: str = "bilinear") -> Tensor:
-    """The image at the scale of the frame, without padding: (3, h, w), uint8; `interpolation` as in `Preprocessing`."""
+def scale_image(image: AnyImage, frame: Frame, interpolation: str = "bilinear") -> Tensor:
+    """The image at the scale of the frame, without padding: (3, h, w), uint8; `interpolation` as in `Preprocessing`.
+
+    Of `Bands` it is (C, h, w), float32.
+    """
+    if isinstance(image, Bands):
+        return image.resized(*frame.inner, interpolation)
     size = (frame.inner_width, frame.inner_height)
     if image.size == size:
         scaled = np.array(image)

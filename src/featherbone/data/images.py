@@ -39,6 +39,8 @@ FOREIGN = {
     rb"(\xef\xbb\xbf)?\s*<": "text (HTML, XML or SVG); replace it by the picture",
 }
 """First bytes of files that cannot be read, what they are, and what to do with them."""
+NPY = b"\x93NUMPY"
+"""First bytes of NumPy's files."""
 MAX_BYTES = 2**31
 """Size of the largest file that is read."""
 
@@ -62,7 +64,7 @@ def open_image(source: str | Path | bytes, name: str) -> Iterator[ImageFile.Imag
 
     Whatever fails inside the block is raised as `BadImage`, which calls the source `name`.
     """
-    with _reasons(name), io.BytesIO(source) if isinstance(source, bytes) else _open_file(Path(source), name) as file:
+    with reasons(name), io.BytesIO(source) if isinstance(source, bytes) else _open_file(Path(source), name) as file:
         image = _identify(file, name)
         limit = Image.MAX_IMAGE_PIXELS or math.inf  # Pillow warns above it and refuses twice as much
         pixels = image.width * image.height
@@ -83,21 +85,52 @@ def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
     """
     if isinstance(source, np.ndarray | torch.Tensor):
         return _from_array(source)
-    name = name or (os.fspath(source) if isinstance(source, str | os.PathLike) else "image")
     if isinstance(source, Image.Image):
-        with _reasons(name):
+        name = name or "image"
+        with reasons(name):
             return _from_pil(source, name)
+    file, name = file_of(source, name)
+    if is_array(file):
+        return _from_array(read_array(file, name), name)
+    with open_image(file, name) as image:
+        deep = is_deep(image)
+        image.load()  # turned in its place, it needs no copy
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(_stretch(image) if deep else image, name)
+
+
+def file_of(source: str | os.PathLike[str] | Encoded, name: str | None) -> tuple[Path | bytes, str]:
+    """A path or the bytes of a file, and how errors call it. Raises `BadImage` for anything else."""
+    name = name or (os.fspath(source) if isinstance(source, str | os.PathLike) else "image")
     if not isinstance(source, str | os.PathLike | Encoded):
         several = ", or call predict with several" if isinstance(source, list | tuple) else ""
         file = ", or of an open file its content: file.read()" if hasattr(source, "read") else ""
         raise BadImage(f"{name}: {type(source).__name__} is not a picture; give {SOURCES}{several}{file}")
     if isinstance(source, str) and "://" in source:
         raise BadImage(f"{name}: a URL, which is not fetched; download the picture and give its path or its bytes")
-    with open_image(bytes(source) if isinstance(source, Encoded) else Path(source), name) as image:
-        deep = is_deep(image)
-        image.load()  # turned in its place, it needs no copy
-        ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(_stretch(image) if deep else image, name)
+    return bytes(source) if isinstance(source, Encoded) else Path(source), name
+
+
+def is_array(source: Path | bytes) -> bool:
+    """Whether a file is one of NumPy's arrays, by its name or its bytes."""
+    return source.startswith(NPY) if isinstance(source, bytes) else source.suffix.lower() == ".npy"
+
+
+def read_array(source: Path | bytes, name: str) -> np.ndarray[Any, Any]:
+    """The array of an .npy file or its bytes; executes nothing in it. Raises `BadImage`."""
+    with reasons(name), io.BytesIO(source) if isinstance(source, bytes) else _open_file(source, name) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def array_shape(source: Path | bytes, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape, of at least two axes, and type of the array of an .npy file, from its head. Raises `BadImage`."""
+    with reasons(name), io.BytesIO(source) if isinstance(source, bytes) else _open_file(source, name) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise BadImage(f"{name}: an array {shape}; save images as arrays (height, width, channels)")
+    return shape, dtype
 
 
 def is_deep(image: ImageFile.ImageFile) -> bool:
@@ -119,7 +152,7 @@ def white_of(image: Image.Image) -> int:
 
 def read_file(path: Path, name: str) -> bytes:
     """The bytes of a picture's file, as it is stored. Raises `BadImage`."""
-    with _reasons(name), _open_file(path, name) as file:
+    with reasons(name), _open_file(path, name) as file:
         return file.read()
 
 
@@ -141,7 +174,7 @@ def upright_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
 
 
 @contextmanager
-def _reasons(name: str) -> Iterator[None]:
+def reasons(name: str) -> Iterator[None]:
     """What can fail in reading a picture, as `BadImage` with what to do."""
     try:
         yield
@@ -255,8 +288,9 @@ def _from_pil(source: Image.Image, name: str) -> Image.Image:
         ) from None
 
 
-def _from_array(source: np.ndarray[Any, Any] | torch.Tensor) -> Image.Image:
-    given = f"{'tensor' if isinstance(source, torch.Tensor) else 'array'} {tuple(source.shape)} of {source.dtype}"
+def _from_array(source: np.ndarray[Any, Any] | torch.Tensor, name: str = "") -> Image.Image:
+    kind = "tensor" if isinstance(source, torch.Tensor) else "array"
+    given = f"{name and name + ': '}{kind} {tuple(source.shape)} of {source.dtype}"
     array = source
     if isinstance(array, torch.Tensor):
         if array.is_meta or array.layout != torch.strided:

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from featherbone.data.bands import AnyImage
 from featherbone.data.sampling import count_earlier
 from featherbone.data.skipped import Reader, Unreadable
 from featherbone.data.split import Split
@@ -53,13 +53,18 @@ Key = tuple[int, ...]
 
 
 class Samples(Dataset[tuple[Tensor, int]]):
-    """Transformed image (3, H, W) and label of `(epoch, index)`."""
+    """Transformed image (C, H, W) and label of `(epoch, index)`."""
 
     def __init__(
-        self, images: Split[int], transform: Callable[[Image.Image], Tensor], seed: int = 0, training: bool = False
+        self,
+        images: Split[int],
+        transform: Callable[[AnyImage], Tensor],
+        seed: int = 0,
+        training: bool = False,
+        channels: int | None = None,
     ) -> None:
         self.images, self.transform, self.seed = images, transform, seed
-        self.reader = Reader(images, seed, training)
+        self.reader = Reader(images, seed, training, channels)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:
         image, label = self.reader(*key[:2])

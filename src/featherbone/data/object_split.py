@@ -7,8 +7,8 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from featherbone.data.bands import AnyImage
 from featherbone.data.findings import Finding, listed
 from featherbone.data.object_table import ObjectTable
 from featherbone.data.objects import Objects
@@ -27,9 +27,9 @@ class ObjectSplit(FileSplit[Objects]):
     category_ids: tuple[int, ...]
     """The number of each class in the files."""
 
-    def image(self, index: int) -> Image.Image:
-        """The upright image in RGB. Raises `BadImage`, also where its size is not the annotated one."""
-        image = super().image(index)
+    def image(self, index: int, channels: int | None = None) -> AnyImage:
+        """As `Split.image`; raises `BadImage` also where its size is not the annotated one."""
+        image = super().image(index, channels)
         self._check_size(index, image.height, image.width)
         return image
 

@@ -27,7 +27,7 @@ from featherbone.ops.label_maps import PanopticTarget
 
 @dataclass(eq=False)
 class DenseSamples(Dataset[tuple[Tensor, Any]], ABC):
-    """Normalised image (3, H, W) and target by (epoch, index)."""
+    """Normalised image (C, H, W) and target by (epoch, index)."""
 
     images: Split[Any]
     preprocessing: Preprocessing
@@ -35,7 +35,8 @@ class DenseSamples(Dataset[tuple[Tensor, Any]], ABC):
     seed: int
 
     def __post_init__(self) -> None:
-        self.reader = Reader(self.images, self.seed, training=self.augmentation is not None)
+        training, channels = self.augmentation is not None, self.preprocessing.channels
+        self.reader = Reader(self.images, self.seed, training, channels)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Any]:
         epoch, index, *_ = key
@@ -44,7 +45,7 @@ class DenseSamples(Dataset[tuple[Tensor, Any]], ABC):
             sample = read(index)
         else:
             with seeded(self.seed, *key):
-                fill = [round(255 * value) for value in p.mean]
+                fill = [float(value if p.channels else round(255 * value)) for value in p.mean]
                 sample = self.augmentation(read, index, len(self.images), p.height, p.width, fill)
         h, w = sample.size
         height, width = p.canvas(h, w)
@@ -63,7 +64,7 @@ class DenseSamples(Dataset[tuple[Tensor, Any]], ABC):
 
     @abstractmethod
     def annotate(self, truth: Any, pixels: Tensor, frame: Frame) -> Sample:
-        """The sample of an image; `pixels` (3, h, w) are the image at the scale of `frame`."""
+        """The sample of an image; `pixels` (C, h, w) are the image at the scale of `frame`."""
 
     @abstractmethod
     def target(self, sample: Sample, edges: tuple[int, int, int, int]) -> Any:
@@ -134,7 +135,7 @@ def _resize(values: NDArray[np.uint8], frame: Frame) -> Tensor:
 
 
 def collate(samples: Sequence[tuple[Tensor, Any]]) -> tuple[Tensor, list[Any]]:
-    """Samples as a batch of images (B, 3, H, W) and a list of targets."""
+    """Samples as a batch of images (B, C, H, W) and a list of targets."""
     images, targets = zip(*samples, strict=True)
     return torch.stack(images), list(targets)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from featherbone.data.bands import AnyImage
 from featherbone.data.findings import many
 from featherbone.data.sampling import spread
 from featherbone.data.split import Split
@@ -25,16 +25,19 @@ class Unreadable(BadImage):
 
 
 class Reader:
-    """Reads the images of a split with their annotations, and records which cannot be read."""
+    """Reads the images of a split with their annotations, and records which cannot be read.
 
-    def __init__(self, images: Split[Any], seed: int, training: bool) -> None:
-        self.images, self.seed, self.training = images, seed, training
+    `channels` are those of `Split.image`.
+    """
+
+    def __init__(self, images: Split[Any], seed: int, training: bool, channels: int | None = None) -> None:
+        self.images, self.seed, self.training, self.channels = images, seed, training, channels
         self.known: dict[int, str] = {}
         """Error message of each image that could not be read, by index."""
         self.met: dict[str, str] = {}
         """Error messages since the last `take_met`, by the name of the image."""
 
-    def __call__(self, epoch: int, index: int) -> tuple[Image.Image, Any]:
+    def __call__(self, epoch: int, index: int) -> tuple[AnyImage, Any]:
         """An image and its annotations.
 
         In training, if either cannot be read, the first readable image of a sequence derived from (seed, epoch, index)
@@ -43,7 +46,7 @@ class Reader:
         for place in self._places(epoch, index):
             if place not in self.known:
                 try:
-                    return self.images.read(place)
+                    return self.images.read(place, self.channels)
                 except (BadImage, BadData) as error:
                     self.known[place] = str(error)
             self.met[self.images.name(place)] = self.known[place]
@@ -85,12 +88,12 @@ class Skipped:
         return new
 
 
-def require_readable(images: Split[Any], data: Path, split: str) -> None:
+def require_readable(images: Split[Any], data: Path, split: str, channels: int | None = None) -> None:
     """Raise `BadData` if none of `FIRST` images spread over the split can be read; stops at the first readable one."""
     reasons = []
     for index in spread(len(images), FIRST):
         try:
-            images.read(index)
+            images.read(index, channels)
             return
         except (BadImage, BadData) as error:
             reasons.append(str(error))

@@ -10,10 +10,10 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from featherbone.data.bands import AnyImage, read_input, size_of
 from featherbone.data.findings import Finding, listed
-from featherbone.data.images import read_file, read_image, upright_size
+from featherbone.data.images import read_file
 from featherbone.data.sampling import repeat_images, shuffle_blocks
 from featherbone.data.text_array import TextArray
 from featherbone.errors import BadData, BadImage
@@ -98,17 +98,17 @@ class Split(ABC, Generic[T]):
         """The image file, or its content. Raises `BadImage`."""
         return self.encoded(index)
 
-    def image(self, index: int) -> Image.Image:
-        """The upright image in RGB. Raises `BadImage`."""
-        return read_image(self.file(index), self.name(index))
+    def image(self, index: int, channels: int | None = None) -> AnyImage:
+        """The upright image in RGB, or `Bands` of `channels` channels. Raises `BadImage`."""
+        return read_input(self.file(index), channels, self.name(index))
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the upright image, from the head of its file. Raises `BadImage`."""
-        return upright_size(self.file(index), self.name(index))
+        return size_of(self.file(index), self.name(index))
 
-    def read(self, index: int) -> tuple[Image.Image, T]:
+    def read(self, index: int, channels: int | None = None) -> tuple[AnyImage, T]:
         """The image and its annotations. Raises `BadImage` or `BadData` where they cannot be used."""
-        return self.image(index), self.truth(index)
+        return self.image(index, channels), self.truth(index)
 
     def blocks(self) -> NDArray[np.int64] | None:
         """The block of each image (N,) where images are read by blocks; None where each is read by itself."""
@@ -195,9 +195,9 @@ class MapSplit(FileSplit[T]):
     maps: TextArray
     """Paths of these files below `root`."""
 
-    def read(self, index: int) -> tuple[Image.Image, T]:
+    def read(self, index: int, channels: int | None = None) -> tuple[AnyImage, T]:
         """As `Split.read`; raises `BadImage` where image and map differ in size."""
-        image, truth = super().read(index)
+        image, truth = super().read(index, channels)
         height, width = truth.shape  # type: ignore[attr-defined]  # an array, or `PanopticTruth`
         if (height, width) != (image.height, image.width):
             raise BadImage(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,23 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from featherbone.data.anchor_boxes import fit_anchors, input_sizes, mean_best_iou
+from featherbone.data.channels import find_channels, measure
 from featherbone.data.dataset import DataSet, EvaluationSplit, open_data
+from featherbone.data.findings import many
 from featherbone.data.formats.format import Reading
 from featherbone.data.loading import Key, eval_loader
 from featherbone.data.mixing import mix
 from featherbone.data.sampling import repeat_factors
 from featherbone.data.skipped import Reader, Skipped, Unreadable, require_readable
 from featherbone.data.split import without
+from featherbone.data.transforms import JITTER, STORED_INTERPOLATIONS, Preprocessing
 from featherbone.draw import contact_sheet, draw_record, save_picture
 from featherbone.engine.accelerator import count_workers
 from featherbone.engine.run import read_metrics
 from featherbone.engine.settings import Settings
 from featherbone.engine.start import load_published, starting_point
 from featherbone.engine.teacher import Teacher
+from featherbone.errors import BadOption
 from featherbone.files import write_json
 from featherbone.metrics.detection import DetectionMetrics
 from featherbone.metrics.outcome import SHOWN, Outcome
@@ -49,7 +54,14 @@ class Job:
     For training both splits are opened; else only the split that is evaluated. Images are read when they are needed.
     """
 
-    def __init__(self, task: str, data: Path, settings: Settings, evaluated: EvaluationSplit | None = None) -> None:
+    def __init__(
+        self,
+        task: str,
+        data: Path,
+        settings: Settings,
+        evaluated: EvaluationSplit | None = None,
+        channels: int | None = None,
+    ) -> None:
         self.kind, self.data, self.settings = KINDS[task], data, settings
         self.inference = Inference()
         self.splits: dict[str, Any]
@@ -65,7 +77,11 @@ class Job:
         """The images of each split that could not be read so far."""
         self.earlier: dict[str, str] = {}
         """Those that a run met before it was resumed."""
-        require_readable(self.val, data, self.split)
+        self.channels = channels
+        """As `Preprocessing.channels`."""
+        if evaluated is None:
+            self.channels = settings.channels or find_channels(self.train, data)
+        require_readable(self.val, data, self.split, self.channels)
 
     @property
     def val(self) -> Any:
@@ -118,6 +134,11 @@ class Job:
         name, head = self.kind.find_head(s.head)
         start = starting_point(model, s.pretrained, s.checkpoint, s.backbone_from, s.accept_licence)
         preprocessing = self.kind.preprocessing(start.backbone, head, s.image_size)
+        of_channels: dict[str, Any] = {}
+        measured = 0
+        if self.channels is not None:
+            of_channels = {"in_chans": self.channels}
+            preprocessing, measured = self.measured(preprocessing, start.weights)
         head_args = {**start.head_args, **parse_keywords(s.head_args, "head_args")}
         if head_args.get("anchors") == "fit":
             sizes = input_sizes(self.train, preprocessing)
@@ -132,13 +153,15 @@ class Job:
             **{split: len(images) for split, images in self.splits.items()},
             "skipped": {},
         }
+        if measured:
+            data["measured"] = measured
         if things:
             data["category_ids"] = list(self.train.category_ids)
         return Card(
             task=self.kind.name,
             classes=self.val.classes,
             backbone=start.backbone,
-            model_args={**of_size, **start.model_args, **parse_keywords(s.model_args)},
+            model_args={**of_size, **of_channels, **start.model_args, **parse_keywords(s.model_args)},
             head=name,
             head_args=head_args,
             things=things,
@@ -149,6 +172,24 @@ class Job:
             starting_weights=start.weights,
             versions=versions(),
         )
+
+    def measured(self, preprocessing: Preprocessing, weights: str) -> tuple[Preprocessing, int]:
+        """The preprocessing of images with `channels`, normalised by what is measured on how many training images.
+
+        Raises `BadOption` for starting `weights` that take RGB and cannot be adapted.
+        """
+        assert self.channels is not None, "there is nothing to measure for RGB"
+        if weights in PUBLISHED:
+            model = PUBLISHED[weights].backbone
+            raise BadOption(f"{weights} takes RGB pictures, not {self.channels} channels; pass --model {model}")
+        mean, std, count = measure(self.train, self.channels, self.data)
+        notify(f"{self.channels} channels: mean and std measured on {many(count, 'training image')}", "note")
+        if unused := [name for name in JITTER if name in self.kind.options and getattr(self.settings, name)]:
+            notify(f"{', '.join(unused)}: without effect for images with {self.channels} channels", "note")
+        usual = preprocessing.interpolation in STORED_INTERPOLATIONS
+        interpolation = preprocessing.interpolation if usual else STORED_INTERPOLATIONS[-1]
+        stored = replace(preprocessing, channels=self.channels, mean=mean, std=std, interpolation=interpolation)
+        return stored, count
 
     def build(self, card: Card, device: torch.device, resumed: bool = False) -> Any:
         """The task to train, with the weights that it starts from, or of a `resumed` run with any."""
@@ -215,7 +256,7 @@ class Job:
         totals = [float(torch.stack(losses).cpu().double().sum()) if losses else 0.0]
         self.share_skipped(accelerator)
         if len(self.unread[self.split].reasons) == len(self.val):
-            require_readable(self.val, self.data, self.split)
+            require_readable(self.val, self.data, self.split, self.channels)
         if accelerator.num_processes > 1:
             outcome.synchronise(gather_object)
             totals = gather_object(totals)
@@ -245,7 +286,7 @@ class Job:
     def _from_views(self, task: Any, card: Card, accelerator: Accelerator) -> Iterator[tuple[int, Any]]:
         """The same from tiles or several views of each image."""
         own = range(accelerator.process_index, len(self.val), accelerator.num_processes)
-        read = Reader(self.val, self.settings.seed, training=False)
+        read = Reader(self.val, self.settings.seed, training=False, channels=card.preprocessing.channels)
         for index in track(own, "evaluating", len(own)):
             with suppress(Unreadable):
                 image, _ = read(0, index)
@@ -275,6 +316,7 @@ class Job:
     def show_outcome(self, path: Path, outcome: Outcome) -> None:
         """Write a picture of what an evaluation found."""
         pictures = [
-            draw_record(self.val.image(i), outcome.records[i], outcome.score, legend=False) for i in outcome.spread
+            draw_record(self.val.image(i, self.channels), outcome.records[i], outcome.score, legend=False)
+            for i in outcome.spread
         ]
         save_picture(contact_sheet(pictures, [self.val.name(i) for i in outcome.spread], 4, 320), path)

@@ -96,7 +96,8 @@ class Loop:
         if s.freeze_norm:
             freeze_norms(task.backbone)
         if self.batches.batch_size == self.batches.parts:
-            check_single_images(task, card.preprocessing.height, card.preprocessing.width, device)
+            p = card.preprocessing
+            check_single_images(task, p.height, p.width, p.num_channels, device)
         if s.recompute:
             task.backbone.set_grad_checkpointing()
         self.task = task
@@ -314,7 +315,7 @@ def fit_batch_size(count: int, settings: Settings, accelerator: Accelerator) -> 
     return batch_size
 
 
-def check_single_images(task: nn.Module, height: int, width: int, device: torch.device) -> None:
+def check_single_images(task: nn.Module, height: int, width: int, channels: int, device: torch.device) -> None:
     """Raise `BadOption` if the task cannot be trained on one image at a time.
 
     On a 1x1 map, one image gives a BatchNorm only one value per channel, which has no variance.
@@ -323,7 +324,7 @@ def check_single_images(task: nn.Module, height: int, width: int, device: torch.
     set_training(trial)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            trial(torch.zeros(1, 3, height, width, device=device).to(memory_format=torch.channels_last))
+            trial(torch.zeros(1, channels, height, width, device=device).to(memory_format=torch.channels_last))
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

@@ -55,6 +55,14 @@ class Settings:
         32,
         8192,
     )
+    channels: int | None = option(
+        None,
+        "Read images with this number of channels and their values as stored, whose mean and standard deviation are"
+        " then measured on training images.",
+        1,
+        1024,
+        shown="RGB for pictures, that of the first image for arrays and TIFF files of several pages",
+    )
     head: str | None = option(
         None,
         "Head on the backbone's feature maps; by default the task's first: retinanet or yolov3 for detection, mask_rcnn"

@@ -34,8 +34,14 @@ class Teacher:
                     f"has {len(student.classes)}: train it on this data first (featherbone train --model {name}) "
                     f"and give its run folder as the teacher"
                 )
-        self.task = task.to(device).eval()
         given = student.preprocessing
+        if own.channels != given.channels:
+            kinds = [f"images of {p.channels} channels" if p.channels else "RGB pictures" for p in (own, given)]
+            raise BadOption(
+                f"teacher {name} takes {kinds[0]}, and the data has {kinds[1]}; use a teacher that was trained on such "
+                "images"
+            )
+        self.task = task.to(device).eval()
         mean, std, own_mean, own_std = (
             torch.tensor(values, device=device)[:, None, None] for values in (given.mean, given.std, own.mean, own.std)
         )
@@ -43,5 +49,5 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits (B, K) for images (B, 3, H, W) in the student's normalisation."""
+        """Logits (B, K) for images (B, C, H, W) in the student's normalisation."""
         return self.task(images * self.scale + self.shift)

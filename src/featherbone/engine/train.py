@@ -266,7 +266,7 @@ def open_measuring(card: Card, folder: Path, device: str, workers: int | None, s
     )
     words = dict(zip(card.data.get("synsets", ()), card.classes, strict=False))
     images = evaluated.images.renamed(words).named(card.classes, card.category_ids)
-    return Job(task, folder, settings, replace(evaluated, images=images))
+    return Job(task, folder, settings, replace(evaluated, images=images), card.preprocessing.channels)
 
 
 def is_of(card: Card, folder: Path, images: Any) -> bool:

@@ -16,7 +16,7 @@ from featherbone.backbones.lightvit import LightViT
 from featherbone.backbones.lit import LIT
 from featherbone.backbones.lvt import LVT
 from featherbone.backbones.xformer import XFormer
-from featherbone.data.images import read_image
+from featherbone.data.bands import read_input, to_picture
 from featherbone.data.transforms import Preprocessing
 from featherbone.devices import find_device
 from featherbone.draw import save_picture
@@ -104,9 +104,9 @@ def explain(
     a map to show, `BadImage`, and the errors of `load_model`.
     """
     subject = find_subject(model, pretrained, accept_licence)
-    picture = read_image(image)
-    view = see(picture, subject.preprocessing, point)
-    x = subject.preprocessing.transform()(picture)[None].to(find_device(device))
+    own = read_input(image, subject.preprocessing.channels)
+    view = see(to_picture(own), subject.preprocessing, point)
+    x = subject.preprocessing.transform()(own)[None].to(find_device(device))
     subject.net.to(x.device)
     record = None
     if subject.task is not None:
@@ -163,7 +163,7 @@ def find_subject(model: str | Path, pretrained: bool = True, accept_licence: str
 
 
 def explain_net(subject: Subject, x: Tensor, view: View) -> list[Section]:
-    """All sections for one network input (1, 3, H, W). Raises `BadOption` if there is nothing to show."""
+    """All sections for one network input (1, C, H, W). Raises `BadOption` if there is nothing to show."""
     if is_plain_vit(subject.net):
         return rollout_sections(subject.net, x, view)
     found = cam_sections(subject.net, x, view, None if subject.task is None else subject.task.classes)

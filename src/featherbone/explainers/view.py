@@ -36,7 +36,7 @@ class View:
 
 def visible_box(image: Image.Image, preprocessing: Preprocessing) -> tuple[float, float, float, float]:
     """The part x1 y1 x2 y2 of the image that is inside the centre crop, in pixels of the image."""
-    resize = preprocessing.transform().transforms[0]  # type: ignore[attr-defined]
+    resize = preprocessing.cut().transforms[0]
     width, height = resize(image).size
     left, top = round((width - preprocessing.width) / 2), round((height - preprocessing.height) / 2)
     x, y = image.width / width, image.height / height

@@ -42,8 +42,11 @@ def choose_form(
     dynamic: str | None = None,
     with_pre: bool = False,
     with_nms: bool = False,
+    channels: int | None = None,
 ) -> Form:
     """The form of an export; by default the batch may vary if target and head allow it.
+
+    `channels` are as in `Preprocessing`.
 
     Raises `BadOption` for what the target cannot hold, naming what works, and `MissingExtra` without its tool-chain.
     """
@@ -55,6 +58,9 @@ def choose_form(
         reason = f"{head} needs" if nms_inside else "with-nms includes"
         others = [other.name for other in TARGETS.values() if other.nms]
         raise BadOption(f"{reason} NMS, which {target.name} lacks; export to {', '.join(others)}, or omit it")
+    if channels is not None and (with_pre or not target.forms):
+        what, remedy = ("with-pre includes", "omit it") if with_pre else ("the page has", "export to another target")
+        raise BadOption(f"{what} the preprocessing of RGB pictures, not of images with {channels} channels; {remedy}")
     if (with_pre or with_nms) and not target.forms:
         raise BadOption(f"files for {target.name} are normalised and decoded by the page; omit with-pre and with-nms")
     one_image = nms_inside or with_nms
@@ -94,7 +100,7 @@ class Artifact:
 
     @staticmethod
     def of(module: nn.Module, form: Form, images: Tensor, preprocessing: Preprocessing | None = None) -> "Artifact":
-        """The artifact of a task or a timm model for normalised images like `images` (N, 3, H, W).
+        """The artifact of a task or a timm model for normalised images like `images` (N, C, H, W).
 
         `preprocessing` is needed for a form with normalisation.
         """
@@ -134,7 +140,7 @@ class Artifact:
         return open_file(self.path(folder), self.form.target.name, trust=True)
 
     def input(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) as the file takes them."""
+        """Normalised images (B, C, H, W) as the file takes them."""
         return file_input(images, self.normalisation)
 
     def expected(self, images: Tensor) -> dict[str, Tensor]:
@@ -147,7 +153,7 @@ class Artifact:
 
 
 def file_input(images: Tensor, preprocessing: Preprocessing | None) -> Tensor:
-    """Normalised images (B, 3, H, W) as a file takes them; `preprocessing` is that of a file which normalises."""
+    """Normalised images (B, C, H, W) as a file takes them; `preprocessing` is that of a file which normalises."""
     return images.contiguous() if preprocessing is None else to_bytes(images, preprocessing)
 
 

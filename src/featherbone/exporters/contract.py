@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from featherbone.data.bands import AnyImage
 from featherbone.data.listing import is_junk
 from featherbone.data.sampling import spread
 from featherbone.draw import draw_record
@@ -58,7 +58,7 @@ def own_files(out: Path) -> frozenset[str]:
     return frozenset({MANIFEST, *REPORTS, *files, *digests(out)})
 
 
-def export_task(card: Card, task: Any, form: Form, out: Path, pictures: Sequence[Image.Image]) -> Parity:
+def export_task(card: Card, task: Any, form: Form, out: Path, pictures: Sequence[AnyImage]) -> Parity:
     """Write the model in the folder `out`, with `featherbone.json`, if its results on `pictures` equal the model's.
 
     `parity.json`, and `parity.html` with both results, are beside it. An older export in `out` is replaced, and files
@@ -98,9 +98,7 @@ def finish(folder: Path, target: Target, manifest: Manifest) -> None:
     manifest.write(folder)
 
 
-def prove(
-    artifact: Artifact, folder: Path, manifest: Manifest, pictures: Sequence[Image.Image], images: Tensor
-) -> Parity:
+def prove(artifact: Artifact, folder: Path, manifest: Manifest, pictures: Sequence[AnyImage], images: Tensor) -> Parity:
     """Compare a file with its model on pictures, one by one as a device runs it, and write both reports.
 
     Objects are compared above half of the score that users see; if an undertrained model finds none there, all are.
@@ -130,7 +128,7 @@ def write_parity_page(
     path: Path,
     manifest: Manifest,
     parity: Parity,
-    pictures: Sequence[Image.Image],
+    pictures: Sequence[AnyImage],
     records: Sequence[tuple[Record, Record]],
 ) -> None:
     """Write the page: verdict, worst and median differences with their bounds, and pictures with both records."""

@@ -42,7 +42,7 @@ class ExportedTask(nn.Module):
             raise BadRun(f"{manifest.file}: outputs {unknown[:200]} of another model; {AGAIN}")
 
     def forward(self, images: Tensor) -> Any:
-        """Normalised images (B, 3, H, W) to the raw tensors, on the images' device; the file runs on the CPU.
+        """Normalised images (B, C, H, W) to the raw tensors, on the images' device; the file runs on the CPU.
 
         Raises `BadOption` for a size that the file refuses.
         """
@@ -54,7 +54,7 @@ class ExportedTask(nn.Module):
         return rebuild(self.decoder.raw, dict(zip(names, values, strict=True)))
 
     def input(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) as the file takes them. Raises `BadOption` for a size that it refuses."""
+        """Normalised images (B, C, H, W) as the file takes them. Raises `BadOption` for a size that it refuses."""
         manifest, p = self.manifest, self.manifest.card.preprocessing
         if manifest.dynamic != "size" and images.shape[2:] != (p.height, p.width):
             raise BadOption(

@@ -41,7 +41,7 @@ class Flat(nn.Module):
         self.task = task
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images (B, 3, H, W) to the tensors of `flatten`, in its order."""
+        """Images (B, C, H, W) to the tensors of `flatten`, in its order."""
         return tuple(flatten(self.task(images)).values())
 
     def names(self, images: Tensor) -> list[str]:
@@ -57,7 +57,7 @@ class Picking(nn.Module):
         self.task = task
 
     def forward(self, images: Tensor) -> Picked:
-        """Normalised images (B, 3, H, W) to the objects in them."""
+        """Normalised images (B, C, H, W) to the objects in them."""
         return self.task.decoder.head.pick(self.task(images), inner_sizes(images))
 
 

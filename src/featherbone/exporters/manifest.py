@@ -49,7 +49,7 @@ class Manifest:
         taken = {
             "dtype": "uint8" if self.with_pre else "float32",
             "layout": "NHWC" if self.with_pre else "NCHW",
-            "channels": "RGBA" if alpha else "RGB",
+            "channels": card.preprocessing.channels or ("RGBA" if alpha else "RGB"),
             "alpha": alpha,
             "normalised_by": "file" if self.with_pre else "caller",
         }

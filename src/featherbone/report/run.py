@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from featherbone.data.bands import to_picture
 from featherbone.data.sampling import spread
 from featherbone.data.split import Split
 from featherbone.draw import colour, draw_record
@@ -47,7 +48,7 @@ def write_run_report(
     path: Path, card: Card, rows: Sequence[dict[str, Any]], split: Split[Any], outcome: Outcome
 ) -> None:
     """Write the page from a run's card, the rows of its `metrics.jsonl`, and the evaluation of its weights."""
-    kind, metrics = kind_of(card), card.metrics
+    kind, metrics, channels = kind_of(card), card.metrics, card.preprocessing.channels
     cells = {name: format_metric(metrics.get(key)) for key, name in kind.figures.items()}
     curves = {key: kind.figures[key] for key in list(kind.figures)[:3]}
     plots = [Plot("Curves", draw_curves(rows, curves))] if rows else []
@@ -69,7 +70,7 @@ def write_run_report(
     def sheet(title: str, chosen: Sequence[int]) -> Sheet:
         pictures, captions = [], []
         for index in chosen:
-            image, record = split.image(index), outcome.records[index]
+            image, record = to_picture(split.image(index, channels)), outcome.records[index]
             truth = kind.truth_record(split.truth(index), split)
             pictures += [image, *(draw_record(image, one, outcome.score, legend=False) for one in (truth, record))]
             score = f" {outcome.scores[index]:.2f}" if index in outcome.scores else ""

@@ -35,6 +35,7 @@ class DataFacts(TypedDict, total=False):
     val: int
     skipped: dict[str, str]
     category_ids: list[int]
+    measured: int
     synsets: list[str]
 
 

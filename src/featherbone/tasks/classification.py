@@ -101,7 +101,7 @@ class Classifier(nn.Module):
         return self.decoder.classes
 
     def forward(self, images: Tensor) -> Tensor | TokenLabels:
-        """Normalised images (B, 3, H, W) to logits (B, K); a token-labelling backbone in training to `TokenLabels`."""
+        """Normalised images (B, C, H, W) to logits (B, K); a token-labelling backbone in training to `TokenLabels`."""
         return self.backbone(images)
 
     def losses(self, raw: Tensor | TokenLabels, targets: ClassTargets) -> dict[str, Tensor]:
@@ -179,7 +179,7 @@ class ClassificationKind(Kind):
         names = ("auto_augment", "color_jitter", "erasing", "flip", "min_area")
         chosen = {name: getattr(settings, name) for name in names}
         transform = training_transform(preprocessing, **chosen) if training else preprocessing.transform()
-        return Samples(split, transform, settings.seed, training)
+        return Samples(split, transform, settings.seed, training, preprocessing.channels)
 
     def choose(self, split: Any, count: int) -> list[int]:
         return spread_classes(split.labels, count)

@@ -58,7 +58,7 @@ class Pyramid(nn.Module):
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (B, 3, H, W) to maps (B, C, h, w) of `levels`."""
+        """Images (B, C, H, W) to maps (B, C, h, w) of `levels`."""
         maps = self.backbone.forward_intermediates(
             images, indices=self.indices, intermediates_only=True, output_fmt="NCHW"
         )
@@ -104,7 +104,7 @@ class DenseTask(nn.Module):
         return self.decoder.classes
 
     def forward(self, images: Tensor) -> Any:
-        """Normalised images (B, 3, H, W) to the head's raw tensors."""
+        """Normalised images (B, C, H, W) to the head's raw tensors."""
         return self.head(self.pyramid(images), inner_sizes(images))
 
     def losses(self, raw: Any, targets: Any) -> dict[str, Tensor]:

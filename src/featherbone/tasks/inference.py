@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from featherbone.data.bands import AnyImage
 from featherbone.data.frames import Frame, scale_image
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption
@@ -75,9 +75,9 @@ class Inference:
         return not set(self.given) - {"score"}
 
     def record(
-        self, task: Any, preprocessing: Preprocessing, image: Image.Image, device: torch.device, score: float | None
+        self, task: Any, preprocessing: Preprocessing, image: AnyImage, device: torch.device, score: float | None
     ) -> Record:
-        """The record of an RGB image from its tiles, or from several views."""
+        """The record of an image from its tiles, or from several views."""
         if self.tile is not None:
             return decode_tiled(task, preprocessing, image, self.tile, self.overlap, device, score)
         return average_views(task, preprocessing, image, self, device)
@@ -85,9 +85,9 @@ class Inference:
 
 @torch.inference_mode()
 def average_views(
-    task: Any, preprocessing: Preprocessing, image: Image.Image, views: Inference, device: torch.device
+    task: Any, preprocessing: Preprocessing, image: AnyImage, views: Inference, device: torch.device
 ) -> SemanticMap:
-    """The record of an RGB image, from class probabilities averaged over its scales, windows and mirrored form."""
+    """The record of an image, from class probabilities averaged over its scales, windows and mirrored form."""
     p = preprocessing
     if p.rule == "sides":
         raise BadOption(f"{' and '.join(views.given)}: this run's inputs have no single size; omit it")
@@ -111,13 +111,13 @@ def average_views(
 
 
 def _whole(task: Any, pixels: Tensor, preprocessing: Preprocessing, scale: float) -> Tensor:
-    """Probabilities (K, h, w) of an image (3, h, w) on a canvas `scale` times the size of the input."""
+    """Probabilities (K, h, w) of an image (C, h, w) on a canvas `scale` times the size of the input."""
     height, width = (max(round(side * scale), 32) for side in (preprocessing.height, preprocessing.width))
     return _probabilities(task, pixels, replace(preprocessing, height=height, width=width))
 
 
 def _slide(task: Any, pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Probabilities (K, h, w) of an image (3, h, w) from windows of the input's size, averaged where they overlap."""
+    """Probabilities (K, h, w) of an image (C, h, w) from windows of the input's size, averaged where they overlap."""
     p = preprocessing
     h, w = pixels.shape[-2:]
     total, count = pixels.new_zeros(len(task.classes), h, w), pixels.new_zeros(h, w)
@@ -128,7 +128,7 @@ def _slide(task: Any, pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def _probabilities(task: Any, pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Probabilities (K, h, w) of an image (3, h, w) no larger than the input."""
+    """Probabilities (K, h, w) of an image (C, h, w) no larger than the input."""
     h, w = pixels.shape[-2:]
     p = preprocessing
     logits = task(F.pad(pixels, (0, p.width - w, 0, p.height - h))[None])

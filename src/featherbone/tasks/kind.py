@@ -74,7 +74,7 @@ class Task(Protocol):
         """Class names."""
 
     def forward(self, images: Tensor) -> Any:
-        """Normalised images (B, 3, H, W) to raw tensors; their structure is fixed in evaluation."""
+        """Normalised images (B, C, H, W) to raw tensors; their structure is fixed in evaluation."""
 
     def losses(self, raw: Any, targets: Any) -> dict[str, Tensor]:
         """Named terms whose sum is minimised."""
@@ -174,7 +174,7 @@ class Kind(ABC):
 
     @abstractmethod
     def target_record(self, target: Any, image: Tensor, split: Split[Any]) -> Record:
-        """The training target of an augmented image (3, H, W) as a record."""
+        """The training target of an augmented image (C, H, W) as a record."""
 
     @abstractmethod
     def class_notes(self, metrics: Mapping[str, Any], split: Split[Any]) -> list[str]:

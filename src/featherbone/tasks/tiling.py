@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
+from featherbone.data.bands import AnyImage
 from featherbone.data.transforms import Preprocessing
 from featherbone.ops import rle
 from featherbone.ops.tiles import cut_windows, merge_tiles
@@ -20,14 +20,14 @@ MAX_OBJECTS = 1000
 def decode_tiled(
     task: Any,
     preprocessing: Preprocessing,
-    image: Image.Image,
+    image: AnyImage,
     size: int,
     overlap: float,
     device: torch.device,
     score: float | None = None,
     batch_size: int = 8,
 ) -> Detections:
-    """The record of an RGB image, from tiles of `size` pixels a side that overlap by a share, and the whole image."""
+    """The record of an image, from tiles of `size` pixels a side that overlap by a share, and the whole image."""
     width, height = image.size
     whole = (0, 0, width, height)
     tiles = [whole, *(tile for tile in cut_windows(height, width, (size, size), overlap) if tile != whole)]

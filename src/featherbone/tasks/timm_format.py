@@ -48,7 +48,7 @@ def write_config(folder: Path, card: Card, backbone: Any) -> None:
     """Write a classifier's `config.json`, from which `timm.create_model("hf-hub:...")` builds the backbone."""
     p = card.preprocessing
     given = {name: getattr(p, name) for name in ("interpolation", "mean", "std")}
-    given |= {"input_size": (3, p.height, p.width), "crop_pct": p.crop, "crop_mode": "center"}
+    given |= {"input_size": (p.num_channels, p.height, p.width), "crop_pct": p.crop, "crop_mode": "center"}
     given |= {name: backbone.pretrained_cfg.get(name) for name in KEPT}
     values = {
         "architecture": split_model_name_tag(card.backbone)[0],

@@ -1,11 +1,13 @@
 """Every check on a data set, before training."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from featherbone.data.channels import find_channels
 from featherbone.data.dataset import inspect_data
 from featherbone.data.doctor.checks import run_checks
 from featherbone.data.doctor.object_checks import object_facts
@@ -16,7 +18,7 @@ from featherbone.data.formats.coco import find_coco
 from featherbone.data.formats.format import Reading
 from featherbone.data.formats.panoptic import ThingSplit
 from featherbone.data.split import Split
-from featherbone.errors import BadOption
+from featherbone.errors import BadData, BadOption
 
 
 def examine(
@@ -54,7 +56,10 @@ def examine_splits(
     findings: Sequence[Finding] = (),
 ) -> Examination:
     """The same of splits that are open already, with the `findings` of opening them."""
-    table = collect(splits, task, input_size or (224 if task == "classification" else 640))
+    channels = None
+    with suppress(BadData):  # where no image can be read, each is reported
+        channels = find_channels(next(iter(splits.values())), Path(data)) if splits else None
+    table = collect(splits, task, input_size or (224 if task == "classification" else 640), channels=channels)
     images = {image.name: image for image in reversed(table.images)}
 
     @cache

@@ -17,6 +17,7 @@ from faster_coco_eval.core import mask as coco
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from featherbone.data.bands import read_bands, read_input, to_picture
 from featherbone.data.doctor.drawing import draw_map, draw_objects, to_jpeg
 from featherbone.data.doctor.duplicates import ImageHash, hash_image
 from featherbone.data.findings import MAX_EXAMPLES, Example, Finding, Severity, report
@@ -163,6 +164,7 @@ class Table:
     task: str
     truth: Truth
     input_size: int  # height and width of the network's input in pixels
+    channels: int | None  # those of `Split.image`
     classes: tuple[str, ...]
     images: tuple[ImageRow, ...]
     objects: ObjectColumns
@@ -255,7 +257,7 @@ class Table:
         of the map that have them.
         """
         try:
-            picture = read_image(image.source.encoded(image.index), image.name)
+            picture = to_picture(read_input(image.source.encoded(image.index), self.channels, image.name))
             if isinstance(image.source, MaskSplit | PanopticSplit):
                 stored, colours = _read_map(image.source, image.index)
                 return to_jpeg(draw_map(picture, colours, np.isin(stored, values) if values else None))
@@ -304,11 +306,14 @@ def look_at_each(images: Sized, look: Callable[[int], T], title: str = "checking
         yield from track(chain.from_iterable(looks), title, count)
 
 
-def collect(splits: Mapping[str, Split[Any]], task: str, input_size: int = 0, pixels: bool = True) -> Table:
+def collect(
+    splits: Mapping[str, Split[Any]], task: str, input_size: int = 0, pixels: bool = True, channels: int | None = None
+) -> Table:
     """The table of the splits of a data set, all of one class.
 
     Classes of the splits are joined by name, but for maps, which number them alike. Without `pixels` no image, map or
-    mask is read, images with labels have no rows, and the table serves the checks that need none.
+    mask is read, images with labels have no rows, and the table serves the checks that need none. `channels` are those
+    of `Split.image`.
     """
     truth = truth_of(next(iter(splits.values()), None))
     lists = [images.classes for images in splits.values()]
@@ -319,7 +324,7 @@ def collect(splits: Mapping[str, Split[Any]], task: str, input_size: int = 0, pi
     classes = {name: label for label, name in enumerate(dict.fromkeys(known))}
     rows: list[ImageRow] = []
     for split, images in splits.items() if pixels or truth != "labels" else ():
-        look = partial(_collect_image, images, split=split, classes=classes, pixels=pixels)
+        look = partial(_collect_image, images, split=split, classes=classes, pixels=pixels, channels=channels)
         rows += look_at_each(images, look, f"examining {split}") if pixels else map(look, range(len(images)))
     objects = [images for images in splits.values() if isinstance(images, ObjectSplit)]
     return Table(
@@ -327,6 +332,7 @@ def collect(splits: Mapping[str, Split[Any]], task: str, input_size: int = 0, pi
         task=task,
         truth=truth,
         input_size=input_size,
+        channels=channels,
         classes=tuple(classes),
         images=tuple(rows),
         objects=_collect_objects(objects, classes, masks=task == "instance", pixels=pixels),
@@ -346,7 +352,9 @@ def _class_name(images: LabelSplit, label: int) -> str:
     return images.classes[label] if 0 <= label < len(images.classes) else f"label {label}"
 
 
-def _collect_image(images: Split[Any], index: int, split: str, classes: Mapping[str, int], pixels: bool) -> ImageRow:
+def _collect_image(
+    images: Split[Any], index: int, split: str, classes: Mapping[str, int], pixels: bool, channels: int | None
+) -> ImageRow:
     name = images.name(index)
     values: dict[str, Any] = {}
     if isinstance(images, LabelSplit):
@@ -362,15 +370,18 @@ def _collect_image(images: Split[Any], index: int, split: str, classes: Mapping[
         except BadImage as error:
             values["map"] = MapFacts(str(error))
         try:
-            values["picture"] = look_at(images, index)
+            values["picture"] = look_at(images, index, channels)
         except (BadImage, OSError) as error:
             values["error"] = str(error).removeprefix(f"{name}: ")
     return ImageRow(images, index, split, name, **values)
 
 
-def look_at(images: Split[Any], index: int) -> Picture:
-    """What is kept of an image. Raises `BadImage` or `OSError`."""
+def look_at(images: Split[Any], index: int, channels: int | None = None) -> Picture:
+    """What is kept of an image; `channels` are those of `Split.image`. Raises `BadImage` or `OSError`."""
     encoded, name = images.encoded(index), images.name(index)
+    if channels is not None:
+        shown = read_bands(encoded, channels, name).picture()
+        return Picture(shown.size, "colour", 1, hash_image(shown, encoded))
     image = read_image(encoded, name)
     with open_image(encoded, name) as file:
         orientation = orientation_of(file)  # before `_kind`, which may decode the file

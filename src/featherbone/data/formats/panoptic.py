@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from featherbone.data.bands import AnyImage
 from featherbone.data.findings import Example, Finding, finding, listed, many, report
 from featherbone.data.formats.coco_json import read_panoptic
 from featherbone.data.formats.format import Format, Opened, Reading, skipped_files
@@ -189,8 +189,8 @@ class ThingSplit(ObjectSplit):
     def truth(self, index: int) -> Objects:
         return self._objects(index, self.source.segments(index))
 
-    def read(self, index: int) -> tuple[Image.Image, Objects]:
-        image, truth = self.source.read(index)
+    def read(self, index: int, channels: int | None = None) -> tuple[AnyImage, Objects]:
+        image, truth = self.source.read(index, channels)
         return image, self._objects(index, truth)
 
     def _objects(self, index: int, truth: PanopticTruth) -> Objects:

@@ -184,15 +184,19 @@ def _read_shard(root: Path, shards: Sequence[str], at: int, endings: Sequence[st
     """The samples of a shard, whose annotations have one of the `endings`. Raises `BadData`."""
     index = read_index(root, shards[at])
     images: dict[str, int] = {}
+    arrays: dict[str, int] = {}
     annotations: dict[str, int] = {}
     for row, name in enumerate(index.names):
         stem, ending = _split_name(name)
-        if "." + ending in SUFFIXES:
+        if ending == "npy":
+            arrays[stem] = row
+        elif "." + ending in SUFFIXES:
             if stem in images:
                 raise BadData(f"{shards[at]}: {stem} twice, or with two images; give each sample another name")
             images[stem] = row
         elif ending in endings:
             annotations[stem] = row
+    images = images or arrays  # beside pictures, arrays are something else
     if bare := [index.names[row] for stem, row in images.items() if stem not in annotations]:
         raise BadData(
             f"{shards[at]}: {many(bare, 'sample')} of {len(images):,} without .{endings[0]}, as {bare[0]}; add it, or "

@@ -52,7 +52,7 @@ _KINDS = {
         (".zip .tgz .gz .bz2 .xz .7z .rar .zst", "an archive", "unpack it and give the folder with its content"),
         (".tfrecord .tfrecords .record .rec", "TFRecord or RecordIO", f"{_IMAGES}, or as Parquet"),
         (".mdb .lmdb", "LMDB", _IMAGES),
-        (".h5 .hdf5 .npz .npy .mat .pkl .pt .pth", "arrays in one file", _ARRAYS),
+        (".h5 .hdf5 .npz .mat .pkl .pt .pth", "arrays in one file", _ARRAYS),
         (".parquet", "Parquet", "name the files train*.parquet and val*.parquet, and give their folder"),
         (".arrow", "an Arrow file of Hugging Face datasets", "save the dataset with to_parquet('train.parquet')"),
         (".json", "JSON", _COCO),
