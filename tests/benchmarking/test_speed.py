@@ -229,6 +229,23 @@ def test_an_interruption_keeps_what_was_measured(monkeypatch, tmp_path, capsys, 
     assert err.count("2.50 ms in the first round") == 2
 
 
+def test_an_interrupted_caller_that_saves_nothing_has_no_rows(monkeypatch):
+    """Such as `compare`, whose result they are not."""
+
+    class Interrupted(Canned):
+        def receive(self):
+            if self.method == "measure" and self.job.runtime == "eager":
+                self.count = getattr(self, "count", 0) + 1
+                if self.count == 2:
+                    signal.raise_signal(signal.SIGTERM)
+            return super().receive()
+
+    inline(monkeypatch, Interrupted)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        measure_speed(Plan(("test_resnet",), sides=(32,), device="cpu"))
+    assert stop.value.exit_code == 143 and stop.value.result is None
+
+
 def test_rounds_end_when_medians_have_settled_or_time_is_used():
     def run(times, **plan):
         """The rounds of one row, each with the next of `times`."""

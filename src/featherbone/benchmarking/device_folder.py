@@ -71,7 +71,11 @@ def write_device_folder(plan: Plan, out: Path) -> DeviceFolder:
     with TemporaryDirectory() as name, atomic_folder(out) as folder:
         measurements = list(measurements_of(sources, Job(plan, str(device), folder=Path(name), examples=num_images)))
         write_files(measurements, measurements[0].job)
-        cases = [write_case(one, folder, num_images) for one in measurements if not one.row.error]
+        files = list(dict.fromkeys((one.job, one.call[0]) for one in measurements))
+        cases = []
+        for one in measurements:
+            if not one.row.error:
+                cases.append(write_case(one, folder, files.index((one.job, one.call[0])), num_images))
         if not cases:
             reasons = "; ".join(f"{one.row.title}: {one.row.error}" for one in measurements)
             raise BadOption(f"no model can be exported ({reasons}); choose other models or runtimes")
@@ -82,8 +86,11 @@ def write_device_folder(plan: Plan, out: Path) -> DeviceFolder:
     return DeviceFolder(out, rows)
 
 
-def write_case(one: Measurement, out: Path, num_images: int) -> dict[str, Any]:
-    """Write the file, inputs and expected outputs of a row below `out`; returns its entry of `models.json`."""
+def write_case(one: Measurement, out: Path, number: int, num_images: int) -> dict[str, Any]:
+    """Write the file, inputs and expected outputs of a row below `out`; returns its entry of `models.json`.
+
+    `number` is that of the file, which rows of other batch sizes have in common.
+    """
     job, size = one.job, one.call[0]
     source, images = job.file_folder(size), sample(size, num_images, job.channels)
     if job.kind == "file":
@@ -94,7 +101,7 @@ def write_case(one: Measurement, out: Path, num_images: int) -> dict[str, Any]:
         expected, one_image = torch.load(source.with_name(EXPECTED)), one.dynamic == "none"
     one.row = replace(one.row, file_mb=job.target.size(source) / 1e6)
     model = re.sub(r"[^\w.-]+", "-", job.model).strip("-")
-    folder = out / f"{model}-{job.runtime}-{size[0]}x{size[1]}"
+    folder = out / f"{number}-{model}-{job.runtime}-{size[0]}x{size[1]}"
     names = [f"expected-{i}.npy" for i in range(len(expected))]
     if not folder.exists():  # by another batch size
         folder.mkdir()

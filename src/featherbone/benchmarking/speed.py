@@ -130,12 +130,12 @@ class Measurement:
         return replace(timed, images_per_second=1e3 * batch / p50, share=share)
 
 
-def measure_speed(plan: Plan, save: Callable[[BenchResult], object] = lambda result: None) -> BenchResult:
+def measure_speed(plan: Plan, save: Callable[[BenchResult], object] | None = None) -> BenchResult:
     """Measure a plan; a pair of model and runtime that fails has a row with the reason.
 
-    `save` is called with the result so far after each round. Raises `BadOption`, `UnknownModel`, `BadRun` and
-    `MissingExtra` before any work starts, and `Interrupted` with the result so far when it is interrupted after the
-    first round. A script that calls it needs `if __name__ == "__main__":`, because it starts processes.
+    `save` is called with the result so far after each round; with it, `Interrupted` has this result after the first
+    round. Raises `BadOption`, `UnknownModel`, `BadRun` and `MissingExtra` before any work starts. A script that calls
+    it needs `if __name__ == "__main__":`, because it starts processes.
     """
     device, sources = check(plan)
     rates: list[tuple[float, float]] = []
@@ -165,10 +165,11 @@ def measure_speed(plan: Plan, save: Callable[[BenchResult], object] = lambda res
         try:
             for rate in rounds(plan, measurements, running, limits):
                 rates.append(rate)
-                save(result())
+                if save:
+                    save(result())
             layers = list(layer_tables(measurements, running)) if plan.per_layer else []
         except KeyboardInterrupt as stop:
-            if not rates:
+            if not rates or save is None:
                 raise
             raise Interrupted(result(), getattr(stop, "exit_code", 128 + signal.SIGINT)) from None
         return result(True, layers)
