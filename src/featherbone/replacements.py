@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from featherbone.backbones import lightvit, lit, lvt, xformer
 from featherbone.heads import roi
-from featherbone.ops import atrous, attention, csa, deform, windows
+from featherbone.ops import atrous, attention, csa, deform, windows, xfa
 
 Build = Callable[[Any, tuple[int, int] | None], nn.Module]
 """A module and the image size, if it is fixed, to the replacement."""
@@ -109,7 +109,7 @@ TABLE: dict[type[nn.Module], Mapping[str, Build]] = {
         "compiled": attributes(mix=csa.csa_batched),
         "graph": attributes(attend_taps=csa.tap_attention_plain),
         "size": attributes(pool=csa.pool_open, mix=csa.csa_open),
-        "device": attributes(mix=csa.csa_sliced),
+        "device": attributes(attend_taps=csa.tap_attention_by_window, mix=csa.csa_sliced),
         "triton": csa_kernel,
     },
     lvt.RASA: {"compiled": attributes(convolve=atrous.atrous_plain), "device": PLAIN_ATTENTION},
@@ -122,7 +122,7 @@ TABLE: dict[type[nn.Module], Mapping[str, Build]] = {
         "device": attributes(attend_windows=windows.window_attention_by_head, attend=attention.attention_plain),
     },
     lightvit.Projection: {"graph": split_projection, "device": split_projection},
-    lightvit.Merge: {"size": OPEN_WINDOWS},
+    lightvit.Merge: {"size": OPEN_WINDOWS, "device": attributes(halve=windows.fold)},
     lightvit.Stage: {"deployed": attributes(in_column=True), "size": attributes(in_column=False)},
     lit.LIT: {"deployed": resize_tables},
     lit.PatchEmbed: {"size": OPEN_WINDOWS},
@@ -135,6 +135,7 @@ TABLE: dict[type[nn.Module], Mapping[str, Build]] = {
         "triton": merge_kernel,
     },
     lit.Attention: {"device": PLAIN_ATTENTION},
+    xformer.XFA: {"device": attributes(normalize=xfa.unit_length_plain)},
     xformer.SoftmaxAttention: {"device": PLAIN_ATTENTION},
     roi.RoIAlign: {"compiled": attributes(align=roi.align_all)},
 }

@@ -205,6 +205,7 @@ def test_objects_stay_where_they_are(tmp_path):
     [
         ("torch", 1, 0.01, "int8 is not available for torch; export to onnx or openvino or executorch"),
         ("web", 1, 0.01, "int8 is not available for web"),
+        ("ncnn", 1, 0.01, "int8 is not available for ncnn; export to onnx"),
         ("onnx", 0, 0.01, "no image to calibrate with"),
         ("onnx", 1, 1.5, "max-drop 1.5 is not from 0 to 1"),
     ],

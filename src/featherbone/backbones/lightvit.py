@@ -21,7 +21,7 @@ from featherbone.backbones.published import Published, imagenet_cfg
 from featherbone.errors import BadOption
 from featherbone.layers.pyramid import PyramidBackbone
 from featherbone.ops.attention import attention
-from featherbone.ops.windows import OpenWindows, Windows, position_bias, window_attention
+from featherbone.ops.windows import OpenWindows, Windows, position_bias, skip, window_attention
 
 HEAD_DIM = 32
 MLP_RATIOS = (8, 4, 4)
@@ -67,6 +67,7 @@ class Merge(nn.Module):
     """Merge 2x2 neighbours to one token, with a max-pooled residual; odd maps are first padded with zeros."""
 
     windows: type[Windows] | type[OpenWindows] = Windows
+    halve = staticmethod(skip)
 
     def __init__(self, in_dim: int, dim: int) -> None:
         super().__init__()
@@ -81,9 +82,8 @@ class Merge(nn.Module):
         image = self.windows.pad(image, 2)
         _, h, w, _ = image.shape
         pooled = F.max_pool2d(image.permute(0, 3, 1, 2), 2).flatten(2).transpose(1, 2)  # (B, N, C)
-        top, bottom = image[:, ::2], image[:, 1::2]
-        neighbours = [top[:, :, ::2], bottom[:, :, ::2], top[:, :, 1::2], bottom[:, :, 1::2]]
-        merged = torch.cat(neighbours, dim=3).flatten(1, 2)
+        left_top, right_top, left_bottom, right_bottom = self.halve(image)
+        merged = torch.cat([left_top, left_bottom, right_top, right_bottom], dim=3).flatten(1, 2)
         image_tokens = self.reduce(self.norm(merged)) + self.residual(pooled)
         tokens = torch.cat([self.global_proj(self.global_norm(global_tokens)), image_tokens], dim=1)
         return State(tokens, h // 2, w // 2)

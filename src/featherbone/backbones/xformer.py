@@ -22,7 +22,7 @@ from featherbone.backbones.published import Published, imagenet_cfg
 from featherbone.errors import BadOption
 from featherbone.layers.pyramid import PyramidBackbone, require_pool
 from featherbone.ops.attention import attention
-from featherbone.ops.xfa import cross_feature_attention
+from featherbone.ops.xfa import cross_feature_attention, unit_length
 
 NUM_HEADS = 4
 EPS = 1e-6  # of the length of q and k; float16 can hold it, so a zero feature stays zero and is not 0 / 0
@@ -87,6 +87,8 @@ class XFA(nn.Module):
     q~ and k~ are q and k at unit length in each head, compressed to `score_dim` m features (0: not compressed).
     """
 
+    normalize = staticmethod(unit_length)
+
     def __init__(self, dim: int, num_heads: int, score_dim: int) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -101,7 +103,7 @@ class XFA(nn.Module):
         b, n, c = x.shape
         qkv = self.qkv(x).reshape(b, n, 3 * self.num_heads, c // self.num_heads).transpose(1, 2)
         qk, v = qkv.split([2 * self.num_heads, self.num_heads], dim=1)
-        q, k = self.compress(F.normalize(qk, dim=-1, eps=EPS)).chunk(2, dim=1)
+        q, k = self.compress(self.normalize(qk, EPS)).chunk(2, dim=1)
         return q, k, v
 
     def forward(self, x: Tensor) -> Tensor:

@@ -61,6 +61,8 @@ def choose_form(
     if channels is not None and (with_pre or not target.forms):
         what, remedy = ("with-pre includes", "omit it") if with_pre else ("the page has", "export to another target")
         raise BadOption(f"{what} the preprocessing of RGB pictures, not of images with {channels} channels; {remedy}")
+    if with_pre and not target.pre:
+        raise BadOption(f"with-pre includes the normalisation of bytes, and {target.name} takes only floats; omit it")
     if (with_pre or with_nms) and not target.forms:
         raise BadOption(f"files for {target.name} are normalised and decoded by the page; omit with-pre and with-nms")
     one_image = nms_inside or with_nms

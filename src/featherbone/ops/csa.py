@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from featherbone.ops.piecewise import piecewise
+from featherbone.ops.windows import fold, skip
 
 TAPS = 9  # of a 3x3 window, row by row
 SHARED = ((0, 2, 6, 8), (1, 7), (3, 5), (4,))
@@ -49,6 +50,11 @@ def tap_attention_plain(pooled: Tensor, weight: Tensor, bias: Tensor, num_heads:
     return scores.softmax(-1).flatten(4)
 
 
+def tap_attention_by_window(pooled: Tensor, weight: Tensor, bias: Tensor, num_heads: int, scale: float) -> Tensor:
+    """The same with one matrix per window and head, (B, h*w*heads, 9, 9), for devices: four dimensions."""
+    return (F.linear(pooled, weight, bias) * scale).reshape(len(pooled), -1, TAPS, TAPS).softmax(-1)
+
+
 def convolutional_self_attention(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:
     """Mix the nine taps of every window, each seen through its matrix, and add the windows up where they overlap.
 
@@ -64,8 +70,16 @@ def csa_batched(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:
 
 
 def csa_sliced(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:
-    """The same with even and odd positions separated by reshaping: phones cut maps, but do not skip in them."""
-    return _mix(tap_values(x, weight, attention.shape[1:3], fold), attention)[:, : x.shape[1], : x.shape[2]]
+    """The same for devices, with A of `tap_attention_by_window`, in four dimensions.
+
+    Even and odd positions are separated by reshaping: phones cut maps, but do not skip in them.
+    """
+    b, height, width, c = x.shape
+    h, w = -(-height // 2), -(-width // 2)
+    heads = attention.shape[1] // (h * w)
+    values = [v.reshape(b, h * w * heads, 1, c // heads) for v in tap_values(x, weight, (h, w), fold)]
+    mixed = attention @ torch.cat(values, dim=2)  # (B, h*w*heads, 9, d)
+    return _overlap_add(mixed.reshape(b, h, w * heads, TAPS * c // heads), heads)[:, :height, :width]
 
 
 def csa_open(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:
@@ -75,7 +89,7 @@ def csa_open(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:
     values = torch.stack(tap_values(x, weight, (h, w), skip), dim=3).unflatten(4, (heads, -1)).unbind(4)
     pairs = zip(attention.unflatten(4, (TAPS, TAPS)).unbind(3), values, strict=True)
     mixed = torch.stack([matrix @ v for matrix, v in pairs], dim=4)  # (B, h, w, 9, heads, d)
-    both = _overlap_add(mixed.reshape(b, h, w, 1, TAPS * c))
+    both = _overlap_add(mixed.reshape(b, h, w, TAPS * c))
     return F.pad(both, (0, 0, 0, width - both.shape[2], 0, height - both.shape[1]))  # slices would not export
 
 
@@ -84,7 +98,7 @@ def _mix(values: list[Tensor], attention: Tensor) -> Tensor:
     heads = attention.shape[3]
     by_head = torch.cat([v.unflatten(3, (heads, -1)) for v in values], dim=4)  # (B, h, w, heads, 9d)
     mixed = attention.reshape(-1, TAPS, TAPS) @ by_head.reshape(-1, TAPS, by_head.shape[4] // TAPS)
-    return _overlap_add(mixed.reshape(by_head.shape))
+    return _overlap_add(mixed.reshape(by_head.flatten(2, 3).shape), heads)
 
 
 def tap_values(x: Tensor, weight: Tensor, size: Sequence[int], halve: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
@@ -104,31 +118,21 @@ def tap_values(x: Tensor, weight: Tensor, size: Sequence[int], halve: Callable[[
     return [found[tap] for tap in range(TAPS)]
 
 
-def skip(maps: Tensor) -> list[Tensor]:
-    """Every second row and column of maps (B, H, W, C), from each of four starts."""
-    return [maps[:, row::2, column::2] for row in range(2) for column in range(2)]
-
-
-def fold(maps: Tensor) -> list[Tensor]:
-    """The same by reshaping."""
-    b, height, width, c = maps.shape
-    rows = maps.reshape(b * (height // 2), 2, width // 2, 2 * c).unbind(1)
-    return [half.reshape(b, height // 2, width // 2, c) for row in rows for half in row.chunk(2, dim=2)]
-
-
-def _overlap_add(windows: Tensor) -> Tensor:
-    """Nine results per window and head (B, h, w, heads, 9d) added back to their positions, (B, 2h, 2w, C).
+def _overlap_add(windows: Tensor, heads: int = 1) -> Tensor:
+    """Nine results per window and head (B, h, w*heads, 9d) added back to their positions, (B, 2h, 2w, heads*d).
 
     Along an axis, position 2p is tap 1 of window p; position 2p + 1 is tap 2 of window p and tap 0 of window p + 1.
     Interleaving even and odd positions needs no scatter, so every export tool-chain takes it.
     """
-    (b, h, w, heads), d = windows.shape[:4], windows.shape[4] // TAPS
-    top, middle, bottom = windows.flatten(2, 3).split(3 * d, dim=3)
+    b, h, columns, d = windows.shape
+    d, w = d // TAPS, columns // heads
+    top, middle, bottom = windows.split(3 * d, dim=3)
     odd = bottom + F.pad(top[:, 1:], (0, 0, 0, 0, 0, 1))
-    rows = torch.stack([middle, odd], dim=2).reshape(b * 2 * h, w, heads, 3 * d)
+    rows = torch.cat([middle, odd], dim=2).reshape(b, 2 * h, columns, 3 * d)
     left, centre, right = rows.split(d, dim=3)
-    odd = right + F.pad(left[:, 1:], (0, 0, 0, 0, 0, 1))
-    return torch.stack([centre, odd], dim=2).reshape(b, 2 * h, 2 * w, heads * d)
+    odd = right + F.pad(left[:, :, heads:], (0, 0, 0, heads))
+    both = [x.reshape(b, 2 * h * w, heads, d) for x in (centre, odd)]
+    return torch.cat(both, dim=2).reshape(b, 2 * h, 2 * w, heads * d)
 
 
 def convolutional_self_attention_plain(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:

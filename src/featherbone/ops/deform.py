@@ -74,8 +74,8 @@ def _sample(x: Tensor, offsets: Tensor) -> Tensor:
     """The values of x (B, H, W, C) at the sampling points as a map (B, C, 2h, 2w)."""
     b, height, width, _ = x.shape
     h, w = offsets.shape[2:]
-    moved = offsets.reshape(2 * b, 2, 2, h, w).permute(0, 3, 4, 1, 2)  # (B*row, h, w, column, (dy, dx))
-    moved = moved.reshape(b, 2, h, 4 * w).transpose(1, 2).reshape(b, 2 * h, 2 * w, 2)
+    rows = [row.reshape(b, h, 4 * w) for row in offsets.permute(0, 2, 3, 1).chunk(2, dim=3)]  # w times two (dy, dx)
+    moved = torch.cat(rows, dim=2).reshape(b, 2 * h, 2 * w, 2)
     still = [[(2 * y / (height - 1) - 1, 2 * x_ / (width - 1) - 1) for x_ in range(2 * w)] for y in range(2 * h)]
     scale = (2 / (height - 1), 2 / (width - 1))  # from -1 to 1 along a side
     grid = torch.tensor(still, dtype=x.dtype) + moved * torch.tensor(scale, dtype=x.dtype)

@@ -32,7 +32,9 @@ class Windows:
     @staticmethod
     def join(tokens: Tensor, height: int, width: int, size: int) -> Tensor:
         """Undo `cut`: tokens (B, H*W, C) back to a map (B, H, W, C)."""
-        return tokens.unflatten(1, (height, width)) if width == size else OpenWindows.join(tokens, height, width, size)
+        (b, _, c), rows, columns = tokens.shape, height // size, width // size
+        x = tokens.reshape(b * rows, columns, size, size * c) if width != size else tokens
+        return (x.transpose(1, 2) if width != size else x).reshape(b, height, width, c)
 
 
 class OpenWindows:
@@ -60,6 +62,18 @@ class OpenWindows:
         x = tokens.reshape(-1, size * size, c)
         x = x.reshape(b * rows, columns, size, size * c).transpose(1, 2)
         return x.reshape(b * rows, size, columns, size, c).flatten(2, 3).reshape(b, height, width, c)
+
+
+def skip(maps: Tensor) -> list[Tensor]:
+    """Every second row and column of maps (B, H, W, C), from each of four starts."""
+    return [maps[:, row::2, column::2] for row in range(2) for column in range(2)]
+
+
+def fold(maps: Tensor) -> list[Tensor]:
+    """The same by reshaping, in four dimensions: devices cut maps, but do not skip in them."""
+    b, height, width, c = maps.shape
+    rows = maps.reshape(b, height // 2, 2 * width, c).chunk(2, dim=2)
+    return [half for row in rows for half in row.reshape(b, height // 2, width // 2, 2 * c).chunk(2, dim=3)]
 
 
 def position_bias(table: Tensor, height: int, width: int) -> Tensor:

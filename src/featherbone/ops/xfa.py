@@ -4,6 +4,17 @@ Reconstructed from the paper's abstract: no code was published.
 """
 
 from torch import Tensor
+from torch.nn import functional as F
+
+
+def unit_length(x: Tensor, eps: float) -> Tensor:
+    """Vectors (..., d) divided by their length, or by `eps` if that is larger."""
+    return F.normalize(x, dim=-1, eps=eps)
+
+
+def unit_length_plain(x: Tensor, eps: float) -> Tensor:
+    """The same in basic operators."""
+    return x / x.square().sum(-1, keepdim=True).sqrt().clamp(min=eps)
 
 
 def cross_feature_attention(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:

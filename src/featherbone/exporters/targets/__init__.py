@@ -10,6 +10,7 @@ from featherbone.exporters.targets.aotinductor import AOTInductor
 from featherbone.exporters.targets.coreml import CoreML
 from featherbone.exporters.targets.executorch import ExecuTorch
 from featherbone.exporters.targets.litert import LiteRT
+from featherbone.exporters.targets.ncnn import NCNN
 from featherbone.exporters.targets.onnx import ONNX
 from featherbone.exporters.targets.openvino import OpenVINO
 from featherbone.exporters.targets.target import Run, Target, require
@@ -23,7 +24,7 @@ def register(target: Target) -> None:
     TARGETS[target.name] = target
 
 
-for each in (ONNX(), OpenVINO(), ExecuTorch(), AOTInductor(), LiteRT(), CoreML(), WebPage()):
+for each in (ONNX(), OpenVINO(), ExecuTorch(), AOTInductor(), LiteRT(), CoreML(), NCNN(), WebPage()):
     register(each)
 
 

@@ -61,6 +61,8 @@ class Target(ABC):
     """Which axes of the input may vary: none, the batch, or batch, height and width."""
     forms: ClassVar[bool] = True
     """Whether normalisation and NMS of detectors may be part of the file."""
+    pre: ClassVar[bool] = True
+    """Whether normalisation can be part of the file."""
     nms: ClassVar[bool] = True
     """Whether NMS and RoIAlign can be part of the file."""
     device_form: ClassVar[bool] = False

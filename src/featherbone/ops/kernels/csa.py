@@ -16,7 +16,8 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
-from featherbone.ops.csa import skip, tap_values
+from featherbone.ops.csa import tap_values
+from featherbone.ops.windows import skip
 
 TILE = 2048  # bytes a forward program loads of a tap of its windows: 16 for each of 128 threads, one load
 CHANNELS = 64  # maximum of a head in a block
