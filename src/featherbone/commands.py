@@ -139,6 +139,7 @@ def evaluate(
     slide: bool = False,
     scales: tuple[float, ...] = (1.0,),
     mirror: bool = False,
+    operating_point: str | None = None,
     device: str = "auto",
     workers: int | None = None,
     trust: bool = False,
@@ -167,6 +168,9 @@ def evaluate(
         slide: Scale an image to cover the input instead of fitting in it, and average windows of the input's size.
         scales: Factors on the size of the image; class probabilities are averaged over them.
         mirror: Also average over the mirrored image.
+        operating_point: Choose the threshold of the score on the validation images, of objects at IoU 0.5 or of a class
+            below which a classifier abstains: precision=0.9, recall=0.8 or f1. The card of the run keeps it for
+            predictions and exports.
         device: auto, cpu, cuda or mps.
         workers: Processes that read images; by default chosen by the number of cores.
         trust: Run a file with machine code, which can do everything that you can: an export for torch.
@@ -185,6 +189,7 @@ def evaluate(
         "crowds": crowds != "ignore",
     }
     only_runs = {**dict.fromkeys(inference.given, True), "out": out is not None}
+    only_runs |= {"operating-point": operating_point is not None}
     foreign, needed = (only_results, "--results") if results is None else (only_runs, "a run")
     for name, given in foreign.items():
         if given:
@@ -205,6 +210,7 @@ def evaluate(
         split,
         trust,
         accept_licence,
+        operating_point,
     )
     return EvaluateResult(metrics, card.classes, kind_of(card).figures)
 
@@ -251,7 +257,8 @@ def predict(
             featherbone[ray] on each.
         part_size: Rows of a part; an interruption loses at most one.
         score: Minimum score of an object; by default the threshold with the highest F1 on the run's validation images,
-            and 0.6 for panoptic segmentation.
+            or of its operating point, and 0.6 for panoptic segmentation. A classifier abstains below it; by default
+            never, or below that of its operating point.
         tile: Also find objects in tiles of this many pixels per side, for large images.
         overlap: Share of a tile that its neighbour covers.
         slide: Scale an image to cover the input instead of fitting in it, and average windows of the input's size.

@@ -43,10 +43,11 @@ def _load_font(file: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def draw_classification(image: Image.Image, record: Classification) -> Image.Image:
-    """The RGB image above bars of its three classes with the highest scores."""
+    """The RGB image above bars of its three classes with the highest scores; names in brackets if it abstains."""
     image = legible(image)
     line = max(image.width // 16, 14)
-    rows = list(zip(record.names, record.scores, strict=True))[:3]
+    names = [f"({name})" for name in record.names] if record.abstained else record.names
+    rows = list(zip(names, record.scores, strict=True))[:3]
     canvas = Image.new("RGB", (image.width, image.height + round(line * (1.5 * len(rows) + 0.5))), PAPER)
     canvas.paste(image)
     draw = ImageDraw.Draw(canvas)

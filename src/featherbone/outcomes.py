@@ -11,6 +11,7 @@ from featherbone.data.findings import Examination
 from featherbone.data.map_files import Kept, StoredMap
 from featherbone.data.panoptic_write import OverlapCounts
 from featherbone.exporters.parity import Parity
+from featherbone.metrics.operating_point import describe_point
 from featherbone.prediction_rows import ROWS, read_rows
 from featherbone.report import format_metric
 from featherbone.results import Classification, Detections, Record
@@ -281,13 +282,14 @@ def _summary(metrics: dict[str, Any], figures: Mapping[str, str]) -> str:
     shown = {key: name for key, name in figures.items() if key in metrics}
     values = "  ".join(f"{name} {format_metric(metrics[key])}{intervals.get(key, '')}" for key, name in shown.items())
     objects = f" with {metrics['objects']} objects; {metrics['engine']}" if "objects" in metrics else ""
-    return f"{values}  on {count_measured(metrics)}{objects}"
+    point = f"\n{describe_point(metrics['operating_point'])}" if "operating_point" in metrics else ""
+    return f"{values}  on {count_measured(metrics)}{objects}{point}"
 
 
 def _describe(kept: Kept) -> str:
     """A record in a few words."""
     if isinstance(kept, Classification):
-        return f"{kept.name} {kept.score:.1%}"
+        return f"{'not certain: ' if kept.abstained else ''}{kept.name} {kept.score:.1%}"
     if isinstance(kept, Detections):
         return ", ".join(f"{count} {name}" for name, count in Counter(kept.names).most_common()) or "no object"
     if "segments" not in kept.values:

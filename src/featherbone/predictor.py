@@ -47,8 +47,8 @@ class PreparedImage:
 class Predictor:
     """The model of a run with everything it needs to read an image.
 
-    Objects have a score above `inference.score`, by default the threshold with the highest F1 on the run's validation
-    images, and 0.6 for panoptic segmentation.
+    Objects have a score above `inference.score`, by default that of the run's operating point, else the threshold with
+    the highest F1 on its validation images, and 0.6 for panoptic segmentation. A classifier abstains below it.
 
     >>> predictor = featherbone.load("runs/flowers5-lvt")
     >>> predictor("rose.jpg").name

@@ -28,8 +28,13 @@ class Classification:
     """Class names."""
     scores: tuple[float, ...]
     """Probabilities from 0 to 1; over all classes they sum to 1."""
+    threshold: float = 0.0
+    """Score above which the best class counts; 0 where every one does."""
 
-    form: ClassVar[dict[str, Any]] = {"task": str, "classes": [{"label": int, "name": str, "score": float}]}
+    form: ClassVar[dict[str, Any]] = {
+        **{"task": str, "classes": [{"label": int, "name": str, "score": float}]},
+        "abstained": bool,
+    }
     """Types of the values of `to_json`, by name; a list holds the type of its items."""
 
     @property
@@ -44,11 +49,20 @@ class Classification:
     def score(self) -> float:
         return self.scores[0]
 
+    @property
+    def abstained(self) -> bool:
+        """Whether the best class does not count, because its score is not above the threshold."""
+        return self.score <= self.threshold
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, as the command line prints them."""
         rows = zip(self.labels, self.names, self.scores, strict=True)
         classes = [{"label": label, "name": name, "score": score} for label, name, score in rows]
-        return {"task": "classification", "classes": classes}
+        return {
+            "task": "classification",
+            "classes": classes,
+            **({"abstained": self.abstained} if self.threshold else {}),
+        }
 
 
 @dataclass(frozen=True)

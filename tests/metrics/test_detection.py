@@ -226,6 +226,16 @@ def test_the_best_score_gives_the_best_f1(pairs):
     assert measure({1: (truth, crafted)}).best_score() == pytest.approx(0.4)
 
 
+def test_answers_are_the_boxes_that_single_images_are_judged_by(pairs):
+    metrics = measure(pairs)
+    answers = metrics.answers()
+    for score in (0.0, 0.3, 0.7):
+        rows, above = metrics.per_image(score), answers.scores >= score
+        assert (answers.right & above).sum() == sum(row.true_positives for row in rows)
+        assert (~answers.right & above).sum() == sum(row.false_positives for row in rows)
+        assert answers.total == sum(row.true_positives + row.misses for row in rows)
+
+
 def test_curves_fall_from_one():
     truth = marked([BOX, FAR], [0, 0])
     curves = measure({1: (truth, found([BOX], [0], [0.9]))}).curves()

@@ -23,6 +23,7 @@ import numpy as np
 import tyro
 
 from featherbone.errors import BadOption, did_you_mean
+from featherbone.metrics.operating_point import parse_target
 from featherbone.tasks.backbone import has_weights
 from featherbone.tasks.task import KINDS
 from featherbone.tasks.variant import parse_keywords
@@ -189,6 +190,11 @@ class Settings:
         "Annotations with iscrowd 1: groups that are neither trained on nor counted, as in COCO, or single objects, as"
         " CVAT writes brush masks.",
     )
+    operating_point: str | None = option(
+        None,
+        "Threshold of the score, chosen on the validation images at the end, that predictions and exports then use:"
+        " precision=0.9, recall=0.8 or f1.",
+    )
     eval_every: int = option(1, "Epochs between evaluations; the last epoch is always evaluated.", 1, 1e6)
     seed: int = option(0, "Seed of all randomness.", 0, 2**32 - 1)
     device: str = option("auto", "auto, cpu, cuda or mps.")
@@ -258,6 +264,8 @@ def complete(
         raise BadOption("schedule step needs milestones: the epochs after which the rate falls, for example 8 11 of 12")
     if stated.get("minutes") is not None and stated.get("epochs") is not None:
         raise BadOption("epochs and minutes both state how long to train; omit one")
+    if settings.operating_point is not None:
+        parse_target(settings.operating_point)
     for name in ("model_args", "head_args"):
         parse_keywords(getattr(settings, name), name)
     return settings

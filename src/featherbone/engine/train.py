@@ -26,13 +26,14 @@ from featherbone.engine.tensorboard import curves
 from featherbone.errors import BadOption, BadRun
 from featherbone.exporters.exported import beside, open_task
 from featherbone.files import check_new_folder, check_writable, locked, writing
+from featherbone.metrics.operating_point import parse_target
 from featherbone.progress import notify
 from featherbone.report import format_metric
 from featherbone.tasks.card import CARD, Card
 from featherbone.tasks.inference import Inference
 from featherbone.tasks.published import PUBLISHED
 from featherbone.tasks.run import load_task
-from featherbone.tasks.task import kind_of
+from featherbone.tasks.task import KINDS, kind_of
 from featherbone.tasks.variant import variant_path
 
 HEADLINES = 3
@@ -214,6 +215,11 @@ def _train(run: Path, card: Card, job: Job, accelerator: Accelerator, begun: boo
     metrics, outcome = loop.measured or job.measure(load_task(run)[1], card, accelerator)
     if main:
         metrics = {**card.metrics, **metrics, **outcome.interval()}
+        if target := job.settings.operating_point:
+            try:
+                metrics["operating_point"] = outcome.choose_point(target)
+            except BadOption as error:  # the run is finished all the same
+                notify(str(error), "note")
         card = replace(card, data={**card.data, "skipped": job.skipped}, metrics=metrics)
         card.write(run)
         job.report(run / "report.html", card, outcome)
@@ -230,22 +236,37 @@ def evaluate_run(
     split: str | None = None,
     trust: bool = False,
     accept_licence: str | None = None,
+    operating_point: str | None = None,
 ) -> tuple[dict[str, Any], Card]:
     """Metrics of a run, or of what else `open_task` takes, on a split of its data folder or another one, and its card.
 
-    `split` is that of `open_evaluation`; `trust` allows a file that holds machine code.
+    `split` is that of `open_evaluation`; `trust` allows a file that holds machine code. The threshold of an
+    `operating_point` is written to the run's card.
     """
+    if operating_point is not None:
+        require_threshold(run, operating_point)
     card, task = open_task(run, trust, accept_licence)
     inference = inference or Inference()
     inference.require(kind_of(card))
     folder = card.data_folder("give the images' folder with --data DIR") if data is None else data
     job = open_measuring(card, folder, device, workers, split)
     job.inference = inference
+    if operating_point is not None and (job.split != "val" or not inference.is_plain):
+        raise BadOption(
+            f"operating-point is chosen on the validation images as a whole, not on {job.split} or in tiles; give data "
+            "with a val split, and omit the other options"
+        )
     with accelerate(job.settings) as accelerator:
         for notice in job.notices if accelerator.is_main_process else ():
             notify(notice, "note")
         metrics, outcome = job.measure(task, card, accelerator)
         metrics |= outcome.interval()
+        if operating_point is not None:
+            metrics["operating_point"] = point = outcome.choose_point(operating_point)
+            if accelerator.is_main_process:
+                with locked(run):
+                    kept = Card.read(run)
+                    replace(kept, metrics={**kept.metrics, "operating_point": point}).write(run)
         page = out or (beside(run, "report.html") if job.split == "val" and is_of(card, folder, job.val) else None)
         if page is not None and accelerator.is_main_process:
             data_facts = {name: value for name, value in card.data.items() if name not in ("train", "val")}
@@ -253,6 +274,17 @@ def evaluate_run(
             measured = replace(card, metrics={**card.metrics, **metrics}, data=data_facts)
             job.report(page, measured, outcome, variant_path("detections.json", run))
     return metrics, card
+
+
+def require_threshold(run: Path, operating_point: str) -> None:
+    """Raise `BadOption` unless `run` is a folder whose card can hold the threshold of an operating point."""
+    parse_target(operating_point)
+    if not (run / CARD).is_file():
+        raise BadOption(f"operating-point: {run} is not a run folder, whose card would hold the threshold; give one")
+    kind = kind_of(Card.read(run))
+    if "operating_point" not in kind.options:
+        able = ", ".join(name for name, other in KINDS.items() if "operating_point" in other.options)
+        raise BadOption(f"operating-point has no effect for {kind.name}; omit it: only {able} have such a threshold")
 
 
 def open_measuring(card: Card, folder: Path, device: str, workers: int | None, split: str | None = None) -> Job:

@@ -15,7 +15,7 @@ from featherbone.exporters.forms import PickedDecoder
 from featherbone.exporters.targets import TARGETS
 from featherbone.files import parse_value, read_json, write_json
 from featherbone.tasks.card import Card
-from featherbone.tasks.detection import DEFAULT_SCORE
+from featherbone.tasks.task import kind_of
 
 FORMAT = 1
 MANIFEST = "featherbone.json"
@@ -81,7 +81,7 @@ def describe(card: Card, task: Any, form: Form, outputs: Sequence[str]) -> Manif
         target=form.target.name,
         file=form.target.file,
         outputs=tuple(outputs),
-        decode=decoder.describe(card.metrics.get("best_score") or DEFAULT_SCORE),
+        decode=decoder.describe(kind_of(card).shown_score(card)),
         dynamic=form.dynamic,
         with_pre=form.with_pre,
         with_nms=form.with_nms,

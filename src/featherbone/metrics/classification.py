@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from featherbone.metrics.counts import Floats, ImageCounts, Ints, divide, in_order
 from featherbone.metrics.metrics import Metrics
+from featherbone.metrics.operating_point import Answers
 from featherbone.results import Classification
 
 
@@ -49,6 +50,8 @@ class ClassificationMetrics(Metrics[int, Classification]):
         self.in_top5 = 0
         self.rows: list[tuple[int, float, tuple[int, int]]] = []
         """Index and score of each image, and its true and predicted class."""
+        self.confidences: list[float] = []
+        """Score of the predicted class of each image, in the order of `rows`."""
 
     def update(self, index: int, truth: int, record: Classification) -> float:
         """1 for a correct image; for a wrong one, the less the higher the score of its class."""
@@ -56,12 +59,14 @@ class ClassificationMetrics(Metrics[int, Classification]):
         self.in_top5 += truth in record.labels[:5]
         score = 1.0 if record.label == truth else 1.0 - record.score
         self.rows.append((index, score, (truth, record.label)))
+        self.confidences.append(record.score)
         return score
 
     def merge(self, other: Self) -> None:
         self.confusion += other.confusion
         self.in_top5 += other.in_top5
         self.rows += other.rows
+        self.confidences += other.confidences
 
     def compute(self) -> dict[str, Any]:
         """`top1`, `top5`, `mean_per_class` (0 to 1), `images`, `per_class` (None without images), `confusion`."""
@@ -77,6 +82,10 @@ class ClassificationMetrics(Metrics[int, Classification]):
             "per_class": per_class,
             "confusion": self.confusion.tolist(),
         }
+
+    def answers(self) -> Answers:
+        right = np.array([truth == label for *_, (truth, label) in self.rows], bool)
+        return Answers(np.array(self.confidences, np.float64), right, len(right))
 
     def counts(self) -> ClassCounts:
         indices, scores, labels = in_order(self.rows, (2,), np.int64)

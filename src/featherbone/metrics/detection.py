@@ -19,6 +19,7 @@ from featherbone.data.objects import Objects
 from featherbone.errors import BadData
 from featherbone.metrics.counts import Floats, ImageCounts, Ints, divide
 from featherbone.metrics.metrics import Metrics
+from featherbone.metrics.operating_point import Answers, choose_point
 from featherbone.ops import rle
 from featherbone.results import Box, Detections, Instances, Rle
 
@@ -189,19 +190,17 @@ class DetectionMetrics(Metrics[Objects, Detections]):
             for row in sorted(self.found, key=lambda row: row["image_id"])
         ]
 
+    def answers(self) -> Answers:
+        """The boxes, right at IoU 0.5 with an object of their class; those on crowds are left out."""
+        judged = self.judged.values()
+        scores = np.concatenate([np.zeros(0), *(one.scores for one in judged)])
+        right = np.concatenate([np.zeros(0, bool), *(one.right for one in judged)])
+        return Answers(scores, right, sum(one.objects for one in judged))
+
     def best_score(self) -> float | None:
         """The threshold of the score with the highest F1 of boxes at IoU 0.5; None where no box is right."""
-        scores = np.concatenate([judged.scores for judged in self.judged.values()] or [np.zeros(0)])
-        right = np.concatenate([judged.right for judged in self.judged.values()] or [np.zeros(0, bool)])
-        if not right.any():
-            return None
-        order = np.argsort(-scores, kind="stable")
-        scores, hits = np.append(scores[order], 0.0), right[order].cumsum()
-        objects = sum(judged.objects for judged in self.judged.values())
-        f1 = 2 * hits / (np.arange(1, len(hits) + 1) + objects)
-        f1[scores[:-1] == scores[1:]] = 0  # no threshold separates equal scores
-        last = int(f1.argmax())
-        return float(scores[last] + scores[last + 1]) / 2
+        answers = self.answers()
+        return choose_point(answers, "f1", len(self.images))["score"] if answers.right.any() else None
 
     def counts(self) -> ObjectCounts:
         overlaps = self._evaluated()[self._headline].ious

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featherbone.metrics.counts import ImageCounts
+from featherbone.metrics.operating_point import Answers
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,6 +34,10 @@ class Metrics(ABC, Generic[T, R]):
 
     def counts(self) -> ImageCounts | None:
         """Counts of single images, from which the headline metric has an interval; None for metrics without one."""
+        return None
+
+    def answers(self) -> Answers | None:
+        """Scores of the predictions and which are right, for a threshold of the score; None for tasks without one."""
         return None
 
     def image_scores(self) -> dict[int, float]:

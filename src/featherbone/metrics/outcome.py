@@ -7,6 +7,7 @@ from typing import Any
 from featherbone.data.sampling import spread
 from featherbone.metrics.intervals import interval_of
 from featherbone.metrics.metrics import Metrics
+from featherbone.metrics.operating_point import OperatingPoint, choose_point
 
 SHOWN = 12
 """Images spread over the split that are shown."""
@@ -81,6 +82,12 @@ class Outcome:
         counts = self.metrics.counts()
         found = interval_of(counts) if counts is not None else None
         return {} if found is None else {"interval": {self.headline: found}}
+
+    def choose_point(self, target: str) -> OperatingPoint:
+        """The threshold of the score for a target. Raises `BadOption` where it cannot be reached."""
+        answers = self.metrics.answers()
+        assert answers is not None, "the task has a threshold"
+        return choose_point(answers, target, self.metrics.compute()["images"])
 
     def compute(self) -> dict[str, Any]:
         """All metrics by name."""

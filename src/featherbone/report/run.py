@@ -14,6 +14,7 @@ from featherbone.data.split import Split
 from featherbone.draw import colour, draw_record
 from featherbone.fonts import find_font, readable
 from featherbone.metrics.detection import DetectionMetrics
+from featherbone.metrics.operating_point import describe_point
 from featherbone.metrics.outcome import Outcome
 from featherbone.report import format_metric, render
 from featherbone.tasks.card import Card, count_measured
@@ -59,12 +60,15 @@ def write_run_report(
     if "confusion" in metrics and len(card.classes) <= MAX_CONFUSION:
         square = np.array(metrics["confusion"])[:, : len(card.classes)]
         plots.append(Plot("Confusion", draw_confusion(square, card.classes)))
+    score = kind.shown_score(card) or 0.0
     if isinstance(outcome.metrics, DetectionMetrics):
-        text = f"Pictures show objects with a score of {outcome.score:.2f} or more."
+        text = f"Pictures show objects with a score of {score:.2f} or more."
         plots.append(Plot("Precision and recall", draw_precision(outcome.metrics.curves(), card.classes), text))
-    note = ""
+    notes = []
     if "objects" in metrics:
-        note = f"{metrics['objects']} objects on {metrics['images']} images; {metrics['engine']}."
+        notes.append(f"{metrics['objects']} objects on {metrics['images']} images; {metrics['engine']}.")
+    if "operating_point" in metrics:
+        notes.append(f"{describe_point(metrics['operating_point'])}.")
     per_class = metrics.get("mask_per_class", metrics["per_class"])
 
     def sheet(title: str, chosen: Sequence[int]) -> Sheet:
@@ -72,9 +76,9 @@ def write_run_report(
         for index in chosen:
             image, record = to_picture(split.image(index, channels)), outcome.records[index]
             truth = kind.truth_record(split.truth(index), split)
-            pictures += [image, *(draw_record(image, one, outcome.score, legend=False) for one in (truth, record))]
-            score = f" {outcome.scores[index]:.2f}" if index in outcome.scores else ""
-            captions += [Path(split.name(index)).name, "ground truth", f"prediction{score}"]
+            pictures += [image, *(draw_record(image, one, score, legend=False) for one in (truth, record))]
+            own = f" {outcome.scores[index]:.2f}" if index in outcome.scores else ""
+            captions += [Path(split.name(index)).name, "ground truth", f"prediction{own}"]
         return Sheet(title, pictures, captions)
 
     typical = [outcome.spread[i] for i in spread(len(outcome.spread), 6)]
@@ -83,7 +87,7 @@ def write_run_report(
         path,
         card=card,
         cells=cells,
-        note=note,
+        notes=notes,
         plots=plots,
         classes=list(zip(card.classes, per_class, kind.class_notes(metrics, split), strict=True)),
         sheets=[

@@ -14,6 +14,7 @@ from featherbone.data.place import Url, root_of
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadRun
 from featherbone.files import parse_value, read_json, write_bytes, write_json
+from featherbone.metrics.operating_point import OperatingPoint
 
 FORMAT = 1
 CARD, WEIGHTS, CONFUSION = "card.json", "weights.safetensors", "confusion.npz"
@@ -55,6 +56,7 @@ class Metrics(TypedDict, total=False):
     """The `metrics` that are not only shown."""
 
     best_score: float | None
+    operating_point: OperatingPoint
     top1: float | None
     epoch: int
     images: int
@@ -110,7 +112,7 @@ class Card:
             metrics={
                 name: value
                 for name, value in self.metrics.items()
-                if isinstance(value, int | float | str) or name == "interval"
+                if isinstance(value, int | float | str) or name in ("interval", "operating_point")
             },
         )
 
@@ -166,8 +168,13 @@ class Card:
             return f"things {str(self.things)[:80]} are not distinct indices of the {count} classes"
         if len(self.category_ids) != count or len(set(self.category_ids)) != count:
             return f"category_ids {str(self.category_ids)[:80]} are not one for each of the {count} classes"
-        if not 0 <= (self.metrics.get("best_score") or 0) <= 1:
-            return f"best_score {self.metrics['best_score']} is outside 0 to 1"
+        point = self.metrics.get("operating_point")
+        for name, score in (
+            ("best_score", self.metrics.get("best_score")),
+            ("operating point", point and point["score"]),
+        ):
+            if not 0 <= (score or 0) <= 1:
+                return f"{name} {score} is outside 0 to 1"
         if "path" in self.data:
             missing = [f"data {key}" for key in DATA if key not in self.data]
             missing += [f"settings {key}" for key in SETTINGS if key not in self.settings]

@@ -43,10 +43,10 @@ class ClassDecoder:
     def __call__(
         self, raw: Tensor, frames: Sequence[Frame] = (), *, score: float | None = None
     ) -> list[Classification]:
-        """Records from logits (B, K); `frames` and `score` have no effect."""
+        """Records from logits (B, K) with the threshold `score`; `frames` have no effect."""
         scores, labels = self._best(raw)
         return [
-            Classification(tuple(row), tuple(self.classes[i] for i in row), tuple(best))
+            Classification(tuple(row), tuple(self.classes[i] for i in row), tuple(best), score or 0.0)
             for row, best in zip(labels.tolist(), scores.tolist(), strict=True)
         ]
 
@@ -57,13 +57,14 @@ class ClassDecoder:
     def exhaustive(self) -> "ClassDecoder":
         return replace(self, top=len(self.classes))
 
-    def describe(self, shown: float) -> dict[str, Any]:
+    def describe(self, shown: float | None) -> dict[str, Any]:
         return {
             "kind": "softmax",
             "outputs": {"logits": "(B, class)"},
             "formulas": {"score": "exp(logit) / sum(exp(logits))"},
             "top": self.top,
             "order": "score_descending",
+            **({} if shown is None else {"abstain_below": shown}),
         }
 
     def _best(self, raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,9 +146,10 @@ class ClassificationKind(Kind):
     headline = "top1"
     same = staticmethod(compare_classes)
     figures: ClassVar[Mapping[str, str]] = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class"}
+    inference = frozenset({"score"})
     options = frozenset(
         {"smoothing", "mixup", "cutmix", "auto_augment", "color_jitter", "erasing", "min_area", "dropout"}
-        | {"teacher", "distillation", "distillation_weight", "temperature"}
+        | {"teacher", "distillation", "distillation_weight", "temperature", "operating_point"}
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "small-data": dict(batch_size=16, epochs=100, warmup_epochs=5, clip_grad=1.0, ema=0.995)

@@ -29,7 +29,7 @@ from featherbone.tasks.likeness import compare_objects
 
 DEFAULT_SCORE = 0.3
 """Minimum score of an object that is shown, where a run has found no better one on its validation images."""
-OBJECT_OPTIONS = HEAD_OPTIONS | {"iou_crop", "mosaic", "unlabelled", "crowds"}
+OBJECT_OPTIONS = HEAD_OPTIONS | {"iou_crop", "mosaic", "unlabelled", "crowds", "operating_point"}
 OBJECT_DEFAULTS = {"batch_size": 8, "warmup_epochs": 1, "clip_grad": 10.0, "scale": (0.6, 1.4), "photometric": 0.5}
 NUM_DRAWN = 4
 """Objects of an image in `draw_objects`."""
@@ -65,7 +65,7 @@ class ObjectDecoder:
     def exhaustive(self) -> "ObjectDecoder":
         return self
 
-    def describe(self, shown: float) -> dict[str, Any]:
+    def describe(self, shown: float | None) -> dict[str, Any]:
         return {**self.head.describe(), "shown": shown, "image": IN_IMAGE}
 
     def _record(self, found: Found, frame: Frame) -> Detections:

@@ -60,8 +60,8 @@ class Decoder(Protocol):
     def exhaustive(self) -> "Decoder":
         """A decoder whose records hold everything that raw tensors give, to compare two of them."""
 
-    def describe(self, shown: float) -> dict[str, Any]:
-        """What a program needs to decode the raw tensors; objects below the score `shown` are not shown to people."""
+    def describe(self, shown: float | None) -> dict[str, Any]:
+        """What a program needs to decode the raw tensors; results below the score `shown` are not shown to people."""
 
 
 class Task(Protocol):
@@ -144,7 +144,12 @@ class Kind(ABC):
         return dense_preprocessing(model, head, image_size)
 
     def shown_score(self, card: Card) -> float | None:
-        """The score above which objects are shown: the best one on the validation images, else the usual one."""
+        """The score above which results are shown; None where all are.
+
+        It is that of the operating point, else of objects the best one on the validation images, else the usual one.
+        """
+        if point := card.metrics.get("operating_point"):
+            return float(point["score"])
         return self.score and (card.metrics.get("best_score") or self.score)
 
     def counts(self, card: Card) -> tuple[int, ...]:

@@ -75,7 +75,7 @@ class PanopticDecoder:
     def exhaustive(self) -> "PanopticDecoder":
         return self
 
-    def describe(self, shown: float) -> dict[str, Any]:
+    def describe(self, shown: float | None) -> dict[str, Any]:
         things = {f"things_{name}": shape for name, shape in OUTPUTS.items()}
         return {
             "kind": "panoptic",

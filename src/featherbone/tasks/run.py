@@ -77,7 +77,7 @@ def vary(card: Card, arguments: Mapping[str, Any]) -> Card:
     """
     if not arguments:
         return card
-    threshold = {name: value for name, value in card.metrics.items() if name == "best_score"}
+    threshold = {name: value for name, value in card.metrics.items() if name in ("best_score", "operating_point")}
     varied = replace(card, model_args={**card.model_args, **arguments}, metrics=threshold)
     with torch.random.fork_rng(devices=()), torch.device("meta"):
         own, others = (

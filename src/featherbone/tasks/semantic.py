@@ -53,7 +53,7 @@ class ClassMapDecoder:
     def exhaustive(self) -> "ClassMapDecoder":
         return self
 
-    def describe(self, shown: float) -> dict[str, Any]:
+    def describe(self, shown: float | None) -> dict[str, Any]:
         return {"kind": "label_map", "outputs": {"logits": "(B, class, row, column)"}, **LABEL_MAP}
 
 

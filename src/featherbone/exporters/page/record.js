@@ -7,7 +7,7 @@
 export function interpret(outputs, manifest, size, limit) {
   const { result_boxes: boxes, result_masks: parts, result_label_map: map } = outputs;
   const record = { task: manifest.task, height: size.height, width: size.width };
-  if (!boxes && !map) return { record: { task: manifest.task, classes: classes(outputs, manifest) } };
+  if (!boxes && !map) return { record: { task: manifest.task, ...classes(outputs, manifest) } };
   if (!boxes) return { record: { ...record, classes: areas(map.data, manifest) }, labels: map.data };
   const found = objects(outputs, limit);
   const masks = parts && found.map(({ index, box }) => paste(parts, index, box, size, manifest));
@@ -17,10 +17,12 @@ export function interpret(outputs, manifest, size, limit) {
 }
 
 function classes({ result_scores: scores, result_labels: labels }, manifest) {
-  return Array.from(scores.data, (score, i) => {
+  const rows = Array.from(scores.data, (score, i) => {
     const label = Number(labels.data[i]);
     return { label, name: manifest.classes[label], score };
   });
+  const threshold = manifest.decode.abstain_below;
+  return threshold ? { classes: rows, abstained: rows[0].score <= threshold } : { classes: rows };
 }
 
 function areas(map, manifest) {

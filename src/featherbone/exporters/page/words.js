@@ -28,11 +28,11 @@ export function facts(manifest) {
 }
 
 /** A record in one sentence. */
-export function summary({ objects, segments, classes, width }) {
+export function summary({ objects, segments, classes, width, abstained }) {
   if (objects) return counted(objects) || "Nothing found";
   if (segments) return panoptic(segments);
   if (width) return `Mostly ${listed(classes.slice(0, 3).map(({ name }) => name))}`;
-  return `${classes[0].name}, ${percent(classes[0].score)}`;
+  return `${abstained ? "Not certain: " : ""}${classes[0].name}, ${percent(classes[0].score)}`;
 }
 
 /** A share in percent. */
