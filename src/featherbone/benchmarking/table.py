@@ -151,9 +151,8 @@ class Device:
     """Whether its measurement came to its end."""
 
     def __str__(self) -> str:
-        cpu = "" if self.cpu == self.name else f", {self.cpu}"
-        about = ", ".join((f"{self.threads} threads", *self.runtimes.values(), self.system, self.date))
-        return f"device   {self.name}{cpu}, {about}{'' if self.complete else '; incomplete: interrupted'}"
+        about = [self.name, self.cpu, f"{self.threads} threads", *self.runtimes.values(), self.system, self.date]
+        return f"device   {', '.join(dict.fromkeys(about))}{'' if self.complete else '; incomplete: interrupted'}"
 
 
 @dataclass(frozen=True)

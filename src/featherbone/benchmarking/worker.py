@@ -208,8 +208,9 @@ class Subject:
         self.memory = Memory(self.device)
         self.loaded: dict[Size, tuple[int | None, Any]] = {}
         self.calls: dict[tuple[Size, int], Callable[[], object]] = {}
-        for package in job.target.run_packages if job.of_file else ():
-            import_module(package)  # its memory is not the model's
+        if job.of_file:
+            with suppress(Exception):  # no such file, but the runtime is loaded, which is not the model's memory
+                job.target.open(Path("none"))
         if job.runtime == "compiled":
             import_module("torch._inductor.compile_fx")  # nor is the compiler's
             torch._dynamo.config.recompile_limit = 256  # each size and batch is a program
