@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from featherbone.data.frames import inner_sizes
 from featherbone.data.transforms import Preprocessing
-from featherbone.heads.box_decoder import picked_objects
+from featherbone.heads.box_decoder import first_image, picked_objects
 from featherbone.ops.boxes import FOUND, Found, Picked
 
 
@@ -72,6 +72,9 @@ class PickedDecoder:
     def __call__(self, raw: Picked, sizes: Tensor, score: float | None = None) -> list[Found]:
         """The objects of each image with a score above `score`, in pixels of the network's input, cut at `sizes`."""
         return picked_objects(raw, self.score if score is None else score)
+
+    def tensors(self, raw: Picked, sizes: Tensor) -> dict[str, Tensor]:
+        return first_image(raw)
 
     def describe(self) -> dict[str, Any]:
         """What a program needs to find objects in the raw tensors."""

@@ -29,6 +29,9 @@ class HeadDecoder(Protocol):
         `sizes` (B, 2) are height and width of the scaled image on each input.
         """
 
+    def tensors(self, raw: Any, sizes: Tensor) -> dict[str, Tensor]:
+        """The objects of the first image in tensors of fixed shapes: boxes (n, 4), scores (n,), labels and masks."""
+
     def describe(self) -> dict[str, Any]:
         """What a program needs to decode the raw tensors."""
 
@@ -71,6 +74,9 @@ class BoxDecoder(ABC):
         boxes, labels, scores = (torch.stack(parts) for parts in zip(*images, strict=True))
         return Picked(boxes, scores, labels)
 
+    def tensors(self, raw: Any, sizes: Tensor) -> dict[str, Tensor]:
+        return first_image(self.pick(raw, sizes))
+
     def select_candidates(self, raw: Any, sizes: Tensor) -> Candidates:
         """The candidates of all levels before NMS, cut at the borders of images of `sizes` (B, 2)."""
         boxes, labels, scores = (torch.cat(parts, 1) for parts in zip(*self.levels(raw), strict=True))
@@ -81,6 +87,11 @@ class BoxDecoder(ABC):
         clip = {"x": "0 to inner_width", "y": "0 to inner_height"}
         limits = {"score": self.score, "candidates": self.candidates, "nms": self.nms, "limit": self.limit}
         return {"strides": list(self.strides), "clip": clip, **SELECTION, **limits}
+
+
+def first_image(picked: Any) -> dict[str, Tensor]:
+    """The first image of `Picked`, or of tensors that have masks beside, by the names of the fields."""
+    return {name: values[0] for name, values in picked._asdict().items()}
 
 
 def picked_objects(raw: Any, score: float | None = None) -> list[Found]:

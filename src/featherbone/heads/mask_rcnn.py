@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from featherbone.heads.anchors import AnchorRaw
-from featherbone.heads.box_decoder import picked_objects
+from featherbone.heads.box_decoder import first_image, picked_objects
 from featherbone.heads.fpn import FPN
 from featherbone.heads.levels import Level
 from featherbone.heads.roi import MaskRaw, RoIHeads
@@ -44,6 +44,9 @@ class MaskDecoder:
 
     def __call__(self, raw: MaskRaw, sizes: Tensor, score: float | None = None) -> list[Found]:
         return picked_objects(raw, self.score if score is None else score)
+
+    def tensors(self, raw: MaskRaw, sizes: Tensor) -> dict[str, Tensor]:
+        return first_image(raw)
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "mask_rcnn", "outputs": OUTPUTS, "score": self.score, **FOUND, **PASTE}

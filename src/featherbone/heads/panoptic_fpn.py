@@ -1,12 +1,12 @@
 """Panoptic FPN (arXiv 1901.02446): Mask R-CNN for things and a semantic branch for stuff, on one FPN."""
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from featherbone.heads.levels import Level
-from featherbone.heads.mask_rcnn import MaskRCNN, Proposed
+from featherbone.heads.mask_rcnn import MaskDecoder, MaskRCNN, Proposed
 from featherbone.heads.pixels import PixelLoss
 from featherbone.heads.roi import MaskRaw
 from featherbone.heads.semantic_fpn import SemanticBranch
@@ -32,6 +32,7 @@ class PanopticFPN(nn.Module):
 
     image_size: ClassVar[int] = 640
     nms_inside: ClassVar[bool] = True
+    raw: ClassVar[Any] = PanopticRaw
 
     def __init__(
         self,
@@ -56,6 +57,11 @@ class PanopticFPN(nn.Module):
         """As of `MaskRCNN`."""
         levels = self.things.fpn(maps)
         return PanopticRaw(self.things.read(levels, sizes), self.stuff(levels[:-1]))
+
+    @staticmethod
+    def things_decoder(strides: Sequence[float]) -> MaskDecoder:
+        """The decoder of the things; `strides` are not used."""
+        return MaskDecoder()
 
     def losses(self, raw: PanopticRaw, targets: Sequence[PanopticTarget]) -> dict[str, Tensor]:
         """The five losses of `MaskRCNN`, and cross-entropy of the semantic branch."""

@@ -16,6 +16,8 @@ from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadData
 from featherbone.heads.box_decoder import HeadDecoder, picked_objects
 from featherbone.heads.mask_rcnn import MaskRCNN
+from featherbone.heads.nms_free import NMSFree
+from featherbone.heads.nms_free_masks import PrototypeMasks
 from featherbone.heads.retinanet import RetinaNet
 from featherbone.heads.yolov3 import YOLOv3
 from featherbone.metrics.detection import DetectionMetrics
@@ -58,8 +60,7 @@ class ObjectDecoder:
         return [self._record(objects, frame) for objects, frame in zip(found, frames, strict=True)]
 
     def tensors(self, raw: Any, frame: Frame) -> dict[str, Tensor]:
-        picked = self.head.pick(raw, torch.tensor([frame.inner])) if hasattr(self.head, "pick") else raw
-        found = {name: values[0] for name, values in picked._asdict().items()}
+        found = self.head.tensors(raw, torch.tensor([frame.inner]))
         return {**found, "boxes": frame.to_image(found["boxes"])}
 
     def exhaustive(self) -> "ObjectDecoder":
@@ -95,7 +96,7 @@ class DetectionKind(Kind):
     headline = "AP"
     same = staticmethod(compare_objects)
     figures: ClassVar[Mapping[str, str]] = named("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
-    heads: ClassVar[dict[str, Any]] = {"retinanet": RetinaNet, "yolov3": YOLOv3}
+    heads: ClassVar[dict[str, Any]] = {"retinanet": RetinaNet, "yolov3": YOLOv3, "nms_free": NMSFree}
     score = DEFAULT_SCORE
     inference = frozenset({"score", "tile"})
     options = OBJECT_OPTIONS
@@ -147,7 +148,7 @@ class InstanceKind(DetectionKind):
     figures: ClassVar[Mapping[str, str]] = named(
         "AP", "AP50", "mask_AP", "mask_AP50", "AP75", "APs", "APm", "APl", "AR100"
     )
-    heads: ClassVar[dict[str, Any]] = {"mask_rcnn": MaskRCNN}
+    heads: ClassVar[dict[str, Any]] = {"mask_rcnn": MaskRCNN, "nms_free_masks": PrototypeMasks}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small-data": SMALL_DATA}
     has_validation_loss = False
     masks = True

@@ -16,12 +16,12 @@ from featherbone.data.split import PanopticTruth, Split
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadData
 from featherbone.heads.box_decoder import HeadDecoder
-from featherbone.heads.mask_rcnn import OUTPUTS, MaskDecoder
+from featherbone.heads.nms_free_masks import PrototypePanoptic
 from featherbone.heads.panoptic_fpn import LightPanopticFPN, PanopticFPN, PanopticRaw
 from featherbone.metrics.panoptic import PanopticMetrics
-from featherbone.ops.boxes import FOUND, Found, keep_nms
+from featherbone.ops.boxes import Found, keep_nms
 from featherbone.ops.label_maps import AT_ONCE, FUSION, IGNORE, LABEL_MAP, PanopticTarget, fuse, label_map
-from featherbone.ops.paste import PASTE, paste_masks
+from featherbone.ops.paste import paste_masks
 from featherbone.ops.rle import box_of
 from featherbone.results import PanopticMap, Segment
 from featherbone.tasks.card import Card
@@ -50,23 +50,24 @@ class PanopticDecoder:
     head: HeadDecoder
     """Decoder of the things."""
     stuff_share: float = STUFF
+    raw: Any = PanopticRaw
+    """Type of the raw tensors."""
     kind: ClassVar[str] = "panoptic"
-    raw: ClassVar[Any] = PanopticRaw
 
     @property
     def stuff(self) -> tuple[int, ...]:
         """Indices of the other classes."""
         return tuple(i for i in range(len(self.classes)) if i not in self.things)
 
-    def __call__(self, raw: PanopticRaw, frames: Sequence[Frame], *, score: float | None = None) -> list[PanopticMap]:
+    def __call__(self, raw: Any, frames: Sequence[Frame], *, score: float | None = None) -> list[PanopticMap]:
         """The map of each image that its frame describes, with the things of a score above `score`."""
         sizes = torch.tensor([frame.inner for frame in frames])
         found = self.head(raw.things, sizes, KEPT if score is None else score)
         return [self._map(*image) for image in zip(found, raw.stuff, frames, strict=True)]
 
-    def tensors(self, raw: PanopticRaw, frame: Frame) -> dict[str, Tensor]:
+    def tensors(self, raw: Any, frame: Frame) -> dict[str, Tensor]:
         """See `Decoder`; labels are those of `things`, and `label_map` holds 1 + the index of `stuff`."""
-        things = {name: values[0] for name, values in raw.things._asdict().items()}
+        things = self.head.tensors(raw.things, torch.tensor([frame.inner]))
         boxes = frame.to_image(things["boxes"])
         scores = things["scores"].where(keep_nms(boxes, things["scores"], DOUBLE), 0)
         stuff = label_map(raw.stuff[0], frame.canvas, frame.inner, frame.size, AT_ONCE)
@@ -76,10 +77,13 @@ class PanopticDecoder:
         return self
 
     def describe(self, shown: float | None) -> dict[str, Any]:
-        things = {f"things_{name}": shape for name, shape in OUTPUTS.items()}
+        things = self.head.describe()
+        outputs = {f"things_{name}": axes for name, axes in things["outputs"].items()}
         return {
+            **things,
             "kind": "panoptic",
-            "outputs": {**things, "stuff": "(B, 1 + stuff, row, column)"},
+            "things_kind": things["kind"],
+            "outputs": {**outputs, "stuff": "(B, 1 + stuff, row, column)"},
             "score": KEPT,
             "double": DOUBLE,
             "overlap": 0.5,
@@ -92,8 +96,6 @@ class PanopticDecoder:
             "fusion": FUSION,
             "map": LABEL_MAP,
             "image": IN_IMAGE,
-            **FOUND,
-            **PASTE,
         }
 
     def _map(self, found: Found, logits: Tensor, frame: Frame) -> PanopticMap:
@@ -101,7 +103,7 @@ class PanopticDecoder:
         scores, labels = found.scores.float().cpu(), found.labels.cpu()
         kept = nms(boxes, scores, DOUBLE)  # highest score first
         kept = kept[((boxes[kept, 2:] - boxes[kept, :2]) > 0).all(1)]
-        assert found.masks is not None, "Mask R-CNN finds masks"
+        assert found.masks is not None, "panoptic heads find masks"
         masks = paste_masks(found.masks.float().cpu()[kept], boxes[kept], frame.height, frame.width)
         best = label_map(logits, frame.canvas, frame.inner, frame.size).cpu().numpy()
         fused = fuse(masks, best, len(self.stuff), self.stuff_share * best.size)
@@ -120,7 +122,11 @@ class PanopticKind(Kind):
     headline = "PQ"
     same = staticmethod(compare_segments)
     figures: ClassVar[Mapping[str, str]] = named("PQ", "PQ_things", "PQ_stuff", "SQ", "RQ")
-    heads: ClassVar[dict[str, Any]] = {"panoptic_fpn_light": LightPanopticFPN, "panoptic_fpn": PanopticFPN}
+    heads: ClassVar[dict[str, Any]] = {
+        "panoptic_fpn_light": LightPanopticFPN,
+        "panoptic_fpn": PanopticFPN,
+        "nms_free_panoptic": PrototypePanoptic,
+    }
     score = KEPT
     inference = frozenset({"score"})
     options = HEAD_OPTIONS | {"iou_crop"}
@@ -136,7 +142,8 @@ class PanopticKind(Kind):
         return len(card.things), len(card.classes) - len(card.things)
 
     def decoder(self, card: Card, strides: Sequence[float]) -> PanopticDecoder:
-        return PanopticDecoder(card.classes, card.things, MaskDecoder())
+        head = self.find_head(card.head)[1]
+        return PanopticDecoder(card.classes, card.things, head.things_decoder(strides), raw=head.raw)
 
     def metrics(self, source: Any) -> PanopticMetrics:
         return PanopticMetrics(len(source.classes), source.things)
