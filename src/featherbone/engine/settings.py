@@ -6,8 +6,9 @@ A setting comes from the first of these that states it:
 2. the recipe (`recipe`),
 3. the preset (`preset`),
 4. without a recipe, for training that starts from given weights: `FINE_TUNING`,
-5. the defaults of the task (`KINDS` in tasks/task.py),
-6. the default of the field.
+5. the defaults of the head, if it states any,
+6. the defaults of the task (`KINDS` in tasks/task.py),
+7. the default of the field.
 
 Training starts from published weights (`pretrained`) wherever there are some that one may use, unless the options or
 the recipe say otherwise or name other weights.
@@ -257,7 +258,8 @@ def complete(
     if stated.get("pretrained") is None and not own and model is not None and has_weights(model):
         stated["pretrained"] = True
     started = FINE_TUNING if recipe is None and (own or stated.get("pretrained")) else {}
-    settings = Settings().override(**{**kind.defaults, **started, **(kind.presets[preset] if preset else {}), **stated})
+    usual = {**kind.defaults, **head_defaults(kind.find_head(stated.get("head"))[1]), **started}
+    settings = Settings().override(**{**usual, **(kind.presets[preset] if preset else {}), **stated})
     if settings.scale[0] > settings.scale[1]:
         raise BadOption(f"scale {settings.scale}: the minimum comes first")
     if settings.schedule == "step" and not settings.milestones:
@@ -269,6 +271,11 @@ def complete(
     for name in ("model_args", "head_args"):
         parse_keywords(getattr(settings, name), name)
     return settings
+
+
+def head_defaults(head: Any) -> Mapping[str, Any]:
+    """Settings whose defaults differ for a head (a class, or None)."""
+    return getattr(head, "defaults", {})
 
 
 def from_card(card: Mapping[str, Any], task: str, **given: Any) -> Settings:
@@ -318,6 +325,9 @@ def _default(name: str) -> str:
     for kind in KINDS.values():
         if name in kind.defaults:
             own.setdefault(_shown(kind.defaults[name]), []).append(kind.name)
+        for head, made in kind.heads.items():
+            if name in head_defaults(made):
+                own.setdefault(_shown(head_defaults(made)[name]), []).append(head)
     others = "".join(f"; for {_listed(tasks)} {value}" for value, tasks in own.items())
     if name in FINE_TUNING:
         others += f"; from given weights {_shown(FINE_TUNING[name])}"

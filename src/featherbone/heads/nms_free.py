@@ -8,7 +8,7 @@ difference of a score to the highest of its neighbours, which makes it effective
 combination, the neck and the widths are ours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import Any, ClassVar, NamedTuple
@@ -131,6 +131,8 @@ class NMSFree(nn.Module):
 
     image_size: ClassVar[int] = 320
     decoder: ClassVar[type[NMSFreeDecoder]] = NMSFreeDecoder
+    defaults: ClassVar[Mapping[str, Any]] = {"head_lr": 4.0}
+    """Settings of training whose defaults differ for this head."""
 
     def __init__(self, pyramid: Sequence[Level], num_classes: int, dim: int = 96, num_convs: int = 2) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ the box. This replaces YOLACT's crop, and objects of all sizes have the same wei
 classes of stuff from the features of the prototypes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -170,6 +170,7 @@ class PrototypePanoptic(nn.Module):
 
     image_size: ClassVar[int] = 320
     raw: ClassVar[Any] = PrototypePanopticRaw
+    defaults: ClassVar[Mapping[str, Any]] = NMSFree.defaults
 
     def __init__(
         self,
