@@ -6,6 +6,7 @@ head are the same. Each result is a JSON file, and runs that have one are not re
 command share the runs.
 
     OMP_NUM_THREADS=1 python benchmarks/detectors.py --data FOLDER --seeds 0 1 2
+    python benchmarks/detectors.py --latency
 """
 
 import argparse
@@ -24,6 +25,11 @@ from PIL import Image, ImageDraw, ImageFilter
 
 import featherbone
 from featherbone.files import claim, write_json
+from featherbone.tasks.card import Card
+from featherbone.tasks.dense import dense_preprocessing
+from featherbone.tasks.run import build_task, save_weights
+from featherbone.tasks.task import KINDS
+from featherbone.tasks.variant import parse_keywords
 from pretrained import MODEL, OBJECTS, write_checkpoint
 
 Settings = dict[str, Any]
@@ -40,7 +46,7 @@ COMMON: Settings = {
     "warmup_epochs": 1.0,
     "eval_every": 1000,
 }
-KINDS = ("red cell", "white cell", "platelet")
+CLASSES = ("red cell", "white cell", "platelet")
 SIDE = (240, 320)
 """Height and width of a drawn picture."""
 
@@ -94,7 +100,7 @@ def write_cells(folder: Path, train: int = 60, val: int = 30) -> Path:
             for kind, box in objects:
                 about = {"id": len(annotations) + 1, "image_id": number, "category_id": kind + 1}
                 annotations.append({**about, "bbox": box, "area": box[2] * box[3], "iscrowd": 0})
-        categories = [{"id": i + 1, "name": name} for i, name in enumerate(KINDS)]
+        categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
         content = {"images": images, "annotations": annotations, "categories": categories}
         write_json(folder / "annotations" / f"instances_{split}.json", content)
     return folder
@@ -111,6 +117,24 @@ def measure(data: Path, name: str, backbone: str, head: str, seed: int, weights:
     figures = {key: result.metrics[key] for key in ("AP", "AP50", "AP75", "images")}
     about = {"data": name, "backbone": backbone, "head": head, "seed": seed}
     return {**about, **figures, "cpu_seconds": round(time.process_time() - began)}
+
+
+def measure_latency(out: Path) -> None:
+    """Measure the untrained detectors of both backbones at 320 px beside their backbones; the tables go to `out`."""
+    models = []
+    for backbone in BACKBONES:
+        models.append(backbone)
+        for name, given in HEADS.items():
+            head = KINDS["detection"].find_head(name)[1]
+            preprocessing = dense_preprocessing(backbone, head, 320)
+            about: Settings = {"head": name, "head_args": parse_keywords(given, "head_args"), "settings": {"seed": 0}}
+            card = Card("detection", backbone, CLASSES, preprocessing, **about)
+            run = out / f"{backbone}-{name}"
+            run.mkdir(parents=True, exist_ok=True)
+            card.write(run)
+            save_weights(run, build_task(card))
+            models.append(str(run))
+    featherbone.bench(models, image_size=(320,), runtimes=("onnx", "openvino"), out=out / "bench")
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -131,13 +155,16 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the results lack, seed by seed; print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds the data sets")
+    parser.add_argument("--data", type=Path, help="folder that holds the data sets")
+    parser.add_argument("--latency", action="store_true", help="measure latency, not AP")
     parser.add_argument("--names", nargs="+", default=list(EPOCHS), choices=list(EPOCHS))
     parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=list(HEADS))
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), choices=list(BACKBONES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("detectors"))
     given = parser.parse_args(arguments)
+    if given.latency:
+        return measure_latency(given.out)
     torch.set_num_threads(1)
     given.out.mkdir(exist_ok=True)
     plan = [(b, s, n, h) for b in given.backbones for s in given.seeds for n in given.names for h in given.heads]
