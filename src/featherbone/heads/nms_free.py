@@ -26,6 +26,7 @@ from featherbone.heads.task_aligned import (
     assign,
     distribution_focal_loss,
     quality_focal_loss,
+    weighted_mean,
 )
 from featherbone.ops.boxes import FOUND, Found, Picked, Target, clip_boxes
 
@@ -193,13 +194,14 @@ class NMSFree(nn.Module):
         found: list[dict[str, Tensor]] = []
         for i, (target, (one, many)) in enumerate(zip(targets, matches, strict=True)):
             pairs = zip(branches.items(), (one, many), strict=False)
-            terms = {name: quality_focal_loss(x[i], target.labels, to) / to.total for (name, x), to in pairs}
-            wanted, weight = target.boxes[many.objects], many.quality / many.total
-            terms["box"] = BOX_WEIGHT * (generalized_box_iou_loss(boxes[i, many.cells], wanted) * weight).sum()
+            terms = {name: quality_focal_loss(x[i], target.labels, to) for (name, x), to in pairs}
+            wanted = target.boxes[many.objects]
+            overlap = generalized_box_iou_loss(boxes[i, many.cells], wanted)
+            terms["box"] = BOX_WEIGHT * weighted_mean(overlap, many.weight)
             if bins is not None:
                 sides = bins[i, many.cells].unflatten(1, (4, NUM_BINS))
                 loss = distribution_focal_loss(sides, cells.distances(wanted, many.cells)).mean(1)
-                terms["bins"] = BINS_WEIGHT * (loss * weight).sum()
+                terms["bins"] = BINS_WEIGHT * weighted_mean(loss, many.weight)
             found.append(terms)
         return {name: torch.stack([terms[name] for terms in found]).mean() for name in found[0]}
 

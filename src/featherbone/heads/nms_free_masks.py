@@ -29,6 +29,7 @@ from featherbone.heads.nms_free import (
 )
 from featherbone.heads.pixels import PixelLoss
 from featherbone.heads.roi import MaskRaw, crop_masks
+from featherbone.heads.task_aligned import weighted_mean
 from featherbone.ops.boxes import Target
 from featherbone.ops.label_maps import PanopticTarget
 from featherbone.ops.paste import PASTE
@@ -37,7 +38,7 @@ NUM_PROTOTYPES = 32
 GRID = 56
 """Rows and columns of a mask over its box."""
 MAX_MASKS = 64
-"""Cells of an image whose masks are trained, those of the highest quality."""
+"""Cells of an image whose masks are trained, those of the highest weight."""
 MASK_WEIGHT = 2.0
 
 
@@ -149,7 +150,7 @@ class PrototypeMasks(NMSFree):
     def _mask_loss(self, coefficients: Tensor, prototypes: Tensor, target: Target, matches: Matches) -> Tensor:
         """The loss of one image's masks, from coefficients (N, P) and prototypes (P, h, w)."""
         _, many = matches
-        quality, best = many.quality.topk(min(MAX_MASKS, len(many.quality)))
+        weight, best = many.weight.topk(min(MAX_MASKS, len(many.weight)))
         objects = many.objects[best]
         boxes = target.boxes[objects]
         logits = mask_logits(coefficients[many.cells[best]], prototypes, boxes, self.strides[0] / 2)
@@ -158,7 +159,7 @@ class PrototypeMasks(NMSFree):
         scores = logits.sigmoid()
         shared = (scores * shapes).sum((1, 2))
         dice = 1 - (2 * shared + 1) / ((scores**2).sum((1, 2)) + (shapes**2).sum((1, 2)) + 1)
-        return ((entropy + dice) * quality).sum() / many.total
+        return weighted_mean(entropy + dice, weight)
 
 
 class PrototypePanoptic(nn.Module):

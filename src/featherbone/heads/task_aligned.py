@@ -23,13 +23,10 @@ class Assignment(NamedTuple):
     """Indices of the positive cells (p,)."""
     objects: Tensor
     """The index of the object of each (p,)."""
+    weight: Tensor
+    """Alignment of each, relative to the best cell of its object, from 0 to 1 (p,)."""
     quality: Tensor
     """The score that each is trained on, from 0 to 1 (p,)."""
-
-    @property
-    def total(self) -> Tensor:
-        """Sum of the qualities, at least 1: what the losses of an image are divided by."""
-        return self.quality.sum().clamp(min=1)
 
 
 class Cells(NamedTuple):
@@ -67,12 +64,12 @@ def assign(scores: Tensor, boxes: Tensor, points: Tensor, target: Target, top: i
     """The `top` best-aligned cells of each object among those whose centre is inside its box.
 
     `scores` (N, K), `boxes` (N, 4) and centres `points` (N, 2) are those of the cells. If no centre is inside a box,
-    the nearest cell is used. A cell chosen by several objects is assigned to the best-aligned one. The quality of an
-    object's best cell is the highest IoU of its cells; that of the others is proportional to their alignment.
+    the nearest cell is used. A cell chosen by several objects is assigned to the best-aligned one. The quality of a
+    cell is its weight times the highest IoU of its object's cells.
     """
     if not len(target.boxes):
         empty = torch.zeros(0, dtype=torch.int64, device=scores.device)
-        return Assignment(empty, empty, scores.new_zeros(0))
+        return Assignment(empty, empty, scores.new_zeros(0), scores.new_zeros(0))
     iou = box_iou(target.boxes, boxes)  # (n, N)
     alignment = scores.T[target.labels] * iou**EXPONENT
     margin = torch.cat((points - target.boxes[:, None, :2], target.boxes[:, None, 2:] - points), -1).amin(-1)
@@ -85,18 +82,26 @@ def assign(scores: Tensor, boxes: Tensor, points: Tensor, target: Target, top: i
     claimed = torch.zeros_like(inside)
     claimed[objects, cells] = True
     highest, reach = (x.where(claimed, 0).amax(1)[objects] for x in (alignment, iou))
-    return Assignment(cells, objects, best[cells] / highest.clamp(min=1e-12) * reach)
+    weight = best[cells] / highest.clamp(min=1e-30)
+    return Assignment(cells, objects, weight, weight * reach)
 
 
 def quality_focal_loss(logits: Tensor, labels: Tensor, assigned: Assignment) -> Tensor:
-    """Sum of |quality - score|^2 * cross-entropy over cells and classes, from logits (N, K) and object labels (n,).
+    """|quality - score|^2 * cross-entropy, from logits (N, K) and object labels (n,); Eq. 1 of GFL.
 
-    Eq. 1 of GFL: the score of an assigned cell's class is trained on its quality, all others on 0.
+    The score of an assigned cell's class is trained on its quality, all others on 0. The sum over cells and classes is
+    divided by that of the qualities, at least 1.
     """
     wanted = torch.zeros_like(logits)
     wanted[assigned.cells, labels[assigned.objects]] = assigned.quality
     weight = (wanted - logits.sigmoid()).abs() ** FOCUS
-    return (weight * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")).sum()
+    loss = weight * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    return loss.sum() / assigned.quality.sum().clamp(min=1)
+
+
+def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
+    """Losses of cells (p,) by their weights, which are divided by their sum, at least 1."""
+    return (losses * weight).sum() / weight.sum().clamp(min=1)
 
 
 def distribution_focal_loss(bins: Tensor, values: Tensor) -> Tensor:
