@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
+from featherbone.heads.anchors import NEGATIVE
 from featherbone.ops.boxes import Target
 
 EXPONENT = 6
@@ -64,8 +65,9 @@ def assign(scores: Tensor, boxes: Tensor, points: Tensor, target: Target, top: i
     """The `top` best-aligned cells of each object among those whose centre is inside its box.
 
     `scores` (N, K), `boxes` (N, 4) and centres `points` (N, 2) are those of the cells. If no centre is inside a box,
-    the nearest cell is used. A cell chosen by several objects is assigned to the best-aligned one. The quality of a
-    cell is its weight times the highest IoU of its object's cells.
+    the nearest cell is used. A cell chosen by several objects is assigned to the best-aligned one; an object that
+    loses all its cells takes the best of those that are left. The quality of a cell is its weight times the highest
+    IoU of its object's cells.
     """
     if not len(target.boxes):
         empty = torch.zeros(0, dtype=torch.int64, device=scores.device)
@@ -77,12 +79,17 @@ def assign(scores: Tensor, boxes: Tensor, points: Tensor, target: Target, top: i
     values, chosen = alignment.where(inside, -1).topk(min(top, len(points)))
     claims = torch.full_like(alignment, -1).scatter(1, chosen, values)  # -1 where a cell is not chosen
     best, index = claims.max(0)
-    cells = (best >= 0).nonzero()[:, 0]
-    objects = index[cells]
+    owner = index.where(best >= 0, NEGATIVE)  # (N,)
+    numbers = torch.arange(len(target.boxes), device=scores.device)
+    for i in numbers[(owner != numbers[:, None]).all(1)]:
+        value, cell = alignment[i].where(inside[i] & (owner < 0), -1).max(0)
+        owner[cell] = i.where(value >= 0, owner[cell])
+    cells = (owner >= 0).nonzero()[:, 0]
+    objects = owner[cells]
     claimed = torch.zeros_like(inside)
     claimed[objects, cells] = True
     highest, reach = (x.where(claimed, 0).amax(1)[objects] for x in (alignment, iou))
-    weight = best[cells] / highest.clamp(min=1e-30)
+    weight = alignment[objects, cells] / highest.clamp(min=1e-30)
     return Assignment(cells, objects, weight, weight * reach)
 
 
