@@ -168,7 +168,7 @@ class NMSFree(nn.Module):
         """Quality focal loss of the classes after the selection (`class`) and before it (`many`), GIoU loss of the
         boxes and distribution focal loss of their sides (`bins`).
 
-        The terms of an image are divided by the sum of its qualities, at least 1; then the mean over the images.
+        Each is a weighted mean over the cells of an image (see `quality_focal_loss`); then the mean over the images.
         Without `many` and `bins` for the raw tensors of evaluation.
         """
         return self.terms(raw, targets, self.match(raw, targets))
