@@ -8,6 +8,7 @@ from torch import nn
 from featherbone.data.frames import inner_sizes
 from featherbone.heads.anchors import AnchorRaw
 from featherbone.heads.levels import Level
+from featherbone.heads.nms_free import CellRaw, NMSFree
 from featherbone.heads.retinanet import RetinaNet
 from featherbone.heads.yolov3 import YoloRaw, YOLOv3
 from featherbone.ops.boxes import Target
@@ -76,3 +77,21 @@ def silent_yolov3(height, width):
     for x in maps:
         x[:, :, 4:] = -20
     return YoloRaw(tuple(x.flatten(1, 2) for x in maps))
+
+
+def lively_nms_free():
+    """The same; the selection changes little, so that neighbours have scores, too."""
+    torch.manual_seed(0)
+    head = randomise(NMSFree(PYRAMID, CLASSES, DIM)).eval()
+    head.classes.predict.bias.data += 4.6
+    head.slope.data.fill_(0.5)
+    return head
+
+
+def silent_nms_free(height, width):
+    """The same; the boxes have sides of two strides."""
+    sizes = [(ceil(height / stride), ceil(width / stride)) for stride in (8, 16, 32)]
+    return CellRaw(
+        tuple(torch.full((1, CLASSES, *size), -20.0) for size in sizes),
+        tuple(torch.ones(1, 4, *size) for size in sizes),
+    )
