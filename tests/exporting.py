@@ -19,18 +19,24 @@ HEADS = {
     None: "classification",
     "retinanet": "detection",
     "yolov3": "detection",
+    "nms_free": "detection",
     "mask_rcnn": "instance",
+    "nms_free_masks": "instance",
     "segformer": "semantic",
     "semantic_fpn": "semantic",
     "panoptic_fpn_light": "panoptic",
+    "nms_free_panoptic": "panoptic",
 }
 SMALL = {
     "retinanet": {"dim": 24, "num_convs": 1},
     "yolov3": {"dim": 24},
+    "nms_free": {"dim": 16, "num_convs": 1},
+    "nms_free_masks": {"dim": 16, "num_convs": 1, "mask_dim": 8},
     "mask_rcnn": {"dim": 16, "fc_dim": 16, "proposals": 60},
     "segformer": {"dim": 16},
     "semantic_fpn": {"dim": 16},
     "panoptic_fpn_light": {"dim": 16, "fc_dim": 16, "proposals": 60, "branch_dim": 8},
+    "nms_free_panoptic": {"dim": 16, "num_convs": 1, "mask_dim": 8},
 }
 """Arguments of the heads."""
 

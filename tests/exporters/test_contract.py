@@ -3,6 +3,7 @@
 import json
 import os
 from copy import deepcopy
+from importlib.util import find_spec
 
 import onnx
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from exporting import CLASSES, HEADS, a_model, pictures
 from featherbone.errors import BadImage, BadOption, BadRun, FeatherboneError
-from featherbone.exporters.artifact import Form
+from featherbone.exporters.artifact import Form, choose_form
 from featherbone.exporters.contract import ExportDiffers, export_task, own_files
 from featherbone.exporters.exported import open_task
 from featherbone.exporters.forms import flatten
@@ -40,7 +41,7 @@ def test_a_written_file_says_what_the_model_says(head, tmp_path):
     assert told["holds"] and told["worst"]["objects"] == parity.worst.objects
     page = (tmp_path / "out" / "parity.html").read_text()
     assert "Same results" in page and page.count("data:image/jpeg") == 6
-    if HEADS[head] != "instance" and HEADS[head] != "panoptic":
+    if head not in ("mask_rcnn", "panoptic_fpn_light"):
         kinds = {node.op_type for node in onnx.load(tmp_path / "out" / "model.onnx").graph.node}
         assert "NonMaxSuppression" not in kinds and "Conv" in kinds
     if HEADS[head] in ("detection", "instance"):
@@ -58,6 +59,7 @@ def test_a_written_file_says_what_the_model_says(head, tmp_path):
     [
         ("lvt", None),
         ("test_resnet", "segformer"),
+        ("test_resnet", "nms_free_panoptic"),
         *(pytest.param(name, None, marks=pytest.mark.slow) for name in ("lightvit_tiny", "lit_tiny", "xformer_small")),
         *(pytest.param("lvt", head, marks=pytest.mark.slow) for head in ("retinanet", "semantic_fpn")),
     ],
@@ -131,16 +133,25 @@ def test_nothing_is_written_half_or_over_what_is_not_ours(tmp_path, monkeypatch)
 
 
 def test_openvino_and_torch_packages_keep_the_contract(tmp_path):
-    card, task = a_model("retinanet")
-    parity = export(card, task, tmp_path / "openvino", "openvino")
-    assert parity.holds and parity.worst.objects > 0
-    assert {"model.xml", "model.bin"} <= {path.name for path in (tmp_path / "openvino").iterdir()}
+    for head in ("retinanet", "nms_free_masks"):
+        card, task = a_model(head)
+        parity = export(card, task, tmp_path / head, "openvino")
+        assert parity.holds and parity.worst.objects > 0
+    assert {"model.xml", "model.bin"} <= {path.name for path in (tmp_path / "retinanet").iterdir()}
     card, task = a_model()
     assert export(card, task, tmp_path / "torch", "torch", "batch").holds
     _, exported = open_task(tmp_path / "torch" / "model.pt2", trust=True)
     images = torch.randn(3, 3, 64, 96)
     with torch.inference_mode():
         torch.testing.assert_close(exported(images), task(images), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(find_spec("executorch") is None, reason="executorch is not installed")
+def test_things_and_stuff_go_to_executorch(tmp_path):
+    """The network holds those of detection and instance segmentation; nothing in it is what phones lack."""
+    card, task = a_model("nms_free_panoptic")
+    form = choose_form(find_target("executorch"), card.task, card.head)
+    assert export_task(card, task, form, tmp_path / "out", pictures()).holds
 
 
 def test_exporting_again_replaces_the_export_only(tmp_path, monkeypatch):

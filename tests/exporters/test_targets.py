@@ -17,8 +17,11 @@ def test_targets_are_found_by_name():
         ("executorch", "instance", "mask_rcnn", {}, "export to onnx, openvino, torch"),
         ("executorch", "detection", "yolov3", {"with_nms": True}, "export to onnx, openvino, torch"),
         ("executorch", "classification", None, {"dynamic": "batch"}, "give none"),
+        ("executorch", "panoptic", "nms_free_panoptic", {"dynamic": "batch"}, "give none"),
         ("onnx", "panoptic", "panoptic_fpn", {"dynamic": "batch"}, "give none"),
-        ("onnx", "semantic", "segformer", {"with_nms": True}, "with-nms applies to detectors"),
+        ("onnx", "semantic", "segformer", {"with_nms": True}, "omit it, segformer is not one"),
+        ("onnx", "detection", "nms_free", {"with_nms": True}, "omit it, nms_free is not one"),
+        ("onnx", "instance", "nms_free_masks", {"with_nms": True}, "omit it, nms_free_masks is not one"),
         ("web", "detection", "yolov3", {"with_nms": True}, "omit with-pre and with-nms"),
         ("web", "detection", "yolov3", {"dynamic": "size"}, "give none or batch"),
     ],
@@ -32,6 +35,10 @@ def test_as_much_varies_as_can():
     assert choose_form(TARGETS["onnx"], "detection", "retinanet").dynamic == "batch"
     assert choose_form(TARGETS["onnx"], "detection", "retinanet", with_nms=True).dynamic == "none"
     assert choose_form(TARGETS["onnx"], "instance", "mask_rcnn").dynamic == "none"
+    for task, head in (("detection", "nms_free"), ("instance", "nms_free_masks"), ("panoptic", "nms_free_panoptic")):
+        assert choose_form(TARGETS["onnx"], task, head).dynamic == "batch"
+        assert choose_form(TARGETS["onnx"], task, head, "size").dynamic == "size"
+        assert choose_form(TARGETS["executorch"], task, head).dynamic == "none"
     assert choose_form(TARGETS["executorch"], "classification", None).dynamic == "none"
 
 

@@ -53,7 +53,7 @@ def choose_form(
     head_class = KINDS[task].find_head(head)[1] if head else None
     nms_inside = getattr(head_class, "nms_inside", False)
     if with_nms and not hasattr(getattr(head_class, "decoder", None), "pick"):
-        raise BadOption(f"with-nms applies to detectors; omit it, {head or task} has no NMS to include")
+        raise BadOption(f"with-nms applies to detectors that are decoded with NMS; omit it, {head or task} is not one")
     if (nms_inside or with_nms) and not target.nms:
         reason = f"{head} needs" if nms_inside else "with-nms includes"
         others = [other.name for other in TARGETS.values() if other.nms]

@@ -103,7 +103,7 @@ def mask_logits(coefficients: Tensor, prototypes: Tensor, boxes: Tensor, stride:
     """
     height, width = prototypes.shape[1:]
     maps = (coefficients @ prototypes.flatten(1)).reshape(-1, 1, height, width)
-    places = (torch.arange(GRID, device=boxes.device) + 0.5) / GRID
+    places = (torch.arange(GRID, device=boxes.device, dtype=boxes.dtype) + 0.5) / GRID
     x = boxes[:, :1] + places * (boxes[:, 2:3] - boxes[:, :1])  # (n, GRID)
     y = boxes[:, 1:2] + places * (boxes[:, 3:] - boxes[:, 1:2])
     u, v = 2 * x / (stride * width) - 1, 2 * y / (stride * height) - 1
