@@ -15,8 +15,22 @@ def decode(
     score: float | None = None,
 ) -> list[dict[str, Any]]:
     """The objects of an image of `size` (height, width), `inner` on the input, with scores above `score`."""
-    how = about["decode"]
     boxes, scores, labels, masks = (outputs[name][0] for name in ("boxes", "scores", "labels", "masks"))
+    return describe(boxes, scores, labels, masks, about, size, inner, score)
+
+
+def describe(
+    boxes: Any,
+    scores: Any,
+    labels: Any,
+    masks: Any,
+    about: dict[str, Any],
+    size: tuple[int, int],
+    inner: tuple[int, int],
+    score: float | None,
+) -> list[dict[str, Any]]:
+    """Objects with scores above `score` as plain values, from boxes on the input and probabilities over each."""
+    how = about["decode"]
     above = scores > np.float32(how["shown"] if score is None else score)
     boxes, seen = ops.to_image(boxes[above], size, inner)
     objects = ops.describe(boxes[seen], scores[above][seen], labels[above][seen], about)

@@ -11,9 +11,11 @@ from typing import Any
 import classification
 import found
 import mask_rcnn
+import nms_free
 import numpy as np
 import onnxruntime
-import panoptic_fpn
+import panoptic
+import prototypes
 import retinanet
 import semantic
 import yolov3
@@ -22,10 +24,12 @@ from picture import prepare, read
 DECODERS: dict[str, Any] = {
     "retinanet": retinanet,
     "yolov3": yolov3,
+    "nms_free": nms_free,
     "found": found,
     "mask_rcnn": mask_rcnn,
+    "prototypes": prototypes,
     "label_map": semantic,
-    "panoptic": panoptic_fpn,
+    "panoptic": panoptic,
 }
 
 

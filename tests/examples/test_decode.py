@@ -67,7 +67,7 @@ def same(expected, got):
         np.testing.assert_allclose(theirs.get("box", ()), mine.get("box", ()), atol=1e-3)
 
 
-@pytest.mark.parametrize("head", ["retinanet", "yolov3", "mask_rcnn"])
+@pytest.mark.parametrize("head", ["retinanet", "yolov3", "nms_free", "mask_rcnn", "nms_free_masks"])
 def test_objects_are_those_of_the_package(head, decoders):
     """Boxes, scores, labels and masks in the same order, above the limit that users see and above the lowest one."""
     card, task = a_model(head)
@@ -76,9 +76,9 @@ def test_objects_are_those_of_the_package(head, decoders):
     for outputs, inner, raw, frame in answers(card, task, about, decoders):
         for score in (None, about["decode"]["score"]):
             (record,) = task.decoder(raw, [frame], score=about["decode"]["shown"] if score is None else score)
-            got = decoders[head].decode(outputs, about, frame.size, inner, score)
+            got = decoders[about["decode"]["kind"]].decode(outputs, about, frame.size, inner, score)
             same(record.to_json()["objects"], got)
-            for found, mask in zip(got, getattr(record, "masks", ()), strict=head == "mask_rcnn"):
+            for found, mask in zip(got, getattr(record, "masks", ()), strict=card.task == "instance"):
                 np.testing.assert_array_equal(found["mask"], rle.decode(mask))
         seen += len(got)
     assert seen > 10, "there was something to decode"
@@ -106,14 +106,15 @@ def test_maps_of_classes_are_those_of_the_package(head, decoders):
         np.testing.assert_array_equal(decoders["semantic"].decode(outputs, about, frame.size, inner), labels)
 
 
-def test_segments_are_those_of_the_package(decoders):
-    card, task = a_model("panoptic_fpn_light")
+@pytest.mark.parametrize("head", ["panoptic_fpn_light", "nms_free_panoptic"])
+def test_segments_are_those_of_the_package(head, decoders):
+    card, task = a_model(head)
     about = manifest_of(card, task)
     things = stuff = 0
     for outputs, inner, raw, frame in answers(card, task, about, decoders):
         for score in (None, 0.3):
             (record,) = task.decoder(raw, [frame], score=score)
-            ids, segments = decoders["panoptic_fpn"].decode(outputs, about, frame.size, inner, score)
+            ids, segments = decoders["panoptic"].decode(outputs, about, frame.size, inner, score)
             np.testing.assert_array_equal(ids, record.ids)
             expected = record.to_json()["segments"]
             for key in ("id", "label", "name", "thing", "area", "box"):
@@ -203,7 +204,9 @@ def test_the_page_explains_every_field(head):
     card, task = a_model(head)
     about = manifest_of(card, task, ["logits"], with_pre=True)
     decode = about["decode"]
-    formulas = keys_of([decode.get(name, {}) for name in ("outputs", "formulas", "mask_formulas", "clip", "origin")])
+    formulas = keys_of(
+        [decode.get(name, {}) for name in ("outputs", "formulas", "mask_formulas", "grid_formulas", "clip", "origin")]
+    )
     fields = keys_of({**about, "card": {}, "versions": {}}) - formulas
     assert sorted(field for field in fields if f"`{field}`" not in text) == []
     assert f"`{decode['kind']}`" in text

@@ -1,12 +1,13 @@
-"""From the outputs of Panoptic FPN to one map of things and stuff.
+"""From the outputs of panoptic heads to one map of things and stuff.
 
-`about` is featherbone.json; needs boxes.py, mask_rcnn.py and semantic.py.
+`about` is featherbone.json; needs boxes.py, mask_rcnn.py, nms_free.py, prototypes.py and semantic.py.
 """
 
 from typing import Any
 
 import boxes as ops
 import numpy as np
+import prototypes
 from mask_rcnn import paste
 from numpy.typing import NDArray
 from semantic import label_map
@@ -21,7 +22,10 @@ def decode(
 ) -> tuple[NDArray[np.int32], list[dict[str, Any]]]:
     """Ids (H, W) of the segments of an image of `size`, 0 where there is none, and the segments."""
     how = about["decode"]
-    boxes, scores, labels, masks = (outputs[f"things_{name}"][0] for name in ("boxes", "scores", "labels", "masks"))
+    if how.get("things_kind") == "prototypes":
+        boxes, scores, labels, masks = prototypes.objects(outputs, how, inner, "things_")
+    else:  # mask_rcnn
+        boxes, scores, labels, masks = (outputs[f"things_{name}"][0] for name in ("boxes", "scores", "labels", "masks"))
     above = scores > np.float32(how["score"] if score is None else score)
     boxes, seen = ops.to_image(boxes[above], size, inner)
     kept = ops.suppress(boxes, scores[above], np.zeros_like(labels[above]), how["double"])  # whatever their classes
