@@ -13,6 +13,7 @@ from featherbone.heads.task_aligned import (
     assign,
     distribution_focal_loss,
     quality_focal_loss,
+    weighted_mean,
 )
 from featherbone.ops.boxes import Target
 
@@ -99,12 +100,13 @@ def test_assignment_equals_the_plain_one(size, top):
 def test_the_quality_of_an_objects_best_cell_is_its_highest_iou():
     torch.manual_seed(0)
     scores, boxes, points, target = draw(12, 96, 128)
-    cells, objects, quality = assigned = assign(scores, boxes, points, target, 9)
-    assert assigned.total == quality.sum() > 1
+    cells, objects, weight, quality = assign(scores, boxes, points, target, 9)
+    assert quality.sum() > 1
     for i in objects.unique():
         own = objects == i
         overlaps = [iou(target.boxes[i].tolist(), box) for box in boxes[cells[own]].tolist()]
-        assert quality[own].max().item() == pytest.approx(max(overlaps))
+        assert quality[own].max().item() == pytest.approx(max(overlaps)) and weight[own].max() == 1
+        torch.testing.assert_close(quality[own], weight[own] * max(overlaps))
 
 
 def test_equal_objects_have_different_cells():
@@ -112,7 +114,7 @@ def test_equal_objects_have_different_cells():
     torch.manual_seed(0)
     scores, boxes, points, _ = draw(1, 96, 128)
     target = Target(torch.tensor([[10.0, 20, 90, 70]] * 3).double(), torch.tensor([1] * 3))
-    cells, objects, _ = assign(scores, boxes, points, target, 1)
+    cells, objects, *_ = assign(scores, boxes, points, target, 1)
     assert sorted(objects.tolist()) == [0, 1, 2] and len(cells.unique()) == 3
     best = assign(scores, boxes, points, Target(target.boxes[:1], target.labels[:1]), 3).cells
     assert torch.equal(cells, best)
@@ -122,7 +124,7 @@ def test_cells_that_all_tie_are_assigned_once():
     """Before training all scores may be equal."""
     _, _, points, target = draw(6, 96, 128)
     boxes = torch.cat((points, points), 1) + torch.tensor([-6.0, -6, 6, 6]).double()
-    cells, objects, quality = assign(torch.full((len(points), CLASSES), 0.01).double(), boxes, points, target, 3)
+    cells, objects, _, quality = assign(torch.full((len(points), CLASSES), 0.01).double(), boxes, points, target, 3)
     assert len(cells) == len(cells.unique()) and quality.isfinite().all() and (quality <= 1).all()
     assert (objects.bincount(minlength=6) <= 3).all()
 
@@ -132,7 +134,7 @@ def test_a_small_box_without_a_centre_inside_takes_the_nearest_cell():
     target = Target(torch.tensor([[33.0, 17, 35, 19]]).double(), torch.tensor([1]))  # nearest centre: 36, 20
     scores = torch.full((len(cells.points), CLASSES), 0.5).double()
     boxes = cells.boxes(torch.ones(len(scores), 4).double(), torch.arange(len(scores)))
-    chosen, objects, quality = assign(scores, boxes, cells.points, target, 13)
+    chosen, objects, _, quality = assign(scores, boxes, cells.points, target, 13)
     assert cells.points[chosen].tolist() == [[36, 20]] and objects.tolist() == [0]
     assert quality.item() == pytest.approx(4 / 256)
 
@@ -141,7 +143,7 @@ def test_nothing_is_assigned_without_objects():
     scores, boxes, points, _ = draw(1, 96, 128)
     target = Target(torch.zeros(0, 4).double(), torch.zeros(0, dtype=torch.int64))
     assigned = assign(scores, boxes, points, target, 13)
-    assert [len(x) for x in assigned] == [0, 0, 0] and assigned.total == 1
+    assert [len(x) for x in assigned] == [0, 0, 0, 0]
     assert quality_focal_loss(scores, target.labels, assigned) > 0
 
 
@@ -172,14 +174,20 @@ def test_distances_invert_boxes():
 def test_quality_focal_loss_is_the_formula():
     torch.manual_seed(0)
     logits, labels = torch.randn(7, CLASSES).double(), torch.tensor([2, 0])
-    assigned = Assignment(torch.tensor([1, 4, 5]), torch.tensor([1, 0, 1]), torch.tensor([0.3, 1, 0]).double())
+    quality = torch.tensor([0.3, 1, 0]).double()
+    assigned = Assignment(torch.tensor([1, 4, 5]), torch.tensor([1, 0, 1]), torch.ones(3), quality)
     wanted = {(1, 0): 0.3, (4, 2): 1.0}
     total = 0.0
     for cell, label in product(range(7), range(CLASSES)):
         score, quality = 1 / (1 + exp(-logits[cell, label])), wanted.get((cell, label), 0.0)
         entropy = -(quality * log(score) + (1 - quality) * log(1 - score))
         total += abs(quality - score) ** 2 * entropy
-    assert quality_focal_loss(logits, labels, assigned).item() == pytest.approx(total)
+    assert quality_focal_loss(logits, labels, assigned).item() == pytest.approx(total / 1.3)
+
+
+def test_a_weighted_mean_of_little_weight_is_small():
+    losses = torch.tensor([1.0, 3])
+    assert weighted_mean(losses, torch.tensor([1.0, 1])) == 2 and weighted_mean(losses, torch.tensor([0.1, 0])) == 0.1
 
 
 def test_distribution_focal_loss_is_the_formula():
