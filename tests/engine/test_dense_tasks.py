@@ -29,6 +29,9 @@ WRITE = {"detection": write_coco, "instance": write_coco, "semantic": write_mask
 SMALL = {
     "retinanet": "dim=16,num_convs=1",
     "yolov3": "dim=16",
+    "nms_free": "dim=16,num_convs=1",
+    "nms_free_masks": "dim=16,num_convs=1,mask_dim=8",
+    "nms_free_panoptic": "dim=16,num_convs=1,mask_dim=8",
     "mask_rcnn": "dim=16,fc_dim=16,proposals=12",
     "segformer": "dim=16",
     "semantic_fpn": "dim=16,branch_dim=16",
@@ -98,10 +101,13 @@ MEMORISE = dict(
     warmup_epochs=5, lr=4e-3,
 )  # fmt: skip
 MASKS = dict(head_args="dim=32,fc_dim=64,proposals=60", batch_size=2, epochs=75, warmup_epochs=1)
+PROTOTYPES = MASKS | dict(head_args="dim=32,num_convs=1,mask_dim=32")
 LEARNED = {
     "retinanet": (dict(head_args="dim=32,num_convs=1", epochs=90), dict(AP50=0.9)),
     "yolov3": (dict(head_args="dim=24", epochs=60, warmup_epochs=1), dict(AP50=0.9)),
+    "nms_free": (dict(head_args="dim=32,num_convs=1", epochs=60, warmup_epochs=1), dict(AP50=0.9)),
     "mask_rcnn": (MASKS, dict(AP50=0.9, mask_AP50=0.9)),
+    "nms_free_masks": (PROTOTYPES, dict(AP50=0.9, mask_AP50=0.9)),
     # at twice the size, for logits have a quarter of the input's sides and the shapes are thin
     "segformer": (
         dict(head_args="dim=64", image_size=192, batch_size=2, lr=1e-2, epochs=70, warmup_epochs=1, class_share=1.0)
@@ -109,6 +115,7 @@ LEARNED = {
         dict(mIoU=0.9),
     ),
     "panoptic_fpn_light": (MASKS | dict(epochs=100), dict(PQ=0.7, PQ_things=0.7, PQ_stuff=0.7)),
+    "nms_free_panoptic": (PROTOTYPES, dict(PQ=0.7, PQ_things=0.7, PQ_stuff=0.7)),
 }
 """Settings of a run that memorises its scenes, and what its metrics exceed."""
 

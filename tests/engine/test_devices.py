@@ -27,6 +27,7 @@ CASES = {
     "retinanet": ("detection", dict(head="retinanet", head_args="dim=16,num_convs=1")),
     "yolov3": ("detection", dict(head="yolov3", head_args="dim=16")),
     "mask_rcnn": ("instance", dict(head_args="dim=16,fc_dim=16,proposals=12")),
+    "nms_free_panoptic": ("panoptic", dict(head="nms_free_panoptic", head_args="dim=16,num_convs=1,mask_dim=8")),
     "segformer": ("semantic", dict(head_args="dim=16", dice=1.0, hard_share=0.5, class_weights="balanced")),
     "panoptic_fpn": ("panoptic", dict(head_args="dim=16,fc_dim=16,branch_dim=8,proposals=12")),
 }

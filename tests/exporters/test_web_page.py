@@ -81,7 +81,9 @@ def exported(tmp_path_factory):
 
 
 ROIS = {"rpn.classes": (300, 0), "rois.box.boxes": (20, 0.5), "rois.mask.classes": (100, 0)}
+CELLS = {"classes.predict": (60, 1), "coefficients.predict": (100, 1), "prototypes": (5, 0.5)}
 SMALL = {"dim": 32, "fc_dim": 32, "proposals": 60}
+PLAIN = {"dim": 16, "num_convs": 1}
 CLASSES = ("cat", "dog", "<b>bird</b>")
 MODELS = {
     None: ("classification", {}, {"backbone.fc": (30, 1)}),
@@ -91,6 +93,8 @@ MODELS = {
         {"head.classes.2": (60, 1), "head.boxes.2": (10, 0.3)},
     ),
     "yolov3": ("detection", {"dim": 16, "candidates": 200}, {f"head.heads.{i}.1": (1000, 1) for i in range(3)}),
+    "nms_free": ("detection", PLAIN, {"head.classes.predict": (60, 1)}),
+    "nms_free_masks": ("instance", PLAIN, {f"head.{name}": change for name, change in CELLS.items()}),
     "mask_rcnn": (
         *("instance", SMALL),
         {"head.rois.box.classes": (5, 1.5), **{f"head.{name}": change for name, change in ROIS.items()}},
@@ -102,6 +106,10 @@ MODELS = {
             **{"head.stuff.classify": (30, 0), "head.things.rois.box.classes": (20, -2)},
             **{f"head.things.{name}": change for name, change in ROIS.items()},
         },
+    ),
+    "nms_free_panoptic": (
+        *("panoptic", PLAIN),
+        {"head.stuff": (30, 0), **{f"head.things.{name}": change for name, change in CELLS.items()}},
     ),
 }
 """Heads: task, keywords, and layers to change: a factor for their weights, and the deviation of their new biases."""
@@ -318,10 +326,15 @@ def tensor(value):
 def random_raw(like, seed, canvas):
     """Tensors named and shaped as those of a network; a few objects repeat others or are in the padding."""
     g = torch.Generator().manual_seed(seed)
-    spread = {"logits": (1.5, -3 if "deltas_0" in like else 0), "deltas": (0.7, 0), "maps": (1.5, -1)}
+    spread = {
+        "logits": (1.5, 0 if "logits" in like else -3),
+        "deltas": (0.7, 0),
+        "maps": (1.5, -1),
+        "distances": (1, 3),
+    }
 
     def draw(name, shape):
-        factor, shift = spread.get(name.rstrip("_0123456789"), (1, 0))
+        factor, shift = spread.get(name.rstrip("_0123456789").split("_")[-1], (1, 0))
         return torch.randn(shape, generator=g) * factor + shift
 
     values = {name: draw(name, value.shape) for name, value in like.items()}
