@@ -67,9 +67,9 @@ class Settings:
     )
     head: str | None = option(
         None,
-        "Head on the backbone's feature maps; by default the task's first: retinanet or yolov3 for detection, mask_rcnn"
-        " for instances, segformer or semantic_fpn for semantic, panoptic_fpn_light or panoptic_fpn for panoptic"
-        " segmentation.",
+        "Head on the backbone's feature maps; by default the task's first: retinanet, yolov3 or nms_free for detection,"
+        " mask_rcnn or nms_free_masks for instances, segformer or semantic_fpn for semantic, panoptic_fpn_light,"
+        " panoptic_fpn or nms_free_panoptic for panoptic segmentation.",
     )
     head_args: str = option(
         "",

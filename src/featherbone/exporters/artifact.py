@@ -57,7 +57,9 @@ def choose_form(
     if (nms_inside or with_nms) and not target.nms:
         reason = f"{head} needs" if nms_inside else "with-nms includes"
         others = [other.name for other in TARGETS.values() if other.nms]
-        raise BadOption(f"{reason} NMS, which {target.name} lacks; export to {', '.join(others)}, or omit it")
+        without = [name for name, made in KINDS[task].heads.items() if not getattr(made, "nms_inside", False)]
+        remedy = f"train with the head {' or '.join(without)}" if nms_inside else "omit it"
+        raise BadOption(f"{reason} NMS, which {target.name} lacks; export to {', '.join(others)}, or {remedy}")
     if channels is not None and (with_pre or not target.forms):
         what, remedy = ("with-pre includes", "omit it") if with_pre else ("the page has", "export to another target")
         raise BadOption(f"{what} the preprocessing of RGB pictures, not of images with {channels} channels; {remedy}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from featherbone.exporters.targets.target import Target
 
-REGIONS = "use a head without regions: retinanet, yolov3, segformer or semantic_fpn"
+REGIONS = "use a head without regions: nms_free, nms_free_masks or nms_free_panoptic"
 REMEDIES = {
     "torchvision.nms": "omit with-nms, NMS is then part of decoding; or " + REGIONS,
     "torchvision.roi_align": REGIONS,

@@ -3,7 +3,7 @@
 As in YOLACT (arXiv 1904.02689) the mask of an object is a linear combination of maps that all objects of an image
 share; its coefficients are predicted by the object's cell. Training and decoding read the combination on a grid over
 the box. This replaces YOLACT's crop, and objects of all sizes have the same weight. The panoptic head predicts the
-classes of stuff from the features of the prototypes.
+classes of stuff from the features of the prototypes. Neither is a published model; the combination is ours.
 """
 
 from collections.abc import Mapping, Sequence
