@@ -356,8 +356,8 @@ def export(
 
     Args:
         run: Run folder, or name of a published model, which takes `images`; also with arguments, as for evaluate.
-        to: Target of the file: onnx, openvino, executorch, ncnn, torch, litert, coreml, or web, a page that runs the
-            model in a browser.
+        to: Target of the file: onnx, openvino, executorch, ncnn, torch, litert, coreml, tensorrt, or web, a page that
+            runs the model in a browser.
         images: Folder of pictures for the verification; by default the run's validation images.
         count: Number of pictures for the verification.
         dynamic: Variable part of the input: none, batch, or size (batch, height and width); by default batch where

@@ -230,7 +230,8 @@ def measurements_of(sources: Sequence[Source], base: Job) -> Iterator[Measuremen
                 for (height, width), (params, macs) in costs.items():
                     for batch in sorted(set(base.plan.batches)):
                         row = SpeedRow(source.model, runtime, batch, height, width, params, macs, params * 4e-6)
-                        yield Measurement(replace(row, top1=top1), job)
+                        note = job.target.caveat() if source.kind == "file" else ""
+                        yield Measurement(replace(row, top1=top1, note=note), job)
 
 
 def write_files(measurements: Sequence[Measurement], base: Job) -> None:

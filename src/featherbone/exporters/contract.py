@@ -1,6 +1,7 @@
 """Exports with a proof: a file is kept only if its decoded results on real images equal the model's."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def prove(artifact: Artifact, folder: Path, manifest: Manifest, pictures: Sequen
     if not count_objects(decode(0, limit)):
         limit = 0.0
     expected, got = decode(0, limit), decode(1, limit)
-    parity = compare(expected, got, raw, Bounds(), limit)
+    parity = replace(compare(expected, got, raw, Bounds(), limit), caveat=artifact.form.target.caveat())
     write_json(folder / PARITY, {"file": manifest.file, "target": manifest.target, **parity.to_json()})
     write_parity_page(folder / PAGE, manifest, parity, pictures, list(zip(expected, got, strict=True)))
     return parity

@@ -98,7 +98,7 @@ class Normalising(nn.Module):
 
     def forward(self, pixels: Tensor) -> Any:
         """Bytes (B, H, W, 3 or 4), uint8, to the raw tensors of the task."""
-        values = pixels.permute(0, 3, 1, 2).float()
+        values = pixels.float().permute(0, 3, 1, 2)  # TensorRT has no other operator for bytes
         images = values[:, :3] * self.scale - self.shift
         return self.task(images if pixels.shape[3] == 3 else images * (values[:, 3:] > 0))
 

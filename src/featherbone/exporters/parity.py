@@ -36,6 +36,8 @@ class Parity:
     raw: float
     """Maximum difference of a raw value, as `RawDifference.largest`."""
     bounds: Bounds = Bounds()
+    caveat: str = ""
+    """As `Target.caveat`."""
 
     @property
     def failures(self) -> list[str]:
@@ -75,7 +77,8 @@ class Parity:
             parts.append(f"worst mask IoU {worst.mask_iou:.4f}")
         if worst.agreement is not None:
             parts.append(f"at least {worst.agreement:.2%} of pixels agree")
-        return "; ".join([*parts, f"raw values within {self.raw:.1e} of their size"])
+        parts.append(f"raw values within {self.raw:.1e} of their size")
+        return "; ".join([*parts, self.caveat] if self.caveat else parts)
 
 
 def compare(

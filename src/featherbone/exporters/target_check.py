@@ -59,6 +59,8 @@ class TargetExamination:
     bytes: int | None = None
     difference: float | None = None
     """Between the raw values of model and file on a random image, in root mean squares; None if it did not run."""
+    caveat: str = ""
+    """As `Target.caveat`."""
     delegated: int | None = None
     """Parts that run on the target's accelerator, if it has one."""
     undelegated: dict[str, int] = field(default_factory=dict)
@@ -86,6 +88,7 @@ class TargetExamination:
         lines += [f"varies  {name}: {f'no, {why}' if why else 'yes'}" for name, why in self.varies.items()]
         if self.bytes is not None:
             proof = "not run here" if self.difference is None else f"values within {self.difference:.1e}"
+            proof += f", {self.caveat}" if self.caveat else ""
             lines.append(f"file    {self.bytes / 1e6:.2f} MB; {proof}")
         if self.delegated is not None:
             left = ", ".join(f"{name} {count}" for name, count in list(self.undelegated.items())[:5]) or "none"
@@ -167,7 +170,7 @@ def _examine(card: Card, form: Form, result: TargetExamination) -> None:
     shapes = [[list(x.shape) for x in side.values()] for side in (expected, got)]
     if shapes[0] != shapes[1]:
         raise _StepError(f"comparing: the outputs of the file are {shapes[1]}, of the model {shapes[0]}")
-    result.difference = raw_difference(expected, got).largest
+    result.difference, result.caveat = raw_difference(expected, got).largest, target.caveat()
     if not result.difference <= Bounds.raw:
         raise _StepError(
             f"comparing: raw values differ by up to {result.difference:.2g} of their size (allowed {Bounds.raw:g})"

@@ -14,6 +14,7 @@ from featherbone.exporters.targets.ncnn import NCNN
 from featherbone.exporters.targets.onnx import ONNX
 from featherbone.exporters.targets.openvino import OpenVINO
 from featherbone.exporters.targets.target import Run, Target, require
+from featherbone.exporters.targets.tensorrt import TensorRT
 from featherbone.exporters.targets.web import WebPage
 
 TARGETS: dict[str, Target] = {}
@@ -24,7 +25,7 @@ def register(target: Target) -> None:
     TARGETS[target.name] = target
 
 
-for each in (ONNX(), OpenVINO(), ExecuTorch(), AOTInductor(), LiteRT(), CoreML(), NCNN(), WebPage()):
+for each in (ONNX(), OpenVINO(), ExecuTorch(), AOTInductor(), LiteRT(), CoreML(), NCNN(), TensorRT(), WebPage()):
     register(each)
 
 

@@ -105,6 +105,10 @@ class Target(ABC):
     def finish(self, folder: Path, about: dict[str, Any]) -> None:  # noqa: B027 - nothing to do for most targets
         """Complete the folder of a written file, given the content of its `featherbone.json`."""
 
+    def caveat(self) -> str:
+        """What running files on this machine does not show; empty if it shows what a device computes."""
+        return ""
+
     def require(self) -> None:
         """Raise `MissingExtra` unless files can be written."""
         require(self.packages, self.extra)
