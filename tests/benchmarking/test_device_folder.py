@@ -173,8 +173,8 @@ def test_results_in_another_format_are_refused(results, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--runtimes eager --to {new}", "eager runs only here; for a folder give runtimes among onnx"),
-        ("--runtimes torch --to {new}", "torch runs only here"),
+        ("--runtimes eager --to {new}", "eager has no function for a device; for a folder give runtimes among onnx"),
+        ("--runtimes torch --to {new}", "torch has no function for a device"),
         ("--repeats 3 --to {new}", "omit"),
         ("--to {there}", "not an empty folder"),
         ("--to {new} --merge {pi}", "omit it or to"),

@@ -1,4 +1,4 @@
-"""LiteRT's conversion; runs in its environment (docs/exports.md): `litert/bin/pytest tests/exporters/test_litert.py`."""
+"""LiteRT's conversion, tested where it is installed: in its own environment (docs/exports.md)."""
 
 from importlib.util import find_spec
 

@@ -66,7 +66,7 @@ def write_device_folder(plan: Plan, out: Path) -> DeviceFolder:
     for runtime in dict.fromkeys(runtime for source in sources for runtime in source.runtimes):
         if runtime in TORCH or target_of(runtime).opener() is None:
             allowed = ", ".join(name for name in list_runtimes() if name not in TORCH and target_of(name).opener())
-            raise BadOption(f"{runtime} runs only here; for a folder give runtimes among {allowed}")
+            raise BadOption(f"{runtime} has no function for a device; for a folder give runtimes among {allowed}")
     num_images = max(EXAMPLES, *plan.batches)
     with TemporaryDirectory() as name, atomic_folder(out) as folder:
         measurements = list(measurements_of(sources, Job(plan, str(device), folder=Path(name), examples=num_images)))

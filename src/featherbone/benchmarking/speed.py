@@ -230,8 +230,7 @@ def measurements_of(sources: Sequence[Source], base: Job) -> Iterator[Measuremen
                 for (height, width), (params, macs) in costs.items():
                     for batch in sorted(set(base.plan.batches)):
                         row = SpeedRow(source.model, runtime, batch, height, width, params, macs, params * 4e-6)
-                        note = job.target.caveat() if source.kind == "file" else ""
-                        yield Measurement(replace(row, top1=top1, note=note), job)
+                        yield Measurement(replace(row, top1=top1), job)
 
 
 def write_files(measurements: Sequence[Measurement], base: Job) -> None:
@@ -286,10 +285,11 @@ def write_tables(result: BenchResult) -> None:
 
 
 def noted(row: SpeedRow) -> SpeedRow:
-    """The row with a note if its file differs from eager; in int8 that is expected."""
-    if row.differs is None or row.differs <= BOUND or row.runtime.endswith(INT8):
-        return row
-    return replace(row, note="; ".join(filter(None, (row.note, f"differs from eager by more than {BOUND:g}"))))
+    """The row with notes: what its runtime does not show, and that its file differs from eager, expected in int8."""
+    notes = [row.note] if row.runtime in TORCH else [row.note, target_of(row.runtime).caveat()]
+    if row.differs is not None and row.differs > BOUND and not row.runtime.endswith(INT8):
+        notes.append(f"differs from eager by more than {BOUND:g}")
+    return replace(row, note="; ".join(filter(None, notes)))
 
 
 def list_runtimes() -> list[str]:

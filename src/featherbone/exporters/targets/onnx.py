@@ -86,7 +86,7 @@ class ONNX(Target):
         with atomic(path) as partial:
             onnx.save(model, partial)
 
-    def opener(self) -> Opener:
+    def opener(self) -> Opener | None:
         return open_onnx
 
     def open(self, path: Path) -> Run:

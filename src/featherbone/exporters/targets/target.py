@@ -85,7 +85,7 @@ class Target(ABC):
     def opener(self) -> Opener | None:
         """A function that opens files without Featherbone, whose source `bench --to` copies to a script for devices.
 
-        It imports what it needs inside itself. None if files run only here.
+        It imports what it needs inside itself. None if there is none.
         """
         return None
 
