@@ -10,9 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from exporting import a_model, pictures
+from featherbone.benchmarking.speed import noted
+from featherbone.benchmarking.table import SpeedRow
 from featherbone.errors import BadOption
 from featherbone.exporters.artifact import Form
 from featherbone.exporters.contract import export_task
+from featherbone.exporters.target_check import examine_target
 from featherbone.exporters.targets import TARGETS
 from featherbone.exporters.targets.onnx import ONNX
 from featherbone.exporters.targets.tensorrt import OPERATORS
@@ -86,3 +89,9 @@ def test_tensorrt_computes_what_onnx_runtime_does(name, tmp_path):
     assert export_task(card, task, Form(TARGET, "batch"), tmp_path / "out", pictures()).caveat == ""
     path, images = tmp_path / "out" / "model.onnx", torch.randn(18, 3, 64, 96)
     torch.testing.assert_close(TARGET.open(path)(images), ONNX().open(path)(images), rtol=1e-3, atol=1e-3)
+
+
+def test_doctor_and_bench_state_where_the_file_ran():
+    assert "not by TensorRT" in str(examine_target("test_resnet", "tensorrt", image_size=32))
+    rows = [SpeedRow("test_resnet", runtime, 1, 32, 32) for runtime in ("tensorrt", "onnx", "eager")]
+    assert ["not by TensorRT" in noted(row).note for row in rows] == [True, False, False]
