@@ -38,8 +38,8 @@ class ONNX(Target):
     run_packages = ("onnxruntime",)
     extra = "onnx"
     int8_packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
-    lacks = ("attention of 5 dimensions",)
-    slow = ("aten._upsample_bi", "aten.adaptive_avg_pool2d")
+    lacks: ClassVar[tuple[str, ...]] = ("attention of 5 dimensions",)
+    slow: ClassVar[tuple[str, ...]] = ("aten._upsample_bi", "aten.adaptive_avg_pool2d")
 
     def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
         write_onnx(net, (example,), path, ["images"], names, dynamic_shapes(dynamic, example))
