@@ -11,6 +11,7 @@ from typing import Any
 import classification
 import found
 import mask_rcnn
+import multilabel
 import nms_free
 import numpy as np
 import onnxruntime
@@ -41,8 +42,8 @@ def main(folder: Path, path: str) -> None:
     session = onnxruntime.InferenceSession(folder / about["file"], providers=["CPUExecutionProvider"])
     outputs = dict(zip(about["outputs"], session.run(None, {about["input"]["name"]: values}), strict=True))
     kind, size = about["decode"]["kind"], (image.height, image.width)
-    if kind == "softmax":
-        result = classification.decode(outputs, about)
+    if kind in ("softmax", "sigmoid"):
+        result = (classification if kind == "softmax" else multilabel).decode(outputs, about)
     else:
         result = DECODERS[kind].decode(outputs, about, size, inner)
     if kind == "label_map":

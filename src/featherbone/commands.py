@@ -74,7 +74,7 @@ from featherbone.tasks.published import PUBLISHED, convert_file, load_model
 from featherbone.tasks.task import kind_of
 from featherbone.tasks.variant import variant_path
 
-Task = Literal["classification", "detection", "instance", "semantic", "panoptic"]
+Task = Literal["classification", "multilabel", "detection", "instance", "semantic", "panoptic"]
 
 
 def train(

@@ -13,7 +13,7 @@ from featherbone.data.bands import AnyImage, to_picture
 from featherbone.files import atomic
 from featherbone.fonts import find_font, readable
 from featherbone.ops.rle import decode
-from featherbone.results import Classification, Detections, Instances, PanopticMap, Record, Rle, SemanticMap
+from featherbone.results import Classification, Detections, Instances, LabelSet, PanopticMap, Record, Rle, SemanticMap
 
 INK, PAPER, TRACK, BAR = "#1d2433", "#ffffff", "#e8ebf2", "#4c6fff"
 PALETTE = (
@@ -22,6 +22,8 @@ PALETTE = (
 )  # the first twelve by hand, then each farthest from those before it, also for red-green colour blindness
 MAX_OBJECTS = 100
 """Objects that a picture shows."""
+MAX_LABELS = 8
+"""Labels of one image that a picture shows."""
 MAX_SIDE = 1600
 """Longest side of a picture in pixels."""
 MIN_MAP = 240, 240
@@ -42,16 +44,24 @@ def _load_font(file: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(file, size)
 
 
-def draw_classification(image: Image.Image, record: Classification) -> Image.Image:
-    """The RGB image above bars of its three classes with the highest scores; names in brackets if it abstains."""
+def draw_classification(image: Image.Image, record: Classification, score: float = 0.0) -> Image.Image:
+    """The RGB image above bars of its three classes with the highest scores; names in brackets if it abstains.
+
+    Of a set of labels, up to `MAX_LABELS` with scores above `score` are shown.
+    """
+    names, count = record.names, 3
+    if isinstance(record, LabelSet):
+        record, count = record.above(score), MAX_LABELS
+        names = record.names
+    elif record.abstained:
+        names = tuple(f"({name})" for name in names)
     image = legible(image)
     line = max(image.width // 16, 14)
-    names = [f"({name})" for name in record.names] if record.abstained else record.names
-    rows = list(zip(names, record.scores, strict=True))[:3]
+    rows = list(zip(names, record.scores, strict=True))[:count]
     canvas = Image.new("RGB", (image.width, image.height + round(line * (1.5 * len(rows) + 0.5))), PAPER)
     canvas.paste(image)
     draw = ImageDraw.Draw(canvas)
-    text = font(round(line * 0.8), *record.names[:3])
+    text = font(round(line * 0.8), *record.names[:count])
     left, right, height = line // 2, canvas.width - round(line * 3.2), round(line * 1.2)
     y = image.height + line // 4
     for name, score in rows:
@@ -132,7 +142,7 @@ def draw_record(image: AnyImage, record: Record, score: float = 0.0, legend: boo
         return draw_semantic(image, record, legend)
     if isinstance(record, PanopticMap):
         return draw_panoptic(image, record, legend)
-    return draw_classification(image, record)
+    return draw_classification(image, record, score)
 
 
 def colour(index: int) -> str:

@@ -14,7 +14,7 @@ from featherbone.exporters.parity import Parity
 from featherbone.metrics.operating_point import describe_point
 from featherbone.prediction_rows import ROWS, read_rows
 from featherbone.report import format_metric
-from featherbone.results import Classification, Detections, Record
+from featherbone.results import Classification, Detections, LabelSet, Record
 from featherbone.tasks.card import Card, count_measured
 from featherbone.tasks.published import PublishedModel
 
@@ -288,6 +288,9 @@ def _summary(metrics: dict[str, Any], figures: Mapping[str, str]) -> str:
 
 def _describe(kept: Kept) -> str:
     """A record in a few words."""
+    if isinstance(kept, LabelSet):
+        pairs = zip(kept.names, kept.scores, strict=True)
+        return ", ".join(f"{name} {score:.1%}" for name, score in pairs) or "no label"
     if isinstance(kept, Classification):
         return f"{'not certain: ' if kept.abstained else ''}{kept.name} {kept.score:.1%}"
     if isinstance(kept, Detections):

@@ -18,7 +18,11 @@ from featherbone.tasks.task import kind_of
 from featherbone.tasks.timm_format import TIMM_WEIGHTS, write_config
 
 TEMPLATE = Path(report.__file__).parent / "templates" / "model_card.md"
-PIPELINES = {"classification": "image-classification", "detection": "object-detection"}
+PIPELINES = {
+    "classification": "image-classification",
+    "multilabel": "image-classification",
+    "detection": "object-detection",
+}
 """The hub's names of tasks; those that are not here are `image-segmentation`."""
 METRICS = {"top1": "accuracy", "mIoU": "mean_iou"}
 """The hub's names of metrics, where they differ from ours."""

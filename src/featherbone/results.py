@@ -66,6 +66,24 @@ class Classification:
 
 
 @dataclass(frozen=True)
+class LabelSet(Classification):
+    """The classes of one image whose probabilities are above a threshold, best first; there may be none.
+
+    `scores` do not sum to 1. `label`, `name` and `score` are those of the best class, where there is one.
+    """
+
+    form: ClassVar[dict[str, Any]] = {name: Classification.form[name] for name in ("task", "classes")}
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "task": "multilabel"}
+
+    def above(self, score: float) -> "LabelSet":
+        """Only the classes with a score above `score`."""
+        count = sum(value > score for value in self.scores)
+        return LabelSet(self.labels[:count], self.names[:count], self.scores[:count])
+
+
+@dataclass(frozen=True)
 class Detections:
     """Objects of one image, by descending score."""
 

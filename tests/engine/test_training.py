@@ -224,5 +224,5 @@ def test_values_are_converted_to_the_types_of_their_fields(tmp_path):
 def test_the_help_shows_the_defaults_of_each_task():
     hints = get_type_hints(command_options(), include_extras=True)
     texts = {name: hint.__metadata__[0].help_behavior_hint for name, hint in hints.items()}
-    assert texts["batch_size"] == "(default: 32; for all tasks but classification 8)"
+    assert texts["batch_size"] == "(default: 32; for all tasks but classification and multilabel 8)"
     assert texts["clip_grad"] == "(default: none; for detection, instance, panoptic 10.0)"

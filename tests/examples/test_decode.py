@@ -23,6 +23,7 @@ from featherbone.exporters.manifest import Manifest, describe
 from featherbone.exporters.targets import find_target
 from featherbone.ops import rle
 from featherbone.tasks.card import Card
+from featherbone.tasks.multilabel import LabelClassifier
 
 FOLDER = Path(__file__).parents[2] / "examples" / "decode"
 SIZES = [(50, 80), (197, 121), (64, 96)]
@@ -123,6 +124,19 @@ def test_segments_are_those_of_the_package(head, decoders):
             assert scores == pytest.approx([row["score"] for row in expected if row["thing"]], abs=1e-6)
         things, stuff = things + len(scores), stuff + len(segments) - len(scores)
     assert things > 3 and stuff, "there was something to decode"
+
+
+def test_labels_are_those_of_the_package(decoders):
+    card, classifier = a_model()
+    task = LabelClassifier(classifier.backbone, card.classes).eval()
+    about = manifest_of(replace(card, task="multilabel"), task)
+    counts = set()
+    for outputs, _, raw, _ in answers(card, task, about, decoders):
+        for score in (0.2, 0.5, None):
+            (record,) = task.decoder(raw, score=0.5 if score is None else score)
+            same(record.to_json()["classes"], decoders["multilabel"].decode(outputs, about, score))
+            counts.add(len(record.labels))
+    assert len(counts) > 1, "the threshold matters"
 
 
 @pytest.mark.parametrize("shape", [(64, 96), (64, 64)])

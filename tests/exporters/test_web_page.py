@@ -87,6 +87,7 @@ PLAIN = {"dim": 16, "num_convs": 1}
 CLASSES = ("cat", "dog", "<b>bird</b>")
 MODELS = {
     None: ("classification", {}, {"backbone.fc": (30, 1)}),
+    "labels": ("multilabel", {}, {"backbone.fc": (30, 1)}),
     "retinanet": (
         "detection",
         {"dim": 32, "num_convs": 1, "candidates": 300},
@@ -112,16 +113,18 @@ MODELS = {
         {"head.stuff": (30, 0), **{f"head.things.{name}": change for name, change in CELLS.items()}},
     ),
 }
-"""Heads: task, keywords, and layers to change: a factor for their weights, and the deviation of their new biases."""
+"""Heads, and labels without one: task, keywords, and layers to change: a factor for their weights, and the deviation of
+their new biases."""
 
 
 def a_model(head):
     """The card and the task of an untrained network with high scores."""
     task, keywords, changed = MODELS[head]
+    head = None if task == "multilabel" else head
     rule = {} if head is None else {"crop": 1.0, "interpolation": "bilinear", "rule": "fit"}
     things = (0,) if task == "panoptic" else ()
     size = Preprocessing(64, 96, **rule)
-    metrics = {"best_score": 0.25}
+    metrics = {} if task == "multilabel" else {"best_score": 0.25}
     card = Card(task, "test_resnet", CLASSES, size, head=head, head_args=keywords, metrics=metrics, things=things)
     torch.manual_seed(0)
     model = build_task(card).eval()
@@ -218,7 +221,7 @@ def same(expected, got, atol=1e-4):
     """The same record but for the rounding of two runtimes."""
     task = expected["task"]
     assert task == got["task"]
-    if task == "classification":
+    if task in ("classification", "multilabel"):
         assert [x["name"] for x in expected["classes"]] == [x["name"] for x in got["classes"]]
         np.testing.assert_allclose(
             [x["score"] for x in got["classes"]], [x["score"] for x in expected["classes"]], atol=atol

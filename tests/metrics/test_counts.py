@@ -8,10 +8,11 @@ from featherbone.data.split import PanopticSegment, PanopticTruth
 from featherbone.errors import BadRun
 from featherbone.metrics.classification import ClassificationMetrics
 from featherbone.metrics.detection import DetectionMetrics
+from featherbone.metrics.multilabel import LabelMetrics
 from featherbone.metrics.panoptic import PanopticMetrics
 from featherbone.metrics.semantic import SemanticMetrics
 from featherbone.ops import rle
-from featherbone.results import Classification, Detections, Instances, PanopticMap, Segment, SemanticMap
+from featherbone.results import Classification, Detections, Instances, LabelSet, PanopticMap, Segment, SemanticMap
 
 K = 4
 SIDE = 40
@@ -20,6 +21,14 @@ SIDE = 40
 def classes(draw):
     labels = tuple(draw.permutation(K).tolist())
     return int(draw.integers(K)), Classification(labels, tuple("abcd"), (0.6, 0.2, 0.1, 0.1))
+
+
+def labels(draw):
+    """Some with equal scores."""
+    order = draw.permutation(K)
+    scores = np.sort(draw.integers(0, 6, K) / 6)[::-1]
+    record = LabelSet(tuple(order.tolist()), tuple("abcd"[i] for i in order), tuple(scores.tolist()))
+    return np.append(draw.random(K - 1) < 0.4, draw.random() < 0.1), record
 
 
 def blocks(draw, low):
@@ -82,6 +91,7 @@ def boxes(draw):
 
 KINDS = {
     "top1": (lambda: ClassificationMetrics(K), classes),
+    "mAP": (lambda: LabelMetrics(K), labels),
     "mIoU": (lambda: SemanticMetrics(K), maps),
     "PQ": (lambda: PanopticMetrics(K, (0, 1)), segments),
     "AP": (lambda: DetectionMetrics("abcd", masks=False), boxes),

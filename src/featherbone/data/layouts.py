@@ -86,6 +86,7 @@ LAYOUTS = """\
   classification   train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg, or train*.parquet and val*.parquet,
                    or train/metadata.csv with file_name and label, or tar shards (as for all tasks but panoptic):
                    train-*.tar and val-*.tar of NAME.jpg with NAME.cls, NAME.json or NAME.mask.png
+  multilabel       labels.csv with image and label (a;b), or a metadata file with file_name and a list of labels
   detection        annotations/instances_{train,val}.json, a YOLO data.yaml, or files of Pascal VOC, labelme or CVAT
   instance         annotations/instances_{train,val}.json, or polygons or masks of YOLO, labelme or CVAT
   semantic         images/{train,val}, masks/{train,val}/*.png and classes.txt, or {train,val}/images and .../masks,

@@ -58,9 +58,9 @@ class PanopticTruth:
 class Split(ABC, Generic[T]):
     """The images of one split and their annotations, both read when they are asked for.
 
-    `T` is the type of the annotations of one image: an `int` label for classification, `Objects` for detection and
-    instance segmentation, class indices (H, W) uint8 with 255 where unlabelled for semantic segmentation, and
-    `PanopticTruth` for panoptic segmentation.
+    `T` is the type of the annotations of one image: an `int` label for classification, which classes it has (K,), bool,
+    for several labels per image, `Objects` for detection and instance segmentation, class indices (H, W) uint8 with 255
+    where unlabelled for semantic segmentation, and `PanopticTruth` for panoptic segmentation.
     """
 
     classes: tuple[str, ...]

@@ -336,4 +336,4 @@ def _default(name: str) -> str:
 
 def _listed(tasks: Sequence[str]) -> str:
     others = [task for task in KINDS if task not in tasks]
-    return f"all tasks but {others[0]}" if len(others) == 1 else ", ".join(tasks)
+    return f"all tasks but {' and '.join(others)}" if len(others) <= 2 else ", ".join(tasks)

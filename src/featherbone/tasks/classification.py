@@ -1,6 +1,6 @@
 """Classification: any timm backbone with its own classifier."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,7 +19,7 @@ from featherbone.results import Classification
 from featherbone.tasks.backbone import build_backbone, preprocessing_of, require_architecture
 from featherbone.tasks.card import Card
 from featherbone.tasks.kind import Kind
-from featherbone.tasks.likeness import compare_classes
+from featherbone.tasks.likeness import Likeness, compare_classes
 
 
 class ClassTargets(NamedTuple):
@@ -130,21 +130,23 @@ def build_classifier(
     model_args: dict[str, Any] | None = None,
     pretrained: bool = False,
     checkpoint: str | None = None,
+    model: type[Classifier] = Classifier,
     **loss: Any,
 ) -> Classifier:
     """A classifier for `classes` on the timm model `backbone`; `loss` are the loss arguments of `Classifier`."""
     require_architecture(model_args or {}, "model_args")
     net = build_backbone(backbone, pretrained, checkpoint, num_classes=len(classes), **(model_args or {}))
-    return Classifier(net, classes, **loss)
+    return model(net, classes, **loss)
 
 
 class ClassificationKind(Kind):
     """One class per image."""
 
     name = "classification"
-    record = Classification
+    record: ClassVar[type[Classification]] = Classification
+    model: ClassVar[Any] = Classifier
     headline = "top1"
-    same = staticmethod(compare_classes)
+    same: ClassVar[Callable[..., Likeness]] = staticmethod(compare_classes)
     figures: ClassVar[Mapping[str, str]] = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class"}
     inference = frozenset({"score"})
     options = frozenset(

@@ -89,6 +89,8 @@ class Kind(ABC):
     """The validation metric by which weights are best."""
     figures: ClassVar[Mapping[str, str]]
     """Metrics shown to people and their names, in order; those of the first two are printed after each epoch."""
+    model: ClassVar[Any] = None
+    """Class of the model, where there are no heads."""
     heads: ClassVar[dict[str, Any]] = {}
     """Heads by name, the default first; none where the backbone's classifier gives the result."""
     extra_metrics: ClassVar[list[Callable[[Any], Metrics[Any, Any]]]]

@@ -9,7 +9,7 @@ import torch
 from torchvision.ops import box_iou
 
 from featherbone.ops import rle
-from featherbone.results import Classification, Detections, Instances, PanopticMap, SemanticMap
+from featherbone.results import Classification, Detections, Instances, LabelSet, PanopticMap, SemanticMap
 
 SCORE = 1e-3
 """Tolerance of a score."""
@@ -43,6 +43,12 @@ def compare_classes(mine: Classification, theirs: Classification, score: float =
     gap = max(abs(value - other[label]) for label, value in own.items())
     tie = abs(mine.score - own[theirs.label]) <= score
     return Likeness(score=gap, unmatched=int(mine.label != theirs.label and not tie))
+
+
+def compare_labels(mine: LabelSet, theirs: LabelSet, score: float = SCORE, limit: float = 0.0) -> Likeness:
+    """Two sets of labels by the scores of their classes; a class that is missing has the score 0."""
+    own, other = (dict(zip(record.labels, record.scores, strict=True)) for record in (mine, theirs))
+    return Likeness(score=max((abs(own.get(i, 0.0) - other.get(i, 0.0)) for i in own.keys() | other), default=0.0))
 
 
 def compare_objects(mine: Detections, theirs: Detections, score: float = SCORE, limit: float = 0.0) -> Likeness:

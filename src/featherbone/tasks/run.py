@@ -53,7 +53,7 @@ def build_task(card: Card, pretrained: bool = False, checkpoint: str | None = No
     head_class = kind.find_head(card.head)[1]
     try:
         if head_class is None:
-            return build_classifier(card.backbone, card.classes, arguments, pretrained, checkpoint)
+            return build_classifier(card.backbone, card.classes, arguments, pretrained, checkpoint, kind.model)
         pyramid = build_pyramid(card, arguments, pretrained, checkpoint)
         head = build_head(card, head_class, pyramid, kind.counts(card))
         return DenseTask(pyramid, head, decoder_of(card, getattr(head, "strides", ())), kind.loss())

@@ -14,10 +14,13 @@ from featherbone.tasks.card import Card
 from featherbone.tasks.classification import ClassificationKind
 from featherbone.tasks.detection import DetectionKind, InstanceKind
 from featherbone.tasks.kind import Decoder, Kind
+from featherbone.tasks.multilabel import MultiLabelKind
 from featherbone.tasks.panoptic import PanopticKind
 from featherbone.tasks.semantic import SemanticKind
 
-ROWS: tuple[Kind, ...] = (ClassificationKind(), DetectionKind(), InstanceKind(), SemanticKind(), PanopticKind())
+ROWS: tuple[Kind, ...] = (
+    *(ClassificationKind(), MultiLabelKind(), DetectionKind(), InstanceKind(), SemanticKind(), PanopticKind()),
+)
 KINDS: dict[str, Kind] = {kind.name: kind for kind in ROWS}
 """What differs from task to task, by the name of the task."""
 

@@ -13,6 +13,7 @@ Checks = tuple[Callable[[Table], Iterator[Finding]], ...]
 
 ANNOTATION_CHECKS: dict[Truth, Checks] = {
     "labels": (image_checks.check_classes,),
+    "lists": (image_checks.check_classes,),
     "objects": (
         object_checks.check_annotations,
         object_checks.check_presence,
@@ -32,6 +33,7 @@ OF_MAPS: Checks = (
 )
 PIXEL_CHECKS: dict[Truth, Checks] = {
     "labels": (image_checks.check_input, image_checks.check_label_copies),
+    "lists": (image_checks.check_input, image_checks.check_list_copies),
     "objects": (
         image_checks.check_annotated_sizes,
         object_checks.check_masks,

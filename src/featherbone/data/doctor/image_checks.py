@@ -146,6 +146,16 @@ def check_label_copies(table: Table) -> Iterator[Finding]:
     yield from rest
 
 
+def check_list_copies(table: Table) -> Iterator[Finding]:
+    """Copies of an image with other labels, in both splits, and redundant ones."""
+
+    def alike(one: ImageRow, other: ImageRow) -> bool:
+        first, second = (image.source.truth(image.index) for image in (one, other))
+        return bool((first == second).all())
+
+    yield from report_copies(table, alike, "label-conflict", "labels")
+
+
 def compare_copies(
     table: Table,
     alike: Callable[[ImageRow, ImageRow], bool],

@@ -22,6 +22,7 @@ from featherbone.data.doctor.drawing import draw_map, draw_objects, to_jpeg
 from featherbone.data.doctor.duplicates import ImageHash, hash_image
 from featherbone.data.findings import MAX_EXAMPLES, Example, Finding, Severity, report
 from featherbone.data.formats.class_folders import LabelSplit
+from featherbone.data.formats.label_lists import LabelListSplit
 from featherbone.data.formats.masks import MaskSplit
 from featherbone.data.formats.panoptic import PanopticSplit
 from featherbone.data.images import WHITES, is_deep, open_image, orientation_of, read_image, white_of
@@ -40,10 +41,12 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Values = NDArray[np.integer]
-Truth = Literal["labels", "objects", "values", "segments", "other"]
-"""Kind of the annotations: a class per image, objects, maps of class values, maps of segments, or unknown."""
+Truth = Literal["labels", "lists", "objects", "values", "segments", "other"]
+"""Kind of the annotations: a class per image, any number of classes, objects, maps of class values or of segments, or
+unknown."""
 TRUTHS: dict[Any, Truth] = {
     LabelSplit: "labels",
+    LabelListSplit: "lists",
     ObjectSplit: "objects",
     MaskSplit: "values",
     PanopticSplit: "segments",
@@ -195,6 +198,8 @@ class Table:
     @cached_property
     def counts(self) -> dict[str, Ints]:
         """By split, the usable images that have each class, or the objects of each class (K,)."""
+        if self.truth == "lists":
+            return {split: _count_lists(self.sources.get(split), self.classes) for split in TRAINING_SPLITS}
         if not self.images:  # training makes no rows of 100,000 labels
             labelled = {split: images for split, images in self.sources.items() if isinstance(images, LabelSplit)}
             return {split: _count_labels(labelled.get(split), self.classes) for split in TRAINING_SPLITS}
@@ -323,7 +328,7 @@ def collect(
             known += [_class_name(images, label) for label in np.unique(images.labels).tolist()]
     classes = {name: label for label, name in enumerate(dict.fromkeys(known))}
     rows: list[ImageRow] = []
-    for split, images in splits.items() if pixels or truth != "labels" else ():
+    for split, images in splits.items() if pixels or truth not in ("labels", "lists") else ():
         look = partial(_collect_image, images, split=split, classes=classes, pixels=pixels, channels=channels)
         rows += look_at_each(images, look, f"examining {split}") if pixels else map(look, range(len(images)))
     objects = [images for images in splits.values() if isinstance(images, ObjectSplit)]
@@ -346,6 +351,14 @@ def _count_labels(images: LabelSplit | None, classes: Sequence[str]) -> Ints:
         for label, count in zip(*np.unique(images.labels, return_counts=True), strict=True):
             counts[classes.index(_class_name(images, label))] += count
     return counts
+
+
+def _count_lists(images: Split[Any] | None, classes: Sequence[str]) -> Ints:
+    """Images that have each class (K,)."""
+    if images is None:
+        return np.zeros(len(classes), np.int64)
+    numbers = np.array([classes.index(name) for name in images.classes], np.int64)
+    return np.bincount(numbers[images.shown_classes()[1]], minlength=len(classes))
 
 
 def _class_name(images: LabelSplit, label: int) -> str:

@@ -8,6 +8,7 @@ from featherbone.data.formats.class_folders import ClassFolders
 from featherbone.data.formats.coco import Coco
 from featherbone.data.formats.cvat import Cvat
 from featherbone.data.formats.format import Format, Opened, Reading
+from featherbone.data.formats.label_lists import LabelLists
 from featherbone.data.formats.labelme import Labelme
 from featherbone.data.formats.masks import Masks
 from featherbone.data.formats.panoptic import Cityscapes, CocoPanoptic
@@ -22,11 +23,11 @@ from featherbone.data.object_split import ObjectSplit
 from featherbone.data.place import Url
 from featherbone.errors import BadData, BadOption
 
-TASKS = ("detection", "instance", "semantic", "panoptic", "classification")
+TASKS = ("detection", "instance", "semantic", "panoptic", "classification", "multilabel")
 """All tasks, in the order in which they are listed."""
 FORMATS: list[Format] = [
     *(Coco(), Yolo(), Voc(), Cvat(), Labelme(), Masks(), CocoPanoptic(), Cityscapes()),
-    *(Unread(), Parquet(), ClassFolders(), Shards()),
+    *(LabelLists(), Unread(), Parquet(), ClassFolders(), Shards()),
 ]
 """The registered formats; the first that serves a task reads the folder."""
 MOSTLY_CROWDS = 0.5
@@ -50,8 +51,13 @@ def find_tasks(data: Path) -> tuple[str, ...]:
 
 
 def find_task(data: Path, task: str | None) -> str:
-    """`task` if the layout of `data` serves it; by default the only task that it serves."""
+    """`task` if the layout of `data` serves it; by default the only task that it serves.
+
+    Classification is multi-label classification where images have lists of labels.
+    """
     tasks = find_tasks(data)
+    if task == "classification" and task not in tasks and "multilabel" in tasks:
+        return "multilabel"
     if task is None and len(tasks) > 1:
         raise BadOption(f"{data} serves {', '.join(tasks)}; choose one with --task")
     if task is not None and task not in tasks:

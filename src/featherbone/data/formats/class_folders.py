@@ -210,12 +210,11 @@ def find_source(data: Path, split: str) -> Path | None:
 
     Raises `BadData` where folders are not classes by their names and contents, or images have no class.
     """
-    tops = [_enter(folder, split) for folder in split_folders(data, split)]
-    if found := next(filter(None, map(_metadata, (*tops, data))), None):
+    if found := metadata_file(data, split):
         return found
     if split == "train" and _is_flat(data):
         return data
-    top = next(filter(list_folder, tops), None)
+    top = next(filter(list_folder, _tops(data, split)), None)
     if top is None:
         return None
     folders = _class_folders(data, top)
@@ -226,6 +225,16 @@ def find_source(data: Path, split: str) -> Path | None:
             f"{where}/CLASS/NAME.jpg, or write a metadata.csv beside them with the columns file_name and label"
         )
     return top if folders else None
+
+
+def metadata_file(data: Path, split: str) -> Path | None:
+    """The metadata file of a split, in its folder or for all in the data folder; None where there is none."""
+    return next(filter(None, map(_metadata, (*_tops(data, split), data))), None)
+
+
+def _tops(data: Path, split: str) -> list[Path]:
+    """The folders of a split."""
+    return [_enter(folder, split) for folder in split_folders(data, split)]
 
 
 def _is_flat(data: Path) -> bool:
@@ -297,7 +306,7 @@ def _metadata(folder: Path) -> Path | None:
 def _read_metadata(data: Path, file: Path, split: str) -> list[tuple[str, str | int]]:
     """Paths and labels of a split by a metadata file. In the data folder itself, their folders name the splits."""
     name = below(data, file)
-    rows = [(number, *_labelled(row, f"{name}, line {number}")) for number, row in _rows(file, name)]
+    rows = [(number, *_labelled(row, f"{name}, line {number}")) for number, row in read_rows(file, name)]
     splits = [split_of(PurePosixPath(path).parts[0]) for _, path, _ in rows]
     if file.parent == data:
         if not any(splits):
@@ -314,7 +323,8 @@ def _read_metadata(data: Path, file: Path, split: str) -> list[tuple[str, str | 
     return [(below(data, file.parent / path), label) for _, path, label in rows]
 
 
-def _rows(file: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(file: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and values of each line of a metadata file, which messages call `name`. Raises `BadData`."""
     text = read_text(file, name)
     if file.suffix == ".csv":
         reader = csv.DictReader(io.StringIO(text, newline=""))

@@ -2,12 +2,12 @@
 
 /**
  * The result of one image of `size` {height, width}: its `record`, and what a drawing needs beside it: `masks`, `labels`
- * or `ids` of pixels. Objects must have a score above `limit`.
+ * or `ids` of pixels. Objects and labels must have a score above `limit`.
  */
 export function interpret(outputs, manifest, size, limit) {
   const { result_boxes: boxes, result_masks: parts, result_label_map: map } = outputs;
   const record = { task: manifest.task, height: size.height, width: size.width };
-  if (!boxes && !map) return { record: { task: manifest.task, ...classes(outputs, manifest) } };
+  if (!boxes && !map) return { record: { task: manifest.task, ...classes(outputs, manifest, limit) } };
   if (!boxes) return { record: { ...record, classes: areas(map.data, manifest) }, labels: map.data };
   const found = objects(outputs, limit);
   const masks = parts && found.map(({ index, box }) => paste(parts, index, box, size, manifest));
@@ -16,11 +16,13 @@ export function interpret(outputs, manifest, size, limit) {
   return { record: { ...record, objects: rows }, masks };
 }
 
-function classes({ result_scores: scores, result_labels: labels }, manifest) {
+/** Classes, best first; where an image may have several, those above the limit. */
+function classes({ result_scores: scores, result_labels: labels }, manifest, limit) {
   const rows = Array.from(scores.data, (score, i) => {
     const label = Number(labels.data[i]);
     return { label, name: manifest.classes[label], score };
   });
+  if (manifest.decode.kind === "sigmoid") return { classes: rows.filter(({ score }) => score > Math.fround(limit)) };
   const threshold = manifest.decode.abstain_below;
   return threshold ? { classes: rows, abstained: rows[0].score <= threshold } : { classes: rows };
 }

@@ -2,7 +2,7 @@
 
 /** What the page is about. */
 export function title({ task }) {
-  const titles = { classification: "Image classification", detection: "Object detection" };
+  const titles = { classification: "Image classification", multilabel: "Image labels", detection: "Object detection" };
   return titles[task] ?? `${task[0].toUpperCase()}${task.slice(1)} segmentation`;
 }
 
@@ -28,10 +28,11 @@ export function facts(manifest) {
 }
 
 /** A record in one sentence. */
-export function summary({ objects, segments, classes, width, abstained }) {
+export function summary({ task, objects, segments, classes, width, abstained }) {
   if (objects) return counted(objects) || "Nothing found";
   if (segments) return panoptic(segments);
   if (width) return `Mostly ${listed(classes.slice(0, 3).map(({ name }) => name))}`;
+  if (task === "multilabel") return listed(classes.map(({ name }) => name)) || "Nothing found";
   return `${abstained ? "Not certain: " : ""}${classes[0].name}, ${percent(classes[0].score)}`;
 }
 
