@@ -163,14 +163,15 @@ def test_the_learning_rate_is_searched_for_and_a_stopped_search_continues(tmp_pa
     assert search_rate(measure, 1e-3, 5, tmp_path / "journal") == found and len(tried) == 6
 
 
-def test_a_search_and_a_time_decide_on_the_settings_of_each_model(drawn, plain, tmp_path):
-    settings = {name: value for name, value in plain.items() if name != "epochs"}
-    asked = dict(data=drawn, seeds=1, search=2, minutes=0.001, speed=False, out=tmp_path / "c")
+def test_a_search_a_time_and_the_memory_decide_on_the_settings_of_each_model(drawn, plain, tmp_path):
+    settings = {name: value for name, value in plain.items() if name not in ("epochs", "batch_size")}
+    asked = dict(data=drawn, seeds=1, search=2, minutes=0.001, batch_size="auto", speed=False, out=tmp_path / "c")
     result = featherbone.compare(MODELS, **asked, **settings)
     for row in result.rows:
         plan = json.loads((tmp_path / "c" / "plans" / f"{row.label}.json").read_text())
         rates = {one["lr"]: one["top1"] for one in plan["tried"]}
         assert len(rates) == 2 and plan["chosen"]["epochs"] == row.settings["epochs"] >= 1
+        assert plan["chosen"]["batch_size"] == row.settings["batch_size"] == 2, "24 images make eight updates of 3"
         assert rates[row.settings["lr"]] == max(rates.values())
     assert any("learning rates were chosen" in note for note in result.notes)
 

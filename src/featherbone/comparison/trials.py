@@ -15,7 +15,7 @@ import msgspec
 from featherbone.comparison.search import search_rate
 from featherbone.comparison.subjects import Subject
 from featherbone.data.findings import many
-from featherbone.engine.budget import epochs_of
+from featherbone.engine.budget import fitted_settings
 from featherbone.engine.settings import Settings, complete
 from featherbone.engine.train import start_run
 from featherbone.errors import BadOption
@@ -140,13 +140,18 @@ def train_one(subject: Subject, run: Path, settings: Settings, protocol: Protoco
 
 
 def make_plan(subject: Subject, protocol: Protocol, folder: Path) -> dict[str, Any]:
-    """The settings chosen for a model: epochs of its time, and the best of the learning rates that were tried."""
+    """The settings chosen for a model: batch size and epochs by this machine, and the best learning rate tried."""
     plan: dict[str, Any] = {"model": subject.model, "model_args": subject.model_args, "chosen": {}}
     settings = protocol.settings(subject, protocol.first_seed)
-    if settings.minutes is not None:
-        epochs = epochs_of(settings.minutes, protocol.data, subject.model, protocol.task, settings)
-        plan["chosen"] = {"epochs": epochs, "minutes": None}  # the same for all seeds
-        notify(f"{subject.label}: {settings.minutes:g} minutes are enough for {many(epochs, 'epoch')}", "compare")
+    if settings.minutes is not None or settings.batch_size == "auto":
+        fitted = fitted_settings(protocol.data, subject.model, protocol.task, settings)
+        if settings.batch_size == "auto":
+            plan["chosen"] = {"batch_size": fitted.batch_size}  # the same for all seeds
+            notify(f"{subject.label}: batch size {fitted.batch_size}", "compare")
+        if settings.minutes is not None:
+            plan["chosen"] |= {"epochs": fitted.epochs, "minutes": None}
+            enough = f"{settings.minutes:g} minutes are enough for {many(fitted.epochs, 'epoch')}"
+            notify(f"{subject.label}: {enough}", "compare")
     if not protocol.search:
         return plan
 

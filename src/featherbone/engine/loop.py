@@ -6,11 +6,14 @@ compute the same as one process that computes its batches in N parts.
 """
 
 import copy
+import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -177,6 +180,20 @@ class Loop:
             return True
         return self.accelerator.num_processes == 1 and time.monotonic() - saved >= seconds
 
+    def take_updates(self, count: int) -> Iterator[int]:
+        """Take `count` updates without saving anything; yields the number of those taken, after each."""
+        set_training(self.task)
+        parts, accumulate = 0, self.settings.accumulate
+        for epoch in itertools.count():
+            self.batches.begin(epoch, 0)
+            for _, batch, _ in self.loader:
+                self.micro_step(batch, parts % accumulate)
+                parts += 1
+                if parts % accumulate == 0:
+                    yield parts // accumulate
+                if parts == count * accumulate:
+                    return
+
     def micro_step(self, batch: Any, part: int) -> dict[str, Tensor]:
         """Add the gradients of a micro-batch; update the weights after the last one of a step.
 
@@ -299,11 +316,25 @@ class Loop:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
 
+@contextmanager
+def trial(card: Card, job: Job, accelerator: Accelerator, **changes: Any) -> Iterator[Loop]:
+    """A loop of a job with some settings changed, of which nothing is kept."""
+    settings = job.settings
+    job.settings = settings.override(**changes)
+    try:
+        with TemporaryDirectory() as folder:
+            yield Loop(Path(folder), card, job, accelerator)
+    finally:
+        job.settings = settings
+        accelerator.free_memory()
+
+
 def fit_batch_size(count: int, settings: Settings, accelerator: Accelerator) -> int:
     """The batch size of the settings, or the largest possible one for `count` images if that is smaller.
 
     Raises `BadOption` if it is not a multiple of the number of parts, processes times `accumulate`.
     """
+    assert isinstance(settings.batch_size, int), "it was chosen before"
     world = accelerator.num_processes
     parts = world * settings.accumulate
     batch_size = min(settings.batch_size, count // parts * parts)

@@ -75,7 +75,13 @@ class Settings:
         "",
         "Keyword arguments of the head, for example dim=96,num_convs=2; anchors=fit fits YOLOv3's anchors to the data.",
     )
-    batch_size: int = option(32, "Images per update, over all processes and accumulated parts.", 1, 1e6)
+    batch_size: int | Literal["auto"] = option(
+        32,
+        "Images per update, over all processes and accumulated parts; auto is the largest power of two that fits into"
+        " the memory. The learning rate does not depend on it.",
+        1,
+        1e6,
+    )
     epochs: int = option(50, "Passes over the training images.", 1, 1e6)
     minutes: float | None = option(
         None, "Time of training on this machine, measured at its start, which determines the epochs.", 1e-3, 1e6
@@ -294,7 +300,8 @@ def _check(name: str, value: Any) -> Any:
     choices = get_args(kind) if get_origin(kind) is Literal else ()
     if choices and value not in choices:
         raise BadOption(f"{name} {value!r} is not one of {', '.join(choices)}")
-    if bounds is not None and not (value is None and type(None) in get_args(kind)):
+    words = [word for part in get_args(kind) if get_origin(part) is Literal for word in get_args(part)]
+    if bounds is not None and value not in words and not (value is None and type(None) in get_args(kind)):
         low, high = bounds
         for number in value if isinstance(value, tuple | list) else (value,):
             if isinstance(number, bool) or not isinstance(number, int | float) or not low <= number <= high:

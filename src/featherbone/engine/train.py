@@ -16,9 +16,9 @@ from featherbone.data.findings import many
 from featherbone.data.formats import find_task
 from featherbone.data.split import FORM, without
 from featherbone.engine.accelerator import accelerate
-from featherbone.engine.budget import epochs_within
+from featherbone.engine.budget import fit_machine
 from featherbone.engine.job import Job
-from featherbone.engine.loop import Loop, fit_batch_size
+from featherbone.engine.loop import Loop
 from featherbone.engine.run import METRICS, STATE, load_state
 from featherbone.engine.settings import Settings, from_card
 from featherbone.engine.start import starting_words
@@ -65,25 +65,24 @@ def start_run(
             return _resume(stack, accelerator, run, card, settings, data)
         job = Job(found, data, settings)
         total = len(job.train)
-        job.settings = settings.override(batch_size=fit_batch_size(total, settings, accelerator))
         with accelerator.local_main_process_first():  # it downloads
             card = job.card(model)
-        if settings.minutes is not None:
-            epochs = epochs_within(settings.minutes, card, job, accelerator)
-            job.settings = job.settings.override(epochs=epochs)
-            card = replace(card, settings=job.settings.to_dict())
+        fit_machine(card, job, accelerator)
+        card = replace(card, settings=job.settings.to_dict())
         if main:
             for notice in job.notices:
                 notify(notice, "note")
             notify(starting_words(card), "note")
-            if job.settings.batch_size != settings.batch_size:
+            if settings.batch_size == "auto":
+                notify(f"batch size {job.settings.batch_size}; the learning rate stays {settings.lr:g}", "note")
+            elif job.settings.batch_size != settings.batch_size:
                 sizes = f"{job.settings.batch_size}, not {settings.batch_size}"
                 notify(f"batch size {sizes}: there are {total} training images", "note")
             if (factors := job.factors) is not None:
                 more = f"{(factors > 1).sum()} of {total} images are repeated, at most {factors.max():.1f} times"
                 notify(f"an epoch has {int(factors.sum())} images: {more}", "note")
             if settings.minutes is not None:
-                notify(f"{settings.minutes:g} minutes are enough for {many(epochs, 'epoch')}", "note")
+                notify(f"{settings.minutes:g} minutes are enough for {many(job.settings.epochs, 'epoch')}", "note")
         return _train(run, card, job, accelerator, begun=False)
 
 
