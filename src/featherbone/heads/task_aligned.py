@@ -81,8 +81,8 @@ def assign(scores: Tensor, boxes: Tensor, points: Tensor, target: Target, top: i
     best, index = claims.max(0)
     owner = index.where(best >= 0, NEGATIVE)  # (N,)
     numbers = torch.arange(len(target.boxes), device=scores.device)
-    for i in numbers[(owner != numbers[:, None]).all(1)]:
-        value, cell = alignment[i].where(inside[i] & (owner < 0), -1).max(0)
+    for i in numbers[(owner != numbers[:, None]).all(1)].split(1):  # (1,), since an index (,) is read from the device
+        value, cell = alignment[i].where(inside[i] & (owner < 0), -1).max(1)
         owner[cell] = i.where(value >= 0, owner[cell])
     cells = (owner >= 0).nonzero()[:, 0]
     objects = owner[cells]
