@@ -54,7 +54,7 @@ def test_no_other_threshold_is_better(seed, target):
 
 def test_a_target_out_of_reach_states_the_best_value():
     with pytest.raises(
-        BadOption, match=r"recall=0.8 cannot be reached on 9 images: the highest recall is 0.750, 0.550"
+        BadOption, match=r"recall=0.8 cannot be reached on 9 images: the highest recall is 0.750, at score 0.550"
     ):
         choose_point(HAND, "recall=0.8", 9)
     wrong = HAND._replace(right=np.zeros(5, bool))

@@ -73,7 +73,7 @@ def choose_point(answers: Answers, target: str, images: int) -> OperatingPoint:
         best = point(int(np.lexsort((other, rates[metric]))[-1]))
         raise BadOption(
             f"operating-point {target} cannot be reached on {images} images: the highest {metric} is "
-            f"{best[metric]:.3f}, {_at(best)}; give a lower target; the threshold was not changed"
+            f"{best[metric]:.3f}, at score {_at(best)}; give a lower target; the threshold was not changed"
         )
     first, second = (rates["f1"], other) if metric == "f1" else (other, rates[metric])
     return point(int(reached[np.lexsort((second[reached], first[reached]))[-1]]))
