@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 
@@ -10,6 +11,9 @@ from featherbone.engine.settings import complete
 from featherbone.engine.train import start_run
 from runs import SHORT
 from scenes import write_classification
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs do; their children would, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
