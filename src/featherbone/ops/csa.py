@@ -113,7 +113,8 @@ def tap_values(x: Tensor, weight: Tensor, size: Sequence[int], halve: Callable[[
     for half, taps in zip(halve(padded), SHARED, strict=True):
         down, right = taps[-1] // 6, taps[-1] % 3 // 2  # 1 where windows meet two of these rows, columns
         seen = F.linear(half[:, : h + down, : w + right], torch.cat([weight[tap] for tap in taps]))
-        for tap, v in zip(taps, seen.chunk(len(taps), dim=3), strict=True):
+        parts = seen.chunk(len(taps), dim=3) if len(taps) > 1 else [seen]  # LiteRT takes no split into one part
+        for tap, v in zip(taps, parts, strict=True):
             found[tap] = v[:, tap // 6 : tap // 6 + h, tap % 3 // 2 : tap % 3 // 2 + w]
     return [found[tap] for tap in range(TAPS)]
 
