@@ -32,9 +32,10 @@ def test_a_batch_of_a_ray_data_set(run):
         contents.append(file.getvalue())
     table = pa.table({"path": ["a", "b", "c", "d"], "bytes": [*contents, b"hello"]})
     found = BatchPredictor(str(run), device="cpu")(table)
-    assert found.column_names == ["path", "error", "task", "classes"]
+    assert found.column_names == ["path", "error", "task", "classes", "abstained"]
     expected = featherbone.load(run, "cpu").predict(contents)
     assert found["classes"].to_pylist()[:3] == [record.to_json()["classes"] for record in expected]
+    assert found["abstained"].null_count == 4, "the run has no operating point"
     assert found["classes"].to_pylist()[3] is None and "not a picture" in found["error"].to_pylist()[3]
     assert BatchPredictor(str(run), device="cpu")(table[:0]).num_rows == 0
 

@@ -69,7 +69,7 @@ def test_a_file_is_opened_as_it_was_described(folder):
         ({"format": 2}, "format 2, this version reads 1"),
         ({"format": None}, "format None"),
         ({"target": 1}, r"expected str, got int at \$\.target"),
-        ({"target": "tensorrt"}, "made for 'tensorrt'; this version runs files for onnx"),
+        ({"target": "tvm"}, "made for 'tvm'; this version runs files for onnx"),
         ({"file": "../model.onnx"}, "is not a plain name"),
         ({"file": ""}, "no digest of "),
         ({"outputs": "logits"}, r"expected array, got str at \$\.outputs"),
