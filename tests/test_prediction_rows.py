@@ -67,6 +67,15 @@ def same(rows, others):
         assert row == expected and scores == pytest.approx(others_scores, abs=1e-5)
 
 
+def alike(one, other):
+    """Whether plain values are equal but for the rounding of floats, which depends on the size of a batch."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(alike(one[name], other[name]) for name in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(alike, one, other))
+    return one == (pytest.approx(other, rel=1e-6) if isinstance(other, float) else other)
+
+
 @pytest.mark.parametrize(
     ("head", "form"), [*((head, "parquet") for head in HEADS), (None, "jsonl"), ("panoptic_fpn_light", "jsonl")]
 )
@@ -84,7 +93,8 @@ def test_a_row_holds_what_predictions_json_holds(runs, tmp_path, head, form):
     assert rows[str(tmp_path / "3.png")]["error"] == plain.skipped[str(tmp_path / "3.png")]
     for prediction in plain.predictions:
         row, expected = rows[str(prediction.image)], prediction.kept.to_json()
-        assert {**row, **expected} == row and row["error"] is None and row["key"] is None
+        assert alike(expected, {name: row[name] for name in expected})
+        assert row["error"] is None and row["key"] is None
         if prediction.map:
             assert (tmp_path / "out" / row["map"]).read_bytes() == prediction.map.read_bytes()
     assert not list((tmp_path / "out").rglob("*.jpg"))

@@ -71,8 +71,9 @@ def test_batch_and_size_may_vary_where_it_is_asked_for(backbone, head, tmp_path)
     images = torch.randn(3, 3, 160, 128)
     with torch.inference_mode():
         mine, theirs = flatten(task(images)), flatten(exported(images))
-    for name, value in mine.items():
-        torch.testing.assert_close(theirs[name], value, atol=1e-4, rtol=1e-4)
+    for name, value in mine.items():  # logits of nms_free are hundreds where a cell is far below its neighbours
+        rounding = max(1e-4, 1e-5 * value.abs().max().item())
+        torch.testing.assert_close(theirs[name], value, atol=rounding, rtol=1e-4)
 
 
 @pytest.mark.parametrize("head", [None, "yolov3"])
