@@ -76,7 +76,7 @@ def test_nuts_are_found(checkpoint, tmp_path):
     """Trained on 14 photos."""
     settings = {"task": "detection", "head_args": "dim=32,num_convs=1", "preset": "small-data", "image_size": 128}
     scratch, pretrained = both(DATA / "nuts", tmp_path, checkpoint, epochs=15, lr=2e-3, **settings)
-    assert pretrained["AP50"] > 0.08 > scratch["AP50"] + 0.03
+    assert pretrained["AP50"] > max(0.08, 1.5 * scratch["AP50"])  # that of scratch depends on the processor
 
 
 def test_streets_are_segmented(checkpoint, tmp_path):
