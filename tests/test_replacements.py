@@ -12,7 +12,7 @@ from featherbone.backbones import lightvit, lit, lvt, xformer
 from featherbone.backbones.lightvit import State
 from featherbone.deployment import STEPS, deploy, use_form
 from featherbone.exporters.concerns import highest_rank, operators
-from featherbone.heads import roi
+from featherbone.heads import nms_free, roi
 from featherbone.heads.levels import Level
 from featherbone.replacements import TABLE
 from registered import SMALLEST, each_but_only_smallest_is_fast, image, net
@@ -50,6 +50,7 @@ EXAMPLES = {
     lit.Attention: lambda: (lit.Attention(8, 2, None), image(2, 6, 8), 2, 3),
     xformer.XFA: lambda: (xformer.XFA(8, 2, 2), image(2, 6, 8)),
     xformer.SoftmaxAttention: lambda: (xformer.SoftmaxAttention(8, 2), image(2, 6, 8)),
+    nms_free.Separable: lambda: (nms_free.Separable(6, num_levels=3), image(2, 6, 5, 7), 1),
     roi.RoIAlign: lambda: (
         roi.RoIAlign(),
         *([image(2, 4, 32, 32), image(2, 4, 16, 16)], [Level(4, 4), Level(4, 8)]),

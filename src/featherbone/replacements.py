@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from featherbone.backbones import lightvit, lit, lvt, xformer
-from featherbone.heads import roi
+from featherbone.heads import nms_free, roi
 from featherbone.ops import atrous, attention, csa, deform, windows, xfa
 
 Build = Callable[[Any, tuple[int, int] | None], nn.Module]
@@ -78,6 +78,12 @@ def convolution(linear: lvt.Pointwise, image_size: tuple[int, int] | None) -> nn
     return conv
 
 
+def fold_norms(module: nms_free.Separable, image_size: tuple[int, int] | None) -> nn.Module:
+    """Norms of several levels, folded into one convolution each; a single one is folded by `deploy`."""
+    folded = all(isinstance(norm, nn.BatchNorm2d) for norm in module.norms)
+    return nms_free.FoldedSeparable(module) if folded and len(module.norms) > 1 else module
+
+
 def identity(module: nn.Module, image_size: tuple[int, int] | None) -> nn.Module:
     """No operation."""
     return nn.Identity()
@@ -137,6 +143,7 @@ TABLE: dict[type[nn.Module], Mapping[str, Build]] = {
     lit.Attention: {"device": PLAIN_ATTENTION},
     xformer.XFA: {"device": attributes(normalize=xfa.unit_length_plain)},
     xformer.SoftmaxAttention: {"device": PLAIN_ATTENTION},
+    nms_free.Separable: {"deployed": fold_norms},
     roi.RoIAlign: {"compiled": attributes(align=roi.align_all)},
 }
 """Module type and column to the replacement."""

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import generalized_box_iou_loss
 
 from featherbone.heads.box_decoder import first_image, picked_objects
@@ -250,6 +251,24 @@ class Separable(nn.Module):
 
     def forward(self, x: Tensor, level: int = 0) -> Tensor:
         return torch.relu(self.norms[level](self.channel(self.spatial(x))))
+
+
+class FoldedSeparable(nn.Module):
+    """The same with the norm of each level folded into a separate 1x1 convolution.
+
+    XNNPACK, which folds norms itself, uses the folded weights of the first level for all (torch 2.15).
+    """
+
+    def __init__(self, source: Separable) -> None:
+        super().__init__()
+        self.spatial = source.spatial
+        self.channels = nn.ModuleList(
+            fuse_conv_bn_eval(source.channel, norm)  # type: ignore[arg-type]
+            for norm in source.norms
+        )
+
+    def forward(self, x: Tensor, level: int = 0) -> Tensor:
+        return torch.relu(self.channels[level](self.spatial(x)))
 
 
 class Tower(nn.Module):
