@@ -19,6 +19,7 @@ from featherbone.heads.nms_free import (
     mean_distances,
     neighbours,
 )
+from featherbone.heads.nms_free_masks import PrototypeDecoder
 from featherbone.ops.boxes import Target
 
 HEIGHT, WIDTH = 192, 256
@@ -215,3 +216,9 @@ def test_losses_of_evaluation_are_small_where_the_objects_are_found():
     after = head.losses(raw, [target])
     assert after.keys() == before.keys() == {"class", "box"}
     assert all(after[name] < 1e-3 < 0.1 < before[name] for name in after), (before, after)
+
+
+@pytest.mark.parametrize("decoder", [NMSFreeDecoder, PrototypeDecoder])
+def test_strides_of_other_levels_are_refused(decoder):
+    with pytest.raises(ValueError, match="2 strides for 3 levels; give those of the network's maps"):
+        decoder((8, 16))

@@ -1,6 +1,7 @@
 """From a detector's raw maps to objects: the best candidates of each level, NMS within each class, the best of all."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -55,10 +56,7 @@ class BoxDecoder(ABC):
     limit: int = 100
 
     def __post_init__(self) -> None:
-        if len(self.strides) != self.num_levels:
-            raise ValueError(
-                f"{len(self.strides)} strides for {self.num_levels} levels; give those of the network's maps"
-            )
+        check_strides(self.strides, self.num_levels)
 
     @abstractmethod
     def levels(self, raw: Any) -> list[Candidates]:
@@ -87,6 +85,12 @@ class BoxDecoder(ABC):
         clip = {"x": "0 to inner_width", "y": "0 to inner_height"}
         limits = {"score": self.score, "candidates": self.candidates, "nms": self.nms, "limit": self.limit}
         return {"strides": list(self.strides), "clip": clip, **SELECTION, **limits}
+
+
+def check_strides(strides: Sequence[float], num_levels: int) -> None:
+    """Raise `ValueError` unless there is a stride for each level."""
+    if len(strides) != num_levels:
+        raise ValueError(f"{len(strides)} strides for {num_levels} levels; give those of the network's maps")
 
 
 def first_image(picked: Any) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import generalized_box_iou_loss
 
-from featherbone.heads.box_decoder import first_image, picked_objects
+from featherbone.heads.box_decoder import check_strides, first_image, picked_objects
 from featherbone.heads.levels import Level, Levels
 from featherbone.heads.task_aligned import (
     Assignment,
@@ -31,10 +31,11 @@ from featherbone.heads.task_aligned import (
 )
 from featherbone.ops.boxes import FOUND, Found, Picked, Target, clip_boxes
 
+NUM_LEVELS = 3
 NUM_BINS = 16
 """Bins of the distribution of a distance: 0 to 15 strides."""
 START = 2.5
-"""Mean of the initial distributions, in strides."""
+"""Mean of the initial distributions, in strides, if they had no last bin."""
 MANY = 13
 """Cells per object of the one-to-many assignment, as in TOOD."""
 PRIOR = 0.01
@@ -82,6 +83,9 @@ class NMSFreeDecoder:
     """Strides of the levels, finest first."""
     score: float = 0.05
     limit: int = 100
+
+    def __post_init__(self) -> None:
+        check_strides(self.strides, NUM_LEVELS)
 
     def __call__(self, raw: Any, sizes: Tensor, score: float | None = None) -> list[Found]:
         return picked_objects(self.objects(raw, sizes), self.score if score is None else score)
@@ -187,6 +191,7 @@ class NMSFree(nn.Module):
         return matches
 
     def terms(self, raw: Any, targets: Sequence[Target], matches: Sequence[Matches]) -> dict[str, Tensor]:
+        """The losses of cells that are already assigned."""
         training = isinstance(raw, TrainingRaw)
         cells = Cells.of(raw.logits, self.strides)
         boxes = self.all_boxes(raw, cells)
@@ -256,7 +261,7 @@ class Separable(nn.Module):
 class FoldedSeparable(nn.Module):
     """The same with the norm of each level folded into a separate 1x1 convolution.
 
-    XNNPACK, which folds norms itself, uses the folded weights of the first level for all (torch 2.15).
+    ExecuTorch's XNNPACK partitioner folds norms itself, and uses the weights of the first level for all.
     """
 
     def __init__(self, source: Separable) -> None:

@@ -133,7 +133,7 @@ def build_pyramid(card: Card, arguments: Mapping[str, Any], pretrained: bool, ch
 def build_head(card: Card, head: Any, pyramid: Pyramid, counts: Sequence[int]) -> nn.Module:
     """A head of `counts` classes (of things and of stuff) with those of the card's `head_args` that it takes."""
     require_architecture(card.head_args, "head_args")
-    with _taking_arguments(card):
+    with taking_arguments(card):
         with_decoder = {*parameters(head), *parameters(getattr(head, "decoder", head))} - {"strides", "pyramid"}
         if unknown := card.head_args.keys() - with_decoder:
             raise TypeError(f"{head.__name__} has no {sorted(unknown)[0]!r}")
@@ -145,12 +145,12 @@ def build_head_decoder(card: Card, head: Any, strides: Sequence[float]) -> Any:
     given = chosen_for(head.decoder, card.head_args)
     if "strides" in parameters(head.decoder):
         given["strides"] = tuple(strides)
-    with _taking_arguments(card):
+    with taking_arguments(card):
         return head.decoder(**given)
 
 
 @contextmanager
-def _taking_arguments(card: Card) -> Iterator[None]:
+def taking_arguments(card: Card) -> Iterator[None]:
     """Turn a head's refusal of its arguments into a `BadOption`."""
     try:
         yield

@@ -25,7 +25,7 @@ from featherbone.ops.paste import paste_masks
 from featherbone.ops.rle import box_of
 from featherbone.results import PanopticMap, Segment
 from featherbone.tasks.card import Card
-from featherbone.tasks.dense import HEAD_OPTIONS, SMALL_DATA, augmentation_of
+from featherbone.tasks.dense import HEAD_OPTIONS, SMALL_DATA, augmentation_of, taking_arguments
 from featherbone.tasks.detection import OBJECT_DEFAULTS, draw_objects
 from featherbone.tasks.kind import Kind, named
 from featherbone.tasks.likeness import compare_segments
@@ -143,7 +143,9 @@ class PanopticKind(Kind):
 
     def decoder(self, card: Card, strides: Sequence[float]) -> PanopticDecoder:
         head = self.find_head(card.head)[1]
-        return PanopticDecoder(card.classes, card.things, head.things_decoder(strides), raw=head.raw)
+        with taking_arguments(card):
+            things = head.things_decoder(strides)
+        return PanopticDecoder(card.classes, card.things, things, raw=head.raw)
 
     def metrics(self, source: Any) -> PanopticMetrics:
         return PanopticMetrics(len(source.classes), source.things)
