@@ -1,9 +1,6 @@
 import re
 from pathlib import Path
 
-import pytest
-
-from featherbone.cli import COMMANDS, main
 from scenes import write_classification
 
 ROOT = Path(__file__).parents[1]
@@ -26,17 +23,6 @@ def test_the_python_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     exec(compile(code, "README.md", "exec"), {})
     name, share, *_ = capsys.readouterr().out.split()
     assert name in {"daisy", "cross", "ring", "square", "star", "triangle"} and share.endswith("%")
-
-
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"`featherbone (data \w+|[\w-]+)", TEXT))))
-def test_every_option_named_exists(command, capsys):
-    assert command in COMMANDS
-    with pytest.raises(SystemExit):
-        main([*command.split(), "--help"])
-    page = capsys.readouterr().out
-    for line in re.findall(rf"featherbone {command}[^`\n]*", TEXT):
-        for option in re.findall(r"--[a-z-]+", line):
-            assert option in page, (line, option)
 
 
 def test_the_tree_is_the_tree():
