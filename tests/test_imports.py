@@ -23,7 +23,7 @@ RANKS = (
     {"recipes", "benchmarking"},
     {"comparison"},
     {
-        *("outcomes", "prediction", "prediction_files", "prediction_rows", "on_ray"),
+        *("adapters", "outcomes", "prediction", "prediction_files", "prediction_rows", "on_ray"),
         *("commands", "cli", "__init__", "__main__"),
     },
 )

@@ -13,6 +13,7 @@ import torch
 from tyro.conf import Positional, arg
 
 from featherbone import explainers
+from featherbone.adapters.saving import Form
 from featherbone.benchmarking.device_folder import DeviceFolder, write_device_folder
 from featherbone.benchmarking.merging import merge as merge_results
 from featherbone.benchmarking.merging import read_results
@@ -221,6 +222,7 @@ def predict(
     *,
     out: Path | None = None,
     pictures: bool = True,
+    save: tuple[Form, ...] = (),
     rows: Literal["parquet", "jsonl"] | None = None,
     share: str = "1/1",
     ray: str | None = None,
@@ -250,6 +252,8 @@ def predict(
         out: Folder to write to; by default `predictions` in the run folder, beside an export's, or for a published
             model in the current folder.
         pictures: Write annotated copies; not with `rows`.
+        save: Also write the results in formats of other tools, each into a folder of its name: coco (results and
+            annotations), yolo, voc, png or label-studio; not with `rows`.
         rows: Write a row for each picture instead of `predictions.json`, as Parquet or lines of JSON; by default
             Parquet for lists, shards, URLs and shares.
         share: Share of the pictures to predict, such as 1/3, 2/3 and 3/3 on three machines.
@@ -282,6 +286,8 @@ def predict(
     form = rows or ("parquet" if collections else None)
     if form is None and part_size != PART_SIZE:
         raise BadOption("part-size applies only to rows; omit it, or pass --rows parquet")
+    if form is not None and save:
+        raise BadOption("save applies only to pictures without --rows; omit one of them")
     folder = Path(out or beside(Path(run), "predictions"))
     check_writable(folder, folder=True)
     if ray is not None:
@@ -292,7 +298,7 @@ def predict(
     predictor = load(run, device, score, tile, overlap, slide, scales, mirror, trust, accept_licence)
     workers = workers or min(8, os.cpu_count() or 1)
     if form is None:
-        return predict_pictures(predictor, given, folder, pictures, batch_size, workers)
+        return predict_pictures(predictor, given, folder, pictures, batch_size, workers, save)
     record, model = kind_of(predictor.card).record, predictor.description(Path(run))
     table = PredictionRows(folder, record, model, form, taken, part_size)
     return predict_rows(predictor, given, table, batch_size, workers)

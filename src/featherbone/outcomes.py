@@ -124,13 +124,16 @@ class PredictResult:
     predictions: tuple[Prediction, ...]
     skipped: dict[str, str]
     out: Path | None
+    saved: tuple[Path, ...] = ()
+    """Folders with the results in formats of other tools."""
 
     def to_json(self) -> dict[str, Any]:
         return {"predictions": [prediction.to_json() for prediction in self.predictions], "skipped": self.skipped}
 
     def __str__(self) -> str:
         lines = [*map(str, self.predictions), *(f"skipped: {reason}" for reason in self.skipped.values())]
-        return "\n".join(lines + ([f"pictures and predictions.json in {self.out}"] if self.out else []))
+        lines += [f"pictures and predictions.json in {self.out}"] if self.out else []
+        return "\n".join([*lines, *(f"{folder.name} files in {folder}" for folder in self.saved)])
 
 
 @dataclass(frozen=True)

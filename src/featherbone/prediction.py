@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from featherbone.adapters.saving import Form, check_forms, name_pictures, save
 from featherbone.data.listing import SUFFIXES
 from featherbone.data.sources import Entry, expand_glob, open_sources
 from featherbone.errors import BadImage
@@ -14,13 +15,24 @@ from featherbone.progress import bar
 
 
 def predict_pictures(
-    predictor: Predictor, sources: Sequence[str], folder: Path, pictures: bool, batch_size: int, workers: int
+    predictor: Predictor,
+    sources: Sequence[str],
+    folder: Path,
+    pictures: bool,
+    batch_size: int,
+    workers: int,
+    forms: Sequence[Form] = (),
 ) -> PredictResult:
     """Predict on files, folders and globs, and write `predictions.json`, maps and, with `pictures`, annotated copies.
+
+    The `forms` of other tools are written in addition.
 
     Raises `BadImage` where no picture can be read.
     """
     paths = find_images([Path(path) for source in sources for path in sorted(expand_glob(source)) or [source]], folder)
+    if forms:
+        check_forms(forms, predictor.card)
+        name_pictures(paths)
     with PredictionFiles(folder, predictor.card, paths, pictures) as files, bar("predicting", len(paths)) as advance:
         entries = (Entry(str(path), None, str(path)) for path in paths)
         for batch in predict_entries(predictor, entries, batch_size, workers, keep=pictures):
@@ -30,7 +42,8 @@ def predict_pictures(
     if not files.done:
         first = next(iter(files.skipped.values()))
         raise BadImage(f"none of {len(paths)} pictures can be read; the first: {first}")
-    return PredictResult(tuple(files.done), files.skipped, folder)
+    saved = save(forms, folder, paths, files.done, predictor.card) if forms else ()
+    return PredictResult(tuple(files.done), files.skipped, folder, saved)
 
 
 def predict_rows(

@@ -172,15 +172,18 @@ def code_of(rows: Sequence[Row], file: str, ignore_index: int | None = None, zer
 
 
 def voc_code() -> Code:
-    """Of Pascal VOC's masks: indices in VOC's palette, or its colours, and its border as no class.
-
-    The palette spreads the bits of an index over the highest bits of red, green and blue.
-    """
-    rows = []
-    for value, name in (*enumerate(VOC), (IGNORE, "void")):
-        bits = np.array([[value >> (3 * bit + channel) & 1 for bit in range(3)] for channel in range(3)])
-        rows.append(Row(name, int(_colours(bits @ [128, 64, 32])), value))
+    """Of Pascal VOC's masks: indices in VOC's palette, or its colours, and its border as no class."""
+    named = (*enumerate(VOC), (IGNORE, "void"))
+    rows = [Row(name, int(_colours(np.array(voc_colour(value), np.uint8))), value) for value, name in named]
     return code_of(rows, "Pascal VOC")
+
+
+def voc_colour(index: int) -> tuple[int, int, int]:
+    """Red, green and blue of an index in VOC's palette, which spreads its bits over their highest bits."""
+    red, green, blue = (
+        sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)
+    )
+    return red, green, blue
 
 
 def cityscapes_code() -> Code:

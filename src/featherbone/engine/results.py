@@ -71,9 +71,16 @@ def find_reader(
 
 
 def read_detections(results: Path, images: ObjectSplit) -> Read:
-    """Detections in COCO's results format."""
+    """Detections in COCO's results format; a `file_name` is the path of an image or an end of it that is unique."""
     sizes = {images.image_id(index): images.size(index) for index in range(len(images))}
-    found = read_coco_results(results, sizes, images.category_ids, images.classes)
+    ends: dict[str, list[int]] = {}
+    for index in range(len(images)):
+        parts = images.name(index).split("/")
+        for start in range(len(parts)):
+            ends.setdefault("/".join(parts[start:]), []).append(images.image_id(index))
+    names = {end: numbers[0] for end, numbers in ends.items() if len(numbers) == 1}
+    names |= {images.name(index): images.image_id(index) for index in range(len(images))}
+    found = read_coco_results(results, sizes, images.category_ids, images.classes, names)
     return lambda index: found[images.image_id(index)]
 
 

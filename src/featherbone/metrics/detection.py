@@ -318,14 +318,27 @@ def to_coco_results(image_id: int, record: Detections, category_ids: Sequence[in
 
 
 def read_coco_results(
-    path: Path, sizes: Mapping[int, tuple[int, int]], category_ids: Sequence[int], classes: Sequence[str]
+    path: Path,
+    sizes: Mapping[int, tuple[int, int]],
+    category_ids: Sequence[int],
+    classes: Sequence[str],
+    names: Mapping[str, int] | None = None,
 ) -> dict[int, Detections]:
     """Records of the images of `sizes` (id to height and width) from a file in COCO's results format.
 
-    They have masks where every row has. Raises `BadData` for what is not that format, or of other images or classes.
+    Rows with a `file_name` are of the image that `names` gives for it, others of that of their id. Records have masks
+    where every row has. Raises `BadData` for what is not that format, or of other images or classes.
     """
     name = str(path)
     rows = read_typed(path, name, list[CocoResult])
+    for place, row in enumerate(rows):
+        if names and row.file_name:
+            if row.file_name not in names:
+                raise BadData(
+                    f"{name}: [{place}].file_name is {row.file_name!r}, which is not one of the {len(sizes)} images "
+                    "measured, or may be several; write their paths, or remove file_name to use image_id"
+                )
+            row.image_id = names[row.file_name]
     masks = bool(rows) and all(row.segmentation is not None for row in rows)
     labels = {number: label for label, number in enumerate(category_ids)}
     _check_known(name, "image_id", [row.image_id for row in rows], sizes, f"the {len(sizes)} images measured")

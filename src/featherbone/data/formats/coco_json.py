@@ -119,6 +119,8 @@ class CocoResult(msgspec.Struct):
     score: float
     bbox: list[float] | None = None
     segmentation: Any = None
+    file_name: str = ""
+    """Path of the image, where it is stated."""
 
 
 class PanopticCategory(CocoCategory, kw_only=True):

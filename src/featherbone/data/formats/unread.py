@@ -54,7 +54,11 @@ _KINDS = {
         (".mdb .lmdb", "LMDB", _IMAGES),
         (".h5 .hdf5 .npz .mat .pkl .pt .pth", "arrays in one file", _ARRAYS),
         (".parquet", "Parquet", "name the files train*.parquet and val*.parquet, and give their folder"),
-        (".arrow", "an Arrow file of Hugging Face datasets", "save the dataset with to_parquet('train.parquet')"),
+        (
+            ".arrow",
+            "an Arrow file of Hugging Face datasets",
+            "convert it with featherbone.adapters.hugging_face.to_parquet(FOLDER, OUT)",
+        ),
         (".json", "JSON", _COCO),
         (".jsonl", "JSON lines", "name the file metadata.jsonl, with file_name and label, beside the pictures"),
         (".csv .tsv .xlsx .xls", "a table", _CSV),
