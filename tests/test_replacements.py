@@ -51,10 +51,9 @@ EXAMPLES = {
     xformer.XFA: lambda: (xformer.XFA(8, 2, 2), image(2, 6, 8)),
     xformer.SoftmaxAttention: lambda: (xformer.SoftmaxAttention(8, 2), image(2, 6, 8)),
     nms_free.Separable: lambda: (nms_free.Separable(6, num_levels=3), image(2, 6, 5, 7), 1),
-    roi.RoIAlign: lambda: (
-        roi.RoIAlign(),
-        *([image(2, 4, 32, 32), image(2, 4, 16, 16)], [Level(4, 4), Level(4, 8)]),
-        *(BOXES.expand(2, -1, -1).unbind(), 7),
+    roi.RoIReader: lambda: (
+        *(roi.RoIReader(), roi.BoxHead(4, 3, 8).double(), [image(2, 4, 32, 32), image(2, 4, 16, 16)]),
+        *([Level(4, 4), Level(4, 8)], BOXES.expand(2, -1, -1), torch.ones(2, 2, dtype=torch.bool), 7),
     ),
 }
 """A module of each type in the table, and its arguments."""

@@ -12,7 +12,7 @@ from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter, ImageFont
 from featherbone.data.bands import AnyImage, to_picture
 from featherbone.files import atomic
 from featherbone.fonts import find_font, readable
-from featherbone.ops.rle import decode
+from featherbone.ops.rle import box_of, decode
 from featherbone.results import Classification, Detections, Instances, LabelSet, PanopticMap, Record, Rle, SemanticMap
 
 INK, PAPER, TRACK, BAR = "#1d2433", "#ffffff", "#e8ebf2", "#4c6fff"
@@ -253,16 +253,27 @@ def _overlaps(boxes: Floats, others: Floats) -> Floats:
 
 def _draw_mask(picture: Image.Image, rle: Rle, paint: str, line: int) -> None:
     """A translucent mask with an outline."""
-    how = Image.Resampling.NEAREST if picture.width > 3 * rle["size"][1] else Image.Resampling.BILINEAR
-    mask = Image.fromarray(decode(rle).astype(np.uint8) * 255).resize(picture.size, how)
+    height, width = rle["size"]
+    full = decode(rle)
+    x1, y1, x2, y2 = box_of(full)
+    if x1 == x2:
+        return
+    how = Image.Resampling.NEAREST if picture.width > 3 * width else Image.Resampling.BILINEAR
+    scale = np.divide(picture.size, (width, height))
+    reach = np.maximum(scale, 1)  # a bilinear mask is that much wider
+    left, top = np.floor(np.array((x1, y1)) * scale - reach).clip(0).astype(int).tolist()
+    right, bottom = np.ceil(np.array((x2, y2)) * scale + reach).clip(0, picture.size).astype(int).tolist()
+    source = (left / scale[0], top / scale[1], min(right / scale[0], width), min(bottom / scale[1], height))
+    mask = Image.fromarray(full.astype(np.uint8, "C") * 255).resize((right - left, bottom - top), how, source)
     box = mask.getbbox()
     if box is None:
         return
+    place = left + box[0], top + box[1]
     mask = mask.crop(box)
     core = ImageOps.crop(ImageOps.expand(mask, line).filter(ImageFilter.BoxBlur(line)), line)
     edge = ImageChops.subtract(mask, core.point([0] * 255 + [255]))  # the core is farther than `line` from the outside
-    picture.paste(paint, box[:2], mask.point([value * 2 // 5 for value in range(256)]))
-    picture.paste(paint, box[:2], edge)
+    picture.paste(paint, place, mask.point([value * 2 // 5 for value in range(256)]))
+    picture.paste(paint, place, edge)
 
 
 def _draw_box(canvas: Image.Image, box: Floats, paint: str, line: int) -> None:

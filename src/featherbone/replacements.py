@@ -144,6 +144,6 @@ TABLE: dict[type[nn.Module], Mapping[str, Build]] = {
     xformer.XFA: {"device": attributes(normalize=xfa.unit_length_plain)},
     xformer.SoftmaxAttention: {"device": PLAIN_ATTENTION},
     nms_free.Separable: {"deployed": fold_norms},
-    roi.RoIAlign: {"compiled": attributes(align=roi.align_all)},
+    roi.RoIReader: {"compiled": attributes(read=roi.read_all)},
 }
 """Module type and column to the replacement."""

@@ -9,6 +9,7 @@ by its own.
 """
 
 from collections import OrderedDict
+from copy import deepcopy
 
 import pytest
 import timm
@@ -28,6 +29,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign, box_iou, poolers, roi_align
 
 from detectors import Detector
+from featherbone.deployment import use_form
 from featherbone.heads import roi, rpn
 from featherbone.heads.levels import Level
 from featherbone.heads.mask_rcnn import MaskDecoder, MaskRCNN
@@ -335,6 +337,7 @@ def test_multiply_adds_of_the_papers_detectors(name, billions):
     """Without attention products, on 1280x800 pixels, of 1,000 proposals and 100 masks."""
     pyramid = Pyramid(timm.create_model(name))
     model = Detector(pyramid, MaskRCNN(pyramid.levels, num_classes=80)).eval()
+    use_form(model, "compiled")
     counter = FlopCounterMode(display=False)
     with FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True), counter, torch.no_grad():
         model(torch.zeros(1, 3, 800, 1280))
@@ -348,13 +351,35 @@ def test_multiply_adds_of_the_papers_detectors(name, billions):
 
 
 @made_sizes
+def test_masks_are_computed_only_above_the_score_and_boxes_only_where_there_are_proposals(monkeypatch):
+    torch.manual_seed(0)
+    pyramid = Pyramid(timm.create_model("mobilenetv3_small_050"))
+    head = MaskRCNN(pyramid.levels, CLASSES, DIM, rpn_dim=8, fc_dim=16, mask_dim=8, proposals=50, limit=20)
+    model = randomise(Detector(pyramid, head)).eval()
+    images, rows = torch.randn(2, 3, 200, 264), []
+    for part in (head.rois.box, head.rois.mask):
+        part.register_forward_hook(lambda part, given, found: rows.append(len(given[0])))
+    with torch.inference_mode():
+        every = model(images)
+        score = every.scores.median().item()
+        some = head(pyramid(images), torch.tensor([[200, 264]] * 2), score)
+    shown = every.scores > score
+    assert rows[1] == (every.scores > 0).sum() and rows[3] == shown.sum() == 20
+    assert rows[0] == rows[2] <= 100
+    torch.testing.assert_close(some[:3], every[:3])
+    torch.testing.assert_close(some.masks, every.masks * shown[..., None, None])
+
+
+@made_sizes
 def test_export_equals_the_model():
     torch.manual_seed(0)
     pyramid = Pyramid(timm.create_model("mobilenetv3_small_050"))
     head = MaskRCNN(pyramid.levels, CLASSES, DIM, rpn_dim=8, fc_dim=16, mask_dim=8, proposals=50, limit=20)
     model = randomise(Detector(pyramid, head)).eval()
     images = torch.randn(2, 3, 200, 264)
-    program = torch.export.export(model, (images,), strict=False)
+    graph = deepcopy(model)
+    use_form(graph, "compiled")
+    program = torch.export.export(graph, (images,), strict=False)
     with torch.inference_mode():
         raw, expected = program.module()(images + 1), model(images + 1)
     assert isinstance(raw, MaskRaw) and (expected.scores > 0.05).sum() > 10

@@ -19,6 +19,7 @@ from featherbone.cli import main
 from featherbone.data.frames import resize_as_opencv
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadCheckpoint, BadOption, UnknownModel
+from featherbone.heads.roi import align
 from featherbone.ops import rle
 from featherbone.tasks.published import ADE20K, COCO, PUBLISHED, our_weights, published_card, read_published
 from featherbone.tasks.run import build_task
@@ -81,7 +82,7 @@ def compare_raw(model, task, images):
             close(model, f"rpn_reg/{i}", pair[1])
         rois = task.head.rois
         proposals = torch.from_numpy(STORED[f"{model}.a.proposals"][:, :4])
-        logits, deltas = rois.box(rois.align(levels[:-1], rois.levels, [proposals], 7))
+        logits, deltas = rois.box(align(levels[:-1], rois.levels, [proposals], 7))
         seen = proposals[:, 3] > 0  # mmdet 2.11 sets the others to 0
         for name, x in (("fc_cls", logits), ("fc_reg", deltas.flatten(1))):
             key = f"{model}.a.{name}"

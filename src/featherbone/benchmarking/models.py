@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from featherbone.backbones import FAMILIES
 from featherbone.backbones.published import Published
+from featherbone.deployment import use_form
 from featherbone.tasks.backbone import has_weights, licence_of, preprocessing_of, require_model
 from featherbone.tasks.published import PublishedModel
 
@@ -60,6 +61,7 @@ def count_cost(make: Callable[[], nn.Module], height: int, width: int, channels:
     """
     with torch.random.fork_rng(devices=()), torch.device("meta"):
         net = make().requires_grad_(False)
+    use_form(net, "compiled")  # the shapes of which do not depend on what is found in the image
     try:
         with FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv()):
             macs = count_macs(net.to_empty(device="cpu"), height, width, channels)

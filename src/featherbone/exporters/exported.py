@@ -41,8 +41,8 @@ class ExportedTask(nn.Module):
             unknown = ", ".join(given.keys() - expected.keys())
             raise BadRun(f"{manifest.file}: outputs {unknown[:200]} of another model; {AGAIN}")
 
-    def forward(self, images: Tensor) -> Any:
-        """Normalised images (B, C, H, W) to the raw tensors, on the images' device; the file runs on the CPU.
+    def forward(self, images: Tensor, score: float = 0.0) -> Any:
+        """Normalised images (B, C, H, W) to the raw tensors of all objects, on the images' device; it runs on the CPU.
 
         Raises `BadOption` for a size that the file refuses.
         """

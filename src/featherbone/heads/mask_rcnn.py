@@ -84,17 +84,20 @@ class MaskRCNN(nn.Module):
         self.rpn = RPN(self.fpn.levels, rpn_dim or dim, limit=proposals)
         self.rois = RoIHeads(self.fpn.levels[:-1], num_classes, fc_dim, mask_dim or dim, nms=nms, limit=limit)
 
-    def forward(self, maps: Sequence[Tensor], sizes: Tensor) -> Proposed | MaskRaw:
-        """Maps (B, C, h, w) of images of `sizes` (B, 2) to the input of `losses` or, in evaluation, of the decoder."""
-        return self.read(self.fpn(maps), sizes)
+    def forward(self, maps: Sequence[Tensor], sizes: Tensor, score: float = 0.0) -> Proposed | MaskRaw:
+        """Maps (B, C, h, w) of images of `sizes` (B, 2) to the input of `losses` or, in evaluation, of the decoder.
 
-    def read(self, levels: Sequence[Tensor], sizes: Tensor) -> Proposed | MaskRaw:
+        Masks are those of objects with a score above `score`.
+        """
+        return self.read(self.fpn(maps), sizes, score)
+
+    def read(self, levels: Sequence[Tensor], sizes: Tensor, score: float = 0.0) -> Proposed | MaskRaw:
         """The same from the FPN's maps, strides 4 to 64."""
         rpn = self.rpn(levels)
         proposals = self.rpn.propose(rpn, sizes)
         if self.training:
             return Proposed(tuple(levels), rpn, proposals)
-        return self.rois(levels[:-1], proposals, sizes)
+        return self.rois(levels[:-1], proposals, sizes, score)
 
     def losses(self, raw: Proposed, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The five losses of `RPN` and `RoIHeads`, weighted equally; the sampled boxes are drawn at random."""

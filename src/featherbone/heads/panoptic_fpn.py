@@ -53,10 +53,10 @@ class PanopticFPN(nn.Module):
         self.stuff = SemanticBranch(self.things.fpn.levels[:-1], 1 + num_stuff, branch_dim, "group")
         self.stuff_weight = stuff_weight
 
-    def forward(self, maps: Sequence[Tensor], sizes: Tensor) -> PanopticRaw:
+    def forward(self, maps: Sequence[Tensor], sizes: Tensor, score: float = 0.0) -> PanopticRaw:
         """As of `MaskRCNN`."""
         levels = self.things.fpn(maps)
-        return PanopticRaw(self.things.read(levels, sizes), self.stuff(levels[:-1]))
+        return PanopticRaw(self.things.read(levels, sizes, score), self.stuff(levels[:-1]))
 
     @staticmethod
     def things_decoder(strides: Sequence[float]) -> MaskDecoder:

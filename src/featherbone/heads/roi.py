@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
 class MaskRaw(NamedTuple):
-    """Objects by descending score; unused rows up to the limit have score 0 and empty boxes."""
+    """Objects by descending score; unused rows up to the limit have score 0, empty boxes and masks of 0."""
 
     boxes: Tensor
     """(B, limit, 4), in pixels."""
@@ -81,13 +81,29 @@ def _align(x: Tensor, level: Level, rois: Tensor, cells: int) -> Tensor:
     return roi_align(x.to(rois.dtype), rois, cells, 1 / level.stride, sampling_ratio=0, aligned=True).to(x.dtype)
 
 
-class RoIAlign(nn.Module):
-    """`align` as a module, which graphs replace by `align_all`."""
+def read_used(
+    head: nn.Module, maps: Sequence[Tensor], levels: Sequence[Level], boxes: Tensor, used: Tensor, cells: int
+) -> tuple[Tensor, ...]:
+    """Outputs (B * N, ...) of a head on the features of boxes (B, N, 4); 0 where they are not `used` (B, N)."""
+    outputs = head(align(maps, levels, [own[rows] for own, rows in zip(boxes, used, strict=True)], cells))
+    places = used.flatten().nonzero()[:, 0]
+    return tuple(x.new_zeros(used.numel(), *x.shape[1:]).index_copy(0, places, x) for x in outputs)
 
-    align = staticmethod(align)
 
-    def forward(self, maps: Sequence[Tensor], levels: Sequence[Level], boxes: Sequence[Tensor], cells: int) -> Tensor:
-        return self.align(maps, levels, boxes, cells)
+def read_all(
+    head: nn.Module, maps: Sequence[Tensor], levels: Sequence[Level], boxes: Tensor, used: Tensor, cells: int
+) -> tuple[Tensor, ...]:
+    """The same for graphs, with known shapes: boxes that are not used are read, too."""
+    return head(align_all(maps, levels, boxes.unbind(), cells))
+
+
+class RoIReader(nn.Module):
+    """`read_used` as a module, which graphs replace by `read_all`."""
+
+    read = staticmethod(read_used)
+
+    def forward(self, *arguments: Any) -> tuple[Tensor, ...]:
+        return self.read(*arguments)
 
 
 class RoIHeads(nn.Module):
@@ -113,24 +129,30 @@ class RoIHeads(nn.Module):
         super().__init__()
         self.levels, self.num_classes = list(levels), num_classes
         self.candidates, self.nms, self.limit, self.samples = candidates, nms, limit, samples
-        self.align = RoIAlign()
+        self.read = RoIReader()
         self.box = BoxHead(levels[0].channels, num_classes, fc_dim)
         self.mask = MaskHead(levels[0].channels, num_classes, mask_dim)
 
-    def forward(self, maps: Sequence[Tensor], proposals: Tensor, sizes: Tensor) -> MaskRaw:
-        """From maps (B, C, h, w) and `RPN.propose`'s boxes (B, N, 4) of images of `sizes` (B, 2) to objects."""
-        logits, deltas = self.box(self.align(maps, self.levels, proposals.unbind(), BOX_CELLS))
+    def forward(self, maps: Sequence[Tensor], proposals: Tensor, sizes: Tensor, score: float = 0.0) -> MaskRaw:
+        """From maps (B, C, h, w) and `RPN.propose`'s boxes (B, N, 4) of images of `sizes` (B, 2) to objects.
+
+        Only objects with a score above `score` have masks; graphs compute all.
+        """
+        used = is_used(proposals)
+        logits, deltas = self.read(self.box, maps, self.levels, proposals, used, BOX_CELLS)
         b, n, _ = proposals.shape
-        scores = logits.float().softmax(1)[:, :-1].reshape(b, n, -1) * is_used(proposals)[..., None]
+        scores = logits.float().softmax(1)[:, :-1].reshape(b, n, -1) * used[..., None]
         scores, index = scores.flatten(1).topk(min(self.candidates, n * self.num_classes))
         places = index[..., None].expand(-1, -1, 4)
         shifts = deltas.float().reshape(b, -1, 4).gather(1, places)
         boxes = decode_deltas(shifts, proposals.gather(1, places // self.num_classes), WEIGHTS)
         images = zip(clip_boxes(boxes, sizes), scores, index % self.num_classes, strict=True)
         boxes, scores, labels = (torch.stack(x) for x in zip(*(self._select(*image) for image in images), strict=True))
-        masks = self.mask(self.align(maps, self.levels, boxes.unbind(), MASK_CELLS))
+        shown = scores > score
+        (masks,) = self.read(self.mask, maps, self.levels, boxes, shown, MASK_CELLS)
         masks = masks.gather(1, labels.reshape(-1, 1, 1, 1).expand(-1, -1, *masks.shape[2:]))
-        return MaskRaw(boxes, scores, labels, masks.float().sigmoid().reshape(*labels.shape, *masks.shape[2:]))
+        masks = masks.float().sigmoid().reshape(*labels.shape, *masks.shape[2:])
+        return MaskRaw(boxes, scores, labels, masks * shown[..., None, None])
 
     def _select(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The highest-scoring of one image's candidates (n, 4), (n,), (n,) after NMS."""
@@ -148,7 +170,7 @@ class RoIHeads(nn.Module):
         with torch.no_grad():
             images = [self._sample(boxes, target) for boxes, target in zip(proposals, targets, strict=True)]
         counts, positives = [len(x.boxes) for x in images], [len(x.objects) for x in images]
-        logits, deltas = self.box(self.align(maps, self.levels, [x.boxes for x in images], BOX_CELLS))
+        logits, deltas = self.box(align(maps, self.levels, [x.boxes for x in images], BOX_CELLS))
         labels = torch.cat([x.labels for x in images])
         entropy = F.cross_entropy(logits.float(), labels, reduction="none")
 
@@ -158,7 +180,7 @@ class RoIHeads(nn.Module):
         wanted = torch.cat([encode_deltas(target.boxes[x.objects], boxes, WEIGHTS) for boxes, target, x in pairs])
         distance = (deltas[positive, labels[positive]].float() - wanted).abs().sum(1)
 
-        masks = self.mask(self.align(maps, self.levels, found, MASK_CELLS))
+        (masks,) = self.mask(align(maps, self.levels, found, MASK_CELLS))
         masks = masks[torch.arange(len(masks), device=masks.device), labels[positive]].float()
         shapes = torch.cat([crop_masks(target, x.objects, boxes, masks.shape[-1]) for boxes, target, x in pairs])
         pixels = F.binary_cross_entropy_with_logits(masks, shapes, reduction="none").mean((1, 2))
@@ -210,11 +232,11 @@ class MaskHead(nn.Module):
             nn.init.zeros_(layer.bias)
         nn.init.normal_(self.classes.weight, std=0.001)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Boxes (R, C, 14, 14) to logits of each class's mask (R, K, 28, 28)."""
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        """Boxes (R, C, 14, 14) to logits of each class's mask (R, K, 28, 28), as a tuple of one."""
         for convolution in self.convolutions:
             x = torch.relu(convolution(x))
-        return self.classes(torch.relu(self.finer(x)))
+        return (self.classes(torch.relu(self.finer(x))),)
 
 
 def crop_masks(target: Target, objects: Tensor, boxes: Tensor, cells: int) -> Tensor:

@@ -63,11 +63,14 @@ def label_map(
     and this part to the image's. `at_once` classes at a time, so that large images of many classes fit in memory; by
     default as many as `VALUES` allows.
     """
-    at_once = at_once or max(VALUES // max(canvas[0] * canvas[1], size[0] * size[1]), 1)
-    best = scores.new_full(tuple(size), -torch.inf, dtype=torch.float32)
+    scores = scores[None].float()
+    if at_once is None:
+        at_once = max(VALUES // max(canvas[0] * canvas[1], size[0] * size[1]), 1)
+        scores = scores.contiguous(memory_format=torch.channels_last)  # resized twice as fast on the CPU
+    best = scores.new_full(tuple(size), -torch.inf)
     labels = torch.zeros(tuple(size), dtype=torch.uint8, device=scores.device)
-    for first in range(0, len(scores), at_once):
-        shown = upsample(scores[None, first : first + at_once].float(), canvas)[..., : inner[0], : inner[1]]
+    for first in range(0, scores.shape[1], at_once):
+        shown = upsample(scores[:, first : first + at_once], canvas)[..., : inner[0], : inner[1]]
         value, index = F.interpolate(shown, size=tuple(size), mode="bilinear")[0].max(0)
         better = value > best
         best = torch.where(better, value, best)

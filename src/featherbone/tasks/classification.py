@@ -101,7 +101,7 @@ class Classifier(nn.Module):
     def classes(self) -> tuple[str, ...]:
         return self.decoder.classes
 
-    def forward(self, images: Tensor) -> Tensor | TokenLabels:
+    def forward(self, images: Tensor, score: float = 0.0) -> Tensor | TokenLabels:
         """Normalised images (B, C, H, W) to logits (B, K); a token-labelling backbone in training to `TokenLabels`."""
         return self.backbone(images)
 

@@ -103,9 +103,13 @@ class DenseTask(nn.Module):
     def classes(self) -> tuple[str, ...]:
         return self.decoder.classes
 
-    def forward(self, images: Tensor) -> Any:
-        """Normalised images (B, C, H, W) to the head's raw tensors."""
-        return self.head(self.pyramid(images), inner_sizes(images))
+    def forward(self, images: Tensor, score: float = 0.0) -> Any:
+        """Normalised images (B, C, H, W) to the head's raw tensors.
+
+        A second stage computes only the masks of objects with a score above `score`; the others are 0.
+        """
+        second_stage = {"score": score} if getattr(self.head, "nms_inside", False) else {}
+        return self.head(self.pyramid(images), inner_sizes(images), **second_stage)
 
     def losses(self, raw: Any, targets: Any) -> dict[str, Tensor]:
         """Named terms whose sum is minimised."""

@@ -73,8 +73,11 @@ class Task(Protocol):
     def classes(self) -> tuple[str, ...]:
         """Class names."""
 
-    def forward(self, images: Tensor) -> Any:
-        """Normalised images (B, C, H, W) to raw tensors; their structure is fixed in evaluation."""
+    def forward(self, images: Tensor, score: float = 0.0) -> Any:
+        """Normalised images (B, C, H, W) to raw tensors; their structure is fixed in evaluation.
+
+        A network may leave at 0 what only objects up to `score` need.
+        """
 
     def losses(self, raw: Any, targets: Any) -> dict[str, Tensor]:
         """Named terms whose sum is minimised."""

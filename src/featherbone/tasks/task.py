@@ -48,5 +48,5 @@ def infer(
     for _, group in groupby(inputs, lambda image: image.shape):
         batch = torch.stack(list(group))
         its_frames = frames[len(records) : len(records) + len(batch)]
-        records += task.decoder(task(batch.to(device)), its_frames, score=score)
+        records += task.decoder(task(batch.to(device), score or 0.0), its_frames, score=score)
     return records
