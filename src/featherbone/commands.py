@@ -521,7 +521,7 @@ def bench(
         repeats: Maximum number of measured rounds.
         seconds: Seconds of measuring for each row, on average over the rows; at least three rounds are measured.
         train: Measure a training step: forward, loss, backward, AdamW.
-        per_layer: Also report the time of each layer.
+        per_layer: Also report the time of each layer, or of each type of operator in a file for onnx or openvino.
         device: auto, cpu or cuda; exported files are measured on the CPU.
         precision: Precision of weights and images; in training, that of autocast.
         threads: CPU threads; by default torch's number.

@@ -152,8 +152,21 @@ def test_a_run_is_measured_at_its_own_size(tmp_path):
     assert params == sum(p.numel() for p in task.parameters()) and macs > 1e6
     subject = Subject(Job(plan, "cpu", source.model, source.kind))
     assert subject.open((64, 96), 1, "none")["peak_mb"] > 0
-    layers = subject.layers((64, 96), 1)
+    layers = subject.layers((64, 96), 1, "none")
     assert any(layer.layer.startswith("head") and layer.kind == "Conv2d" for layer in layers)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+@pytest.mark.parametrize("dynamic", ["none", "batch"])
+def test_operators_of_a_file_are_timed_by_its_runtime(tmp_path, runtime, dynamic):
+    job = Job(Plan(("test_resnet",), repeats=3), "cpu", "test_resnet", runtime=runtime, folder=tmp_path)
+    Writer().write(replace(job, dynamic=dynamic), (64, 64))
+    subject = Subject(job)
+    subject.open((64, 64), 2, dynamic)
+    layers = subject.layers((64, 64), 2, dynamic)
+    assert sum(layer.share for layer in layers) == pytest.approx(1)
+    assert any("Conv" in layer.kind for layer in layers) and all(layer.milliseconds > 0 for layer in layers)
+    assert [layer.milliseconds for layer in layers] == sorted((one.milliseconds for one in layers), reverse=True)
 
 
 def test_a_model_of_a_fixed_size_is_built_for_another():
@@ -292,7 +305,7 @@ def test_the_text_names_machine_layers_and_failures():
     times = {"p25": 9.0, "p50": 10.0, "p75": 11.0, "p90": 14.0, "p95": 15.0, "images_per_second": 100.0}
     good = SpeedRow("lvt", "eager", 1, 224, 224, 5_000_000, 9 * 10**8, 22.0, **times, peak_mb=50.0, share=0.18)
     bad = SpeedRow("lvt", "compiled", 1, 224, 224, 5_000_000, 9 * 10**8, 22.0, error="no\ncompiler | here")
-    table = LayerTable("lvt", 1, 224, 224, 10.0, (LayerTime("head", "Linear", 7.5, 0.75),))
+    table = LayerTable("lvt", "eager", 1, 224, 224, 10.0, (LayerTime("head", "Linear", 7.5, 0.75),))
     result = BenchResult((good, bad), machine, False, 20, (table,))
     text = str(result)
     assert "10.00" in text and "no compiler / here" in text and "100.0 GFLOP/s (90.0 to 110.0)" in text
@@ -314,7 +327,8 @@ def test_the_text_names_machine_layers_and_failures():
         (Plan(("test_resnt",)), UnknownModel, "test_resnet"),
         (Plan(("test_resnet",), ("onnx",), train=True), BadOption, "train applies only to eager and compiled"),
         (Plan(("test_resnet",), ("onnx",), precision="bf16"), BadOption, "precision bf16 applies only to eager"),
-        (Plan(("test_resnet",), ("compiled",), per_layer=True), BadOption, "per-layer applies only to eager"),
+        (Plan(("test_resnet",), ("compiled",), per_layer=True), BadOption, "per-layer applies only to eager, onnx"),
+        (Plan(("test_resnet",), ("executorch",), per_layer=True), BadOption, "omit it or executorch"),
         (Plan(("test_resnet",), train=True, per_layer=True), BadOption, "omit train"),
         (Plan(("test_resnet",), device="mps"), BadOption, "auto, cpu or cuda"),
     ],

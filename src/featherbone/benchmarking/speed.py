@@ -201,9 +201,9 @@ def rounds(
 def layer_tables(measurements: Sequence[Measurement], running: dict[Job, Worker]) -> Iterator[LayerTable]:
     """The times of the layers of each row."""
     for one in measurements:
-        if times := one.ask(running[one.job], "layers", *one.call):
+        if times := one.ask(running[one.job], "layers", *one.call, one.dynamic):
             total = sum(time.milliseconds for time in times)
-            yield LayerTable(one.row.model, one.row.batch, *one.call[0], total, tuple(times[:TOP]))
+            yield LayerTable(one.row.model, one.row.runtime, one.row.batch, *one.call[0], total, tuple(times[:TOP]))
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -323,11 +323,12 @@ def check(plan: Plan) -> tuple[torch.device, list[Source]]:
     sources = [source_of(model, plan) for model in dict.fromkeys(plan.models)]
     foreign = [name for name in plan.runtimes if name not in TORCH]
     foreign += [source.model for source in sources if source.kind == "file"]
-    not_eager = [*foreign, *(name for name in plan.runtimes if name == "compiled")]
+    runtimes = [name for source in sources for name in source.runtimes if name != "eager"]
+    opaque = [name for name in runtimes if name in TORCH or not target_of(name).profiles]
     for option, given, wrong, allowed in (
         ("train", plan.train, foreign, "eager and compiled"),
         ("precision bf16", plan.precision == "bf16", foreign, "eager and compiled"),
-        ("per-layer", plan.per_layer, not_eager, "eager"),
+        ("per-layer", plan.per_layer, opaque, "eager, onnx and openvino"),
     ):
         if given and wrong:
             raise BadOption(f"{option} applies only to {allowed}; omit it or {wrong[0]}")

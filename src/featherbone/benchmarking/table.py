@@ -13,10 +13,10 @@ TOP = 20
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Time of a module without its children."""
+    """Time of a module without its children, or of all nodes of one type in a file."""
 
     layer: str
-    """Name of the module; empty for the network itself."""
+    """Name of the module, empty for the network itself; of a file, the number of nodes of the `kind`."""
     kind: str
     milliseconds: float
     share: float
@@ -28,6 +28,7 @@ class LayerTable:
     """The slowest layers of one model at one size, slowest first."""
 
     model: str
+    runtime: str
     batch: int
     height: int
     width: int
@@ -40,7 +41,8 @@ class LayerTable:
             (one.layer or "(outside of layers)", one.kind, f"{one.milliseconds:.3f}", f"{one.share:.1%}")
             for one in self.layers
         ]
-        title = f"{self.model}, {self.height}x{self.width}, batch {self.batch}: {self.milliseconds:.1f} ms by layer"
+        where = f"{self.model} in {self.runtime}, {self.height}x{self.width}, batch {self.batch}"
+        title = f"{where}: {self.milliseconds:.1f} ms by layer"
         return f"{title}\n\n{as_table([('layer', 'kind', 'ms', 'share'), *rows], markdown)}"
 
 

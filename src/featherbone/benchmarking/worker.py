@@ -239,8 +239,17 @@ class Subject:
         """Milliseconds of a few calls."""
         return turn(self.calls[size, batch], self.device)
 
-    def layers(self, size: Size, batch: int) -> list[LayerTime]:
-        return layer_times(self.loaded[size][1], self.calls[size, batch], self.job.plan.repeats, self.device)
+    def layers(self, size: Size, batch: int, dynamic: str) -> list[LayerTime]:
+        """The time of each layer, or of each type of operator in a file."""
+        net, repeats = self.loaded[size][1], self.job.plan.repeats
+        if not self.job.of_file:
+            return layer_times(net, self.calls[size, batch], repeats, self.device)
+        images, path = sample(size, batch, self.job.channels), self.job.file_folder(size) / self.job.target.file
+        if self.job.kind == "file":
+            dynamic, images = net.manifest.dynamic, net.input(images)
+        found = self.job.target.profile(path, images.split(1) if dynamic == "none" else [images], repeats)
+        total = sum(one.milliseconds for one in found)
+        return [LayerTime(f"{n} nodes", kind, took, took / total) for kind, n, took in found]
 
     def load(self, size: Size) -> Any:
         job = self.job

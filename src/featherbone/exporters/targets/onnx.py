@@ -1,7 +1,9 @@
 """ONNX files, by torch's default exporter, for ONNX Runtime; in int8 with products in QDQ form."""
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,7 +12,15 @@ from torch import Tensor, nn
 
 from featherbone.errors import BadRun
 from featherbone.exporters.forms import Flat
-from featherbone.exporters.targets.target import Opener, Run, Target, dynamic_shapes, quiet
+from featherbone.exporters.targets.target import (
+    Opener,
+    OperatorTime,
+    Run,
+    Target,
+    dynamic_shapes,
+    operator_times,
+    quiet,
+)
 from featherbone.files import atomic, to_json
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
@@ -43,6 +53,7 @@ class ONNX(Target):
     run_packages = ("onnxruntime",)
     extra = "onnx"
     int8_packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+    profiles = True
     lacks: ClassVar[tuple[str, ...]] = ("attention of 5 dimensions",)
     slow: ClassVar[tuple[str, ...]] = ("aten._upsample_bi", "aten.adaptive_avg_pool2d")
 
@@ -90,6 +101,24 @@ class ONNX(Target):
         onnx.helper.set_model_props(model, {"featherbone": to_json(about)})
         with atomic(path) as partial:
             onnx.save(model, partial)
+
+    def profile(self, path: Path, inputs: Sequence[Tensor], repeats: int) -> list[OperatorTime]:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+        times: dict[tuple[str, str], list[float]] = {}
+        with TemporaryDirectory() as folder:
+            options.enable_profiling, options.profile_file_prefix = True, f"{folder}/profile"
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            name = session.get_inputs()[0].name
+            for images in [*inputs] * (1 + repeats):
+                session.run(None, {name: images.numpy()})
+            events = json.loads(Path(session.end_profiling()).read_text())
+        for event in events:
+            if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
+                times.setdefault((event["args"]["op_name"], event["name"]), []).append(event["dur"] / 1e3)
+        return operator_times(times, len(inputs))
 
     def opener(self) -> Opener | None:
         return open_onnx

@@ -16,7 +16,7 @@ from torch import Tensor
 from featherbone.errors import BadRun
 from featherbone.exporters.forms import Flat
 from featherbone.exporters.targets.onnx import ONNX
-from featherbone.exporters.targets.target import Opener, Run, Target, quiet
+from featherbone.exporters.targets.target import Opener, OperatorTime, Run, Target, operator_times, quiet
 
 PRODUCTS = {"Convolution", "GroupConvolution", "MatMul"}
 
@@ -47,6 +47,7 @@ class OpenVINO(Target):
     run_packages = ("openvino",)
     extra = "openvino"
     int8_packages = ("nncf",)
+    profiles = True
     lacks = ("torchvision.deform_conv2d", *ONNX.lacks)
     slow = ONNX.slow
 
@@ -82,6 +83,21 @@ class OpenVINO(Target):
     def layers(self, source: Path) -> list[str]:
         nodes = _core().read_model(source).get_ordered_ops()
         return [node.get_friendly_name() for node in nodes if node.get_type_name() in PRODUCTS]
+
+    def profile(self, path: Path, inputs: Sequence[Tensor], repeats: int) -> list[OperatorTime]:
+        hints = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERF_COUNT": True,
+        }
+        request = _core().compile_model(path, "CPU", hints).create_infer_request()
+        times: dict[tuple[str, str], list[float]] = {}
+        for images in [*inputs] * (1 + repeats):
+            request.infer([images.numpy()])
+            for node in request.profiling_info:
+                milliseconds = 1e3 * node.real_time.total_seconds()
+                times.setdefault((node.node_type, node.node_name), []).append(milliseconds)
+        return operator_times(times, len(inputs))
 
     def opener(self) -> Opener:
         return open_openvino

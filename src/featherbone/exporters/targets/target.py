@@ -4,12 +4,13 @@ import logging
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from statistics import median
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +32,14 @@ class Delegation:
     """Delegated parts."""
     between: dict[str, int]
     """Operators between these parts, with their counts."""
+
+
+class OperatorTime(NamedTuple):
+    """Time of all nodes of one type in a file."""
+
+    kind: str
+    nodes: int
+    milliseconds: float
 
 
 class Target(ABC):
@@ -59,6 +68,8 @@ class Target(ABC):
     """Whether the folder is for publication; reports with the user's images are then written beside it."""
     dynamic: ClassVar[tuple[str, ...]] = ("none", "batch", "size")
     """Which axes of the input may vary: none, the batch, or batch, height and width."""
+    profiles: ClassVar[bool] = False
+    """Whether `profile` is available."""
     forms: ClassVar[bool] = True
     """Whether normalisation and NMS of detectors may be part of the file."""
     pre: ClassVar[bool] = True
@@ -88,6 +99,13 @@ class Target(ABC):
         It imports what it needs inside itself. None if there is none.
         """
         return None
+
+    def profile(self, path: Path, inputs: Sequence[Tensor], repeats: int) -> list[OperatorTime]:
+        """The time of every type of operator in a file, by the runtime's profiler: one call for each of `inputs`.
+
+        Medians of `repeats` after an untimed turn, slowest first.
+        """
+        raise NotImplementedError(f"{self.name} has no profiler")
 
     def quantize(
         self, net: Flat, source: Path, path: Path, inputs: Sequence[Tensor], floats: Collection[str] = ()
@@ -124,6 +142,15 @@ def require(packages: Sequence[str], extra: str) -> None:
         what = f"'featherbone[{extra}]'" if extra else " ".join(missing)
         where = "" if extra else " (in a separate environment: docs/exports.md)"
         raise MissingExtra(f"{', '.join(missing)} not installed; pip install {what}{where}")
+
+
+def operator_times(times: Mapping[tuple[str, str], Sequence[float]], calls: int) -> list[OperatorTime]:
+    """The times of operator types from milliseconds of nodes (type, name), for so many `calls`, without the first."""
+    nodes: dict[str, list[float]] = {}
+    for (kind, _), values in times.items():
+        nodes.setdefault(kind, []).append(calls * median(values[calls:]))
+    found = [OperatorTime(kind, len(values), sum(values)) for kind, values in nodes.items() if sum(values)]
+    return sorted(found, key=lambda one: -one.milliseconds)
 
 
 @contextmanager
