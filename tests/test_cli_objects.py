@@ -161,7 +161,7 @@ def test_doctor_examines_objects(world, capsys, tmp_path):
         (["predict", "RUN", "DATA", "--tile", "64", "--overlap", "2"], "overlap 2"),
         (["predict", "RUN", "DATA", "--score", "7"], "score 7"),
         (["export", "RUN", "--with-nms", "--dynamic", "batch"], "give none"),
-        (["explain", "RUN", "nothing.jpg"], "for detection"),
+        (["explain", "RUN", "nothing.jpg"], "nothing.jpg"),
     ],
 )
 def test_mistakes_are_one_message(world, capsys, arguments, message):

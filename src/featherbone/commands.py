@@ -33,6 +33,7 @@ from featherbone.data.sampling import spread
 from featherbone.data.scenes import write_classification
 from featherbone.data.shard_write import write_shards
 from featherbone.data.sources import Share, is_collection
+from featherbone.engine.audit import add_audit
 from featherbone.engine.results import evaluate_results
 from featherbone.engine.settings import complete
 from featherbone.engine.start import fine_tuning
@@ -308,17 +309,24 @@ def explain(
     model: Positional[str],
     image: Positional[Path],
     *,
+    item: tuple[str, ...] = (),
+    score: float | None = None,
     point: tuple[float, float] | None = None,
     pretrained: bool = True,
     out: Path | None = None,
     device: str = "auto",
     accept_licence: str | None = None,
 ) -> ExplainResult:
-    """Draw what a model looked at in a picture, in the terms of its paper, on one page.
+    """Draw what each part of a prediction depended on, and what the backbone looked at, on one page.
+
+    The parts are the classes of an image, objects, the classes on a map, or segments.
 
     Args:
-        model: Run folder, or name of a backbone; also with arguments, as for evaluate.
+        model: Run folder, or name of a published model or backbone; also with arguments, as for evaluate.
         image: Picture.
+        item: Parts of the prediction to explain, by number in its order or by class; by default the best class of an
+            image, and else the first five.
+        score: Minimum score of an object, as for predict.
         point: Position whose attention is shown, x and y in pixels of the picture; by default the centre.
         pretrained: Use published ImageNet weights for the name of a backbone, wherever there are any.
         out: Folder to write to; by default `explain-` and the picture's name.
@@ -332,6 +340,8 @@ def explain(
         model,
         Path(image),
         out=folder,
+        items=item,
+        score=score,
         point=point,
         pretrained=pretrained,
         device=device,
@@ -645,6 +655,8 @@ def doctor(
     unlabelled: Literal["leave-out", "negative"] = "leave-out",
     val_share: float = 0.2,
     seed: int = 0,
+    run: Path | None = None,
+    device: str = "auto",
     out: Path = Path("doctor.html"),
 ) -> DoctorResult | TargetExamination:
     """Check a data folder, or whether a model can be exported to a target, before training; exit code 1 if not.
@@ -665,12 +677,17 @@ def doctor(
         unlabelled: What images without annotations are: left out, or images without objects.
         val_share: Share of the images that training will hold out where there is no validation split.
         seed: Seed of training, by which they are chosen.
+        run: Run folder or exported file whose predictions are compared with the labels; those that it confidently
+            contradicts are findings.
+        device: Where `run` predicts: auto, cpu, cuda or mps.
         out: Page about data to write, with pictures of each finding.
 
     """
     if (data is None) == (target is None) or (target is None) != (model is None):
         raise BadOption("check what? Give a data folder, or --target TARGET with --model NAME, and not both")
     if target is not None and model is not None:
+        if run is not None:
+            raise BadOption("run applies only to data; omit it for a target")
         if ignore_index is not None or zero_ignored:
             raise BadOption("ignore-index and zero-ignored apply to masks of classes; omit them for a target")
         return examine_target(model, target, task or "classification", head, image_size)
@@ -681,6 +698,8 @@ def doctor(
     reading = Reading(unlabelled, crowds, ignore_index, zero_ignored)
     root = root_of(data)
     examination = examine(root, choose_task(root, task), image_size, val_share, seed, reading)
+    if run is not None:
+        examination = add_audit(examination, Path(run), root, device)
     write_doctor_page(examination, Path(out))
     return DoctorResult(examination, Path(out))
 

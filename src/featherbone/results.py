@@ -140,6 +140,8 @@ class SemanticMap:
     """Class indices (H, W), of the image's size; 255 where there is no prediction."""
     classes: tuple[str, ...]
     """Class names, by index."""
+    scores: NDArray[np.float32] | None = None
+    """Probability of each pixel's class (H, W), from 0 to 1; only from a decoder that is exhaustive."""
 
     form: ClassVar[dict[str, Any]] = {
         **{"task": str, "height": int, "width": int},
@@ -181,7 +183,7 @@ class Segment:
     thing: bool
     """Whether it is countable."""
     score: float | None
-    """From 0 to 1; None for stuff."""
+    """From 0 to 1; None for stuff, unless the decoder is exhaustive: then the mean probability of its pixels."""
     area: int
     """Pixels."""
     box: Box

@@ -115,11 +115,16 @@ def test_what_is_of_one_class_is_refused(run, data, tmp_path):
     for option in (dict(smoothing=0.1), dict(teacher="lvt")):
         with pytest.raises(BadOption, match=f"option {next(iter(option))} has no effect for multilabel"):
             featherbone.train(data, "test_resnet", out=tmp_path / "run", **option)
-    with pytest.raises(BadOption, match="a run for multilabel; explain takes runs for classification"):
-        featherbone.explain(run, data / "images/val/0.png", out=tmp_path)
     with pytest.raises(BadOption, match="mix_token trains on one class"):
         args = SETTINGS | dict(image_size=64, model_args="mix_token=True")
         featherbone.train(data, "lvt_cls", out=tmp_path / "mix", **args)
+
+
+def test_every_label_above_a_score_is_explained(run, data, tmp_path):
+    shown = featherbone.explain(run, data / "images/val/0.png", out=tmp_path / "a", score=0.01, device="cpu")
+    assert [item.item.name for item in shown.items] == list(shown.record.names) and len(shown.items) > 1
+    none = featherbone.explain(run, data / "images/val/0.png", out=tmp_path / "b", score=0.9999, device="cpu")
+    assert none.items == () and "nothing was found in this image above" in " ".join(none.page.read_text().split())
 
 
 def test_the_loss_is_binary_cross_entropy():

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from featherbone import explainers
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption, BadRun
-from featherbone.explainers import Subject, explain, explain_net, find_subject, lightvit, lit
-from featherbone.explainers.cam import cam_sections, grad_cam, grid_of, last_map, stride_of
+from featherbone.explainers import Subject, explain, find_subject, lightvit, lit
+from featherbone.explainers.cam import evidence, grid_of, last_map, link, stride_of
 from featherbone.explainers.capture import inputs_of
 from featherbone.explainers.figures import Panel, draw_panels
 from featherbone.explainers.lightvit import lightvit_sections
@@ -23,7 +23,7 @@ from featherbone.explainers.view import see
 from featherbone.explainers.xformer import implied_weights, strongest
 from featherbone.ops.csa import convolutional_self_attention
 from featherbone.tasks.card import Card
-from featherbone.tasks.classification import build_classifier
+from featherbone.tasks.classification import Classifier, build_classifier
 from featherbone.tasks.run import load_task, save_weights
 from registered import image, net, randomise
 
@@ -193,13 +193,12 @@ class OneMapAClass(nn.Module):
         return features.mean((2, 3))
 
 
-class TestGradCAM:
-    def test_of_a_network_with_one_map_a_class_is_the_map(self):
+class TestLastMap:
+    def test_evidence_of_a_network_with_one_map_a_class_is_the_map(self):
         x = image(1, 3, 6, 9).abs()
-        logits, features = last_map(OneMapAClass(), x)
-        (gradient,) = torch.autograd.grad(logits[0, 1], features)
-        cam = grad_cam(*(value[0].permute(1, 2, 0).detach() for value in (features, gradient)))
-        torch.testing.assert_close(cam / cam.max(), x[0, 1] / x[0, 1].max())
+        linked = link(Classifier(OneMapAClass(), "abc"), x)
+        cam, _ = evidence(linked, linked.raw[0, 1], x)
+        torch.testing.assert_close(cam, x[0, 1] / 54)
 
     @pytest.mark.parametrize("name", FAMILIES)
     def test_features_make_the_models_own_logits(self, name):
@@ -207,20 +206,21 @@ class TestGradCAM:
         model = net(name)
         torch.testing.assert_close(last_map(model, x)[0], model(x))
 
-    def test_lies_on_the_cells_of_the_map_where_they_are_known(self, picture):
-        view = see(picture, Preprocessing(64, 100))
-        assert stride_of(net("lvt"), view, 2, 4) == 32  # the last column reaches beyond the picture
-        assert stride_of(net("lvt"), view, 7, 7) is None and stride_of(nn.Identity(), view, 2, 4) is None
+    def test_lies_on_the_cells_of_the_map_where_they_are_known(self):
+        x, shown = torch.zeros(1, 3, 64, 100), torch.zeros(2, 4, 5)
+        assert stride_of(net("lvt"), shown, x) == 32  # the last column reaches beyond the picture
+        assert stride_of(net("lvt"), torch.zeros(7, 7, 5), x) is None and stride_of(nn.Identity(), shown, x) is None
 
     def test_tokens_find_their_grid(self):
         assert [grid_of(*case) for case in ((49, 224, 224), (8, 100, 36), (6, 64, 96))] == [(7, 7), (4, 2), (2, 3)]
 
-    def test_a_head_that_reads_a_class_token_alone_is_not_explained(self, picture):
+    def test_a_head_that_reads_a_class_token_alone_is_not_explained(self, file, tmp_path, monkeypatch):
         model = timm.create_model("cait_xxs24_224", num_classes=3, img_size=64, depth=2).eval()
-        assert cam_sections(model, image(1, 3, 64, 64), see(picture, Preprocessing(64, 64)), None) == []
+        subject = Subject("cait", model, Preprocessing(64, 64), "", Classifier(model, "abc").eval())
+        monkeypatch.setattr(explainers, "find_subject", lambda *given: subject)
         with pytest.raises(BadOption, match="nothing to draw"):
-            subject = Subject("cait", model, Preprocessing(64, 64), "")
-            explain_net(subject, image(1, 3, 64, 64), see(picture, Preprocessing(64, 64)))
+            explain("cait", file, out=tmp_path / "out", device="cpu")
+        assert not (tmp_path / "out").exists()
 
 
 class TestRollout:
@@ -260,7 +260,7 @@ def test_maps_lie_on_their_cells(picture):
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == pytest.approx((64, 119, 128, 191), abs=1)
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, "resnet18"])
+@pytest.mark.parametrize("name", [*FAMILIES, "resnet18", "pvt_v2_b0"])
 def test_a_run_is_explained_on_one_page_and_unchanged(name, file, tmp_path, monkeypatch):
     classes, subjects = ("<b>x</b>", "y & z"), []
     run = make_run(tmp_path / "run", name, classes, Preprocessing(64, 96))
@@ -279,17 +279,8 @@ def test_a_run_is_explained_on_one_page_and_unchanged(name, file, tmp_path, monk
     assert "<b>" not in page and "<i>" not in page and "&lt;b&gt;x&lt;/b&gt;" in page
     assert "untrained" not in page and not re.search(r'(src|href)="(?!data:)', page)
     assert result.to_json()["record"]["classes"][0]["name"] == result.record.name in str(result)
+    assert [item["name"] for item in result.to_json()["items"]] == [result.record.name]
     assert ("reconstruction" in page) == (name == "xformer_small")
-
-
-def test_another_backbone_is_explained_and_unchanged(picture):
-    preprocessing = Preprocessing(64, 64)
-    model = net("pvt_v2_b0")
-    x = preprocessing.transform()(picture)[None]
-    before = model(x)
-    sections = explain_net(Subject("pvt_v2_b0", model, preprocessing, ""), x, see(picture, preprocessing))
-    assert sections and torch.equal(model(x), before) and num_hooks(model) == 0
-    assert all(parameter.grad is None for parameter in model.parameters()) and not model.training
 
 
 def test_an_untrained_backbone_says_so_and_is_the_same_twice(file, tmp_path):

@@ -3,7 +3,7 @@
 An error would spoil training or its metrics, a warning should be looked at, a note states what training will do.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,8 @@ class Example:
     note: str = ""
     pictures: tuple[bytes, ...] = field(default=(), repr=False)
     """A small JPEG file of each name, empty where it is not an image or cannot be read."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """The note as plain values, where another program may need them."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Examination:
             "classes": list(self.classes),
             "counts": {split: list(counts) for split, counts in self.counts.items()},
             "findings": [
-                {**vars(one), "examples": [{"names": list(x.names), "note": x.note} for x in one.examples]}
+                {**vars(one), "examples": [{"names": list(x.names), "note": x.note, **x.facts} for x in one.examples]}
                 for one in self.findings
             ],
             "objects": self.objects and self.objects.to_json(),

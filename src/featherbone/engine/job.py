@@ -248,7 +248,7 @@ class Job:
         losses: list[Tensor] = []
         if self.inference.is_plain:
             loader = loader or self.eval_loader(card, self.kind.eval_batch, accelerator)
-            records = self._from_batches(task, card, loader, accelerator.device, losses)
+            records = self.records(task, card, loader, accelerator.device, losses)
         else:
             records = self._from_views(task, card, accelerator)
         for index, record in records:
@@ -267,8 +267,8 @@ class Job:
         outcome.score = metrics.get("best_score") or self.kind.score or 0.0
         return {**metrics, "split": self.split}, outcome
 
-    def _from_batches(
-        self, task: Any, card: Card, loader: DataLoader[Any], device: torch.device, losses: list[Tensor]
+    def records(
+        self, task: Any, card: Card, loader: DataLoader[Any], device: torch.device, losses: list[Tensor] | None = None
     ) -> Iterator[tuple[int, Any]]:
         """The index and the record of each image; the loss of each batch, times its images, goes to `losses`."""
         for keys, batch, met in track(loader, "evaluating", len(loader)):
@@ -277,7 +277,7 @@ class Job:
                 continue
             images, targets = self.kind.to_targets(batch, task.decoder, device)
             raw = task(images)
-            if self.kind.has_validation_loss and not isinstance(raw, Picked):
+            if losses is not None and self.kind.has_validation_loss and not isinstance(raw, Picked):
                 terms = task.losses(raw, targets)
                 losses.append(len(keys) * torch.stack([term.float() for term in terms.values()]).sum())
             frames = [card.preprocessing.frame(*self.val.size(i)) for _, i, *_ in keys] if self.kind.heads else []

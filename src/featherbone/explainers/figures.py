@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 from torch import Tensor
 
 from featherbone.data.images import read_image
@@ -46,6 +46,8 @@ class Section:
     title: str
     text: str
     pictures: tuple[Picture, ...]
+    beside: bool = False
+    """Whether the pictures are shown side by side."""
 
 
 class Panel(NamedTuple):
@@ -76,7 +78,6 @@ def draw_panels(
     columns: int | None = None,
     max_width: int = 360,
     point: bool = True,
-    smooth: bool = False,
 ) -> Image.Image:
     """Panels of the view's shape, row by row, by default as many as fit, with the query point if `point`."""
     columns = columns or columns_of(len(panels))
@@ -88,19 +89,30 @@ def draw_panels(
     draw, face, picture = ImageDraw.Draw(sheet), font(FINE * 12), view.picture(wide)
     for i, panel in enumerate(panels):
         left, top = gap + i % columns * (wide + gap), line + i // columns * (high + line + gap)
-        shown = picture
-        if panel.values is not None:
-            shown = picture.convert("L").convert("RGB")
-            covered = (panel.stride * scale * side for side in panel.values.shape) if panel.stride else (high, wide)
-            height, width = map(round, covered)
-            how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
-            above = _colour(panel).resize((width, height), how)
-            shown.paste(above, mask=above)
-        sheet.paste(shown, (left, top))
+        sheet.paste(picture if panel.values is None else overlay(view, panel, wide), (left, top))
         draw.text((left + wide / 2, top - line / 2), panel.title, INK, face, anchor="mm")
         if point:
             mark(sheet, left + view.x * scale, top + view.y * scale)
     return sheet.reduce(FINE)
+
+
+def overlay(view: View, panel: Panel, wide: int, smooth: bool = False) -> Image.Image:
+    """The map of a panel over the view in grey, `wide` pixels wide."""
+    assert panel.values is not None, "a panel with a map"
+    scale, shown = wide / view.width, view.picture(wide).convert("L").convert("RGB")
+    covered = (panel.stride * scale * side for side in panel.values.shape) if panel.stride else shown.size[::-1]
+    height, width = map(round, covered)
+    how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
+    above = _colour(panel).resize((width, height), how)
+    shown.paste(above, mask=above)
+    return shown
+
+
+def outline(picture: Image.Image, region: Image.Image, view: View) -> None:
+    """Draw the border of a region of the whole image, which is in mode 1, on a picture of the view."""
+    mask = ImageOps.expand(region.convert("L").resize(picture.size, Image.Resampling.NEAREST, view.box), 2)
+    edge = ImageChops.subtract(mask, mask.filter(ImageFilter.MinFilter(5)))
+    picture.paste(POINT, mask=ImageOps.crop(edge, 2))
 
 
 def _colour(panel: Panel) -> Image.Image:
@@ -163,9 +175,11 @@ def view_section(view: View) -> Section:
     mark(part, view.x * scale, view.y * scale)
     captions = ("the image", f"what the network saw, as {view.width} × {view.height} pixels")
     drawn = contact_sheet([whole, part], captions, columns=2, cell=CELL)
+    part_seen = f"x {x1:.0f} to {x2:.0f} and y {y1:.0f} to {y2:.0f} of the image's {width} × {height} pixels"
+    seen = f"the whole image of {width} × {height} pixels"
     caption = (
-        f"The network saw x {x1:.0f} to {x2:.0f} and y {y1:.0f} to {y2:.0f} of the image's {width} × {height} pixels; "
-        f"the rest was cropped. The ring is the query point, x {x:.0f}, y {y:.0f}."
+        f"The network saw {seen if view.is_whole else f'{part_seen}; the rest was cropped'}. The ring is the query "
+        f"point, x {x:.0f}, y {y:.0f}."
     )
     text = (
         "Below, each position of a map is drawn as a cell of the picture as wide as the stride of the map; the "

@@ -51,15 +51,16 @@ def rollout_sections(net: Any, x: Tensor, view: View) -> list[Section]:
     """Rollout of the class token (or of the mean position) and of the query point, and the last block's heads."""
     maps = attention_maps(net, x)
     prefix = getattr(net, "num_prefix_tokens", 0)
-    height, width = grid = grid_of(maps[0].shape[-1] - prefix, view.height, view.width)
-    row, column = view.cell(height, width, view.height / height)
+    height, width = grid = grid_of(maps[0].shape[-1] - prefix, *x.shape[2:])
+    stride = x.shape[2] / height
+    row, column = view.cell(height, width, stride)
     total = rollout(maps)
     reader = "class token" if prefix else "mean position"
     of_reader = (total[0] if prefix else total.mean(0))[prefix:].unflatten(0, grid)
     of_point = total[prefix + row * width + column, prefix:].unflatten(0, grid)
     last = (maps[-1][:, 0] if prefix else maps[-1].mean(1))[:, prefix:].unflatten(1, grid)
-    drawn = attention_sheet(view, torch.stack([of_reader, of_point]), None, (reader, "point at the ring"))
-    heads = attention_sheet(view, last, None, [f"head {h + 1}" for h in range(len(last))], point=False)
+    drawn = attention_sheet(view, torch.stack([of_reader, of_point]), stride, (reader, "point at the ring"))
+    heads = attention_sheet(view, last, stride, [f"head {h + 1}" for h in range(len(last))], point=False)
     text = (
         "Attention multiplied through all blocks: the product of (A + I) / 2, where A is the mean over the heads and I "
         f"the residual path. It is approximate: values, MLPs and signs are ignored. {HOW_TO_READ}"

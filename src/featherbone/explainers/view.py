@@ -18,11 +18,16 @@ class View:
     box: tuple[float, float, float, float]
     """Crop that the network saw, x1 y1 x2 y2 in pixels of the image."""
     height: int
-    """Height of the network's input in pixels."""
+    """Height in pixels of the network's input, without padding."""
     width: int
     x: float
     """The query point, in pixels of the network's input."""
     y: float
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing of the image was cropped."""
+        return self.box == (0, 0, *self.image.size)
 
     def picture(self, width: int) -> Image.Image:
         """What the network saw, resized from the original image to a width of `width` pixels."""
@@ -35,7 +40,9 @@ class View:
 
 
 def visible_box(image: Image.Image, preprocessing: Preprocessing) -> tuple[float, float, float, float]:
-    """The part x1 y1 x2 y2 of the image that is inside the centre crop, in pixels of the image."""
+    """The part x1 y1 x2 y2 of the image that the network sees, in pixels of the image."""
+    if preprocessing.rule != "crop":
+        return 0, 0, image.width, image.height
     resize = preprocessing.cut().transforms[0]
     width, height = resize(image).size
     left, top = round((width - preprocessing.width) / 2), round((height - preprocessing.height) / 2)
@@ -54,4 +61,6 @@ def see(image: Image.Image, preprocessing: Preprocessing, point: tuple[float, fl
             f"y from {ceil(y1)} to {floor(y2)}, of {image.width} x {image.height} pixels; choose a point inside"
         )
     height, width = preprocessing.height, preprocessing.width
+    if preprocessing.rule != "crop":
+        height, width = preprocessing.frame(image.height, image.width).inner
     return View(image, box, height, width, (x - x1) / (x2 - x1) * width, (y - y1) / (y2 - y1) * height)

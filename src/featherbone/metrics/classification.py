@@ -6,6 +6,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from featherbone.metrics.calibration import bin_confidences, calibration_error
 from featherbone.metrics.counts import Floats, ImageCounts, Ints, divide, in_order
 from featherbone.metrics.metrics import Metrics
 from featherbone.metrics.operating_point import Answers
@@ -69,18 +70,24 @@ class ClassificationMetrics(Metrics[int, Classification]):
         self.confidences += other.confidences
 
     def compute(self) -> dict[str, Any]:
-        """`top1`, `top5`, `mean_per_class` (0 to 1), `images`, `per_class` (None without images), `confusion`."""
+        """`top1`, `top5`, `mean_per_class`, `ece` (0 to 1), `images`, `per_class` (None without images), `confusion`.
+
+        `reliability` are the rows of `bin_confidences`, from which the calibration error `ece` is computed.
+        """
         counts, correct = self.confusion.sum(1).tolist(), self.confusion.diagonal().tolist()
         total = max(sum(counts), 1)
         per_class = [hits / count if count else None for hits, count in zip(correct, counts, strict=True)]
+        bins = bin_confidences(self.confidences, self.answers().right)
         known = [share for share in per_class if share is not None]
         return {
             "top1": sum(correct) / total,
             "top5": self.in_top5 / total,
             "mean_per_class": sum(known) / max(len(known), 1),
+            "ece": calibration_error(bins),
             "images": sum(counts),
             "per_class": per_class,
             "confusion": self.confusion.tolist(),
+            "reliability": bins,
         }
 
     def answers(self) -> Answers:

@@ -20,6 +20,7 @@ from featherbone.errors import BadData
 from featherbone.metrics.counts import Floats, ImageCounts, Ints, divide
 from featherbone.metrics.metrics import Metrics
 from featherbone.metrics.operating_point import Answers, choose_point
+from featherbone.metrics.tide import ImageErrors, find_errors, sum_errors
 from featherbone.ops import rle
 from featherbone.results import Box, Detections, Instances, Rle
 
@@ -110,6 +111,7 @@ class DetectionMetrics(Metrics[Objects, Detections]):
         self.truth: list[dict[str, Any]] = []
         self.found: list[dict[str, Any]] = []
         self.judged: dict[int, _Judged] = {}
+        self.errors: dict[int, ImageErrors] = {}
         self._evals: dict[str, Any] | None = None
 
     def update(self, index: int, truth: Objects, record: Detections) -> None:
@@ -130,6 +132,7 @@ class DetectionMetrics(Metrics[Objects, Detections]):
             self.truth.append(row)
         self.found += to_coco_results(index, record, self.category_ids)
         self.judged[index] = _judge(truth, record)
+        self.errors[index] = _errors(truth, record, self.masks)
 
     def merge(self, other: Self) -> None:
         self._evals = None
@@ -137,11 +140,13 @@ class DetectionMetrics(Metrics[Objects, Detections]):
         self.truth += [{**row, "id": number} for number, row in enumerate(other.truth, len(self.truth) + 1)]
         self.found += other.found
         self.judged |= other.judged
+        self.errors |= other.errors
 
     def compute(self) -> dict[str, Any]:
         """`AP`, `AP50`, `AP75`, `AR1`, `AR10`, `AR100`, by size `APs` ... `ARl`, `per_class`; of masks with `mask_`.
 
-        From 0 to 1; None without objects. Of an image and class the 100 highest-scoring detections count.
+        From 0 to 1; None without objects. Of an image and class the 100 highest-scoring detections count. `errors` are
+        those of `sum_errors`, of masks if there are.
         """
         metrics: dict[str, Any] = {}
         for kind, evaluation in self._evaluated().items():
@@ -161,6 +166,7 @@ class DetectionMetrics(Metrics[Objects, Detections]):
             "objects_per_class": np.bincount(labels, minlength=len(self.classes)).tolist(),
             "engine": f"faster-coco-eval {version('faster-coco-eval')}",
             "best_score": self.best_score(),
+            "errors": sum_errors((self.errors[index] for index in sorted(self.errors)), len(self.classes)),
         }
 
     def curves(self) -> list[Floats | None]:
@@ -297,6 +303,24 @@ def _judge(objects: Any, record: Detections) -> _Judged:
             else:
                 counts[i] = not (iou * objects.crowd >= OVERLAP).any()
     return _Judged(scores[counts], right[counts], int((~objects.crowd).sum()))
+
+
+def _errors(truth: Objects, record: Detections, masks: bool) -> ImageErrors:
+    """The errors of one image, of masks or boxes, among the `MAX_DETECTIONS` of each class that count."""
+    scores, labels = np.array(record.scores, np.float64), np.array(record.labels, np.int64)
+    order = np.argsort(-scores, kind="stable")
+    kept = [of[:MAX_DETECTIONS] for label in np.unique(labels) if len(of := order[labels[order] == label])]
+    rows = np.concatenate([np.zeros(0, np.int64), *kept])
+    found: Any
+    marked: Any
+    if masks and isinstance(record, Instances):
+        found, marked = [dict(record.masks[i]) for i in rows.tolist()], [dict(mask) for mask in truth.masks]
+    else:
+        found, marked = xywh(np.array(record.boxes, np.float64).reshape(-1, 4)[rows]), xywh(truth.boxes)
+    shape = len(rows), len(truth.labels)
+    crowd = truth.crowd.astype(np.uint8).tolist()
+    overlaps = np.asarray(coco.iou(found, marked, crowd)) if all(shape) else np.zeros(shape)
+    return find_errors(scores[rows], labels[rows], truth.labels, truth.crowd, overlaps)
 
 
 def xywh(boxes: NDArray[Any]) -> Floats:

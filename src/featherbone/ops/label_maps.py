@@ -78,6 +78,12 @@ def label_map(
     return labels
 
 
+def resize(scores: Tensor, canvas: Sequence[int], inner: Sequence[int], size: Sequence[int]) -> Tensor:
+    """One class's scores (h, w) at the size of the image (H, W), as `label_map` resizes them."""
+    shown = upsample(scores[None, None].float(), canvas)[..., : inner[0], : inner[1]]
+    return upsample(shown, size)[0, 0]
+
+
 class FusedMap(NamedTuple):
     """Segments on a map, in the order in which they were placed."""
 

@@ -60,10 +60,22 @@ def write_run_report(
     if "confusion" in metrics and len(card.classes) <= MAX_CONFUSION:
         square = np.array(metrics["confusion"])[:, : len(card.classes)]
         plots.append(Plot("Confusion", draw_confusion(square, card.classes)))
+    if "reliability" in metrics:
+        text = (
+            "Accuracy of the images in 15 bins of their confidence, and below it the share of images in each. The "
+            "calibration error (ECE, arXiv 1706.04599) is the mean distance to the dashed line over the images."
+        )
+        plots.append(Plot("Calibration", draw_reliability(metrics["reliability"]), text))
     score = kind.shown_score(card) or 0.0
     if isinstance(outcome.metrics, DetectionMetrics):
         text = f"Pictures show objects with a score of {score:.2f} or more."
         plots.append(Plot("Precision and recall", draw_precision(outcome.metrics.curves(), card.classes), text))
+    if "errors" in metrics:
+        text = (
+            "Rise of AP at IoU 0.5 if all errors of a cause were fixed (TIDE, arXiv 2008.08115). Counts are those of "
+            "detections with any score, and for missed those of objects."
+        )
+        plots.append(Plot("Errors by cause", draw_errors(metrics["errors"]), text))
     notes = []
     if "objects" in metrics:
         notes.append(f"{metrics['objects']} objects on {metrics['images']} images; {metrics['engine']}.")
@@ -154,6 +166,37 @@ def draw_confusion(confusion: np.ndarray[Any, Any], classes: Sequence[str]) -> F
     for row, column in np.argwhere(confusion) if count <= 30 else ():
         paint = "white" if shares[row, column] > 0.5 else "#1d2433"
         axes.text(column, row, confusion[row, column], ha="center", va="center", color=paint, fontsize=size)
+    return figure
+
+
+def draw_reliability(bins: Sequence[tuple[int, float, float]]) -> Figure:
+    """Accuracy by confidence, and the share of images, in bins of equal width."""
+    figure = Figure(figsize=(4.6, 4.6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    counts, sure, accuracy = np.array(bins, float).T
+    filled, width = counts > 0, 1 / len(bins)
+    middles = (np.arange(len(bins)) + 0.5) * width
+    above.bar(middles[filled], accuracy[filled], width * 0.92, color=BLUE)
+    above.plot(sure[filled], accuracy[filled], "o", color=RED, markersize=3.5)
+    above.plot((0, 1), (0, 1), color="#111", linestyle="--", linewidth=1)
+    below.bar(middles, counts / max(counts.sum(), 1), width * 0.92, color=GREEN)
+    above.set(ylabel="accuracy", ylim=(0, 1.02))
+    below.set(xlabel="confidence", ylabel="images", xlim=(0, 1))
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def draw_errors(errors: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """The cost of each cause in AP50, and its number of errors."""
+    figure = Figure(figsize=(6, 2.6), layout="constrained")
+    axes = figure.subplots()
+    costs = [one["dAP50"] for one in errors.values()]
+    bars = axes.barh(list(errors), costs, color=BLUE)
+    axes.bar_label(bars, [f"{one['dAP50']:.3f} ({one['count']:,})" for one in errors.values()], padding=4, fontsize=9)
+    axes.invert_yaxis()
+    axes.set(xlabel="rise of AP50", xlim=(min(0.0, *costs) * 1.3, max(0.01, *costs) * 1.3))
+    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

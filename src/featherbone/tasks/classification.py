@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -14,11 +15,12 @@ from featherbone.data.sampling import spread_classes
 from featherbone.data.split import Split
 from featherbone.data.transforms import Preprocessing, training_transform
 from featherbone.layers.token_labelling import TokenLabels, token_label_losses
+from featherbone.metrics.audit import Audit, ClassAudit
 from featherbone.metrics.classification import ClassificationMetrics
 from featherbone.results import Classification
 from featherbone.tasks.backbone import build_backbone, preprocessing_of, require_architecture
 from featherbone.tasks.card import Card
-from featherbone.tasks.kind import Kind
+from featherbone.tasks.kind import Item, Kind
 from featherbone.tasks.likeness import Likeness, compare_classes
 
 
@@ -147,7 +149,12 @@ class ClassificationKind(Kind):
     model: ClassVar[Any] = Classifier
     headline = "top1"
     same: ClassVar[Callable[..., Likeness]] = staticmethod(compare_classes)
-    figures: ClassVar[Mapping[str, str]] = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class"}
+    explained = "the logit of the class"
+    num_explained = 1
+    figures: ClassVar[Mapping[str, str]] = {
+        **{"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class"},
+        "ece": "calibration error",
+    }
     inference = frozenset({"score"})
     options = frozenset(
         {"smoothing", "mixup", "cutmix", "auto_augment", "color_jitter", "erasing", "min_area", "dropout"}
@@ -169,6 +176,14 @@ class ClassificationKind(Kind):
 
     def metrics(self, source: Any) -> ClassificationMetrics:
         return ClassificationMetrics(len(source.classes))
+
+    def audit(self, source: Any) -> Audit:
+        return ClassAudit(source.classes)
+
+    def items(self, decoder: Any, raw: Tensor, frame: Frame, score: float | None) -> tuple[Classification, list[Item]]:
+        [record] = decoder(raw, [frame], score=score)
+        rows = zip(record.names, record.labels, record.scores, strict=True)
+        return record, [Item(name, partial(raw[0].select, 0, label), own) for name, label, own in rows]
 
     def truth_record(self, truth: int, split: Split[Any]) -> Classification:
         return Classification((truth,), (split.classes[truth],), (1.0,))

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,13 +23,15 @@ from featherbone.heads.nms_free import NMSFree
 from featherbone.heads.nms_free_masks import PrototypeMasks
 from featherbone.heads.retinanet import RetinaNet
 from featherbone.heads.yolov3 import YOLOv3
+from featherbone.metrics.audit import ObjectAudit
 from featherbone.metrics.detection import DetectionMetrics
+from featherbone.ops import rle
 from featherbone.ops.boxes import Found, Picked, Target
 from featherbone.ops.paste import paste_masks
 from featherbone.results import Box, Detections, Instances, Record
 from featherbone.tasks.card import Card
 from featherbone.tasks.dense import HEAD_OPTIONS, SMALL_DATA, augmentation_of, build_head_decoder
-from featherbone.tasks.kind import Kind, named
+from featherbone.tasks.kind import Item, Kind, named
 from featherbone.tasks.likeness import compare_objects
 
 DEFAULT_SCORE = 0.3
@@ -55,9 +60,13 @@ class ObjectDecoder:
         By default the head's low threshold, which average precision needs. `Picked` tensors come from a network that
         ends behind NMS.
         """
+        return [self.record(*image) for image in zip(self.objects(raw, frames, score), frames, strict=True)]
+
+    def objects(self, raw: Any, frames: Sequence[Frame], score: float | None = None) -> list[Found]:
+        """The same as tensors on the CPU, with boxes in the images; those in the padding are omitted."""
         sizes = torch.tensor([frame.inner for frame in frames])
         found = picked_objects(raw, score) if isinstance(raw, Picked) else self.head(raw, sizes, score)
-        return [self._record(objects, frame) for objects, frame in zip(found, frames, strict=True)]
+        return [_in_image(objects, frame) for objects, frame in zip(found, frames, strict=True)]
 
     def tensors(self, raw: Any, frame: Frame) -> dict[str, Tensor]:
         found = self.head.tensors(raw, torch.tensor([frame.inner]))
@@ -69,23 +78,29 @@ class ObjectDecoder:
     def describe(self, shown: float | None) -> dict[str, Any]:
         return {**self.head.describe(), "shown": shown, "image": IN_IMAGE}
 
-    def _record(self, found: Found, frame: Frame) -> Detections:
-        boxes = frame.to_image(found.boxes.float().cpu())
-        kept = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1).nonzero()[:, 0]  # the others are in the padding
-        boxes, labels, scores = boxes[kept], found.labels.cpu()[kept].tolist(), found.scores.cpu()[kept].tolist()
-        rows: list[Box] = [(x1, y1, x2, y2) for x1, y1, x2, y2 in boxes.tolist()]
+    def record(self, found: Found, frame: Frame) -> Detections:
+        """The record of `objects`."""
+        rows: list[Box] = [(x1, y1, x2, y2) for x1, y1, x2, y2 in found.boxes.tolist()]
+        labels = found.labels.tolist()
         record = Detections(
             height=frame.height,
             width=frame.width,
             boxes=tuple(rows),
             labels=tuple(labels),
             names=tuple(self.classes[i] for i in labels),
-            scores=tuple(scores),
+            scores=tuple(found.scores.tolist()),
         )
         if found.masks is None:
             return record
-        masks = paste_masks(found.masks.float().cpu()[kept], boxes, frame.height, frame.width)
+        masks = paste_masks(found.masks, found.boxes, frame.height, frame.width)
         return Instances(**vars(record), masks=tuple(masks))
+
+
+def _in_image(found: Found, frame: Frame) -> Found:
+    boxes = frame.to_image(found.boxes.float().cpu())
+    kept = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1).nonzero()[:, 0]
+    masks = None if found.masks is None else found.masks.float().cpu()[kept]
+    return Found(boxes[kept], found.labels.cpu()[kept], found.scores.cpu()[kept], masks)
 
 
 class DetectionKind(Kind):
@@ -95,6 +110,7 @@ class DetectionKind(Kind):
     record: ClassVar[type[Record]] = Detections
     headline = "AP"
     same = staticmethod(compare_objects)
+    explained = "the score of the object"
     figures: ClassVar[Mapping[str, str]] = named("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
     heads: ClassVar[dict[str, Any]] = {"retinanet": RetinaNet, "yolov3": YOLOv3, "nms_free": NMSFree}
     score = DEFAULT_SCORE
@@ -113,6 +129,19 @@ class DetectionKind(Kind):
 
     def metrics(self, source: Any) -> DetectionMetrics:
         return DetectionMetrics(source.classes, self.masks)
+
+    def audit(self, source: Any) -> ObjectAudit:
+        return ObjectAudit(source.classes)
+
+    def items(
+        self, decoder: ObjectDecoder, raw: Any, frame: Frame, score: float | None
+    ) -> tuple[Detections, list[Item]]:
+        [found] = decoder.objects(raw, [frame], score)
+        record = decoder.record(found, frame)
+        return record, [
+            Item(name, partial(found.scores.select, 0, i), own, region=partial(region_of, record, i))
+            for i, (name, own) in enumerate(zip(record.names, record.scores, strict=True))
+        ]
 
     def truth_record(self, truth: Any, split: Split[Any]) -> Detections:
         return truth.record(split.classes, self.masks)
@@ -152,6 +181,16 @@ class InstanceKind(DetectionKind):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small-data": SMALL_DATA}
     has_validation_loss = False
     masks = True
+
+
+def region_of(record: Detections, index: int) -> rle.Bools:
+    """The pixels (H, W) of an object's mask, or of its box."""
+    if isinstance(record, Instances):
+        return rle.decode(record.masks[index])
+    region = np.zeros((record.height, record.width), bool)
+    x1, y1, x2, y2 = record.boxes[index]
+    region[int(y1) : ceil(y2), int(x1) : ceil(x2)] = True
+    return region
 
 
 def draw_objects(num_classes: int, size: tuple[int, int, int], draw: torch.Generator) -> list[Target]:

@@ -7,10 +7,13 @@ tensors and a decoder has results: training, prediction, exported files and thei
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from featherbone.data.frames import Frame
@@ -19,6 +22,7 @@ from featherbone.data.sampling import spread
 from featherbone.data.split import Split
 from featherbone.data.transforms import Preprocessing
 from featherbone.errors import BadOption, did_you_mean
+from featherbone.metrics.audit import Audit
 from featherbone.metrics.metrics import Metrics
 from featherbone.metrics.outcome import Outcome
 from featherbone.results import Record
@@ -30,6 +34,22 @@ from featherbone.tasks.likeness import Likeness
 def named(*metrics: str) -> dict[str, str]:
     """Metrics by key, with their keys as names."""
     return {metric: metric.replace("_", " ") for metric in metrics}
+
+
+@dataclass(frozen=True)
+class Item:
+    """A part of a record that can be explained: a class of an image, an object, a class on a map or a segment."""
+
+    name: str
+    """Class name."""
+    value: Callable[[], Tensor]
+    """The scalar that is explained, as autograd links it to the raw tensors."""
+    score: float | None = None
+    """From 0 to 1; None for a region without one."""
+    share: float | None = None
+    """Share of the image that a region covers; None where there is a score."""
+    region: Callable[[], NDArray[np.bool_]] | None = None
+    """Its pixels (H, W), or those of its box; None for the whole image."""
 
 
 class Decoder(Protocol):
@@ -98,6 +118,10 @@ class Kind(ABC):
     """Heads by name, the default first; none where the backbone's classifier gives the result."""
     extra_metrics: ClassVar[list[Callable[[Any], Metrics[Any, Any]]]]
     """Metrics registered beside those of the task, each made from the source that `metrics` takes."""
+    explained: ClassVar[str]
+    """The scalar of an `Item`, in the words of a page."""
+    num_explained: ClassVar[int] = 5
+    """Items of a record that are explained by default, the first ones."""
     score: ClassVar[float | None] = None
     """Score above which objects are shown, where a run has found no better one; None for a task without objects."""
     inference: ClassVar[frozenset[str]] = frozenset()
@@ -177,6 +201,14 @@ class Kind(ABC):
         """What an evaluation of `count` images starts with; `source` is that of `metrics`."""
         extra = tuple(make(source) for make in self.extra_metrics)
         return Outcome(count, self.metrics(source), self.headline, extra, self.is_map)
+
+    @abstractmethod
+    def audit(self, source: Any) -> Audit:
+        """An audit of labels without any image; a decoder states `classes`."""
+
+    @abstractmethod
+    def items(self, decoder: Any, raw: Any, frame: Frame, score: float | None) -> tuple[Record, list[Item]]:
+        """The record of one image from its raw tensors, which autograd may follow, and the record's parts in order."""
 
     @abstractmethod
     def truth_record(self, truth: Any, split: Split[Any]) -> Record:

@@ -13,10 +13,12 @@ from featherbone.data.sampling import spread
 from featherbone.data.split import Split
 from featherbone.errors import BadOption
 from featherbone.layers.token_labelling import TokenLabels
+from featherbone.metrics.audit import LabelSetAudit
 from featherbone.metrics.multilabel import THRESHOLD, LabelMetrics
 from featherbone.results import LabelSet
 from featherbone.tasks.card import Card
 from featherbone.tasks.classification import ClassDecoder, ClassificationKind, Classifier, ClassTargets
+from featherbone.tasks.kind import Kind
 from featherbone.tasks.likeness import compare_labels
 
 
@@ -77,6 +79,7 @@ class MultiLabelKind(ClassificationKind):
     headline = "mAP"
     same = staticmethod(compare_labels)
     figures: ClassVar[Mapping[str, str]] = {"mAP": "mAP", "micro_F1": "micro F1", "macro_F1": "macro F1"}
+    num_explained = Kind.num_explained
     score = THRESHOLD
     inference = frozenset({"score"})
     options = frozenset(
@@ -88,6 +91,9 @@ class MultiLabelKind(ClassificationKind):
 
     def metrics(self, source: Any) -> LabelMetrics:  # type: ignore[override]  # of records of its own
         return LabelMetrics(len(source.classes))
+
+    def audit(self, source: Any) -> LabelSetAudit:
+        return LabelSetAudit(source.classes)
 
     def truth_record(self, truth: Any, split: Split[Any]) -> LabelSet:
         labels = tuple(i for i, there in enumerate(truth.tolist()) if there)

@@ -1,12 +1,14 @@
 """Panoptic segmentation: from the raw tensors of a head to one map of things and stuff."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import nms
 
@@ -18,16 +20,26 @@ from featherbone.errors import BadData
 from featherbone.heads.box_decoder import HeadDecoder
 from featherbone.heads.nms_free_masks import PrototypePanoptic
 from featherbone.heads.panoptic_fpn import LightPanopticFPN, PanopticFPN, PanopticRaw
+from featherbone.metrics.audit import RegionAudit
 from featherbone.metrics.panoptic import PanopticMetrics
 from featherbone.ops.boxes import Found, keep_nms
-from featherbone.ops.label_maps import AT_ONCE, FUSION, IGNORE, LABEL_MAP, PanopticTarget, fuse, label_map
+from featherbone.ops.label_maps import (
+    AT_ONCE,
+    FUSION,
+    IGNORE,
+    LABEL_MAP,
+    PanopticTarget,
+    fuse,
+    label_map,
+    resize,
+)
 from featherbone.ops.paste import paste_masks
 from featherbone.ops.rle import box_of
 from featherbone.results import PanopticMap, Segment
 from featherbone.tasks.card import Card
 from featherbone.tasks.dense import HEAD_OPTIONS, SMALL_DATA, augmentation_of, taking_arguments
 from featherbone.tasks.detection import OBJECT_DEFAULTS, draw_objects
-from featherbone.tasks.kind import Kind, named
+from featherbone.tasks.kind import Item, Kind, named
 from featherbone.tasks.likeness import compare_segments
 
 KEPT = 0.6
@@ -52,6 +64,8 @@ class PanopticDecoder:
     stuff_share: float = STUFF
     raw: Any = PanopticRaw
     """Type of the raw tensors."""
+    with_scores: bool = False
+    """Whether stuff has a score: the mean probability of its pixels."""
     kind: ClassVar[str] = "panoptic"
 
     @property
@@ -61,6 +75,10 @@ class PanopticDecoder:
 
     def __call__(self, raw: Any, frames: Sequence[Frame], *, score: float | None = None) -> list[PanopticMap]:
         """The map of each image that its frame describes, with the things of a score above `score`."""
+        return [record for record, _ in self.fused(raw, frames, score)]
+
+    def fused(self, raw: Any, frames: Sequence[Frame], score: float | None = None) -> list[tuple[PanopticMap, Tensor]]:
+        """The same, with the scores (n,) of the things on each map, as autograd links them to the raw tensors."""
         sizes = torch.tensor([frame.inner for frame in frames])
         found = self.head(raw.things, sizes, KEPT if score is None else score)
         return [self._map(*image) for image in zip(found, raw.stuff, frames, strict=True)]
@@ -74,7 +92,7 @@ class PanopticDecoder:
         return {**things, "boxes": boxes, "scores": scores, "label_map": stuff}
 
     def exhaustive(self) -> "PanopticDecoder":
-        return self
+        return replace(self, with_scores=True)
 
     def describe(self, shown: float | None) -> dict[str, Any]:
         things = self.head.describe()
@@ -98,20 +116,25 @@ class PanopticDecoder:
             "image": IN_IMAGE,
         }
 
-    def _map(self, found: Found, logits: Tensor, frame: Frame) -> PanopticMap:
+    def _map(self, found: Found, logits: Tensor, frame: Frame) -> tuple[PanopticMap, Tensor]:
         boxes = frame.to_image(found.boxes.float().cpu())
         scores, labels = found.scores.float().cpu(), found.labels.cpu()
         kept = nms(boxes, scores, DOUBLE)  # highest score first
         kept = kept[((boxes[kept, 2:] - boxes[kept, :2]) > 0).all(1)]
         assert found.masks is not None, "panoptic heads find masks"
         masks = paste_masks(found.masks.float().cpu()[kept], boxes[kept], frame.height, frame.width)
-        best = label_map(logits, frame.canvas, frame.inner, frame.size).cpu().numpy()
+        best = label_map(logits.detach(), frame.canvas, frame.inner, frame.size).cpu().numpy()
         fused = fuse(masks, best, len(self.stuff), self.stuff_share * best.size)
         segments: list[tuple[int, float | None]] = [
-            (self.things[int(labels[kept[i]])], float(scores[kept[i]])) for i in fused.things
+            (self.things[int(labels[kept[i]])], scores[kept[i]].item()) for i in fused.things
         ]
-        segments += [(self.stuff[i], None) for i in fused.stuff]
-        return panoptic_map(fused.ids, segments, self.classes, self.things)
+        for number, i in enumerate(fused.stuff, 1 + len(segments)):
+            score = None
+            if self.with_scores:
+                shares = resize(logits.detach().float().softmax(0)[1 + i], frame.canvas, frame.inner, frame.size)
+                score = float(shares.cpu().numpy()[fused.ids == number].mean())
+            segments.append((self.stuff[i], score))
+        return panoptic_map(fused.ids, segments, self.classes, self.things), scores[kept[fused.things]]
 
 
 class PanopticKind(Kind):
@@ -121,6 +144,7 @@ class PanopticKind(Kind):
     record = PanopticMap
     headline = "PQ"
     same = staticmethod(compare_segments)
+    explained = "the score of the thing, or the mean logit of stuff over its segment (Seg-Grad-CAM, arXiv 2002.11434)"
     figures: ClassVar[Mapping[str, str]] = named("PQ", "PQ_things", "PQ_stuff", "SQ", "RQ")
     heads: ClassVar[dict[str, Any]] = {
         "panoptic_fpn_light": LightPanopticFPN,
@@ -149,6 +173,29 @@ class PanopticKind(Kind):
 
     def metrics(self, source: Any) -> PanopticMetrics:
         return PanopticMetrics(len(source.classes), source.things)
+
+    def items(
+        self, decoder: PanopticDecoder, raw: Any, frame: Frame, score: float | None
+    ) -> tuple[PanopticMap, list[Item]]:
+        [(record, scores)] = decoder.fused(raw, [frame], score)
+
+        def region(number: int) -> NDArray[np.bool_]:
+            return record.ids == number
+
+        def of_stuff(segment: Segment) -> Tensor:
+            logits = raw.stuff[0, 1 + decoder.stuff.index(segment.label)]
+            scores = resize(logits, frame.canvas, frame.inner, frame.size)
+            return scores[torch.from_numpy(region(segment.id)).to(scores.device)].mean()
+
+        items = []
+        for i, segment in enumerate(record.segments):  # things come first
+            value = partial(scores.select, 0, i) if segment.thing else partial(of_stuff, segment)
+            share = None if segment.thing else segment.area / record.ids.size
+            items.append(Item(segment.name, value, segment.score, share, partial(region, segment.id)))
+        return record, items
+
+    def audit(self, source: Any) -> RegionAudit:
+        return RegionAudit(source.classes)
 
     def truth_record(self, truth: PanopticTruth, split: Any) -> PanopticMap:
         return panoptic_map(truth.ids, [(s.label, None) for s in truth.segments], split.classes, split.things)

@@ -1,7 +1,8 @@
 """Semantic segmentation: from logits to the class of every pixel."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,12 +20,13 @@ from featherbone.errors import BadData, BadOption
 from featherbone.heads.pixels import PixelLoss
 from featherbone.heads.segformer import SegFormer
 from featherbone.heads.semantic_fpn import SemanticFPN
+from featherbone.metrics.audit import RegionAudit
 from featherbone.metrics.semantic import SemanticMetrics
-from featherbone.ops.label_maps import AT_ONCE, IGNORE, LABEL_MAP, label_map
+from featherbone.ops.label_maps import AT_ONCE, IGNORE, LABEL_MAP, label_map, resize
 from featherbone.results import SemanticMap
 from featherbone.tasks.card import Card
 from featherbone.tasks.dense import HEAD_OPTIONS, SMALL_DATA, augmentation_of
-from featherbone.tasks.kind import Kind, named
+from featherbone.tasks.kind import Item, Kind, named
 from featherbone.tasks.likeness import compare_class_maps
 
 MAX_WEIGHT = 10.0
@@ -36,6 +38,8 @@ class ClassMapDecoder:
     """The class of every pixel, from logits at stride 4."""
 
     classes: tuple[str, ...]
+    with_scores: bool = False
+    """Whether maps have the probability of each pixel's class."""
     kind: ClassVar[str] = "semantic"
     raw: ClassVar[Any] = Tensor
 
@@ -43,15 +47,19 @@ class ClassMapDecoder:
         """The map of each image that its frame describes, from logits (B, K, h, w); `score` has no effect."""
         found = []
         for logits, frame in zip(raw, frames, strict=True):
-            labels = label_map(logits, frame.canvas, frame.inner, frame.size)
-            found.append(SemanticMap(labels.cpu().numpy(), self.classes))
+            labels = label_map(logits.detach(), frame.canvas, frame.inner, frame.size)
+            scores = None
+            if self.with_scores:
+                best = logits.detach().float().softmax(0).amax(0)
+                scores = resize(best, frame.canvas, frame.inner, frame.size).cpu().numpy()
+            found.append(SemanticMap(labels.cpu().numpy(), self.classes, scores))
         return found
 
     def tensors(self, raw: Tensor, frame: Frame) -> dict[str, Tensor]:
         return {"label_map": label_map(raw[0], frame.canvas, frame.inner, frame.size, AT_ONCE)}
 
     def exhaustive(self) -> "ClassMapDecoder":
-        return self
+        return replace(self, with_scores=True)
 
     def describe(self, shown: float | None) -> dict[str, Any]:
         return {"kind": "label_map", "outputs": {"logits": "(B, class, row, column)"}, **LABEL_MAP}
@@ -64,6 +72,7 @@ class SemanticKind(Kind):
     record = SemanticMap
     headline = "mIoU"
     same = staticmethod(compare_class_maps)
+    explained = "the mean logit of the class over its region (Seg-Grad-CAM, arXiv 2002.11434)"
     figures: ClassVar[Mapping[str, str]] = named("mIoU", "boundary_mIoU", "pixel_accuracy", "mean_accuracy")
     heads: ClassVar[dict[str, Any]] = {"segformer": SegFormer, "semantic_fpn": SemanticFPN}
     inference = frozenset({"slide", "scales", "mirror"})
@@ -90,6 +99,26 @@ class SemanticKind(Kind):
 
     def metrics(self, source: Any) -> SemanticMetrics:
         return SemanticMetrics(len(source.classes))
+
+    def items(
+        self, decoder: ClassMapDecoder, raw: Tensor, frame: Frame, score: float | None
+    ) -> tuple[SemanticMap, list[Item]]:
+        [record] = decoder(raw, [frame])
+
+        def region(label: int) -> NDArray[np.bool_]:
+            return record.labels == label
+
+        def value(label: int) -> Tensor:
+            scores = resize(raw[0, label], frame.canvas, frame.inner, frame.size)
+            return scores[torch.from_numpy(region(label)).to(scores.device)].mean()
+
+        return record, [
+            Item(record.classes[i], partial(value, i), share=n / record.labels.size, region=partial(region, i))
+            for i, n in record.counts().items()
+        ]
+
+    def audit(self, source: Any) -> RegionAudit:
+        return RegionAudit(source.classes)
 
     def truth_record(self, truth: NDArray[np.uint8], split: Split[Any]) -> SemanticMap:
         return SemanticMap(truth, split.classes)
