@@ -3,7 +3,7 @@
 The exponent is the slope of log time against log pixels between the two largest sizes: 1 grows as the pixels do, 2 as
 attention over all positions would.
 
-    python benchmarks/scaling.py --threads 2
+    python benchmarks/scaling.py --threads 2 --models lvt lvt@key_side=7
 """
 
 import argparse
@@ -18,6 +18,7 @@ import torch
 
 import featherbone
 from featherbone.benchmarking.models import count_macs
+from featherbone.tasks.variant import split_variant
 from operators import in_turn, table
 
 MODELS = ("lvt", "lightvit_tiny", "xformer_small", "lit_tiny")
@@ -25,7 +26,8 @@ MODELS = ("lvt", "lightvit_tiny", "xformer_small", "lit_tiny")
 
 def grow(name: str, sides: Sequence[int], repeats: int) -> dict[str, Any]:
     """One row: milliseconds at every size, and the exponents of time and of multiply-adds."""
-    net = featherbone.deploy(timm.create_model(name).eval())
+    backbone, arguments = split_variant(name)
+    net = featherbone.deploy(timm.create_model(backbone, **arguments).eval())
     images = [torch.randn(1, 3, side, side) for side in sides]
     with torch.inference_mode():
         times = in_turn([lambda x=x: net(x) for x in images], repeats)

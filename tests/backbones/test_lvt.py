@@ -144,6 +144,38 @@ def test_depths_are_drawn_uniformly_from_the_seed():
     assert [lvt.draw_depth() for _ in range(20)] == drawn[:20]
 
 
+def test_bounded_keys_change_nothing_up_to_224_and_stay_few_beyond(monkeypatch):
+    torch.manual_seed(0)
+    plain = create("lvt", num_classes=5).eval()
+    bounded = create("lvt", num_classes=5, key_side=7).eval()
+    bounded.load_state_dict(plain.state_dict())
+    keys = []
+    attend = lvt.attention
+    counted = staticmethod(lambda q, k, v: keys.append(k.shape[2]) or attend(q, k, v))
+    monkeypatch.setattr(lvt.RASA, "attention", counted)
+    with torch.inference_mode():
+        small, large = image(1, 3, 224, 192).float(), image(1, 3, 512, 250).float()
+        assert torch.equal(bounded(small), plain(small))
+        keys.clear()
+        bounded(large)
+        assert len(keys) == 12 and max(keys) <= 49
+        plain(large)
+        assert min(keys[12:]) > 49
+
+
+def test_bounded_keys_are_means_of_blocks_and_a_rest_is_cut_off():
+    x = torch.arange(30.0).reshape(1, 1, 5, 6)
+    expected = torch.stack([x[0, 0, :3, :3].mean(), x[0, 0, :3, 3:].mean()])
+    assert torch.equal(lvt.limit_sides(x, 2).flatten(), expected)
+    assert lvt.limit_sides(x, 6) is x
+
+
+@pytest.mark.parametrize("side", [0, -7, 1.5, True, "foo"])
+def test_a_bad_key_side_is_refused_by_the_remedy(side):
+    with pytest.raises(BadOption, match="such as 7"):
+        create("lvt", key_side=side)
+
+
 @pytest.mark.parametrize("recursion", [0, -1, "foo", 1.5, True])
 def test_a_bad_depth_is_refused_by_the_remedy(recursion):
     with pytest.raises(BadOption, match=r"whole number from 1 up, or random"):

@@ -41,6 +41,12 @@ def channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1)
 
 
+def limit_sides(x: Tensor, side: int) -> Tensor:
+    """Means over the blocks of maps (B, C, H, W) that leave at most `side` rows and columns; a rest is cut off."""
+    block = [-(-length // side) for length in x.shape[2:]]
+    return x if block == [1, 1] else F.avg_pool2d(x, block)
+
+
 class Pointwise(nn.Linear):
     """A Linear over the channels of maps (B, C, H, W)."""
 
@@ -87,15 +93,16 @@ class RASA(nn.Module):
     """Recursive atrous self-attention on a map (B, H, W, C), Sec. 3.2.
 
     `reduction` r shrinks keys and values by an r x r convolution; rows and columns beyond a multiple of r are cut off.
-    `recursion` is the depth where a call states none; the weights are the same at any depth.
+    `recursion` is the depth where a call states none; the weights are the same at any depth. With `key_side`, keys and
+    values are averaged in blocks to at most that many rows and columns, so that the cost is linear in the positions.
     """
 
     convolve = staticmethod(atrous)
     attention = staticmethod(attention)
 
-    def __init__(self, dim: int, num_heads: int, reduction: int, recursion: int) -> None:
+    def __init__(self, dim: int, num_heads: int, reduction: int, recursion: int, key_side: int | None = None) -> None:
         super().__init__()
-        self.num_heads, self.recursion = num_heads, recursion
+        self.num_heads, self.recursion, self.key_side = num_heads, recursion, key_side
         self.q = Pointwise(dim, dim, bias=False)
         self.atrous = nn.Parameter(torch.empty(dim, 1, 3, 3))  # one kernel for all dilations
         self.kv = nn.Linear(dim, 2 * dim, bias=False)
@@ -114,7 +121,8 @@ class RASA(nn.Module):
         q = self.q(maps)
         one, three, five = (F.silu(self.convolve(q, self.atrous, r)) for r in DILATIONS)
         q = (one + three + five).reshape(b, self.num_heads, c // self.num_heads, -1).transpose(2, 3)
-        kv = self.kv(self.norm(channels_last(self.reduce(maps))))
+        reduced = self.reduce(maps) if self.key_side is None else limit_sides(self.reduce(maps), self.key_side)
+        kv = self.kv(self.norm(channels_last(reduced)))
         k, v = kv.reshape(b, -1, 2 * self.num_heads, c // self.num_heads).transpose(1, 2).chunk(2, dim=1)
         return q, k, v
 
@@ -261,7 +269,8 @@ class LVT(PyramidBackbone):
 
     `recursion` is the depth of every RASA. With "random", a forward in training draws one of `RANDOM_DEPTHS` for the
     whole network, and evaluation has the paper's depth. With `mix_token`, training mixes the images of a batch after
-    the first embedding, in cells of one final position, and yields `TokenLabels` (Sec. 4.1).
+    the first embedding, in cells of one final position, and yields `TokenLabels` (Sec. 4.1). `key_side` bounds the keys
+    of every RASA at large inputs; from 7 on, it changes nothing up to 224 px. It is not in the paper.
     """
 
     dense_norms = dict.fromkeys(range(4), 1e-5)
@@ -276,10 +285,13 @@ class LVT(PyramidBackbone):
         recursion: int | Literal["random"] = DEPTH,
         class_attention: bool = False,
         mix_token: bool = False,
+        key_side: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if key_side is not None and (not isinstance(key_side, int) or isinstance(key_side, bool) or key_side < 1):
+            raise BadOption(f"key_side {key_side!r} is not a number of rows; give a whole number from 1 up, such as 7")
         if mix_token and not class_attention:
             raise ValueError("mix_token needs the auxiliary head of lvt_cls; omit it for lvt")
         depth = DEPTH if recursion == "random" else recursion
@@ -304,7 +316,9 @@ class LVT(PyramidBackbone):
             blocks = [
                 Block(
                     dim,
-                    CSA(dim, num_heads[i]) if convolutional else RASA(dim, num_heads[i], reductions[i], depth),
+                    CSA(dim, num_heads[i])
+                    if convolutional
+                    else RASA(dim, num_heads[i], reductions[i], depth, key_side),
                     Mlp(dim, hidden, depthwise=not convolutional),
                     rate,
                 )
