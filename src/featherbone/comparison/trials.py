@@ -17,7 +17,7 @@ from featherbone.comparison.subjects import Subject
 from featherbone.data.findings import many
 from featherbone.engine.budget import fitted_settings
 from featherbone.engine.settings import Settings, complete
-from featherbone.engine.train import start_run
+from featherbone.engine.train import CHANGEABLE, start_run
 from featherbone.errors import BadOption
 from featherbone.files import claim, read_json, write_json
 from featherbone.progress import notify
@@ -55,8 +55,7 @@ class Protocol:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, by which two comparisons are the same."""
-        volatile = ("device", "workers", "save_seconds", "tensorboard")
-        settings = {name: value for name, value in self.given.items() if name not in volatile}
+        settings = {name: value for name, value in self.given.items() if name not in CHANGEABLE}
         values = {"data": str(self.data.resolve()), "task": self.task, "preset": self.preset, "search": self.search}
         return msgspec.to_builtins({**values, "settings": settings})
 

@@ -44,6 +44,8 @@ from featherbone.progress import bar, notify
 from featherbone.tasks.card import Card
 from featherbone.tasks.run import fit, save_weights
 
+PREDICTIONS = "predictions.jpg"
+"""Picture of what the last evaluation found, on the same few images each time."""
 INTERVAL = 10
 """Steps between reads of the losses; a read makes the host wait for the device."""
 
@@ -262,7 +264,7 @@ class Loop:
         if self.accelerator.is_main_process:
             require_folder(self.run)
             if outcome is not None:
-                self.job.show_outcome(self.run / "predictions.jpg", outcome)
+                self.job.show_outcome(self.run / PREDICTIONS, outcome)
             rows = [past for past in read_metrics(self.run) if past["epoch"] <= epoch]
             write_metrics(self.run, [*rows, row])
             if is_best:

@@ -216,7 +216,9 @@ class Settings:
     )
     workers: int | None = option(None, "Processes that read images; by default chosen by the number of cores.", 0, 1024)
     save_seconds: float = option(60.0, "Seconds between checkpoints within an epoch.", 0, 1e9)
-    tensorboard: bool = option(False, "Write curves for TensorBoard into the run folder.")
+    tracker: tuple[Literal["tensorboard", "mlflow", "wandb", "trackio"], ...] = option(
+        (), "Experiment trackers that get settings, metrics and pictures of predictions: docs/runs.md."
+    )
 
     @property
     def held_out_by(self) -> int:

@@ -18,11 +18,11 @@ from featherbone.data.split import FORM, without
 from featherbone.engine.accelerator import accelerate
 from featherbone.engine.budget import fit_machine
 from featherbone.engine.job import Job
-from featherbone.engine.loop import Loop
+from featherbone.engine.loop import PREDICTIONS, Loop
 from featherbone.engine.run import METRICS, STATE, load_state
 from featherbone.engine.settings import Settings, from_card
 from featherbone.engine.start import starting_words
-from featherbone.engine.tensorboard import curves
+from featherbone.engine.trackers import require_trackers, tracked
 from featherbone.errors import BadOption, BadRun
 from featherbone.exporters.exported import beside, open_task
 from featherbone.files import check_new_folder, check_writable, locked, writing
@@ -38,7 +38,7 @@ from featherbone.tasks.variant import variant_path
 
 HEADLINES = 3
 """Metrics printed after an epoch."""
-CHANGEABLE = ("device", "workers", "save_seconds", "tensorboard")
+CHANGEABLE = ("device", "workers", "save_seconds", "tracker")
 """Settings that a resumed run may change: none of them has an effect on the result."""
 
 
@@ -50,6 +50,7 @@ def start_run(
     With `resume`, a run that `out` holds is continued; it must have begun with the same model and settings.
     """
     found = find_task(data, task)
+    require_trackers(settings.tracker)
     with ExitStack() as stack:
         accelerator = stack.enter_context(accelerate(settings))
         main = accelerator.is_main_process
@@ -97,6 +98,7 @@ def resume_run(run: Path, given: Mapping[str, Any], data: Path | None = None) ->
     if other:
         raise BadOption(f"a resumed run keeps its settings; only {', '.join(CHANGEABLE)} may change, not {other[0]}")
     settings = from_card(card.settings, card.task, **given)
+    require_trackers(settings.tracker)
     folder = card.data_folder("give its new location with --data DIR") if data is None else data
     with ExitStack() as stack:
         accelerator = stack.enter_context(accelerate(settings))
@@ -188,16 +190,16 @@ def _make_folder(path: Path) -> bool:
 def _train(run: Path, card: Card, job: Job, accelerator: Accelerator, begun: bool) -> Path:
     """Train to the end, from the saved state if the run has `begun`, and report; the run folder."""
     loop, main = Loop(run, card, job, accelerator, begun), accelerator.is_main_process
-    if begun:
-        loop.resume()
-    elif main:
-        card.write(run)
-        job.show_batch(run / "first_batch.jpg", loop.samples, next(iter(loop.batches)), card)
-    accelerator.wait_for_everyone()
-    with curves(run, job.settings.tensorboard and main) as write:
+    with tracked(run, card, job.settings.tracker if main else ()) as trackers:
+        if begun:
+            loop.resume()
+        elif main:
+            card.write(run)
+            job.show_batch(run / "first_batch.jpg", loop.samples, next(iter(loop.batches)), card)
+        accelerator.wait_for_everyone()
 
         def report(row: dict[str, Any], metrics: dict[str, Any]) -> None:
-            write(row)
+            trackers.row(row, run / PREDICTIONS if metrics else None)
             words = [f"epoch {row['epoch']}/{loop.epochs}", f"loss {row['train']['loss']:.3f}"]
             if "loss" in metrics:
                 words.append(f"val loss {format_metric(metrics['loss'])}")
@@ -209,19 +211,20 @@ def _train(run: Path, card: Card, job: Job, accelerator: Accelerator, begun: boo
             notify("  ".join([*words, f"{row['seconds']:.0f} s"]))
 
         loop.fit(report)
-    accelerator.wait_for_everyone()  # the main process has written the weights that all read
-    card = Card.read(run)
-    metrics, outcome = loop.measured or job.measure(load_task(run)[1], card, accelerator)
-    if main:
-        metrics = {**card.metrics, **metrics, **outcome.interval()}
-        if target := job.settings.operating_point:
-            try:
-                metrics["operating_point"] = outcome.choose_point(target)
-            except BadOption as error:  # the run is finished all the same
-                notify(str(error), "note")
-        card = replace(card, data={**card.data, "skipped": job.skipped}, metrics=metrics)
-        card.write(run)
-        job.report(run / "report.html", card, outcome)
+        accelerator.wait_for_everyone()  # the main process has written the weights that all read
+        card = Card.read(run)
+        metrics, outcome = loop.measured or job.measure(load_task(run)[1], card, accelerator)
+        if main:
+            metrics = {**card.metrics, **metrics, **outcome.interval()}
+            if target := job.settings.operating_point:
+                try:
+                    metrics["operating_point"] = outcome.choose_point(target)
+                except BadOption as error:  # the run is finished all the same
+                    notify(str(error), "note")
+            card = replace(card, data={**card.data, "skipped": job.skipped}, metrics=metrics)
+            card.write(run)
+            job.report(run / "report.html", card, outcome)
+            trackers.numbers({f"final/{name}": value for name, value in metrics.items()}, loop.progress.step)
     return run
 
 
