@@ -19,6 +19,7 @@ from featherbone.engine.settings import command_options
 from featherbone.errors import FeatherboneError
 from featherbone.files import NO_ROOM, refusal, to_json
 from featherbone.progress import notify
+from featherbone.tasks.card import versions
 from featherbone.text import printable
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "compare": commands.compare,
     "convert": commands.convert,
     "push": commands.push,
+    "licences": commands.licences,
     "data panoptic": commands.make_panoptic,
     "data shards": commands.make_shards,
     "serve-web": commands.serve_web,
@@ -46,6 +48,9 @@ PATIENCE = 60.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Exit codes: 0, 1 where it finds an error, 2 for a mistake of the user, 130 when interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        show(f"featherbone {versions()['featherbone']}")
+        return 0
     as_json = "--json" in arguments
     prog, functions, rest = choose_commands(arguments)
     result = None
@@ -53,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = tyro.extras.subcommand_cli_from_dict(
             {name: with_json(function) for name, function in functions.items()},
             prog=prog,
-            description="Light-weight vision transformers, from a folder of images to a verified file.",
+            description="Light-weight vision transformers, from a folder of images to a verified file. Also: --version",
             args=rest,
             config=(tyro.conf.OmitArgPrefixes,),
         )

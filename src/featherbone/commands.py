@@ -48,6 +48,7 @@ from featherbone.exporters.int8 import Int8Result, export_int8
 from featherbone.exporters.target_check import TargetExamination, examine_target
 from featherbone.exporters.targets import find_target
 from featherbone.files import check_new_folder, check_writable
+from featherbone.licensing import LicencesResult, find_licences
 from featherbone.on_ray import predict_on_ray
 from featherbone.outcomes import (
     ConvertResult,
@@ -477,6 +478,22 @@ def push(
 
     """
     return PushResult(publish(Path(run), repository, private, licence, message), repository)
+
+
+def licences(run: Positional[Path], *, sbom: Path | None = None) -> LicencesResult:
+    """List the licences that apply to what is distributed: of code, starting weights and data, as far as stated.
+
+    Licences of packages are those of their metadata in this environment. Nothing is guessed: what is missing is "not
+    stated".
+
+    Args:
+        run: Run folder, exported file, or name of a published model.
+        sbom: File to write in CycloneDX's JSON: Featherbone and the packages that it needs in this environment.
+
+    """
+    if sbom is not None:
+        check_writable(Path(sbom))
+    return find_licences(Path(run), sbom and Path(sbom))
 
 
 def serve_web(folder: Positional[Path], *, host: str = "127.0.0.1", port: int = 8000) -> None:

@@ -66,7 +66,7 @@ def test_a_file_is_opened_as_it_was_described(folder):
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"format": 2}, "format 2, this version reads 1"),
+        ({"format": 0}, "format 0, this version reads 1"),
         ({"format": None}, "format None"),
         ({"target": 1}, r"expected str, got int at \$\.target"),
         ({"target": "tvm"}, "made for 'tvm'; this version runs files for onnx"),
@@ -89,6 +89,12 @@ def test_a_description_that_is_none_is_refused(folder, values, told):
     with pytest.raises(BadRun, match=told) as refusal:
         open_task(folder)
     assert "target" in values or "export the run again" in str(refusal.value)
+
+
+def test_a_description_of_a_newer_version_asks_for_an_upgrade(folder):
+    change(folder, format=2, versions={"featherbone": "9.1"})
+    with pytest.raises(BadRun, match=r"format 2, written by a newer Featherbone 9\.1; .* pip install -U featherbone"):
+        open_task(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"[" * 100_000, b'{"format": 1, "format": 1}', b"\xff"])

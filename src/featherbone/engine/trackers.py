@@ -174,7 +174,7 @@ def tracked(run: Path, card: Card, names: Sequence[str]) -> Iterator[Log]:
         log.each(lambda name, tracker: tracker.finish())
         if not (run / CARD).is_file():  # nothing was trained
             shutil.rmtree(folder, ignore_errors=True)
-        sys.excepthook, sys.exit = hooks  # type: ignore[assignment]  # W&B replaces them
+        sys.excepthook, sys.exit = hooks  # W&B replaces them
 
 
 def configuration(card: Card) -> dict[str, Any]:

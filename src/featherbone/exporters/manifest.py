@@ -14,7 +14,7 @@ from featherbone.exporters.artifact import Form
 from featherbone.exporters.forms import PickedDecoder
 from featherbone.exporters.targets import TARGETS
 from featherbone.files import parse_value, read_json, write_json
-from featherbone.tasks.card import Card
+from featherbone.tasks.card import Card, require_format
 from featherbone.tasks.task import kind_of
 
 FORMAT = 1
@@ -113,8 +113,7 @@ def read_manifest(path: Path) -> tuple[Path, Manifest]:
     if not about.is_file():
         raise BadRun(f"{path}: there is no {MANIFEST} beside it; give a file that featherbone export wrote")
     values = read_json(about, str(about), dict[str, Any], BadRun, AGAIN)
-    if values.get("format") != FORMAT:
-        raise BadRun(f"{about}: format {str(values.get('format'))[:80]}, this version reads {FORMAT}; {AGAIN}")
+    require_format(values, FORMAT, str(about), AGAIN)
     found = parse_value(values, str(about), _Entries, BadRun, AGAIN)
     card = Card.parse(found.card, f"{about}, card", AGAIN)
     manifest = Manifest(

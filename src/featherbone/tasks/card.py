@@ -17,6 +17,7 @@ from featherbone.files import parse_value, read_json, write_bytes, write_json
 from featherbone.metrics.operating_point import OperatingPoint
 
 FORMAT = 1
+"""Of `card.json`: raised by a change after which files have another meaning, or older versions cannot read them."""
 CARD, WEIGHTS, CONFUSION = "card.json", "weights.safetensors", "confusion.npz"
 MAX_CONFUSION = 100
 """Maximum number of classes for which the card holds the confusion matrix."""
@@ -137,9 +138,7 @@ class Card:
         if not path.is_file():
             raise BadRun(f"{run}: not a run folder, there is no {CARD}; give a folder that featherbone train wrote")
         values = read_json(path, str(path), dict[str, Any], BadRun, DAMAGED)
-        if values.get("format") != FORMAT:
-            found = str(values.get("format"))[:80]
-            raise BadRun(f"{path}: format {found}, this version reads {FORMAT}; use the one that wrote it")
+        require_format(values, FORMAT, str(path), "use the version that wrote it")
         return Card.parse(values, str(path), DAMAGED)
 
     @staticmethod
@@ -187,6 +186,21 @@ def count_measured(metrics: dict[str, Any]) -> str:
     """How many images of which split the metrics are of."""
     split = metrics.get("split", "val")  # of runs before splits could be chosen
     return f"{metrics['images']} images" + (", all that there are" if split == ALL else f" of {split}")
+
+
+def require_format(values: dict[str, Any], readable: int, name: str, remedy: str) -> None:
+    """Raise `BadRun` unless the `format` among the values of a file is `readable`; a newer one needs an upgrade."""
+    found = values.get("format")
+    if found == readable:
+        return
+    if isinstance(found, int) and found > readable:
+        stated = values.get("versions")
+        writer = stated.get("featherbone", "") if isinstance(stated, dict) else ""
+        raise BadRun(
+            f"{name}: format {found}, written by a newer Featherbone {str(writer)[:40]}".rstrip()
+            + f"; this one reads format {readable}; upgrade it: pip install -U featherbone"
+        )
+    raise BadRun(f"{name}: format {str(found)[:80]}, this version reads {readable}; {remedy}")
 
 
 def versions() -> dict[str, str]:
