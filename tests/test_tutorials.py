@@ -6,6 +6,7 @@ import shlex
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from featherbone.cli import main
 from pages import COMMAND, PAGES, ROOT, lines
@@ -44,3 +45,29 @@ def test_notebooks_are_stored_without_results():
     for task, notebook in NOTEBOOKS.items():
         nbformat.validate(notebook)
         assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells), task
+
+
+def smaller(source):
+    """The code of a cell with smaller images, fewer steps and a tiny backbone without weights."""
+    source = re.sub(r"^(%run \S+draw\.py .*)$", rf"\1 {' '.join(SIZES)}", source, flags=re.M)
+    tiny = '"test_resnet", batch_size=4, pretrained=False, device="cpu", workers=0'
+    source = source.replace('"tf_efficientnet_lite0"', tiny).replace("image_size=128", "image_size=64")
+    return re.sub(r"epochs=\d+", "epochs=1", source)
+
+
+@pytest.mark.filterwarnings("default")  # those of the Jupyter client
+def test_notebooks_run_from_top_to_bottom(tmp_path, monkeypatch):
+    """One kernel for all, so that torch is imported once; names that a notebook lacks are found by ruff."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    (tmp_path / "draw.py").symlink_to(DRAW)
+    cells = []
+    for task, notebook in NOTEBOOKS.items():
+        (tmp_path / task).mkdir()
+        cells.append(nbformat.v4.new_code_cell(f"%cd -q {tmp_path / task}"))
+        cells += [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in cells:
+        cell.source = smaller(cell.source)
+    joined = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(joined, kernel_name="python3", timeout=600).execute()
+    shown = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
+    assert len(shown) == 4 * len(NOTEBOOKS)
