@@ -62,6 +62,12 @@ def test_every_page_is_in_the_navigation():
     assert sorted(listed) == sorted(set(PAGES) - {"README.md"})
 
 
+def test_every_picture_of_a_page_exists():
+    for page, text in PAGES.items():
+        for target in re.findall(r"!\[[^\]]*\]\((?!http)([^)]+)\)", text):
+            assert (ROOT / page).parent.joinpath(target).is_file(), (page, target)
+
+
 def test_pictures_are_small():
     pictures = [path for path in (ROOT / "docs").rglob("*") if path.suffix in {".png", ".jpg", ".webp", ".svg"}]
     assert sum(path.stat().st_size for path in pictures) < 2**20
