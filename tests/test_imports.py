@@ -23,7 +23,7 @@ RANKS = (
     {"recipes", "benchmarking"},
     {"comparison"},
     {
-        *("adapters", "outcomes", "prediction", "prediction_files", "prediction_rows", "on_ray", "licensing"),
+        *("adapters", "outcomes", "prediction", "prediction_files", "prediction_rows", "video", "on_ray", "licensing"),
         *("commands", "cli", "__init__", "__main__"),
     },
 )

@@ -63,6 +63,7 @@ from featherbone.outcomes import (
     RowsResult,
     ShardsResult,
     TrainResult,
+    VideoResult,
 )
 from featherbone.prediction import predict_pictures, predict_rows
 from featherbone.prediction_rows import PART_SIZE, PredictionRows
@@ -71,11 +72,13 @@ from featherbone.progress import notify, track
 from featherbone.publishing import publish
 from featherbone.recipes import find_recipe
 from featherbone.report.doctor import write_doctor_page
+from featherbone.results import Detections
 from featherbone.tasks.card import Card
 from featherbone.tasks.inference import Inference
 from featherbone.tasks.published import PUBLISHED, convert_file, load_model
 from featherbone.tasks.task import kind_of
 from featherbone.tasks.variant import variant_path
+from featherbone.video import is_video, predict_videos, require_video
 
 Task = Literal["classification", "multilabel", "detection", "instance", "semantic", "panoptic"]
 
@@ -225,6 +228,7 @@ def predict(
     out: Path | None = None,
     pictures: bool = True,
     save: tuple[Form, ...] = (),
+    track: bool = False,
     rows: Literal["parquet", "jsonl"] | None = None,
     share: str = "1/1",
     ray: str | None = None,
@@ -240,8 +244,10 @@ def predict(
     workers: int | None = None,
     trust: bool = False,
     accept_licence: str | None = None,
-) -> PredictResult | RowsResult:
+) -> PredictResult | RowsResult | VideoResult:
     """Predict on pictures, and write annotated copies and `predictions.json`, or rows for any number of pictures.
+
+    Of videos and cameras, write an annotated video and a line of JSON for each frame.
 
     Semantic segmentation also writes index PNGs under `maps`, panoptic segmentation COCO's PNGs and `panoptic.json`.
     With `rows`, parts of `part_size` rows appear under `rows`, and the same command continues after an interruption.
@@ -249,13 +255,14 @@ def predict(
     Args:
         run: Run folder, exported file, or name of a published model: of timm's ImageNet classifiers, or of the papers'
             detectors and segmentation models, such as lit_small.mask_rcnn_coco. Also with arguments, as for evaluate.
-        sources: Pictures, folders of pictures and globs; with `rows` also lists (.txt, a path a line), Parquet and tar
-            shards, and URLs (s3://, gs://).
+        sources: Pictures, folders of pictures and globs, or videos and cameras (camera:0); with `rows` also lists
+            (.txt, a path a line), Parquet and tar shards, and URLs (s3://, gs://).
         out: Folder to write to; by default `predictions` in the run folder, beside an export's, or for a published
             model in the current folder.
         pictures: Write annotated copies; not with `rows`.
         save: Also write the results in formats of other tools, each into a folder of its name: coco (results and
             annotations), yolo, voc, png or label-studio; not with `rows`.
+        track: Give the objects of a video ids; needs featherbone[video], as videos do.
         rows: Write a row for each picture instead of `predictions.json`, as Parquet or lines of JSON; by default
             Parquet for lists, shards, URLs and shares.
         share: Share of the pictures to predict, such as 1/3, 2/3 and 3/3 on three machines.
@@ -290,14 +297,25 @@ def predict(
         raise BadOption("part-size applies only to rows; omit it, or pass --rows parquet")
     if form is not None and save:
         raise BadOption("save applies only to pictures without --rows; omit one of them")
+    videos = [source for source in given if is_video(source)]
+    if track and not videos:
+        raise BadOption("track applies only to videos and cameras; omit it")
+    if videos and (len(videos) < len(given) or form is not None or save):
+        raise BadOption("videos are predicted without pictures, rows, shares and save; omit these, or use two commands")
     folder = Path(out or beside(Path(run), "predictions"))
     check_writable(folder, folder=True)
+    if videos:
+        require_video(track)
     if ray is not None:
         if taken.total > 1:
             raise BadOption(f"share {share} applies only to single machines; omit it, a cluster divides the pictures")
         with redirect_stdout(sys.stderr):  # Ray prints what its workers print
             return predict_on_ray(ray, predict, Path(run), given, folder, options)
     predictor = load(run, device, score, tile, overlap, slide, scales, mirror, trust, accept_licence)
+    if videos:
+        if track and not issubclass(kind_of(predictor.card).record, Detections):
+            raise BadOption(f"track applies only to detection and instance segmentation, not {predictor.card.task}")
+        return predict_videos(predictor, given, folder, pictures, track, batch_size)
     workers = workers or min(8, os.cpu_count() or 1)
     if form is None:
         return predict_pictures(predictor, given, folder, pictures, batch_size, workers, save)

@@ -73,11 +73,14 @@ def draw_classification(image: Image.Image, record: Classification, score: float
     return canvas
 
 
-def draw_detections(image: Image.Image, record: Detections | Instances, score: float = 0.0) -> Image.Image:
+def draw_detections(
+    image: Image.Image, record: Detections | Instances, score: float = 0.0, ids: Sequence[int | None] = ()
+) -> Image.Image:
     """The RGB image with a box, a name and, if the record has masks, a mask for each object; highest score on top.
 
     Drawn are the `MAX_OBJECTS` highest-scoring objects with at least `score`. Colours differ by class, or by object if
-    all are of one class or have masks. Raises `ValueError` if the record is of an image of another size.
+    all are of one class or have masks; with `ids` of tracks, which follow the names, by track. Raises `ValueError` if
+    the record is of an image of another size.
     """
     _check_size(image, record.height, record.width)
     chosen = [i for i in range(len(record)) if record.scores[i] >= score]
@@ -88,11 +91,15 @@ def draw_detections(image: Image.Image, record: Detections | Instances, score: f
     boxes = _scale_boxes([record.boxes[i] for i in chosen], image.size, picture.size)
     has_masks = isinstance(record, Instances)
     colours = _colours([record.labels[i] for i in chosen], boxes, by_object=has_masks)
+    if ids:
+        colours = [BAR if (number := ids[i]) is None else colour(number) for i in chosen]
     for i, box, paint in reversed(list(zip(chosen, boxes, colours, strict=True))):
         if isinstance(record, Instances):
             _draw_mask(picture, record.masks[i], paint, line)
         _draw_box(picture, box, paint, 1 if has_masks else line)
-    names = [(f"{record.scores[i]:.0%}", record.names[i], paint) for i, paint in zip(chosen, colours, strict=True)]
+    texts = [f"{record.names[i]} #{ids[i]}" if ids and ids[i] is not None else record.names[i] for i in chosen]
+    scores = [f"{record.scores[i]:.0%}" for i in chosen]
+    names = list(zip(scores, texts, colours, strict=True))
     return _with_names(picture, minimum, boxes, names)
 
 
@@ -133,11 +140,16 @@ def draw_panoptic(image: Image.Image, record: PanopticMap, legend: bool = True) 
     return _with_legend(picture, rows) if legend else picture
 
 
-def draw_record(image: AnyImage, record: Record, score: float = 0.0, legend: bool = True) -> Image.Image:
-    """The picture of a record of any task: objects with at least `score`, maps with or without a `legend`."""
+def draw_record(
+    image: AnyImage, record: Record, score: float = 0.0, legend: bool = True, ids: Sequence[int | None] = ()
+) -> Image.Image:
+    """The picture of a record of any task: objects with at least `score`, maps with or without a `legend`.
+
+    `ids` are those of the tracks of objects.
+    """
     image = to_picture(image)
     if isinstance(record, Detections):
-        return draw_detections(image, record, score=score)
+        return draw_detections(image, record, score=score, ids=ids)
     if isinstance(record, SemanticMap):
         return draw_semantic(image, record, legend)
     if isinstance(record, PanopticMap):

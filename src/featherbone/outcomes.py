@@ -137,6 +137,25 @@ class PredictResult:
 
 
 @dataclass(frozen=True)
+class VideoResult:
+    """Numbers of frames that were predicted, and where their results are."""
+
+    frames: dict[str, int]
+    """By video or camera."""
+    out: Path
+    """Folder of `NAME.jsonl`, a row for each frame, and `NAME.mp4`."""
+    pictures: bool
+    """Whether annotated videos were written."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"frames": self.frames, "out": str(self.out)}
+
+    def __str__(self) -> str:
+        lines = [f"{source}  {count:,} frames" for source, count in self.frames.items()]
+        return "\n".join([*lines, f"{'annotated videos and ' if self.pictures else ''}rows of frames in {self.out}"])
+
+
+@dataclass(frozen=True)
 class RowsResult:
     """Counts of the rows that were written for any number of pictures."""
 
