@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from featherbone.data.frames import fit
 from featherbone.data.transforms import Preprocessing
+from featherbone.deployment import use_form
 from featherbone.errors import BadOption
 from featherbone.heads.mask_rcnn import MaskDecoder
 from featherbone.heads.panoptic_fpn import PanopticRaw
@@ -168,6 +169,7 @@ def test_forward_exports(task, backbone):
         torch.manual_seed(0)
         card = Card(task, backbone, CLASSES, preprocessing, head=name, head_args=small, things=(1, 2))
         net = build_task(card).eval()
+        use_form(net, "compiled")
         images = torch.randn(1, 3, 64, 64)
         with torch.no_grad():
             program = torch.export.export(net, (images,)).module()

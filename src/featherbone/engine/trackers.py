@@ -15,6 +15,7 @@ import numpy as np
 from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, TrackioTracker, WandBTracker
 from PIL import Image
 
+from featherbone.data.images import read_image
 from featherbone.engine.run import read_metrics
 from featherbone.errors import BadOption, FeatherboneError
 from featherbone.exporters.targets.target import quiet, require
@@ -124,8 +125,7 @@ class Log:
         values |= {f"{split}/{name}": value for split in ("train", "val") for name, value in row[split].items()}
         self.numbers(values, row["step"])
         if picture is not None and self.trackers:
-            with Image.open(picture) as image:
-                image.load()
+            image = read_image(picture)
             self.each(lambda name, tracker: TRACKERS[name].picture(tracker, image, row["step"]))
 
     def numbers(self, values: Mapping[str, Any], step: int) -> None:
