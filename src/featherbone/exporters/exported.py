@@ -42,7 +42,9 @@ class ExportedTask(nn.Module):
             raise BadRun(f"{manifest.file}: outputs {unknown[:200]} of another model; {AGAIN}")
 
     def forward(self, images: Tensor, score: float = 0.0) -> Any:
-        """Normalised images (B, C, H, W) to the raw tensors of all objects, on the images' device; it runs on the CPU.
+        """Normalised images (B, C, H, W) to the raw tensors of all objects, on the images' device.
+
+        The file runs on the CPU, and computes all objects whatever the `score`.
 
         Raises `BadOption` for a size that the file refuses.
         """
