@@ -5,7 +5,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -147,6 +147,7 @@ def tracked(run: Path, card: Card, names: Sequence[str]) -> Iterator[Log]:
     folder, file = run / FOLDER, run / FOLDER / IDENTITIES
     known = read_json(file, str(file), dict[str, str]) if file.is_file() else {}
     config, log, hooks = configuration(card), Log({}), (sys.excepthook, sys.exit)
+    served = "WANDB_SERVICE" in os.environ  # by a process that the caller's W&B has started
     for variable, value in PRIVATE.items():
         os.environ.setdefault(variable, value)
     try:
@@ -172,6 +173,11 @@ def tracked(run: Path, card: Card, names: Sequence[str]) -> Iterator[Log]:
         yield log
     finally:
         log.each(lambda name, tracker: tracker.finish())
+        if "wandb" in names and not served:
+            import wandb
+
+            with quiet(), suppress(Exception):
+                wandb.teardown()  # else its process stays until Python ends
         if not (run / CARD).is_file():  # nothing was trained
             shutil.rmtree(folder, ignore_errors=True)
         sys.excepthook, sys.exit = hooks  # W&B replaces them
