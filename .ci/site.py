@@ -3,15 +3,19 @@
 uv run python .ci/site.py
 """
 
+import inspect
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "build" / "site"
+SETTINGS = ROOT / "build" / "settings.md"
+"""What docs/settings.md includes."""
 
 
 def pages(nav: list[dict[str, Any]], section: str = "") -> Iterator[tuple[str, str, str]]:
@@ -45,8 +49,37 @@ def index(project: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def settings() -> str:
+    """The settings of training in Markdown: those of `featherbone train --help`, with the presets and the recipes."""
+    from featherbone.engine.settings import OPTIONS, TYPES, default, effect, in_words
+    from featherbone.recipes import RECIPES
+    from featherbone.tasks.task import KINDS
+
+    def chosen(values: Mapping[str, object]) -> str:
+        words = {name: f"{x:.6g}" if isinstance(x, float) else in_words(x) for name, x in values.items()}
+        return ", ".join(f"[`{name}`](#{name}) {value}" for name, value in words.items())
+
+    lines = ["## Settings", ""]
+    for name, option in OPTIONS.items():
+        bounds = option.metadata["range"]
+        numbers = f", {bounds[0]:.10g} to {bounds[1]:.10g}" if bounds else ""
+        lines += [f"### `{name}` {{ #{name} }}", "", effect(name).replace("<", "&lt;"), ""]
+        kinds = get_args(TYPES[name]) if get_origin(TYPES[name]) in (Union, UnionType) else (TYPES[name],)
+        kind = " | ".join("None" if kind is type(None) else inspect.formatannotation(kind) for kind in kinds)
+        lines += [f"`{kind.replace('typing.', '')}`{numbers}. Default: {default(name)}.", ""]
+    lines += ["## Presets", ""]
+    for task, kind in KINDS.items():
+        lines += [f"- `{name}`, {task}: {chosen(values)}." for name, values in kind.presets.items()]
+    lines += ["", "## Recipes", ""]
+    for name, recipe in RECIPES.items():
+        lines += [f"### `{name}`", "", inspect.getdoc(recipe) or "", "", f"It sets {chosen(recipe())}.", ""]
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Build; exit with the generator's code where a link or a reference is broken."""
+    SETTINGS.parent.mkdir(exist_ok=True)
+    SETTINGS.write_text(settings(), encoding="utf-8")
     done = subprocess.run([sys.executable, "-m", "zensical", "build", "--strict", "--clean"], cwd=ROOT)
     if done.returncode:
         sys.exit(done.returncode)

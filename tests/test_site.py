@@ -1,5 +1,6 @@
 """The documentation: its commands are those of the parser, every page is in the navigation, and the site builds."""
 
+import html
 import importlib.util
 import os
 import re
@@ -111,6 +112,17 @@ def test_the_python_page_has_every_public_function(built):
     text = (built / "api.html").read_text(encoding="utf-8")
     for name in featherbone.__all__:
         assert re.search(rf'id="featherbone\.\w+\.{name}"', text), name
+
+
+def test_the_settings_page_has_every_setting_as_its_help_states_it(built):
+    from featherbone.engine.settings import OPTIONS, default, effect
+
+    text = (built / "settings.html").read_text(encoding="utf-8")
+    for name in OPTIONS:
+        _, heading, rest = text.partition(f'<h3 id="{name}">')
+        section = html.unescape(rest.partition("<h")[0])
+        assert heading and effect(name) in section and f"Default: {default(name)}." in section, name
+    assert 'id="lvt_segformer"' in text and "<code>small-data</code>, semantic" in text
 
 
 def test_a_broken_link_fails(tmp_path):

@@ -30,7 +30,8 @@ from featherbone.tasks.task import KINDS
 from featherbone.tasks.variant import parse_keywords
 
 
-def _shown(value: Any) -> str:
+def in_words(value: Any) -> str:
+    """A value as the command line takes it, or `none`."""
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
     return "none" if value in (None, "") else str(value)
@@ -44,7 +45,7 @@ def option(
     `shown` are words for a default that depends on more than the task.
     """
     bounds = None if low is None else (low, high)
-    return field(default=default, metadata={"help": text, "range": bounds, "default": shown or _shown(default)})
+    return field(default=default, metadata={"help": text, "range": bounds, "default": shown or in_words(default)})
 
 
 @dataclass(frozen=True)
@@ -317,30 +318,31 @@ def _check(name: str, value: Any) -> Any:
 def command_options() -> Any:
     """The settings as a `TypedDict` for the command line: only what is given is passed on, defaults are shown."""
     annotations = {
-        name: Annotated[TYPES[name], tyro.conf.arg(help=_effect(name), help_behavior_hint=_default(name))]
+        name: Annotated[TYPES[name], tyro.conf.arg(help=effect(name), help_behavior_hint=f"(default: {default(name)})")]
         for name in OPTIONS
     }
     return TypedDict("command_options", annotations, total=False)  # type: ignore[operator]
 
 
-def _effect(name: str) -> str:
+def effect(name: str) -> str:
+    """What a setting does, and for which tasks where that is not all of them."""
     tasks = [kind.name for kind in KINDS.values() if name in kind.options]
     return OPTIONS[name].metadata["help"] + (f" For {_listed(tasks)} only." if tasks else "")
 
 
-def _default(name: str) -> str:
-    """`(default: 32; for detection, instance 8; from given weights 16)`."""
+def default(name: str) -> str:
+    """The default of a setting and those that differ: `32; for detection, instance 8; from given weights 16`."""
     own: dict[str, list[str]] = {}
     for kind in KINDS.values():
         if name in kind.defaults:
-            own.setdefault(_shown(kind.defaults[name]), []).append(kind.name)
+            own.setdefault(in_words(kind.defaults[name]), []).append(kind.name)
         for head, made in kind.heads.items():
             if name in head_defaults(made):
-                own.setdefault(_shown(head_defaults(made)[name]), []).append(head)
+                own.setdefault(in_words(head_defaults(made)[name]), []).append(head)
     others = "".join(f"; for {_listed(tasks)} {value}" for value, tasks in own.items())
     if name in FINE_TUNING:
-        others += f"; from given weights {_shown(FINE_TUNING[name])}"
-    return f"(default: {OPTIONS[name].metadata['default']}{others})"
+        others += f"; from given weights {in_words(FINE_TUNING[name])}"
+    return f"{OPTIONS[name].metadata['default']}{others}"
 
 
 def _listed(tasks: Sequence[str]) -> str:
