@@ -67,11 +67,15 @@ def write_shards(data: Path, out: Path, task: str | None = None, samples_per_sha
 def _write_shard(path: Path, images: Split[Any], first: int, indices: list[int]) -> None:
     with tarfile.open(path, "w") as tar:
         for number, index in enumerate(indices, first):
-            content = images.encoded(index)
-            for ending, part in ((_suffix(content, images.name(index)), content), _annotation(images, index)):
-                member = tarfile.TarInfo(f"{number:09}{ending}")
-                member.size = len(part)
-                tar.addfile(member, io.BytesIO(part))
+            add_sample(tar, number, images.encoded(index), images.name(index), *_annotation(images, index))
+
+
+def add_sample(tar: tarfile.TarFile, number: int, image: bytes, name: str, ending: str, annotation: bytes) -> None:
+    """Add an encoded image, which messages call `name`, and its annotation. Raises `BadImage` for one of no format."""
+    for suffix, content in ((_suffix(image, name), image), (ending, annotation)):
+        member = tarfile.TarInfo(f"{number:09}{suffix}")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
 
 
 def _suffix(content: bytes, name: str) -> str:
