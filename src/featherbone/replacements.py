@@ -113,7 +113,7 @@ TABLE: dict[type[nn.Module], Mapping[str, Build]] = {
     nn.Dropout2d: {"deployed": identity},
     lvt.CSA: {
         "compiled": attributes(mix=csa.csa_batched),
-        "graph": attributes(attend_taps=csa.tap_attention_plain),
+        "graph": attributes(attend_taps=csa.tap_attention_by_map, mix=csa.csa_gathered),
         "size": attributes(pool=csa.pool_open, mix=csa.csa_open),
         "device": attributes(attend_taps=csa.tap_attention_by_window, mix=csa.csa_sliced),
         "triton": csa_kernel,

@@ -103,6 +103,24 @@ def weights_in_file(path):
     return found
 
 
+class Stacked(torch.nn.Module):
+    """A product with a stack of matrices, and one with a matrix."""
+
+    def forward(self, images):
+        return images @ torch.linspace(-1, 1, 48).reshape(3, 4, 4) @ torch.linspace(-1, 1, 20).reshape(4, 5)
+
+
+def test_products_with_stacks_of_matrices_stay_float(tmp_path):
+    """ONNX Runtime does not multiply with a stack whose matrices have a scale per channel."""
+    images, onnx_target = torch.randn(2, 3, 6, 4), TARGETS["onnx"]
+    source, path = tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    onnx_target.write(Stacked(), images, source, ["y"], "batch")
+    onnx_target.quantize(Stacked(), source, path, [images])
+    assert len(onnx_target.layers(source)) == 1
+    expected = Stacked()(images)
+    assert 1e-6 < (onnx_target.open(path)(images)[0] - expected).abs().max() / expected.abs().max() < 0.05
+
+
 @pytest.mark.parametrize("target", ["onnx", "openvino", "executorch"])
 def test_int8_is_smaller_and_as_good(task, target, tmp_path):
     before = accuracy(task)

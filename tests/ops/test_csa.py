@@ -5,7 +5,9 @@ from featherbone.ops.csa import (
     TAPS,
     convolutional_self_attention,
     convolutional_self_attention_plain,
+    csa_gathered,
     tap_attention,
+    tap_attention_by_map,
     tap_attention_plain,
 )
 
@@ -50,6 +52,7 @@ def test_fast_and_plain_form_are_the_formula(size):
     expected = by_positions(*given)
     torch.testing.assert_close(convolutional_self_attention(*given), expected)
     torch.testing.assert_close(convolutional_self_attention_plain(*given), expected)
+    torch.testing.assert_close(csa_gathered(*given), expected)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -76,6 +79,7 @@ def test_attention_and_its_gradients_equal_the_plain_form():
     given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     fast, plain = (form(*given, 2, 0.3) for form in (tap_attention, tap_attention_plain))
     torch.testing.assert_close(fast, plain)
+    torch.testing.assert_close(tap_attention_by_map(*given, 2, 0.3), plain)
     cotangent = torch.randn_like(plain)
     torch.testing.assert_close(
         torch.autograd.grad(fast, given, cotangent), torch.autograd.grad(plain, given, cotangent)

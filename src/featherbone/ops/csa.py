@@ -44,10 +44,18 @@ def tap_attention(pooled: Tensor, weight: Tensor, bias: Tensor, num_heads: int, 
 
 
 def tap_attention_plain(pooled: Tensor, weight: Tensor, bias: Tensor, num_heads: int, scale: float) -> Tensor:
-    """The same by a softmax over the last axis, which runtimes are fast at."""
+    """The same straight from the formula."""
     b, h, w, _ = pooled.shape
     scores = F.linear(pooled, weight, bias).reshape(b, h, w, num_heads, TAPS, TAPS) * scale
     return scores.softmax(-1).flatten(4)
+
+
+def tap_attention_by_map(pooled: Tensor, weight: Tensor, bias: Tensor, num_heads: int, scale: float) -> Tensor:
+    """The same for runtimes, whose softmax over nine neighbours is slow: over nine maps of all windows."""
+    b, h, w, _ = pooled.shape
+    scores = (weight * scale) @ pooled.flatten(1, 2).transpose(1, 2) + (bias * scale)[:, None]  # (B, 81 heads, h*w)
+    shares = scores.reshape(b, num_heads * TAPS, TAPS, h * w).softmax(2).flatten(1, 2)
+    return shares.transpose(1, 2).reshape(b, h, w, num_heads, TAPS * TAPS)
 
 
 def tap_attention_by_window(pooled: Tensor, weight: Tensor, bias: Tensor, num_heads: int, scale: float) -> Tensor:
@@ -67,6 +75,26 @@ def convolutional_self_attention(x: Tensor, attention: Tensor, weight: Tensor) -
 def csa_batched(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:
     """The same for the whole batch."""
     return _mix(tap_values(x, weight, attention.shape[1:3], skip), attention)[:, : x.shape[1], : x.shape[2]]
+
+
+def csa_gathered(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:
+    """The same for runtimes, where copies take most of the time: one gather by index, one batched product."""
+    b, height, width, c = x.shape
+    h, w, heads = attention.shape[1:4]
+    rows = F.pad(x.flatten(1, 2), (0, 0, 0, 1))  # the last one is zero, for taps outside of the map
+    taps = rows.index_select(1, window_positions(height, width).to(x.device)).reshape(b, TAPS, h * w, c)
+    values = (taps @ weight.transpose(1, 2)).reshape(b, TAPS, h * w, heads, c // heads).permute(0, 2, 3, 1, 4)
+    mixed = attention.reshape(-1, TAPS, TAPS) @ values.reshape(-1, TAPS, c // heads)
+    return _overlap_add(mixed.reshape(b, h, w * heads, TAPS * c // heads), heads)[:, :height, :width]
+
+
+def window_positions(height: int, width: int) -> Tensor:
+    """The position of each tap of every window in a flattened map, (9*h*w,), tap by tap; outside it is H*W."""
+    taps = torch.arange(3)[:, None] - 1
+    rows = (taps + torch.arange(0, height, 2)).reshape(3, 1, -1, 1)
+    columns = (taps + torch.arange(0, width, 2)).reshape(1, 3, 1, -1)
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    return torch.where(inside, rows * width + columns, height * width).flatten()
 
 
 def csa_sliced(x: Tensor, attention: Tensor, weight: Tensor) -> Tensor:

@@ -187,6 +187,7 @@ def fold_transposes(model: Any) -> None:
 
 
 def products(model: Any) -> list[str]:
-    """Names of the nodes that multiply with a constant weight."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return [node.name for node in model.graph.node if node.op_type in PRODUCTS and node.input[1] in weights]
+    """Names of the nodes that multiply with a constant weight; not stacks of matrices, which fail with a scale each."""
+    ranks = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    nodes = [node for node in model.graph.node if node.op_type in PRODUCTS and node.input[1] in ranks]
+    return [node.name for node in nodes if node.op_type != "MatMul" or ranks[node.input[1]] == 2]
