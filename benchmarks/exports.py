@@ -131,7 +131,8 @@ def measure(model: str, head: str, target: str, side: int, count: int, repeats: 
     folder = Path(tempfile.mkdtemp())
     start = time.perf_counter()
     try:
-        form = choose_form(find_target(target), card.task, card.head, "none")
+        name, _, precision = target.partition("-")
+        form = choose_form(find_target(name), card.task, card.head, "none", fp16=precision == "fp16")
         parity = export_task(card, net, form, folder / "out", pictures)
         seconds = time.perf_counter() - start
         _, file = open_task(folder / "out")
@@ -173,7 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=list(PAPER))
     parser.add_argument("--heads", nargs="+", default=list(HEAD_NAMES), choices=HEAD_NAMES)
-    parser.add_argument("--targets", nargs="+", default=[t for t in TARGETS if t != "web"])
+    parser.add_argument(
+        "--targets", nargs="+", default=[t for t in TARGETS if t != "web"], help="also with a precision: ncnn-fp16"
+    )
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--count", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=10)

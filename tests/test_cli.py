@@ -223,6 +223,7 @@ def test_doctor_ends_in_one_where_training_would_be_spoiled(world, capsys, tmp_p
         (["export", "RUN", "--to", "litert"], "pip install litert_torch"),
         *([(["export", "RUN", "--to", "coreml"], "verified only on darwin")] if sys.platform != "darwin" else []),
         (["export", "RUN", "--int8", "--evaluate"], "omit evaluate"),
+        (["export", "RUN", "--int8", "--fp16"], "omit one of them"),
         (["doctor"], "check what"),
         (["doctor", "--target", "onnx", "--model", "lvt", "--zero-ignored"], "omit them for a target"),
         (["doctor", "DATA", "--head", "yolov3"], "head applies only to --target"),

@@ -36,8 +36,9 @@ int main(int argc, char** argv) try {
     const std::filesystem::path folder = argv[1];
     const fb::Json about = fb::read_about(folder, "ncnn");
     ncnn::Net net;
-    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = false;  // faster, less exact
-    net.opt.use_bf16_storage = false;
+    // As in the proof of the file. On ARM, float16 storage also holds for the values between layers.
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = about.at("precision") == "fp16";
+    net.opt.use_fp16_arithmetic = net.opt.use_bf16_storage = false;  // faster, less exact
     const std::filesystem::path param = folder / about.at("file");
     if (net.load_param(param.c_str()) ||
         net.load_model(std::filesystem::path(param).replace_extension(".bin").c_str()))

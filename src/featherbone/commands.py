@@ -377,6 +377,7 @@ def export(
     dynamic: Literal["none", "batch", "size"] | None = None,
     with_pre: bool = False,
     with_nms: bool = False,
+    fp16: bool = False,
     int8: bool = False,
     max_drop: float = 0.01,
     calibration: int = 64,
@@ -399,6 +400,7 @@ def export(
             target and head allow it.
         with_pre: Include the normalisation: the file takes bytes.
         with_nms: Include NMS in the file of a detector.
+        fp16: Store weights in float16, for ncnn and openvino: half the size, computed in float32.
         int8: Quantise to int8. The file is evaluated on all validation images; for onnx and openvino the most sensitive
             layers stay in float until the run's metric drops by at most `max_drop`. `int8.json` is beside the file.
         max_drop: Maximum drop of the metric in int8, from 0 to 1.
@@ -412,6 +414,8 @@ def export(
     for name, number in (("count", count), ("calibration", calibration)):
         if number < 1:
             raise BadOption(f"{name} {number} is too small; pass 1 or more")
+    if int8 and fp16:
+        raise BadOption("fp16 and int8 exclude each other; omit one of them")
     if int8 and evaluate:
         raise BadOption("int8 always evaluates its files; omit evaluate")
     target = find_target(to)
@@ -426,8 +430,9 @@ def export(
             f"{run}: its inputs have no single size, which a file needs; make one that has: featherbone convert "
             "FILE NAME --fixed --image-size H W --out RUN, with the file of its weights"
         )
-    form = choose_form(target, card.task, card.head, dynamic, with_pre, with_nms, card.preprocessing.channels)
-    folder = Path(out or beside(Path(run), f"exports/{to}-int8" if int8 else f"exports/{to}"))
+    form = choose_form(target, card.task, card.head, dynamic, with_pre, with_nms, card.preprocessing.channels, fp16)
+    precision = "-int8" if int8 else "-fp16" if fp16 else ""
+    folder = Path(out or beside(Path(run), f"exports/{to}{precision}"))
     check_writable(folder, folder=True)
     own, data, measured = images and Path(images), None, None
     if evaluate:
@@ -559,8 +564,8 @@ def bench(
             detectors and segmentation models; run folders, or exported files (in their runtime only). Names and run
             folders also with arguments, as for evaluate.
         runtimes: Runtimes to measure: eager, compiled, or those of export targets, such as onnx, openvino and torch
-            (ahead of time), also in int8, such as onnx-int8; files are exported first and compared with eager. By
-            default eager, and with `to` onnx.
+            (ahead of time), also in fp16 and int8, such as ncnn-fp16 and onnx-int8; files are exported first and
+            compared with eager. By default eager, and with `to` onnx.
         batch_size: Batch sizes.
         image_size: Sides of the images; by default each model's.
         repeats: Maximum number of measured rounds.

@@ -159,6 +159,15 @@ def test_records_and_maps_are_those_of_predict(name, target, program, exported, 
     assert rows > 5, "there was something to find"
 
 
+def test_weights_in_float16(target, program, tmp_path):
+    if not TARGETS[target].fp16:
+        pytest.skip(f"{target} does not store weights in float16")
+    a_run(tmp_path / "run")
+    drawn(50, 80).save(tmp_path / "x.png")
+    path = featherbone.export(tmp_path / "run", to=target, images=tmp_path, fp16=True).path
+    compare(json.loads(program(path.parent, tmp_path / "x.png")[1]), load(path)(tmp_path / "x.png").to_json(), 1e-3)
+
+
 @pytest.mark.skipif(not PHOTOS, reason="needs the shared photos")
 def test_classes_of_jpeg_photos_are_those_of_predict(program, exported):
     path = exported("classifier")

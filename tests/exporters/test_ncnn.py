@@ -1,5 +1,6 @@
 """ncnn files equal their models on decoded results; what ncnn cannot compute is refused with the reason."""
 
+import platform
 import sys
 
 import pytest
@@ -16,6 +17,7 @@ from featherbone.exporters.targets import TARGETS
 from featherbone.exporters.targets.ncnn import call
 
 NCNN = TARGETS["ncnn"]
+ON_ARM = platform.machine() in ("aarch64", "arm64")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,19 @@ def test_a_file_equals_its_model(backbone, head, tmp_path):
     _, exported = open_task(tmp_path / "model.param")
     with torch.inference_mode():
         assert type(exported(torch.randn(2, 3, 64, 96))) is type(task(torch.randn(1, 3, 64, 96)))
+
+
+@pytest.mark.parametrize(("target", "head"), [("ncnn", "nms_free"), ("openvino", None)])
+def test_weights_in_float16(target, head, tmp_path):
+    """The results are the model's within the rounding of weights, which there is."""
+    card, task = a_model(head)
+    form = choose_form(TARGETS[target], card.task, head, fp16=True)
+    parity = export_task(card, task, form, tmp_path, pictures())
+    assert parity.holds and 1e-4 < parity.raw < 0.1
+    assert ("in float16 on ARM" in parity.caveat) == (target == "ncnn" and not ON_ARM)
+    assert open_task(tmp_path)[1].manifest.precision == "fp16"
+    params = sum(value.numel() for value in task.parameters())
+    assert (tmp_path / "model.bin").stat().st_size < 2.3 * params
 
 
 class Maps(nn.Module):

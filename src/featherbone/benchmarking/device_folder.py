@@ -19,7 +19,7 @@ import torch
 from featherbone.benchmarking import device_script
 from featherbone.benchmarking.speed import Measurement, check, list_runtimes, measurements_of, write_files
 from featherbone.benchmarking.table import SpeedRow
-from featherbone.benchmarking.worker import EXPECTED, INT8, TORCH, Job, Plan, sample, target_of
+from featherbone.benchmarking.worker import EXPECTED, FP16, INT8, TORCH, Job, Plan, sample, target_of
 from featherbone.errors import BadOption
 from featherbone.exporters.artifact import compared_names, run_batch
 from featherbone.exporters.exported import open_task
@@ -117,7 +117,7 @@ def write_case(one: Measurement, out: Path, number: int, num_images: int) -> dic
         "file": job.target.file,
         "target": job.target.name,
         "packages": job.target.run_packages,
-        "int8": job.runtime.endswith(INT8),
+        "rounded": job.runtime.endswith((INT8, FP16)),
         "one_image": one_image,
         "expected": names,
         "compared": [[places.index(name) for name in group] for group in compared_names(expected).values()],

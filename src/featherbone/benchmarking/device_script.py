@@ -25,7 +25,7 @@ from typing import Any
 HERE = os.path.dirname(os.path.abspath(__file__))
 FORMAT = "featherbone bench on a device, 1"
 BOUND = 1e-3
-"""Maximum error of a float file."""
+"""Maximum error of a file in float32."""
 TURN_SECONDS, TURN_CALLS = 0.1, 5
 """Maximum duration of a turn with several timed calls, and maximum number of them."""
 FEWEST = 3
@@ -181,7 +181,7 @@ def open_case(case: dict[str, Any], threads: int, state: dict[str, Any]) -> dict
     differs = difference(
         [np.concatenate(part) for part in zip(*found)], [x[:whole] for x in expected], case["compared"]
     )
-    wrong = differs > BOUND and not case["int8"]
+    wrong = differs > BOUND and not case["rounded"]
     note = f"wrong outputs: they differ from the model's by more than {BOUND:g}" if wrong else ""
     return {
         "peak_mb": None if held is None or peak is None else (peak - held) / 1e6,

@@ -32,7 +32,7 @@ from featherbone.benchmarking.models import count_cost
 from featherbone.benchmarking.picture import save_picture
 from featherbone.benchmarking.processes import Worker, WorkerError, terminable
 from featherbone.benchmarking.table import TOP, BenchResult, LayerTable, Machine, SpeedRow
-from featherbone.benchmarking.worker import INT8, LIMITS, TORCH, WRITING, Job, Plan, Size, build, target_of
+from featherbone.benchmarking.worker import FP16, INT8, LIMITS, TORCH, WRITING, Job, Plan, Size, build, target_of
 from featherbone.devices import find_device
 from featherbone.errors import BadOption, Interrupted, did_you_mean
 from featherbone.exporters.artifact import choose_form
@@ -285,9 +285,10 @@ def write_tables(result: BenchResult) -> None:
 
 
 def noted(row: SpeedRow) -> SpeedRow:
-    """The row with notes: what its runtime does not show, and that its file differs from eager, expected in int8."""
-    notes = [row.note] if row.runtime in TORCH else [row.note, target_of(row.runtime).caveat()]
-    if row.differs is not None and row.differs > BOUND and not row.runtime.endswith(INT8):
+    """The row with notes: what its runtime does not show, and that its file in float32 differs from eager."""
+    fp16 = row.runtime.endswith(FP16)
+    notes = [row.note] if row.runtime in TORCH else [row.note, target_of(row.runtime).caveat(fp16)]
+    if row.differs is not None and row.differs > BOUND and not row.runtime.endswith((INT8, FP16)):
         notes.append(f"differs from eager by more than {BOUND:g}")
     return replace(row, note="; ".join(filter(None, notes)))
 
@@ -297,7 +298,8 @@ def list_runtimes() -> list[str]:
     found = list(TORCH)
     for target in TARGETS.values():
         if not target.published and target.platform in (None, sys.platform):
-            found += [target.name, target.name + INT8] if target.int8_packages else [target.name]
+            found.append(target.name)
+            found += [target.name + FP16] * target.fp16 + [target.name + INT8] * bool(target.int8_packages)
     return found
 
 

@@ -36,7 +36,7 @@ LIMITS, WRITING = "limits", "writing"
 """Jobs without a runtime: measuring the machine's limits, and writing files."""
 TORCH = ("eager", "compiled")
 """Runtimes that need no file."""
-INT8 = "-int8"
+INT8, FP16 = "-int8", "-fp16"
 EXPECTED = "expected.pt"
 """Raw tensors of the eager model, beside the folder of its file."""
 CALIBRATION = 4
@@ -99,7 +99,7 @@ class Job:
 
     @property
     def target(self) -> Target:
-        """The target of the runtime, without int8."""
+        """The target of the runtime, without a precision."""
         return target_of(self.runtime)
 
     def file_folder(self, size: Size) -> Path:
@@ -163,8 +163,8 @@ def sample(size: Size, batch: int, channels: int = 3) -> Tensor:
 
 
 def target_of(runtime: str) -> Target:
-    """The target of a runtime, without int8."""
-    return find_target(runtime.removesuffix(INT8))
+    """The target of a runtime, without a precision."""
+    return find_target(runtime.removesuffix(INT8).removesuffix(FP16))
 
 
 class Writer:
@@ -176,12 +176,12 @@ class Writer:
         folder.mkdir(parents=True)
         model = job.load_model(size)
         try:
-            self.write_form(model, Form(job.target, job.dynamic), size, job)
+            self.write_form(model, Form(job.target, job.dynamic, fp16=job.runtime.endswith(FP16)), size, job)
             return job.dynamic
         except Exception:
             if job.dynamic == "none":
                 raise
-        self.write_form(model, Form(job.target), size, job)
+        self.write_form(model, Form(job.target, fp16=job.runtime.endswith(FP16)), size, job)
         return "none"
 
     def write_form(self, model: Any, form: Form, size: Size, job: Job) -> None:

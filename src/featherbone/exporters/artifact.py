@@ -12,6 +12,7 @@ from featherbone.data.transforms import Preprocessing
 from featherbone.deployment import deploy
 from featherbone.errors import BadOption
 from featherbone.exporters.forms import Flat, Normalising, Picking, flatten, to_bytes
+from featherbone.exporters.parity import FP16, Bounds
 from featherbone.exporters.targets import TARGETS, open_file
 from featherbone.exporters.targets.target import Delegation, Run, Target
 from featherbone.tasks.task import KINDS
@@ -33,6 +34,13 @@ class Form:
     """Whether the file takes bytes and normalises them."""
     with_nms: bool = False
     """Whether NMS is part of the file."""
+    fp16: bool = False
+    """Whether weights are stored in float16."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """Allowed differences between file and model."""
+        return FP16 if self.fp16 else Bounds()
 
 
 def choose_form(
@@ -43,6 +51,7 @@ def choose_form(
     with_pre: bool = False,
     with_nms: bool = False,
     channels: int | None = None,
+    fp16: bool = False,
 ) -> Form:
     """The form of an export; by default the batch may vary if target and head allow it.
 
@@ -67,13 +76,16 @@ def choose_form(
         raise BadOption(f"with-pre includes the normalisation of bytes, and {target.name} takes only floats; omit it")
     if (with_pre or with_nms) and not target.forms:
         raise BadOption(f"files for {target.name} are normalised and decoded by the page; omit with-pre and with-nms")
+    if fp16 and not target.fp16:
+        able = " or ".join(name for name, other in TARGETS.items() if other.fp16)
+        raise BadOption(f"fp16 is not available for {target.name}; export to {able}, or without fp16")
     one_image = nms_inside or with_nms
     allowed = tuple(axes for axes in target.dynamic if axes == "none" or not one_image)
     if dynamic is not None and dynamic not in allowed:
         where = f"for {head or task} with one image at a time" if one_image else f"for {target.name}"
         raise BadOption(f"dynamic {dynamic!r} is not available {where}; give {' or '.join(allowed)}")
     target.require()
-    return Form(target, dynamic or ("batch" if "batch" in allowed else "none"), with_pre, with_nms)
+    return Form(target, dynamic or ("batch" if "batch" in allowed else "none"), with_pre, with_nms, fp16)
 
 
 @dataclass(frozen=True)
@@ -127,7 +139,8 @@ class Artifact:
         return Artifact(form, reference, flat, example, flat.names(example), normalisation)
 
     def write(self, folder: Path) -> Delegation | None:
-        return self.form.target.write(self.net, self.example, self.path(folder), self.names, self.form.dynamic)
+        write = self.form.target.write_fp16 if self.form.fp16 else self.form.target.write
+        return write(self.net, self.example, self.path(folder), self.names, self.form.dynamic)
 
     def quantize(self, source: Path, folder: Path, images: Tensor, floats: Collection[str] = ()) -> None:
         """Write the file in int8 to `folder`, given the folder `source` of the float file, as `Target.quantize`.

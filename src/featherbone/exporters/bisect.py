@@ -16,9 +16,6 @@ from featherbone.exporters.artifact import Artifact
 from featherbone.exporters.forms import Flat, flatten
 from featherbone.progress import bar
 
-BOUND = 1e-3
-"""Maximum difference of a layer's output, in root mean squares."""
-
 
 class LayerOutput(nn.Module):
     """A network whose only output is that of one of its layers."""
@@ -91,6 +88,7 @@ def agrees(artifact: Artifact, layer: str) -> bool:
         except (FeatherboneError, RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError):
             return False
     return all(
-        a.shape == b.shape and bool((a - b).abs().max() <= BOUND * a.square().mean().sqrt().clamp(min=1e-6))
+        a.shape == b.shape
+        and bool((a - b).abs().max() <= artifact.form.bounds.raw * a.square().mean().sqrt().clamp(min=1e-6))
         for a, b in zip(expected, got, strict=True)
     )

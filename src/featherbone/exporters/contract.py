@@ -18,7 +18,7 @@ from featherbone.exporters.bisect import first_difference
 from featherbone.exporters.exported import ExportedTask
 from featherbone.exporters.forms import flatten
 from featherbone.exporters.manifest import MANIFEST, Manifest, describe, digests
-from featherbone.exporters.parity import Bounds, Parity, compare
+from featherbone.exporters.parity import Parity, compare
 from featherbone.exporters.targets import TARGETS
 from featherbone.exporters.targets.target import Target
 from featherbone.files import atomic_folder, write_json
@@ -119,7 +119,8 @@ def prove(artifact: Artifact, folder: Path, manifest: Manifest, pictures: Sequen
     if not count_objects(decode(0, limit)):
         limit = 0.0
     expected, got = decode(0, limit), decode(1, limit)
-    parity = replace(compare(expected, got, raw, Bounds(), limit), caveat=artifact.form.target.caveat())
+    form = artifact.form
+    parity = replace(compare(expected, got, raw, form.bounds, limit), caveat=form.target.caveat(form.fp16))
     write_json(folder / PARITY, {"file": manifest.file, "target": manifest.target, **parity.to_json()})
     write_parity_page(folder / PAGE, manifest, parity, pictures, list(zip(expected, got, strict=True)))
     return parity

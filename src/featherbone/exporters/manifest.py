@@ -85,6 +85,7 @@ def describe(card: Card, task: Any, form: Form, outputs: Sequence[str]) -> Manif
         dynamic=form.dynamic,
         with_pre=form.with_pre,
         with_nms=form.with_nms,
+        precision="fp16" if form.fp16 else "fp32",
     )
 
 

@@ -26,6 +26,10 @@ class Bounds:
     """Maximum difference of a raw value, as `RawDifference.largest`."""
 
 
+FP16 = Bounds(score=0.05, box_iou=0.95, mask_iou=0.95, agreement=0.99, raw=0.1)
+"""Those of a file whose weights are rounded to float16."""
+
+
 @dataclass(frozen=True)
 class Parity:
     """Differences between a model and its exported file over a number of images."""

@@ -1,6 +1,7 @@
 """ncnn models for phones and single-board computers, written by pnnx from a trace."""
 
 import inspect
+import platform
 import shutil
 import subprocess
 import sys
@@ -18,14 +19,20 @@ from featherbone.exporters.targets.target import Opener, Run, Target, quiet
 
 
 def open_ncnn(path: str, threads: int) -> Callable[[Any], list[Any]]:
-    """A file in ncnn, computed in float32; its weights are beside it. Raises `ValueError` for one that ncnn refuses."""
-    import ncnn
+    """A file in ncnn, computed in float32; its weights are beside it. Raises `ValueError` for one that ncnn refuses.
 
+    If weights are stored in float16, as the number before a layer's weights states, ncnn keeps them so, and on ARM
+    also the values between layers.
+    """
+    import ncnn
+    import numpy as np
+
+    weights = path[: -len("param")] + "bin"
     net = ncnn.Net()
     net.opt.num_threads = threads
-    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
-    net.opt.use_bf16_storage = net.opt.use_vulkan_compute = False
-    if net.load_param(path) or net.load_model(path[: -len("param")] + "bin"):
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = bool((np.fromfile(weights, "<u4") == 0x01306B47).any())
+    net.opt.use_fp16_arithmetic = net.opt.use_bf16_storage = net.opt.use_vulkan_compute = False
+    if net.load_param(path) or net.load_model(weights):
         raise ValueError("it or its weights cannot be loaded")
     # a Split whose copy nothing reads is an output, too
     count = sum(name.startswith("out") for name in net.output_names())
@@ -81,6 +88,7 @@ class NCNN(Target):
     packages = ("pnnx", "ncnn")
     run_packages = ("ncnn",)
     extra = "ncnn"
+    fp16 = True
     dynamic = ("none",)
     pre = False
     nms = False
@@ -91,7 +99,7 @@ class NCNN(Target):
         *("aten._upsample_bi", "aten.unfold."),
     )
 
-    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
+    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str, fp16: bool = False) -> None:
         """As `Target.write`. Raises `BadOption` for a network that pnnx or ncnn does not take.
 
         pnnx reads a trace: from ONNX it loses the axis of a mean.
@@ -103,11 +111,14 @@ class NCNN(Target):
                 torch.jit.trace(net, (example,), check_trace=False).save(f"{folder}/model.pt")
             shape = list(example.shape)
             given = ",".join(map(str, shape))
-            call("pnnx", [pnnx.EXEC_PATH, f"{folder}/model.pt", f"inputshape=[{given}]f32", "fp16=0"])
+            call("pnnx", [pnnx.EXEC_PATH, f"{folder}/model.pt", f"inputshape=[{given}]f32", f"fp16={int(fp16)}"])
             code = f"{inspect.getsource(fix_sizes)}\nfix_sizes({folder!r}, {shape[1:]}, {len(names)})"
             call("ncnn", [sys.executable, "-P", "-c", f"from collections.abc import Sequence\n{code}"])
             for suffix in (".param", ".bin"):
                 shutil.move(f"{folder}/model.ncnn{suffix}", path.with_suffix(suffix))
+
+    def write_fp16(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
+        self.write(net, example, path, names, dynamic, fp16=True)
 
     def opener(self) -> Opener:
         return open_ncnn
@@ -115,9 +126,13 @@ class NCNN(Target):
     def open(self, path: Path) -> Run:
         try:
             run = open_ncnn(str(path), torch.get_num_threads())
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise BadRun(f"{path}: ncnn does not take it ({error}); export the run again") from None
         return lambda images: [torch.from_numpy(value) for value in run(images.contiguous().numpy())]
+
+    def caveat(self, fp16: bool = False) -> str:
+        on_arm = platform.machine().lower() in ("aarch64", "arm64")
+        return "values between layers are in float32 here, and in float16 on ARM" if fp16 and not on_arm else ""
 
 
 def call(tool: str, command: Sequence[str]) -> None:

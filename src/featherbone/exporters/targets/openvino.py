@@ -47,17 +47,21 @@ class OpenVINO(Target):
     run_packages = ("openvino",)
     extra = "openvino"
     int8_packages = ("nncf",)
+    fp16 = True
     profiles = True
     lacks = ("torchvision.deform_conv2d", *ONNX.lacks)
     slow = ONNX.slow
 
-    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
+    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str, fp16: bool = False) -> None:
         import openvino
 
         with TemporaryDirectory() as folder:
             source = Path(folder) / "model.onnx"
             ONNX().write(net, example, source, names, dynamic)
-            openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
+            openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=fp16)
+
+    def write_fp16(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
+        self.write(net, example, path, names, dynamic, fp16=True)
 
     def quantize(
         self, net: Flat, source: Path, path: Path, inputs: Sequence[Tensor], floats: Collection[str] = ()

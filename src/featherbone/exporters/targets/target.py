@@ -60,6 +60,8 @@ class Target(ABC):
     """Extra of Featherbone that installs the packages; empty if none does."""
     int8_packages: ClassVar[tuple[str, ...]] = ()
     """Further packages that write int8 files; empty if the target has no int8 form."""
+    fp16: ClassVar[bool] = False
+    """Whether `write_fp16` is available."""
     platform: ClassVar[str | None] = None
     """`sys.platform` on which files run; None for all."""
     machine_code: ClassVar[bool] = False
@@ -88,6 +90,10 @@ class Target(ABC):
     @abstractmethod
     def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> Delegation | None:
         """Write a network; `example` is an input, `names` are those of its outputs, `dynamic` states the open axes."""
+
+    def write_fp16(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
+        """As `write`, with weights stored in float16; the runtime computes in float32."""
+        raise NotImplementedError(f"{self.name} does not store weights in float16")
 
     @abstractmethod
     def open(self, path: Path) -> Run:
@@ -123,8 +129,11 @@ class Target(ABC):
     def finish(self, folder: Path, about: dict[str, Any]) -> None:  # noqa: B027 - nothing to do for most targets
         """Complete the folder of a written file, given the content of its `featherbone.json`."""
 
-    def caveat(self) -> str:
-        """What running files on this machine does not show; empty if it shows what a device computes."""
+    def caveat(self, fp16: bool = False) -> str:
+        """What running files on this machine does not show; empty if it shows what a device computes.
+
+        `fp16` if their weights are stored in float16.
+        """
         return ""
 
     def require(self) -> None:

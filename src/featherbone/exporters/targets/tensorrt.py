@@ -68,7 +68,7 @@ class TensorRT(ONNX):
     def opener(self) -> None:
         """None: on a device, `trtexec --onnx=model.onnx` measures a file."""
 
-    def caveat(self) -> str:
+    def caveat(self, fp16: bool = False) -> str:
         return "" if runs_here() else "run by ONNX Runtime on the CPU, not by TensorRT"
 
 
