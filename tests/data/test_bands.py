@@ -2,9 +2,11 @@
 
 import io
 import pickle
+import re
 import struct
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,6 +128,21 @@ def test_arrays_execute_nothing(tmp_path):
         for read in (lambda c: read_bands(c, 1, "a"), lambda c: read_image(c, "a")):
             with pytest.raises(BadImage, match="a: damaged"):
                 read(content)
+
+
+def test_the_recipe_for_one_file_a_channel(tmp_path, monkeypatch):
+    """That of docs/data.md: values of 16 bits, channels in the order of names, one array for each image."""
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"```python\n(from pathlib.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    for folder in ("stacks", "images"):
+        (tmp_path / folder).mkdir()
+    for i, name in enumerate(("a_1", "b")):
+        for channel in (2, 0, 1):
+            save_grey(tmp_path / f"stacks/{name}_B0{channel}.png", values(3, height=6 + i)[:, :, channel:])
+    exec(compile(recipe, "data.md", "exec"), {})
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["a_1.npy", "b.npy"]
+    np.testing.assert_array_equal(read_bands(tmp_path / "images/b.npy", 3).values, values(3, height=7))
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's
