@@ -1,15 +1,15 @@
 """The tutorials' commands and the notebooks, as they are written, on a few small drawn images and a tiny backbone."""
 
 import re
-import runpy
 import shlex
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from PIL import Image
 
-from featherbone.cli import main
-from pages import COMMAND, PAGES, ROOT, lines
+import tutorials
+from pages import PAGES, ROOT
 from scenes import WRITE
 
 DRAW = ROOT / "examples" / "draw.py"
@@ -22,22 +22,31 @@ NOTEBOOKS = {path.stem: nbformat.read(path, 4) for path in sorted((ROOT / "examp
 
 @pytest.mark.parametrize("task", WRITE)
 def test_the_commands_and_the_python_of_a_tutorial_run(task, tmp_path, monkeypatch, capsys):
+    """The outputs that the page shows are those of the commands but for their numbers, and its picture can be made."""
     monkeypatch.chdir(tmp_path)
-    page, ran = PAGES[f"docs/tutorials/{task}.md"], []
-    for line in lines(page, "bash"):
-        if "examples/draw.py" in line:
-            arguments = shlex.split(line.split("examples/draw.py ")[1])
-            runpy.run_path(str(DRAW))["main"]([*arguments, *SIZES])
-            continue
-        command, *options = shlex.split(COMMAND.sub("", line, count=1))
-        assert main([command, *options, *LESS.get(command, "").split()]) == 0, capsys.readouterr().err
-        ran.append(command)
-    assert ran == ["doctor", "train", "evaluate", "predict", "export"]
+    page = PAGES[f"docs/tutorials/{task}.md"]
+    more = {command: shlex.split(options) for command, options in LESS.items()}
+    printed = tutorials.run(page, SIZES, more)
+    assert [*printed] == ["doctor", "train", "evaluate", "predict", "export"]
+    text = masked("\n".join((*printed.values(), capsys.readouterr().err)))
+    shown = [line for commands, output in tutorials.sections(page) if commands for line in output.splitlines()]
+    assert len(shown) > 5
+    for line in shown:
+        assert line == "..." or "\n" + masked(line.removesuffix(" ...")) in text, line
     assert (tmp_path / "found" / "predictions.json").is_file()
     assert list((tmp_path / "runs" / task / "exports").glob("*/featherbone.json"))
-    capsys.readouterr()
+    tutorials.join(tmp_path / "found", tmp_path / "row.png")
+    with Image.open(tmp_path / "row.png") as row, Image.open(ROOT / f"docs/tutorials/{task}-found.png") as kept:
+        assert row.width == kept.width
+    assert f"]({task}-found.png)" in page
     (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
     exec(compile(code, f"{task}.md", "exec"), {})
+
+
+def masked(text):
+    """A text without its numbers, their padding, and intervals, which few images do not have."""
+    text = re.sub(r" \([\d.]+ to [\d.]+\)", "", text)
+    return re.sub(r" *<?\d+(?:\.\d+)?(?:e-\d+)?", "#", text)
 
 
 def test_notebooks_are_stored_without_results():
