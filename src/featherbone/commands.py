@@ -392,15 +392,15 @@ def export(
 
     Args:
         run: Run folder, or name of a published model, which takes `images`; also with arguments, as for evaluate.
-        to: Target of the file: onnx, openvino, executorch, ncnn, torch, litert, coreml, tensorrt, or web, a page that
-            runs the model in a browser.
+        to: Target of the file: onnx, openvino, executorch, ncnn, mnn, torch, litert, coreml, tensorrt, or web, a page
+            that runs the model in a browser.
         images: Folder of pictures for the verification; by default the run's validation images.
         count: Number of pictures for the verification.
         dynamic: Variable part of the input: none, batch, or size (batch, height and width); by default batch where
             target and head allow it.
         with_pre: Include the normalisation: the file takes bytes.
         with_nms: Include NMS in the file of a detector.
-        fp16: Store weights in float16, for ncnn and openvino: half the size, computed in float32.
+        fp16: Store weights in float16, for openvino and ncnn: half the size, computed in float32.
         int8: Quantise to int8. The file is evaluated on all validation images; for onnx and openvino the most sensitive
             layers stay in float until the run's metric drops by at most `max_drop`. `int8.json` is beside the file.
         max_drop: Maximum drop of the metric in int8, from 0 to 1.

@@ -10,6 +10,7 @@ from featherbone.exporters.targets.aotinductor import AOTInductor
 from featherbone.exporters.targets.coreml import CoreML
 from featherbone.exporters.targets.executorch import ExecuTorch
 from featherbone.exporters.targets.litert import LiteRT
+from featherbone.exporters.targets.mnn import MNN
 from featherbone.exporters.targets.ncnn import NCNN
 from featherbone.exporters.targets.onnx import ONNX
 from featherbone.exporters.targets.openvino import OpenVINO
@@ -25,7 +26,9 @@ def register(target: Target) -> None:
     TARGETS[target.name] = target
 
 
-for each in (ONNX(), OpenVINO(), ExecuTorch(), AOTInductor(), LiteRT(), CoreML(), NCNN(), TensorRT(), WebPage()):
+for each in (
+    *(ONNX(), OpenVINO(), ExecuTorch(), AOTInductor(), LiteRT(), CoreML(), NCNN(), MNN(), TensorRT(), WebPage()),
+):
     register(each)
 
 

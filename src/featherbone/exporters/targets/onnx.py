@@ -142,6 +142,7 @@ def write_onnx(
     inputs: list[str],
     outputs: list[str],
     shapes: tuple[dict[int, Any]] | None = None,
+    opset: int = 20,
 ) -> None:
     """Write a module with named inputs and outputs; `shapes` are `torch.export`'s `dynamic_shapes`."""
     with quiet():
@@ -149,7 +150,7 @@ def write_onnx(
             net,
             example,
             dynamo=True,
-            opset_version=20,
+            opset_version=opset,
             input_names=inputs,
             output_names=outputs,
             dynamic_shapes=shapes,

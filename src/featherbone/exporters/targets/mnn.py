@@ -1,0 +1,97 @@
+"""MNN models for phones, converted from ONNX."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featherbone.errors import BadOption, BadRun
+from featherbone.exporters.forms import Flat
+from featherbone.exporters.targets.onnx import ONNX, write_onnx
+from featherbone.exporters.targets.target import Opener, Run, Target
+
+CONVERT = "import sys, _mnncengine, _tools; sys.exit(not _tools.mnnconvert(sys.argv))"
+"""What the command `mnnconvert` does first; then it would install a package with pip and send a report of its use."""
+
+
+def open_mnn(path: str, threads: int) -> Callable[[Any], list[Any]]:
+    """A file in MNN on the CPU, computed in float32. Raises `ValueError` for one that MNN refuses.
+
+    MNN prints about the processor when it is imported, and about each file; standard output is closed to it.
+    """
+    import ctypes
+    import os
+
+    kept, sink = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 1)
+    try:
+        from MNN import expr, nn
+
+        options = {"backend": "CPU", "precision": "high", "numThread": threads}
+        net = nn.load_module_from_file(path, [], [], runtime_manager=nn.create_runtime_manager((options,)))
+    except SystemError:
+        raise ValueError("it cannot be loaded") from None
+    finally:
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(sink)
+
+    def run(images: Any) -> list[Any]:
+        found = net.forward([expr.const(images, list(images.shape), expr.NCHW)])
+        return [expr.convert(value, expr.NCHW).read().copy() for value in found]
+
+    return run
+
+
+class MNN(Target):
+    """A file with the input `images` and named outputs."""
+
+    name = "mnn"
+    file = "model.mnn"
+    packages = (*ONNX.packages, "MNN")
+    run_packages = ("MNN",)
+    extra = "mnn"
+    dynamic = ("none",)
+    pre = False
+    nms = False
+    device_form = True
+    lacks = (
+        *("torchvision.nms", "torchvision.roi_align", "torchvision.deform_conv2d"),
+        *("aten.upsample_bicubic2d", "aten._upsample_bi"),
+    )
+
+    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
+        """As `Target.write`. Raises `BadOption` for a network that MNN's converter does not take.
+
+        MNN 3.6.1 approximates the operator Gelu (error 3e-4), and does not know the modes of GridSample in opset 20;
+        before it there is no Gelu.
+        """
+        with TemporaryDirectory() as folder:
+            source = f"{folder}/model.onnx"
+            write_onnx(net, (example,), Path(source), ["images"], names, opset=18)
+            options = ["-f", "ONNX", "--modelFile", source, "--MNNModel", str(path), "--bizCode", "featherbone"]
+            done = subprocess.run(
+                [sys.executable, "-P", "-c", CONVERT, *options], capture_output=True, text=True, errors="replace"
+            )
+        if done.returncode or not path.is_file():
+            lines = (done.stdout + done.stderr).strip().splitlines() or [f"exit code {done.returncode}"]
+            raise BadOption(
+                f"MNN's converter does not take this network ({lines[-1][:200]}); export to onnx, openvino or "
+                "executorch, or choose another backbone"
+            )
+
+    def opener(self) -> Opener:
+        return open_mnn
+
+    def open(self, path: Path) -> Run:
+        try:
+            run = open_mnn(str(path), torch.get_num_threads())
+        except ValueError as error:
+            raise BadRun(f"{path}: MNN does not take it ({error}); export the run again") from None
+        return lambda images: [torch.from_numpy(value) for value in run(images.contiguous().numpy())]
