@@ -1,6 +1,6 @@
 """Pre-annotations for Label Studio, exported by its own converter and read as training data.
 
-The converter is tested where it is installed: `uv run --with label-studio-sdk pytest tests/adapters`.
+The converter is tested where it is installed; see docs/adapters.md.
 """
 
 import json

@@ -198,7 +198,7 @@ def require_format(values: dict[str, Any], readable: int, name: str, remedy: str
         writer = stated.get("featherbone", "") if isinstance(stated, dict) else ""
         raise BadRun(
             f"{name}: format {found}, written by a newer Featherbone {str(writer)[:40]}".rstrip()
-            + f"; this one reads format {readable}; upgrade it: pip install -U featherbone"
+            + f"; this one reads format {readable}; use that version or a newer one"
         )
     raise BadRun(f"{name}: format {str(found)[:80]}, this version reads {readable}; {remedy}")
 
