@@ -26,7 +26,8 @@ def test_the_python_runs_as_it_stands(tmp_path, monkeypatch, capsys):
 
 
 def test_the_tree_is_the_tree():
-    (tree,) = re.findall(r"```\n(src/featherbone/\n.*?)```", TEXT, re.S)
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (tree,) = re.findall(r"```\n(src/featherbone/\n.*?)```", text, re.S)
     source = ROOT / "src" / "featherbone"
     named = set(re.findall(r"(\w+)/ ", tree)) | set(re.findall(r"\w+\.py", tree))
     rooms = {entry.name for entry in source.iterdir() if entry.is_dir() and any(entry.glob("*.py"))} - {"__pycache__"}
