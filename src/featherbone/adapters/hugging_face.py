@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from PIL import Image
 
+from featherbone.data.images import open_image
 from featherbone.data.objects import to_json
 from featherbone.data.shard_write import add_sample
 from featherbone.errors import BadData, MissingExtra
@@ -126,10 +126,7 @@ def _label_map(stated: Mapping[str, Any], place: str) -> tuple[str, bytes]:
     """Ending and content of a label map, as it is encoded if that is PNG."""
     content = stated.get("bytes") or b""
     if not content.startswith(b"\x89PNG"):
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                image.save(file := io.BytesIO(), "PNG")
-        except OSError:
-            raise BadData(f"{place}: its label map is no image; correct it, or remove the row") from None
+        with open_image(content, f"label map of {place}") as image:
+            image.save(file := io.BytesIO(), "PNG")
         content = file.getvalue()
     return ".mask.png", content

@@ -57,6 +57,7 @@ class MNN(Target):
     packages = (*ONNX.packages, "MNN")
     run_packages = ("MNN",)
     extra = "mnn"
+    magic = (1, (b"\0\0\0",))  # a flatbuffer without a mark: the table, whose place is the first number, is near
     dynamic = ("none",)
     pre = False
     nms = False
