@@ -26,8 +26,7 @@ def test_the_python_runs_as_it_stands(tmp_path, monkeypatch, capsys):
 
 
 def test_the_tree_is_the_tree():
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    (tree,) = re.findall(r"```\n(src/featherbone/\n.*?)```", text, re.S)
+    (tree,) = re.findall(r"```\n(src/featherbone/\n.*?)```", TEXT, re.S)
     source = ROOT / "src" / "featherbone"
     named = set(re.findall(r"(\w+)/ ", tree)) | set(re.findall(r"\w+\.py", tree))
     rooms = {entry.name for entry in source.iterdir() if entry.is_dir() and any(entry.glob("*.py"))} - {"__pycache__"}

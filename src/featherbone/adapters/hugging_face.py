@@ -20,16 +20,18 @@ GROUP = 100
 SHARD = 1000
 """Images of a shard."""
 OBJECTS = "objects"
+"""Column of the objects of an image on the hub."""
 CATEGORIES = ("category", "category_id", "label", "labels", "class")
-"""Names of the class of an object on the hub, and below of the column of label maps."""
+"""Names of the field of an object's class on the hub."""
 MAPS = ("annotation", "label", "labels", "mask", "semantic_segmentation", "segmentation", "label_map")
+"""Names of the column of label maps on the hub."""
 
 
 def to_parquet(dataset: Any, folder: str | os.PathLike[str]) -> Path:
     """Write a `Dataset`, a `DatasetDict` or a folder of `save_to_disk` as Parquet with its images, for `train --data`.
 
     For classification. Each split becomes a file of its name; a single dataset becomes `train`. Images are copied as
-    they are encoded. Raises `BadData` for a folder that is none.
+    they are encoded. Raises `BadData` for a folder that `save_to_disk` did not write.
     """
     splits = _open(dataset)
     from datasets.table import embed_table_storage
@@ -47,7 +49,7 @@ def to_shards(dataset: Any, folder: str | os.PathLike[str], classes: Sequence[st
 
     Detection needs a column `objects` of `bbox`, x y width height in pixels, and `category`; semantic segmentation a
     second column of images, whose values index `classes`, 255 for none. `classes` are required where the features name
-    none. Raises `BadData` for other columns and `BadImage` for what is no image.
+    none. Raises `BadData` for other columns and `BadImage` for content that is not an image.
     """
     splits, folder = _open(dataset), Path(folder)
     from datasets.table import embed_table_storage

@@ -26,10 +26,8 @@ def register(target: Target) -> None:
     TARGETS[target.name] = target
 
 
-for each in (
-    *(ONNX(), OpenVINO(), ExecuTorch(), AOTInductor(), LiteRT(), CoreML(), NCNN(), MNN(), TensorRT(), WebPage()),
-):
-    register(each)
+for each in (ONNX, OpenVINO, ExecuTorch, AOTInductor, LiteRT, CoreML, NCNN, MNN, TensorRT, WebPage):
+    register(each())
 
 
 def find_target(name: str) -> Target:
