@@ -150,7 +150,7 @@ class ToyTarget(Target):
     magic = (0, (b"PK",))
     dynamic = ("none",)
 
-    def write(self, net, example, path, names, dynamic):
+    def write(self, net, example, path, names, dynamic, fp16=False):
         with torch.inference_mode(False), torch.no_grad(), open(path, "wb") as file:
             torch.export.save(torch.export.export(net, (example,), strict=False), file)
 

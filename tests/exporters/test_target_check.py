@@ -110,7 +110,7 @@ def test_whatever_goes_wrong_is_a_report(monkeypatch):
 
 
 def test_a_file_that_says_something_else_is_not_fit(monkeypatch):
-    def write(self, net, example, path, names, dynamic):
+    def write(self, net, example, path, names, dynamic, fp16=False):
         path.write_bytes(b"PK\x03\x04")
 
     monkeypatch.setattr(AOTInductor, "write", write)

@@ -139,8 +139,8 @@ class Artifact:
         return Artifact(form, reference, flat, example, flat.names(example), normalisation)
 
     def write(self, folder: Path) -> Delegation | None:
-        write = self.form.target.write_fp16 if self.form.fp16 else self.form.target.write
-        return write(self.net, self.example, self.path(folder), self.names, self.form.dynamic)
+        form = self.form
+        return form.target.write(self.net, self.example, self.path(folder), self.names, form.dynamic, form.fp16)
 
     def quantize(self, source: Path, folder: Path, images: Tensor, floats: Collection[str] = ()) -> None:
         """Write the file in int8 to `folder`, given the folder `source` of the float file, as `Target.quantize`.

@@ -18,7 +18,7 @@ class AOTInductor(Target):
     magic = (0, (b"PK\x03\x04",))
     machine_code = True
 
-    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
+    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str, fp16: bool = False) -> None:
         from torch._inductor import aoti_compile_and_package
 
         shapes = dynamic_shapes(dynamic, example)

@@ -30,7 +30,7 @@ class CoreML(Target):
     max_rank = 5
     lacks = ("torchvision.roi_align", "torchvision.deform_conv2d", "aten.col2im", "aten.upsample_bicubic2d")
 
-    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
+    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str, fp16: bool = False) -> None:
         program = torch.export.export(net, (example,), strict=False)
         with quiet(), TemporaryDirectory() as folder:
             import coremltools as ct

@@ -61,7 +61,9 @@ class ExecuTorch(Target):
         *("aten.layer_norm", "aten.scaled_dot_product_attention"),
     )
 
-    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> Delegation:
+    def write(
+        self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str, fp16: bool = False
+    ) -> Delegation:
         with quiet():
             edge = lower(fold_constants(torch.export.export(net, (example,), strict=False)))
             found = delegation(edge)

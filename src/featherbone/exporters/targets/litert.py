@@ -50,7 +50,7 @@ class LiteRT(Target):
         *("aten.col2im", "aten._upsample_bi"),
     )
 
-    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
+    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str, fp16: bool = False) -> None:
         with quiet():
             import litert_torch
 

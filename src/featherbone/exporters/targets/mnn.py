@@ -67,7 +67,7 @@ class MNN(Target):
         *("aten.upsample_bicubic2d", "aten._upsample_bi"),
     )
 
-    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
+    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str, fp16: bool = False) -> None:
         """As `Target.write`. Raises `BadOption` for a network that MNN's converter does not take.
 
         MNN 3.6.1 approximates the operator Gelu (error 3e-4), and does not know the modes of GridSample in opset 20;

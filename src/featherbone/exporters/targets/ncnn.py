@@ -117,9 +117,6 @@ class NCNN(Target):
             for suffix in (".param", ".bin"):
                 shutil.move(f"{folder}/model.ncnn{suffix}", path.with_suffix(suffix))
 
-    def write_fp16(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
-        self.write(net, example, path, names, dynamic, fp16=True)
-
     def opener(self) -> Opener:
         return open_ncnn
 

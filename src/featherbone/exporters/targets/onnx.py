@@ -57,7 +57,7 @@ class ONNX(Target):
     lacks: ClassVar[tuple[str, ...]] = ("attention of 5 dimensions",)
     slow: ClassVar[tuple[str, ...]] = ("aten._upsample_bi", "aten.adaptive_avg_pool2d")
 
-    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
+    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str, fp16: bool = False) -> None:
         write_onnx(net, (example,), path, ["images"], names, dynamic_shapes(dynamic, example))
 
     def quantize(

@@ -60,9 +60,6 @@ class OpenVINO(Target):
             ONNX().write(net, example, source, names, dynamic)
             openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=fp16)
 
-    def write_fp16(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
-        self.write(net, example, path, names, dynamic, fp16=True)
-
     def quantize(
         self, net: Flat, source: Path, path: Path, inputs: Sequence[Tensor], floats: Collection[str] = ()
     ) -> None:

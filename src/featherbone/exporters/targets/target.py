@@ -61,7 +61,7 @@ class Target(ABC):
     int8_packages: ClassVar[tuple[str, ...]] = ()
     """Further packages that write int8 files; empty if the target has no int8 form."""
     fp16: ClassVar[bool] = False
-    """Whether `write_fp16` is available."""
+    """Whether weights can be stored in float16; `write` is called with `fp16` only then."""
     platform: ClassVar[str | None] = None
     """`sys.platform` on which files run; None for all."""
     machine_code: ClassVar[bool] = False
@@ -88,12 +88,13 @@ class Target(ABC):
     """Keys of `concerns.REMEDIES`: operators that it has in a slow form, or outside of its accelerator."""
 
     @abstractmethod
-    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> Delegation | None:
-        """Write a network; `example` is an input, `names` are those of its outputs, `dynamic` states the open axes."""
+    def write(
+        self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str, fp16: bool = False
+    ) -> Delegation | None:
+        """Write a network; `example` is an input, `names` are those of its outputs, `dynamic` states the open axes.
 
-    def write_fp16(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
-        """As `write`, with weights stored in float16; the runtime computes in float32."""
-        raise NotImplementedError(f"{self.name} does not store weights in float16")
+        With `fp16`, weights are stored in float16, and the runtime computes in float32.
+        """
 
     @abstractmethod
     def open(self, path: Path) -> Run:

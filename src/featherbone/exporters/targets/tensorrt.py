@@ -51,7 +51,7 @@ class TensorRT(ONNX):
     )
     slow = ("aten.adaptive_avg_pool2d",)
 
-    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str) -> None:
+    def write(self, net: Flat, example: Tensor, path: Path, names: list[str], dynamic: str, fp16: bool = False) -> None:
         """As `Target.write`. Raises `BadOption` for a network with operators that TensorRT's parser lacks."""
         import onnx
 
