@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from copy import deepcopy
 from importlib.util import find_spec
 
 import pytest
@@ -68,6 +69,16 @@ def test_values_are_exact_and_nothing_is_printed(small):
     code = "import sys; from featherbone.exporters.targets import mnn; mnn.open_mnn(sys.argv[1], 1); print('{}')"
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
     assert done.stdout == "{}\n", "MNN's messages would damage --json"
+
+
+def test_weights_are_rounded_to_float16(small, tmp_path):
+    """MNN's converter truncates them, which changes every weight in one direction and doubles the error."""
+    net, image = small[0].conv, small[1]
+    TARGET.write(net, image, tmp_path / "model.mnn", ["y"], "none", fp16=True)
+    with torch.inference_mode():
+        expected, given = deepcopy(net).half().float()(image), net(image)
+    torch.testing.assert_close(TARGET.open(tmp_path / "model.mnn")(image), [expected], rtol=1e-5, atol=1e-6)
+    assert (expected - given).abs().max() > 5e-5, "the weights are rounded"
 
 
 def test_what_is_not_converted_or_opened_is_refused(small, tmp_path, monkeypatch):

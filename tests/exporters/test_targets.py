@@ -24,7 +24,7 @@ def test_targets_are_found_by_name():
         ("onnx", "instance", "nms_free_masks", {"with_nms": True}, "omit it, nms_free_masks is not one"),
         ("web", "detection", "yolov3", {"with_nms": True}, "omit with-pre and with-nms"),
         ("web", "detection", "yolov3", {"dynamic": "size"}, "give none or batch"),
-        ("onnx", "detection", "yolov3", {"fp16": True}, "not available for onnx; export to openvino or ncnn"),
+        ("onnx", "detection", "yolov3", {"fp16": True}, "not available for onnx; export to openvino or ncnn or mnn"),
     ],
 )
 def test_impossible_forms_are_refused_before_work_starts(target, task, head, form, allowed):

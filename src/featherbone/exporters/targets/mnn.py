@@ -58,6 +58,7 @@ class MNN(Target):
     run_packages = ("MNN",)
     extra = "mnn"
     magic = (1, (b"\0\0\0",))  # a flatbuffer without a mark: the table, whose place is the first number, is near
+    fp16 = True
     dynamic = ("none",)
     pre = False
     nms = False
@@ -77,6 +78,9 @@ class MNN(Target):
             source = f"{folder}/model.onnx"
             write_onnx(net, (example,), Path(source), ["images"], names, opset=18)
             options = ["-f", "ONNX", "--modelFile", source, "--MNNModel", str(path), "--bizCode", "featherbone"]
+            if fp16:
+                round_constants(source)
+                options.append("--fp16")
             done = subprocess.run(
                 [sys.executable, "-P", "-c", CONVERT, *options], capture_output=True, text=True, errors="replace"
             )
@@ -96,3 +100,16 @@ class MNN(Target):
         except ValueError as error:
             raise BadRun(f"{path}: MNN does not take it ({error}); export the run again") from None
         return lambda images: [torch.from_numpy(value) for value in run(images.contiguous().numpy())]
+
+
+def round_constants(path: str) -> None:
+    """Round weights and other constants of an ONNX file to values of float16; MNN's converter would truncate them."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            values = numpy_helper.to_array(tensor).astype("float16").astype("float32")
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, path)
