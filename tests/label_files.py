@@ -22,6 +22,19 @@ def noise(path, seed):
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 80, 3)).astype(np.uint8)).save(path)
 
 
+def to_stacks(folder):
+    """Replace the pictures of a data set, but for PNGs of masks, by folders of a PNG file for each channel."""
+    for path in [*folder.rglob("*.jpg")]:
+        channels = Image.open(path).split()
+        path.unlink()
+        path.with_suffix(".stack").mkdir()
+        for name, channel in zip("bgr", reversed(channels), strict=True):
+            channel.save(path.with_suffix(".stack") / f"{name}.png")
+    for path in folder.rglob("*.*"):
+        if path.suffix in (".json", ".jsonl", ".csv", ".xml", ".txt"):
+            path.write_text(path.read_text().replace(".jpg", ".stack"))
+
+
 def write_pictures(folder, file, picture, content):
     """Three pictures for training and two for validation; `content(split, number)` is that of their files."""
     for split, count in (("train", 3), ("val", 2)):

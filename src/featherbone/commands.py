@@ -440,7 +440,8 @@ def export(
     if int8:
         metric, measure = measurer(card)
         transform = card.preprocessing.transform()
-        seen = torch.stack([transform(picture) for picture in some_images(card, own, calibration, "train")])
+        inputs = [transform(picture) for picture in some_images(card, own, calibration, "train")]
+        seen = torch.stack(inputs) if inputs else torch.empty(0)
         return export_int8(card, task, form, folder, seen, measure, max_drop, metric)
     parity = export_task(card, task, form, folder, some_images(card, own, count))
     if evaluate:

@@ -20,7 +20,7 @@ from featherbone.data.dataset import DataSet, open_data
 from featherbone.data.formats.format import Reading
 from featherbone.data.frames import Frame
 from featherbone.data.images import Encoded, ImageSource
-from featherbone.data.listing import SUFFIXES, list_images
+from featherbone.data.listing import SUFFIXES, is_stack, list_images
 from featherbone.data.sampling import spread
 from featherbone.data.sources import Entry
 from featherbone.devices import find_device
@@ -231,7 +231,7 @@ def find_images(paths: Iterable[Path], without: Path | None = None) -> list[Path
     found: list[Path] = []
     results = without and without.resolve()
     for path in paths:
-        if path.is_dir():
+        if path.is_dir() and not is_stack(path):
             inside = list_images(path)
             if results and path.resolve() in results.parents:
                 inside = [picture for picture in inside if results not in picture.resolve().parents]

@@ -6,7 +6,6 @@ import re
 import struct
 import sys
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,9 @@ import tifffile
 import torch
 from PIL import Image
 
-from featherbone.data.bands import Bands, count_channels, read_bands, read_values, size_of
+from featherbone.data.bands import Bands, count_channels, read_bands, read_encoded, read_values, size_of
 from featherbone.data.channels import find_channels, measure
+from featherbone.data.doctor.table import look_at
 from featherbone.data.formats.class_folders import FolderSplit
 from featherbone.data.frames import fit, scale_image
 from featherbone.data.images import read_image
@@ -116,6 +116,18 @@ def test_bytes_in_rgb_arrays_are_pictures(tmp_path):
         read_image(tmp_path / "a.npy")
 
 
+def test_the_doctor_reads_what_training_reads(tmp_path):
+    """Bytes in RGB arrays, and no stack where RGB is read."""
+    (tmp_path / "1.stack").mkdir()
+    save_grey(tmp_path / "1.stack/r.png", values(1, np.uint8))
+    np.save(tmp_path / "0.npy", values(3, np.uint8))
+    images = FolderSplit(tmp_path, TextArray(("0.npy", "1.stack")), np.zeros(2, np.int64), ("a",))
+    assert look_at(images, 0).size == images.image(0).size == (9, 6)
+    for read in (look_at, FolderSplit.image):
+        with pytest.raises(BadImage, match="a stack of channels, but RGB is read"):
+            read(images, 1)
+
+
 def test_arrays_execute_nothing(tmp_path):
     class Trap:
         def __reduce__(self):
@@ -130,19 +142,56 @@ def test_arrays_execute_nothing(tmp_path):
                 read(content)
 
 
-def test_the_recipe_for_one_file_a_channel(tmp_path, monkeypatch):
-    """That of docs/data.md: values of 16 bits, channels in the order of names, one array for each image."""
-    page = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
-    (recipe,) = re.findall(r"```python\n(from pathlib.*?)```", page, re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    for folder in ("stacks", "images"):
-        (tmp_path / folder).mkdir()
-    for i, name in enumerate(("a_1", "b")):
-        for channel in (2, 0, 1):
-            save_grey(tmp_path / f"stacks/{name}_B0{channel}.png", values(3, height=6 + i)[:, :, channel:])
-    exec(compile(recipe, "data.md", "exec"), {})
-    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["a_1.npy", "b.npy"]
-    np.testing.assert_array_equal(read_bands(tmp_path / "images/b.npy", 3).values, values(3, height=7))
+@pytest.fixture
+def stack(tmp_path):
+    """Channels 0 and 1 in 16 bits, and 2 to 4 of an array, in a folder with what systems leave there."""
+    folder = tmp_path / "a.stack"
+    folder.mkdir()
+    for name, image in (("B03.png", values(5)[:, :, 1:]), ("B02.png", values(5))):
+        save_grey(folder / name, image)
+    np.save(folder / "c.npy", values(5)[:, :, 2:].astype(np.float32))
+    for name in (".DS_Store", "Thumbs.db"):
+        (folder / name).write_bytes(b"junk")
+    return folder
+
+
+def test_a_stack_is_the_channels_of_its_pictures(stack, tmp_path):
+    assert np.array_equal(read_bands(stack, 5).values, values(5))
+    assert np.array_equal(read_bands(read_encoded(stack, "a"), 5).values, values(5))
+    assert count_channels(stack, "a") == 5 and size_of(stack, "a") == (6, 9)
+    (stack / "c.npy").unlink()
+    assert read_values(stack, "a").dtype == np.uint16 and count_channels(stack, "a") == 2
+
+
+def test_what_is_wrong_with_a_stack_is_named(stack, tmp_path):
+    for read in (lambda: read_image(stack), lambda: read_image(read_encoded(stack, "a"), "a.stack")):
+        with pytest.raises(BadImage, match=r"a\.stack: a stack of channels, but RGB is read; give a picture, or train"):
+            read()
+    with pytest.raises(BadImage, match=r"a\.stack: 5 channels, but 4 are read; .* or train a model with --channels 5"):
+        read_bands(stack, 4)
+    for name, content, message in (
+        ("B03.png", b"", "a.stack/B03.png: an empty file"),
+        ("z.txt", b"", "a.stack: a stack with z.txt, which is not a picture; put the pictures of its channels, and"),
+    ):
+        kept = (stack / name).read_bytes() if (stack / name).exists() else None
+        (stack / name).write_bytes(content)
+        with pytest.raises(BadImage, match=re.escape(message)):
+            read_bands(stack, 5)
+        (stack / name).unlink() if kept is None else (stack / name).write_bytes(kept)
+    save_grey(stack / "B03.png", values(1, height=5))
+    with pytest.raises(BadImage, match=r"a\.stack: different sizes, 9x6 of B02\.png and 9x5 of B03\.png; save"):
+        read_bands(stack, 5)
+    (tmp_path / "b.stack").mkdir()
+    (tmp_path / "b.stack/.DS_Store").touch()
+    (tmp_path / "c.stack").touch()
+    for name, message in (
+        ("b", "an empty stack; put"),
+        ("c", "a file, where a folder was expected; a stack"),
+        ("d", "there is no such file"),
+    ):
+        for read in (size_of, count_channels, read_encoded):
+            with pytest.raises(BadImage, match=rf"^{name}: {message}"):
+                read(tmp_path / f"{name}.stack", name)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's
@@ -164,7 +213,7 @@ def test_smaller_copies_of_a_page_are_no_channels(tmp_path):
     with tifffile.TiffWriter(tmp_path / "b.tif") as file:
         file.write(values(1)[:, :, 0])
         file.write(values(1)[::2, ::2, 0])
-    with pytest.raises(BadImage, match="pages of different sizes"):
+    with pytest.raises(BadImage, match="b: different sizes, 9x6 of page 1 and 5x3 of page 2; save the"):
         read_values(tmp_path / "b.tif", "b")
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from featherbone.data.formats import open_split
-from featherbone.data.listing import is_junk, list_files, list_folders, list_images
+from featherbone.data.listing import is_junk, list_files, list_folder, list_folders, list_images
 from featherbone.errors import BadData
 from featherbone.files import write_json
 from featherbone.predictor import find_images
@@ -65,6 +65,13 @@ def test_pictures_to_predict(tmp_path):
     litter(tmp_path, tmp_path / "a")
     assert find_images([tmp_path]) == [tmp_path / "a" / "0.jpg"]
     assert find_images([tmp_path / "._0.jpg"]) == [tmp_path / "._0.jpg"]  # named by the user
+
+
+def test_stacks_are_images_and_no_folders(tmp_path):
+    draw(tmp_path / "a" / "0.stack" / "r.png", tmp_path / "a" / "1.STACK" / "r.png", tmp_path / "a" / "2.png")
+    found = [tmp_path / "a" / name for name in ("0.stack", "1.STACK", "2.png")]
+    assert list_images(tmp_path) == list_files(tmp_path) == list_folder(tmp_path / "a") == found
+    assert list_folders(tmp_path / "a") == [] and find_images([tmp_path, found[0]]) == found
 
 
 def test_links_are_followed_once(tmp_path):

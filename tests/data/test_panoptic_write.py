@@ -11,6 +11,7 @@ from featherbone.data.doctor.examine import examine
 from featherbone.data.panoptic_write import make_panoptic_set
 from featherbone.errors import BadData, BadOption
 from featherbone.ops import rle
+from label_files import to_stacks
 from scenes import write_coco, write_masks, write_panoptic
 
 
@@ -33,6 +34,16 @@ def test_drawn_sets_become_what_was_drawn(tmp_path):
     assert not kinds
     told = json.loads((tmp_path / "made/overlaps.json").read_text())
     assert told["images"] == 9 and told["things"] == settled.things
+
+
+def test_stacks_are_written_as_arrays(tmp_path):
+    write_coco(tmp_path / "coco", 2, 1, (48, 64))
+    write_masks(tmp_path / "masks", 2, 1, (48, 64))
+    to_stacks(tmp_path / "coco")
+    make_panoptic_set(tmp_path / "coco", tmp_path / "masks", tmp_path / "made")
+    before, after = open_data(tmp_path / "coco", "detection").val, open_data(tmp_path / "made", "panoptic").val
+    assert after.name(0).endswith(".npy")
+    assert np.array_equal(after.image(0, 3).values, before.image(0, 3).values)
 
 
 @pytest.fixture

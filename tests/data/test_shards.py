@@ -18,6 +18,7 @@ from featherbone.data.shard_write import write_shards
 from featherbone.data.split import Split
 from featherbone.data.tar_index import read_index, scan
 from featherbone.errors import BadData, BadImage, BadOption
+from label_files import to_stacks
 from scenes import write_coco, write_masks, write_panoptic
 
 
@@ -220,6 +221,15 @@ def test_segments_are_written_as_objects(tmp_path):
     before, after = open_data(tmp_path / "maps", "instance").val, open_data(tmp_path / "made", "instance").val
     assert before.truth(0).masks == after.truth(0).masks and len(after.truth(0))
     assert before.truth(0).labels.tolist() == after.truth(0).labels.tolist()
+
+
+def test_stacks_are_written_as_arrays(drawn, tmp_path):
+    shutil.copytree(drawn, tmp_path / "data")
+    to_stacks(tmp_path / "data")
+    write_shards(tmp_path / "data", tmp_path / "made")
+    before, after = (open_data(tmp_path / name, "classification").val for name in ("data", "made"))
+    assert after.name(0).endswith(".npy")
+    assert np.array_equal(after.image(0, 3).values, before.image(0, 3).values)
 
 
 def test_what_is_not_written_is_refused(drawn, tmp_path):

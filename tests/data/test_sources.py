@@ -3,6 +3,7 @@
 import io
 import os
 import tarfile
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ import pytest
 
 from exporting import drawn
 from featherbone.data import sources
+from featherbone.data.bands import read_values
 from featherbone.data.images import read_image
 from featherbone.data.sources import Digests, Share, digest, expand_glob, open_sources
 from featherbone.errors import BadImage, BadOption
@@ -99,6 +101,17 @@ def test_a_name_with_signs_of_a_glob_or_url_is_a_name(world):
     assert found(world, "in/[1]?.png") == {("in/[1]?.png", None): 47}
     assert ("URL/in/%5B1%5D%3F.png", None) in found(world, f"file://{world}/in")
     assert list(expand_glob("in/nothing*")) == []
+
+
+def test_a_stack_is_one_picture(world):
+    (world / "stacks/a.stack").mkdir(parents=True)
+    (world / "stacks/a.stack/0.png").write_bytes(encoded(0))
+    (world / "more.txt").write_text("stacks/a.stack")
+    for given in ("stacks", "stacks/a.stack", "stacks/*", "more.txt"):
+        entries = open_sources([given], world / "out")
+        assert [(one.source, read_values(Path(one.read()), "").shape) for one in entries] == [
+            ("stacks/a.stack", (40, 60, 3))
+        ]
 
 
 def test_results_below_a_source_are_no_pictures(world):

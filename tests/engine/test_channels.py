@@ -1,6 +1,7 @@
 """Every task trains, measures, predicts and exports on images of five channels, as on pictures."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -94,6 +95,42 @@ def test_every_task_takes_five_channels(task, arrays, trained, tmp_path):
     assert (run / "report.html").stat().st_size > 10_000 and read_image(run / "first_batch.jpg").width > 100
 
 
+def to_stacks(folder):
+    """Replace the arrays of a data set by folders of a TIFF file for each channel."""
+    for path in [*folder.rglob("*.npy")]:
+        stack = path.with_suffix(".stack")
+        stack.mkdir()
+        for i, channel in enumerate(np.load(path).transpose(2, 0, 1)):
+            Image.fromarray(channel).save(stack / f"{i}.tif")
+        path.unlink()
+    for path in folder.rglob("*.json"):
+        path.write_text(path.read_text().replace(".npy", ".stack"))
+
+
+@pytest.mark.parametrize("task", NARROW)
+def test_every_task_reads_stacks_as_arrays(task, arrays, trained, tmp_path):
+    """A run on arrays measures the same on stacks of the same values."""
+    shutil.copytree(arrays(task), tmp_path / "data")
+    to_stacks(tmp_path / "data")
+    metrics, _ = evaluate_run(trained(task), tmp_path / "data", None, "cpu", 0)
+    expected = Card.read(trained(task)).metrics
+    headline = {name: value for name, value in metrics.items() if isinstance(value, float) and name != "ece"}
+    assert headline and headline == {name: expected[name] for name in headline}
+    stacks = [*(tmp_path / "data").rglob("val/**/*.stack")]
+    result = featherbone.predict(trained(task), [stacks[0].parent], out=tmp_path / "out", device="cpu")
+    assert result.predictions and not result.skipped
+
+
+def test_stacks_are_trained_on(arrays, trained, tmp_path):
+    shutil.copytree(arrays("classification"), tmp_path / "data")
+    to_stacks(tmp_path / "data")
+    assert not featherbone.doctor(tmp_path / "data", out=tmp_path / "doctor.html").examination.spoiled
+    settings = complete(task="classification", **SHORT, **NARROW["classification"])
+    run = start_run(tmp_path / "data", NET, None, tmp_path / "run", settings)
+    mine, theirs = Card.read(run), Card.read(trained("classification"))
+    assert mine.preprocessing == theirs.preprocessing and mine.metrics["loss"] == theirs.metrics["loss"]
+
+
 def test_the_channels_that_pictures_lack_are_used(tmp_path):
     """The class is a shift of the fifth channel."""
     draw = np.random.default_rng(0)
@@ -133,6 +170,17 @@ def test_exports_take_five_channels(task, trained, arrays, tmp_path):
     for wrong, why in ((dict(to="web"), "the page has"), (dict(to="onnx", with_pre=True), "with-pre includes")):
         with pytest.raises(BadOption, match=f"{why} the preprocessing of RGB pictures, not of images with 5 channels"):
             featherbone.export(trained(task), out=tmp_path / "other", **wrong)
+
+
+def test_int8_takes_five_channels(trained, arrays, tmp_path, monkeypatch):
+    monkeypatch.setattr("featherbone.exporters.int8.SECONDS", 0.1)
+    options = dict(to="onnx", int8=True, max_drop=1.0)
+    result = featherbone.export(trained("classification"), out=tmp_path / "onnx", **options)
+    assert result.after.bytes < result.before.bytes
+    assert featherbone.load(tmp_path / "onnx")(an_array(arrays("classification"))).names
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    with pytest.raises(BadOption, match="no image to calibrate with; give a folder of readable ones"):
+        featherbone.export(trained("classification"), images=tmp_path / "a.png", out=tmp_path / "other", **options)
 
 
 def test_tiles_and_windows_are_cut_from_all_channels(trained, arrays):

@@ -88,6 +88,15 @@ def test_exports_give_the_same_labels(run, data, tmp_path):
     assert record.labels == featherbone.load(run, device="cpu")(data / "images/val/0.png").labels
 
 
+def test_int8_keeps_the_labels(run, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("featherbone.exporters.int8.SECONDS", 0.1)
+    result = featherbone.export(run, to="onnx", int8=True, max_drop=0.05, out=tmp_path / "onnx")
+    assert result.before.metric == pytest.approx(Card.read(run).metrics["mAP"]) and result.after.metric > 0.9
+    assert result.after.bytes < result.before.bytes
+    record = featherbone.load(tmp_path / "onnx")(data / "images/val/0.png")
+    assert record.labels == featherbone.load(run, device="cpu")(data / "images/val/0.png").labels
+
+
 def test_a_resumed_run_has_the_same_weights(data, tmp_path, monkeypatch):
     settings = complete(task="multilabel", **SETTINGS | dict(epochs=2, mixup=0.2, cutmix=0.5, ema=0.9))
     whole = start_run(data, "test_resnet", "multilabel", tmp_path / "whole", settings)

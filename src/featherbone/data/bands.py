@@ -1,10 +1,11 @@
 """Images of any number of channels, with the values that their files store."""
 
 import io
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from featherbone.data.images import (
     reasons,
     upright_size,
 )
+from featherbone.data.listing import is_image, is_junk, is_stack
 from featherbone.errors import BadImage
 
 MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F", "RGB", "RGBA", "CMYK")
@@ -108,7 +110,8 @@ def to_picture(image: AnyImage) -> Image.Image:
 def read_bands(source: ImageSource | Bands, channels: int, name: str | None = None) -> Bands:
     """The image of `channels` channels in a file, its bytes, an array (H, W[, C]) or a tensor ([C,] H, W).
 
-    Channels of a TIFF file are those of all its pages of one size, in order. `name` is how errors call the source.
+    Channels of a TIFF file are those of all its pages of one size, in order; those of a stack, which is a folder, are
+    those of all pictures in it. `name` is how errors call the source.
     Raises `BadImage`, also for another number of channels and for values that are not finite.
     """
     values: NDArray[Any]
@@ -134,7 +137,9 @@ def read_bands(source: ImageSource | Bands, channels: int, name: str | None = No
 
 
 def read_values(source: Path | bytes, name: str) -> NDArray[Any]:
-    """The stored values (H, W, C) of a file or its bytes, upright. Raises `BadImage`."""
+    """The stored values (H, W, C) of a file, its bytes or a stack, upright. Raises `BadImage`."""
+    if _is_stack(source):
+        return _read_stack(source, name)
     if is_array(source):
         return read_array(source, name)
     if not _is_tiff(source):
@@ -145,8 +150,17 @@ def read_values(source: Path | bytes, name: str) -> NDArray[Any]:
     return _by_tifffile(source, name)
 
 
+def read_encoded(path: Path, name: str) -> bytes:
+    """The bytes of a file as it is stored; of a stack those of its array, as an .npy file. Raises `BadImage`."""
+    if not is_stack(path):
+        return read_file(path, name)
+    file = io.BytesIO()
+    np.save(file, _read_stack(path, name), allow_pickle=False)
+    return file.getvalue()
+
+
 def count_channels(source: Path | bytes, name: str) -> int | None:
-    """The channels of an array in a file, or of a TIFF file of several pages or more than four channels.
+    """The channels of an array in a file, of a stack, or of a TIFF file of several pages or more than four channels.
 
     None for other pictures, which are read in RGB, and for uint8 arrays (H, W, 3). Raises `BadImage`.
     """
@@ -154,16 +168,20 @@ def count_channels(source: Path | bytes, name: str) -> int | None:
         shape, dtype = array_shape(source, name)
         count = shape[2] if len(shape) == 3 else 1
         return None if count == 3 and dtype == np.uint8 else count
-    if not _is_tiff(source):
+    if _is_tiff(source):
+        with suppress(BadImage), open_image(source, name) as image:
+            if len(_pages(image)) == 1 and _samples(image) <= 4:
+                return None
+    elif not _is_stack(source):
         return None
-    with suppress(BadImage), open_image(source, name) as image:
-        if len(_pages(image)) == 1 and _samples(image) <= 4:
-            return None
     return read_values(source, name).shape[2]
 
 
 def size_of(source: Path | bytes, name: str) -> tuple[int, int]:
     """Height and width of the upright image, from the head of its file where that is enough. Raises `BadImage`."""
+    if _is_stack(source):
+        first = _channel_files(source, name)[0]
+        return size_of(first, f"{name}/{first.name}")
     if is_array(source):
         height, width = array_shape(source, name)[0][:2]
         return height, width
@@ -178,12 +196,7 @@ def size_of(source: Path | bytes, name: str) -> tuple[int, int]:
 
 
 def _checked(values: NDArray[Any], channels: int, name: str) -> Bands:
-    values = values[:, :, None] if values.ndim == 2 else values
-    if values.ndim != 3 or 0 in values.shape or values.dtype.kind not in "buif":
-        raise BadImage(
-            f"{name}: an array {values.shape} of {values.dtype}; give numbers (height, width, channels), or of a "
-            "tensor (channels, height, width)"
-        )
+    values = _with_channels(values, name)
     if values.shape[2] != channels:
         raise BadImage(
             f"{name}: {values.shape[2]} channels, but {channels} are read; give images (height, width, {channels}), or "
@@ -195,6 +208,41 @@ def _checked(values: NDArray[Any], channels: int, name: str) -> Bands:
         share = 1 - float(np.isfinite(numbers).mean())
         raise BadImage(f"{name}: {share:.1%} of its values are not finite; replace them by a number")
     return Bands(numbers)
+
+
+def _with_channels(values: NDArray[Any], name: str) -> NDArray[Any]:
+    """Numbers (H, W, C), of (H, W[, C])."""
+    values = values[:, :, None] if values.ndim == 2 else values
+    if values.ndim != 3 or 0 in values.shape or values.dtype.kind not in "buif":
+        raise BadImage(
+            f"{name}: an array {values.shape} of {values.dtype}; give numbers (height, width, channels), or of a "
+            "tensor (channels, height, width)"
+        )
+    return values
+
+
+def _is_stack(source: Path | bytes) -> TypeGuard[Path]:
+    return isinstance(source, Path) and is_stack(source)
+
+
+def _channel_files(stack: Path, name: str) -> list[Path]:
+    """The pictures in a stack, in the order of their names."""
+    with reasons(name):
+        files = sorted(file for file in stack.iterdir() if not is_junk(file.name))
+    odd = next((file.name for file in files if not is_image(file) or is_stack(file)), None)
+    if odd is not None or not files:
+        found = "an empty stack" if odd is None else f"a stack with {odd}, which is not a picture"
+        raise BadImage(f"{name}: {found}; put the pictures of its channels, and nothing else, into this folder")
+    return files
+
+
+def _read_stack(stack: Path, name: str) -> NDArray[Any]:
+    """The channels (H, W, C) of all pictures in a stack."""
+    parts = {}
+    for file in _channel_files(stack, name):
+        place = f"{name}/{file.name}"
+        parts[file.name] = _with_channels(read_values(file, place), place)
+    return _join(parts, name)
 
 
 def _is_tiff(source: Path | bytes) -> bool:
@@ -223,19 +271,25 @@ def _values_of(image: Image.Image, name: str) -> NDArray[Any]:
 
 def _read_pages(image: ImageFile, name: str) -> NDArray[Any]:
     """The channels of all pages of a TIFF. Raises `BadImage` for what Pillow reads only in part."""
-    parts = []
+    parts = {}
     for page in _pages(image):
         image.seek(page)
         if _samples(image) != len(image.getbands()):
             raise BadImage(f"{name}: more channels than Pillow reads")
-        parts.append(_decode(image, name))
-    return _stack(parts, name)
+        parts[f"page {page + 1}"] = _decode(image, name)
+    return _join(parts, name)
 
 
-def _stack(parts: list[NDArray[Any]], name: str) -> NDArray[Any]:
-    if len({part.shape[:2] for part in parts}) != 1:
-        raise BadImage(f"{name}: pages of different sizes; save one page, or pages of one size")
-    return np.concatenate(parts, 2)
+def _join(parts: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    """The channels of all named parts, which must have one size."""
+    sizes = {part: f"{values.shape[1]}x{values.shape[0]}" for part, values in parts.items()}
+    first = next(iter(sizes), "")
+    if other := next((part for part in sizes if sizes[part] != sizes[first]), None):
+        raise BadImage(
+            f"{name}: different sizes, {sizes[first]} of {first} and {sizes[other]} of {other}; save the channels of "
+            "an image in one size"
+        )
+    return np.concatenate([*parts.values()], 2)
 
 
 def _pages(image: ImageFile) -> list[int]:
@@ -266,13 +320,13 @@ def _by_tifffile(source: Path | bytes, name: str) -> NDArray[Any]:
         ) from None
     content = source if isinstance(source, bytes) else read_file(source, name)
     with reasons(name), tifffile.TiffFile(io.BytesIO(content)) as file:
-        parts = []
+        parts = {}
         page: Any
-        for page in file.pages:
+        for number, page in enumerate(file.pages, 1):
             if page.is_reduced or page.is_mask:
                 continue
             values = page.asarray()
             if page.axes.startswith("S"):  # stored channel by channel
                 values = np.moveaxis(values, 0, -1)
-            parts.append(values.reshape(*values.shape[:2], -1))
-        return _stack(parts, name)
+            parts[f"page {number}"] = values.reshape(*values.shape[:2], -1)
+        return _join(parts, name)

@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, features
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from featherbone.data.listing import is_stack
 from featherbone.errors import BadImage, FeatherboneError
 
 FORMATS = {
@@ -90,6 +91,8 @@ def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
         with reasons(name):
             return _from_pil(source, name)
     file, name = file_of(source, name)
+    if is_stack(name):  # of which `Split.encoded` makes an array
+        raise BadImage(f"{name}: a stack of channels, but RGB is read; give a picture, or train a model on stacks")
     if is_array(file):
         return _from_array(read_array(file, name), name)
     with open_image(file, name) as image:
@@ -184,6 +187,8 @@ def reasons(name: str) -> Iterator[None]:
         raise BadImage(f"{name}: there is no such file") from None
     except IsADirectoryError:
         raise BadImage(f"{name}: a folder, where a picture was expected") from None
+    except NotADirectoryError:
+        raise BadImage(f"{name}: a file, where a folder was expected; a stack is a folder of pictures") from None
     except PermissionError:
         raise BadImage(f"{name}: permission denied; change its permissions") from None
     except Image.DecompressionBombError:

@@ -1,4 +1,7 @@
-"""Files below a folder, without those that operating systems put there; none where there is no folder."""
+"""Files below a folder, without those that operating systems put there; none where there is no folder.
+
+A folder whose name ends in `.stack` is an image: a file, not a folder, in all that is listed here.
+"""
 
 import os
 from collections.abc import Collection, Iterator
@@ -11,13 +14,15 @@ JUNK = frozenset(
     ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin", "lost+found")
 )
 """Names, in lower case, of files and folders that macOS, Windows and file servers add."""
+STACK = ".stack"
+"""Suffix, in lower case, of a folder that is one image: the pictures in it are its channels."""
 SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"),
-        *(".ppm", ".pgm", ".pbm", ".pnm", ".npy"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".npy", STACK),
     )
 )
-"""Suffixes, in lower case, of image files."""
+"""Suffixes, in lower case, of images."""
 
 
 def is_junk(name: str) -> bool:
@@ -31,6 +36,16 @@ def is_image(path: str | Path) -> bool:
     return name[name.rfind(".") :].lower() in SUFFIXES
 
 
+def is_stack(path: str | Path) -> bool:
+    """Whether an image is a folder of its channels, by its name."""
+    return os.fspath(path).lower().endswith(STACK)
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is a file, or a stack."""
+    return os.path.isfile(path) or (is_stack(path) and os.path.isdir(path))
+
+
 def list_folder(folder: Path) -> list[Path]:
     """Files and folders in a folder, sorted, without junk. Raises `BadData` where it cannot be read."""
     return sorted(folder / entry.name for entry in _entries(folder))
@@ -38,7 +53,7 @@ def list_folder(folder: Path) -> list[Path]:
 
 def list_folders(folder: Path) -> list[Path]:
     """Folders in a folder, sorted, without junk. Raises `BadData` where it cannot be read."""
-    return sorted(folder / entry.name for entry in _entries(folder) if entry.is_dir())
+    return sorted(folder / entry.name for entry in _entries(folder) if _is_folder(entry))
 
 
 def list_files(folder: Path, suffixes: Collection[str] = ()) -> list[Path]:
@@ -101,6 +116,10 @@ def _entries(folder: str | Path) -> Iterator[os.DirEntry[str]]:
         raise BadData(f"{folder}: cannot be listed ({error.strerror}); pass a readable folder") from None
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir() and not is_stack(entry.name)
+
+
 def _walk(folder: str, start: str, seen: set[tuple[int, int]], ordered: bool = True) -> Iterator[str]:
     """Files below a folder, `ordered` by their parts; `start` is written before their names."""
     if not os.path.isdir(folder):
@@ -111,7 +130,7 @@ def _walk(folder: str, start: str, seen: set[tuple[int, int]], ordered: bool = T
     seen.add((status.st_dev, status.st_ino))
     entries = _entries(folder)
     for entry in sorted(entries, key=attrgetter("name")) if ordered else entries:
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _walk(entry.path, f"{start}{entry.name}/", seen, ordered)
         else:
             yield start + entry.name

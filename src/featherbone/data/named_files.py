@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from featherbone.data.findings import many
 from featherbone.data.layouts import split_of
-from featherbone.data.listing import below, list_files
+from featherbone.data.listing import below, is_file, list_files
 from featherbone.errors import BadData
 
 _HASH = re.compile(r"[0-9a-f]{8}-(?=.)")
@@ -45,7 +45,7 @@ class NamedFiles:
         """The file of that name; None where there is none. Raises `BadData` where it may be one of several."""
         if not _leads_out(name):
             paths = [os.path.join(folder, name) for folder in self.folders]
-            if path := next(filter(self._is_listed, paths), None) or next(filter(os.path.isfile, paths), None):
+            if path := next(filter(self._is_listed, paths), None) or next(filter(is_file, paths), None):
                 return Path(path)
         if name not in self.guesses and (found := self._guess(written_parts(name))):
             if len(found) > 1:
@@ -86,7 +86,8 @@ class NamedFiles:
         if folder not in self._listings:
             try:
                 with os.scandir(folder) as entries:
-                    self._listings[folder] = frozenset(entry.name for entry in entries if entry.is_file())
+                    files = (entry.name for entry in entries if entry.is_file() or is_file(entry.path))
+                    self._listings[folder] = frozenset(files)
             except (OSError, ValueError):  # a name may hold a NUL
                 self._listings[folder] = frozenset()
         return name in self._listings[folder]

@@ -14,6 +14,7 @@ from featherbone.data.findings import listed
 from featherbone.data.formats.coco import find_coco
 from featherbone.data.label_files import Code, read_code
 from featherbone.data.layouts import TRAINING_SPLITS, split_folders
+from featherbone.data.listing import is_stack
 from featherbone.data.map_files import panoptic_categories, write_panoptic
 from featherbone.data.object_split import ObjectSplit
 from featherbone.data.objects import Objects
@@ -120,7 +121,8 @@ def _write_split(split: str, instances: Path, semantic: Path, out: Path, code: C
         write_panoptic(out / f"panoptic_{split}" / file, ids)
         rows = [_row(ids, number, numbers[label], crowd) for number, label, crowd in segments]
         annotations.append({"image_id": truth.image_id, "file_name": file, "segments_info": rows})
-        target = out / split / Path(truth.path).name
+        path = Path(truth.path)
+        target = out / split / (path.with_suffix(".npy") if is_stack(path) else path).name
         if target.exists():
             raise BadData(f"{truth.path}: another image of {split} has the same name; give each a different one")
         write_bytes(target, objects.encoded(index))

@@ -15,7 +15,7 @@ from featherbone.data.findings import refuse
 from featherbone.data.formats import find_task
 from featherbone.data.formats.class_folders import LabelSplit
 from featherbone.data.formats.masks import MaskSplit
-from featherbone.data.images import FORMATS, open_image
+from featherbone.data.images import FORMATS, is_array, open_image
 from featherbone.data.layouts import SPLITS
 from featherbone.data.listing import is_image
 from featherbone.data.object_split import ObjectSplit
@@ -80,6 +80,8 @@ def add_sample(tar: tarfile.TarFile, number: int, image: bytes, name: str, endin
 
 def _suffix(content: bytes, name: str) -> str:
     """That of the image's name, else of its format."""
+    if is_array(content):
+        return ".npy"
     if is_image(name):
         return name[name.rfind(".") :].lower()
     with open_image(content, name) as image:

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from featherbone.data.formats.parquet import image_column
-from featherbone.data.listing import is_image, is_junk, walk_images
+from featherbone.data.listing import is_image, is_junk, is_stack, walk_images
 from featherbone.data.place import locate, open_url, reason_of
 from featherbone.errors import BadData, BadImage, BadOption
 
@@ -171,7 +171,7 @@ def _of_path(source: str, without: Path) -> Iterator[Entry]:
         return
     found = expand_glob(source)
     for path in map(Path, chain((next(found, source),), found)):
-        if not path.is_dir():
+        if not path.is_dir() or is_stack(path):
             yield Entry(str(path), None, str(path))
             continue
         inside = path.resolve() in without.parents

@@ -11,9 +11,8 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from featherbone.data.bands import AnyImage, read_input, size_of
+from featherbone.data.bands import AnyImage, read_encoded, read_input, size_of
 from featherbone.data.findings import Finding, listed
-from featherbone.data.images import read_file
 from featherbone.data.sampling import repeat_images, shuffle_blocks
 from featherbone.data.text_array import TextArray
 from featherbone.errors import BadData, BadImage
@@ -76,7 +75,7 @@ class Split(ABC, Generic[T]):
 
     @abstractmethod
     def encoded(self, index: int) -> bytes:
-        """The image file as it is stored. Raises `BadImage`."""
+        """The image file as it is stored, or a stack as an .npy file. Raises `BadImage`."""
 
     @abstractmethod
     def truth(self, index: int) -> T:
@@ -186,7 +185,7 @@ class FileSplit(Split[T]):
         return self.root / self.name(index)
 
     def encoded(self, index: int) -> bytes:
-        return read_file(self.root / self.name(index), self.name(index))
+        return read_encoded(self.root / self.name(index), self.name(index))
 
 
 class MapSplit(FileSplit[T]):

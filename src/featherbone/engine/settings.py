@@ -64,7 +64,7 @@ class Settings:
         " then measured on training images.",
         1,
         1024,
-        shown="RGB for pictures, that of the first image for arrays and TIFF files of several pages",
+        shown="RGB for pictures, that of the first image for arrays, stacks and TIFF files of several pages",
     )
     head: str | None = option(
         None,

@@ -190,7 +190,7 @@ def check(target: Target, calibration: Tensor, max_drop: float) -> None:
     if not 0 <= max_drop <= 1:
         raise BadOption(f"max-drop {max_drop} is not from 0 to 1; 0.01 is one point")
     if not len(calibration):
-        raise BadOption("no image to calibrate with; give 1 or more, better some hundreds")
+        raise BadOption("no image to calibrate with; give a folder of readable ones with --images")
     require(target.int8_packages, target.extra)
 
 

@@ -1,5 +1,7 @@
 """The registry of formats: which folder is in which, and one scene in all of them."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,7 +12,7 @@ from featherbone.data.formats import FORMATS, find_format, find_tasks, register_
 from featherbone.data.formats.class_folders import FolderSplit
 from featherbone.data.formats.format import Format, Opened
 from featherbone.errors import BadData
-from label_files import write_cvat, write_labelme, write_voc
+from label_files import noise, to_stacks, write_cvat, write_labelme, write_voc
 from scenes import write_classification, write_coco, write_masks, write_panoptic, write_yolo
 
 FOLDERS = {"COCO": "coco", "YOLO": "yolo", "Pascal VOC": "voc", "labelme": "labelme", "CVAT": "cvat"}
@@ -105,6 +107,67 @@ def test_the_doctor_finds_the_same_scene_as_sound_as_in_coco(written, name):
     counts = [dict(zip(one.classes, one.counts["train"], strict=True)) for one in (found, expected)]
     used = {class_name: count for class_name, count in counts[1].items() if count}
     assert {class_name: count for class_name, count in counts[0].items() if count} == used
+
+
+def write_labels(folder):
+    names = [f"images/{split}/{i}.jpg" for split in ("train", "val") for i in range(3)]
+    for i, name in enumerate(names):
+        noise(folder / name, i)
+    rows = [f"{name},{'cat;dog' * (i % 2)}" for i, name in enumerate(names)]
+    (folder / "labels.csv").write_text("\n".join(["image,label", *rows]))
+
+
+def write_metadata(folder):
+    for split in ("train", "val"):
+        for i in range(2):
+            noise(folder / split / f"{i}.jpg", i)
+        rows = (f'{{"file_name": "{i}.jpg", "label": "{"ab"[i]}"}}\n' for i in range(2))
+        (folder / split / "metadata.jsonl").write_text("".join(rows))
+
+
+def beside_images(folder):
+    """Masks beside their images."""
+    write_masks(folder, 3, 2, (32, 32))
+    for mask in sorted(folder.glob("masks/*/*.png")):
+        place = folder / mask.parent.name / f"{mask.stem}_mask.png"
+        place.parent.mkdir(exist_ok=True)
+        mask.rename(place)
+        (folder / "images" / mask.parent.name / f"{mask.stem}.jpg").rename(place.with_name(f"{mask.stem}.jpg"))
+    shutil.rmtree(folder / "images")
+    shutil.rmtree(folder / "masks")
+
+
+OTHERS = {
+    "class folders": ("classification", lambda folder: write_classification(folder, 4, 2, (32, 32))),
+    "metadata.jsonl": ("classification", write_metadata),
+    "labels.csv": ("multilabel", write_labels),
+    "masks": ("semantic", lambda folder: write_masks(folder, 3, 2, (32, 32))),
+    "masks beside images": ("semantic", beside_images),
+    "panoptic": ("panoptic", lambda folder: write_panoptic(folder, 3, 2, (32, 32))),
+}
+
+
+def seen(data, task):
+    """Name, size and annotations of each image, and what was noticed."""
+    splits = open_data(data, task)
+    rows = []
+    for images in (splits.train, splits.val):
+        for index in range(len(images)):
+            truth = images.truth(index)
+            values = getattr(truth, "boxes", getattr(truth, "ids", truth))
+            rows.append((images.name(index).rsplit(".", 1)[0], images.size(index), np.asarray(values).tolist()))
+    return rows, splits.notices
+
+
+@pytest.mark.parametrize("name", [*FOLDERS.values(), *OTHERS])
+def test_stacks_are_images_in_every_format(written, name, tmp_path):
+    task, write = OTHERS.get(name, ("detection", lambda folder: shutil.copytree(written / name, folder)))
+    write(tmp_path / "data")
+    expected = seen(tmp_path / "data", task)
+    to_stacks(tmp_path / "data")
+    assert seen(tmp_path / "data", task) == expected
+    splits = open_data(tmp_path / "data", task)
+    assert splits.val.name(0).endswith(".stack") and splits.val.image(0, 3).values.shape[2] == 3
 
 
 UNREAD = {

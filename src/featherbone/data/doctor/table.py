@@ -17,7 +17,7 @@ from faster_coco_eval.core import mask as coco
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from featherbone.data.bands import read_bands, read_input, to_picture
+from featherbone.data.bands import read_input, to_picture
 from featherbone.data.doctor.drawing import draw_map, draw_objects, to_jpeg
 from featherbone.data.doctor.duplicates import ImageHash, hash_image
 from featherbone.data.findings import MAX_EXAMPLES, Example, Finding, Severity, report
@@ -25,7 +25,7 @@ from featherbone.data.formats.class_folders import LabelSplit
 from featherbone.data.formats.label_lists import LabelListSplit
 from featherbone.data.formats.masks import MaskSplit
 from featherbone.data.formats.panoptic import PanopticSplit
-from featherbone.data.images import WHITES, is_deep, open_image, orientation_of, read_image, white_of
+from featherbone.data.images import WHITES, is_array, is_deep, open_image, orientation_of, white_of
 from featherbone.data.layouts import TRAINING_SPLITS
 from featherbone.data.object_split import ObjectSplit
 from featherbone.data.object_table import ObjectTable
@@ -392,10 +392,9 @@ def _collect_image(
 def look_at(images: Split[Any], index: int, channels: int | None = None) -> Picture:
     """What is kept of an image; `channels` are those of `Split.image`. Raises `BadImage` or `OSError`."""
     encoded, name = images.encoded(index), images.name(index)
-    if channels is not None:
-        shown = read_bands(encoded, channels, name).picture()
-        return Picture(shown.size, "colour", 1, hash_image(shown, encoded))
-    image = read_image(encoded, name)
+    image = to_picture(read_input(encoded, channels, name))
+    if channels is not None or is_array(encoded):
+        return Picture(image.size, "colour", 1, hash_image(image, encoded))
     with open_image(encoded, name) as file:
         orientation = orientation_of(file)  # before `_kind`, which may decode the file
         return Picture(image.size, _kind(file), orientation, hash_image(image, encoded))

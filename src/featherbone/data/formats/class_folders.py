@@ -17,7 +17,7 @@ from featherbone.data.findings import Example, Finding, finding, listed, report
 from featherbone.data.formats.format import Format, Opened, Reading
 from featherbone.data.formats.masks import ENDS
 from featherbone.data.layouts import SPLITS, TRAINING_SPLITS, split_folders, split_of
-from featherbone.data.listing import below, is_image, list_folder, list_folders, list_names
+from featherbone.data.listing import below, is_file, is_image, list_folder, list_folders, list_names
 from featherbone.data.split import FileSplit, Split
 from featherbone.data.text_array import TextArray
 from featherbone.errors import BadData, did_you_mean
@@ -314,7 +314,7 @@ def _read_metadata(data: Path, file: Path, split: str) -> list[tuple[str, str | 
         rows = [row for row, of in zip(rows, splits, strict=True) if of == split]
     if len({type(label) for _, _, label in rows}) > 1:
         raise BadData(f"{name}: labels that are numbers and labels that are text; write class names for all")
-    if missing := [(number, path) for number, path, _ in rows if not (file.parent / path).is_file()]:
+    if missing := [(number, path) for number, path, _ in rows if not is_file(file.parent / path)]:
         number, path = missing[0]
         raise BadData(
             f"{name}, line {number}: there is no {path} ({len(missing)} of {len(rows)} do not exist); write paths "

@@ -15,7 +15,7 @@ from featherbone.data.findings import Finding, listed
 from featherbone.data.formats.class_folders import metadata_file, read_rows
 from featherbone.data.formats.format import Format, Opened, Reading, skipped_files
 from featherbone.data.layouts import SPLITS, split_of
-from featherbone.data.listing import SUFFIXES, below, list_names, read_head
+from featherbone.data.listing import SUFFIXES, below, is_file, list_names, read_head
 from featherbone.data.split import FileSplit, Split, hash_listing
 from featherbone.data.text_array import TextArray
 from featherbone.errors import BadData
@@ -205,7 +205,7 @@ def read_metadata(data: Path, file: Path, split: str) -> Rows:
         path = row.get("file_name")
         if not isinstance(path, str) or not path or PurePosixPath(path).is_absolute() or ".." in path.split("/"):
             raise BadData(f"{where}: file_name {path!r}; write the path of an image below the folder of {file.name}")
-        if not (file.parent / path).is_file():
+        if not is_file(file.parent / path):
             raise BadData(
                 f"{where}: there is no {path}; write paths from the folder of {file.name}, or remove the line"
             )
