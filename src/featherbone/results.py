@@ -119,6 +119,8 @@ class Instances(Detections):
 
     masks: tuple[Rle, ...]
     """One for each box, of the image's height and width."""
+    probabilities: NDArray[np.float32] | None = None
+    """Probabilities on a grid over each box (n, rows, columns); only from a decoder that is exhaustive."""
 
     form: ClassVar[dict[str, Any]] = {
         **Detections.form,

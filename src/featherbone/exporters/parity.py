@@ -18,8 +18,8 @@ class Bounds:
     """Maximum difference of a score."""
     box_iou: float = 0.99
     """Minimum IoU of a box and its counterpart."""
-    mask_iou: float = 0.98
-    """Minimum IoU of a mask and its counterpart, with the tolerance of `likeness.EDGE`."""
+    mask_iou: float = 0.99
+    """Minimum IoU of a mask and its counterpart, as `Likeness.mask_iou`."""
     agreement: float = 0.999
     """Minimum share of an image's pixels with the same class, or in the same segment."""
     raw: float = 1e-3

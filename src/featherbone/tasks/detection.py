@@ -1,7 +1,7 @@
 """Detection and instance segmentation: from the raw tensors of a head to the objects of each image."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -49,6 +49,8 @@ class ObjectDecoder:
     kind: str
     classes: tuple[str, ...]
     head: HeadDecoder
+    with_probabilities: bool = False
+    """Whether records hold the probabilities of masks."""
 
     @property
     def raw(self) -> Any:
@@ -73,7 +75,7 @@ class ObjectDecoder:
         return {**found, "boxes": frame.to_image(found["boxes"])}
 
     def exhaustive(self) -> "ObjectDecoder":
-        return self
+        return replace(self, with_probabilities=True)
 
     def describe(self, shown: float | None) -> dict[str, Any]:
         return {**self.head.describe(), "shown": shown, "image": IN_IMAGE}
@@ -93,7 +95,8 @@ class ObjectDecoder:
         if found.masks is None:
             return record
         masks = paste_masks(found.masks, found.boxes, frame.height, frame.width)
-        return Instances(**vars(record), masks=tuple(masks))
+        probabilities = found.masks.numpy() if self.with_probabilities else None
+        return Instances(**vars(record), masks=tuple(masks), probabilities=probabilities)
 
 
 def _in_image(found: Found, frame: Frame) -> Found:

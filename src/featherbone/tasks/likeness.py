@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
 from featherbone.ops import rle
@@ -15,8 +16,6 @@ SCORE = 1e-3
 """Tolerance of a score."""
 FULL = 100
 """Maximum number of objects that heads return."""
-EDGE = 2
-"""Pixels of a mask that rounding may move across its threshold: of fifty, a single one would cost 0.02 of IoU."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Likeness:
     box_iou: float | None = None
     """Minimum IoU of a box and its counterpart."""
     mask_iou: float | None = None
-    """Minimum IoU of a mask and its counterpart, not counting `EDGE` differing pixels."""
+    """Minimum IoU of a mask and its counterpart: over their boxes, where the records state probabilities."""
     agreement: float | None = None
     """Share of pixels with the same class, or in the same segment."""
     unmatched: int = 0
@@ -81,7 +80,7 @@ def compare_objects(mine: Detections, theirs: Detections, score: float = SCORE, 
     gap = max(abs(mine.scores[i] - theirs.scores[j]) for i, j in pairs)
     found = replace(found, score=gap, box_iou=float(min(iou[pair] for pair in pairs)))
     if isinstance(mine, Instances) and isinstance(theirs, Instances):
-        found = replace(found, mask_iou=min(_mask_iou(mine.masks[i], theirs.masks[j]) for i, j in pairs))
+        found = replace(found, mask_iou=min(_mask_iou(_mask(mine, i), _mask(theirs, j)) for i, j in pairs))
     return found
 
 
@@ -114,7 +113,15 @@ def count_objects(records: Sequence[Any]) -> int:
     return sum(len(getattr(record, "boxes", ()) or getattr(record, "segments", ())) for record in records)
 
 
-def _mask_iou(one: Any, other: Any) -> float:
-    a, b = rle.decode(one), rle.decode(other)
-    differing = max(int((a ^ b).sum()) - EDGE, 0)
-    return 1 - differing / max(int((a | b).sum()), 1)
+def _mask_iou(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """The sum of the smaller values divided by that of the larger ones: for masks in pixels, intersection over union.
+
+    Probabilities change with rounding only by its size, while pixels near the threshold change sides: a pixel is 0.02
+    of a mask of fifty.
+    """
+    whole = np.maximum(a, b).sum()
+    return float(np.nan_to_num(np.minimum(a, b).sum() / whole)) if whole else 1.0
+
+
+def _mask(record: Instances, i: int) -> NDArray[Any]:
+    return rle.decode(record.masks[i]) if record.probabilities is None else record.probabilities[i]
