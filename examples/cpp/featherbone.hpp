@@ -12,6 +12,7 @@
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -22,17 +23,12 @@ namespace featherbone {
 using Json = nlohmann::ordered_json;
 
 struct Size { int height, width; };
-
 struct Image { Size size; std::vector<uint8_t> pixels; };  // R G B of each pixel, row by row
-
 struct Input { Size inner; std::vector<float> values; };  // (channel, row, column), and the picture's size on it
-
 struct Tensor { std::vector<int64_t> shape; std::vector<float> values; };  // of one image: without the batch's axis
-
 using Outputs = std::map<std::string, Tensor>;  // by the names in featherbone.json
-
+struct Object { std::array<float, 4> box; float score; size_t label; };
 struct Result { Json record; std::vector<uint8_t> map; };  // with the class of each pixel, for `label_map`
-
 struct Error : std::runtime_error { using std::runtime_error::runtime_error; };
 
 inline Json read_about(const std::filesystem::path& folder, const std::string& target) {
@@ -68,73 +64,88 @@ inline int exif_orientation(const std::vector<uint8_t>& file) {
     return 1;
 }
 
-// The picture turned upright: orientations 2 to 4 mirror it, 5 to 8 also exchange rows and columns.
-inline Image upright(const Image& image, int orientation) {
-    const auto [height, width] = image.size;
-    const bool exchanged = orientation > 4;
-    const bool right = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
-    const bool down = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
-    Image result{exchanged ? Size{width, height} : image.size, std::vector<uint8_t>(image.pixels.size())};
-    for (int y = 0; y < result.size.height; y++)
-        for (int x = 0; x < result.size.width; x++) {
-            int row = exchanged ? x : y, column = exchanged ? y : x;
-            if (down) row = height - 1 - row;
-            if (right) column = width - 1 - column;
-            std::copy_n(&image.pixels[3 * (size_t(row) * width + column)], 3,
-                        &result.pixels[3 * (size_t(y) * result.size.width + x)]);
-        }
-    return result;
-}
-
-// An 8-bit picture in RGB, upright, over white where it is transparent.
+// An 8-bit picture in RGB, over white where it is transparent, and upright: orientations 2 to 4 mirror it, 5 to 8 also
+// exchange rows and columns.
 inline Image read_image(const std::filesystem::path& path) {
     std::ifstream stream(path, std::ios::binary);
     const std::vector<uint8_t> file{std::istreambuf_iterator<char>(stream), {}};
     int width = 0, height = 0, channels = 0;
     uint8_t* data = stbi_load_from_memory(file.data(), int(file.size()), &width, &height, &channels, 4);
     if (!data) throw Error(path.string() + " cannot be read: " + (stream ? stbi_failure_reason() : "no such file"));
-    Image image{{height, width}, std::vector<uint8_t>(size_t(height) * width * 3)};
-    for (size_t i = 0; i < image.pixels.size(); i++) {
-        const unsigned alpha = data[i / 3 * 4 + 3], sum = data[i / 3 * 4 + i % 3] * alpha + 255 * (255 - alpha) + 128;
-        image.pixels[i] = uint8_t((sum + (sum >> 8)) >> 8);  // sum / 255, rounded
-    }
+    const int turn = exif_orientation(file);
+    const bool exchanged = turn > 4;
+    const bool right = turn == 2 || turn == 3 || turn == 7 || turn == 8;
+    const bool down = turn == 3 || turn == 4 || turn == 6 || turn == 7;
+    Image image{exchanged ? Size{width, height} : Size{height, width}, {}};
+    for (int y = 0; y < image.size.height; y++)
+        for (int x = 0; x < image.size.width; x++) {
+            int row = exchanged ? x : y, column = exchanged ? y : x;
+            if (down) row = height - 1 - row;
+            if (right) column = width - 1 - column;
+            const uint8_t* pixel = data + 4 * (size_t(row) * width + column);
+            for (int c = 0; c < 3; c++) {
+                const unsigned sum = pixel[c] * pixel[3] + 255 * (255 - pixel[3]) + 128;
+                image.pixels.push_back(uint8_t((sum + (sum >> 8)) >> 8));  // sum / 255, rounded
+            }
+        }
     stbi_image_free(data);
-    return upright(image, exif_orientation(file));
+    return image;
 }
 
-inline double bilinear(double x) { return std::max(0.0, 1 - std::abs(x)); }
+struct Taps { int first; std::vector<double> weights; };  // the pixels of a line that make one of the resized line
+
+inline double bilinear(double x) { return std::max(0.0, 1 - x); }
 
 inline double bicubic(double x) {
-    x = std::abs(x);
     if (x < 1) return (1.5 * x - 2.5) * x * x + 1;
     return x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0;
 }
 
-// One side of a picture (before, old, after) resized to `length`, in fixed point with 22 bits, as Pillow does.
-inline std::vector<uint8_t> resize_side(const std::vector<uint8_t>& pixels, size_t before, int old, size_t after,
-                                        int length, const std::string& filter) {
-    const double scale = double(old) / length, widened = std::max(scale, 1.0);
-    const double support = (filter == "bicubic" ? 2 : 1) * widened;
-    std::vector<uint8_t> result(before * length * after);
+// A line of `old` pixels resized to `length`, with weights of 22 bits, as in Pillow; `smooth` averages what is reduced.
+inline std::vector<Taps> resize_line(int old, int length, bool cubic, bool smooth) {
+    const double scale = double(old) / length, widened = smooth ? std::max(scale, 1.0) : 1;
+    const double support = (cubic ? 2 : 1) * widened;
+    std::vector<Taps> line;
     for (int i = 0; i < length; i++) {
         const double centre = (i + 0.5) * scale;
-        const int first = std::max(0, int(centre - support + 0.5)), end = std::min(old, int(centre + support + 0.5));
-        std::vector<double> weights;
-        for (int k = first; k < end; k++) {
-            const double x = (k - centre + 0.5) * (1 / widened);
-            weights.push_back(filter == "bicubic" ? bicubic(x) : bilinear(x));
+        const int end = std::min(old, int(centre + support + 0.5));
+        Taps taps{std::max(0, int(centre - support + 0.5)), {}};
+        for (int k = taps.first; k < end; k++) {
+            const double x = std::abs(k - centre + 0.5) * (1 / widened);
+            taps.weights.push_back(cubic ? bicubic(x) : bilinear(x));
         }
-        const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
-        std::vector<int> fixed;
-        for (const double weight : weights) fixed.push_back(int(std::round(weight / sum * (1 << 22))));
-        for (size_t b = 0; b < before; b++)
-            for (size_t a = 0; a < after; a++) {
-                int total = 1 << 21;
-                for (int k = first; k < end; k++) total += pixels[(b * old + k) * after + a] * fixed[k - first];
-                result[(b * length + i) * after + a] = uint8_t(std::clamp(total >> 22, 0, 255));
-            }
+        const double sum = std::accumulate(taps.weights.begin(), taps.weights.end(), 0.0);
+        for (double& weight : taps.weights) weight = std::round(weight / sum * (1 << 22)) / (1 << 22);
+        line.push_back(std::move(taps));
     }
+    return line;
+}
+
+// One side of an array (before, old, after) resized; bytes are rounded.
+template <class T>
+std::vector<T> resize_side(const std::vector<T>& values, size_t before, size_t old, size_t after,
+                           const std::vector<Taps>& line) {
+    std::vector<T> result;
+    for (size_t b = 0; b < before; b++)
+        for (const auto& [first, weights] : line)
+            for (size_t a = 0; a < after; a++) {
+                double sum = 0;
+                const T* value = &values[(b * old + first) * after + a];
+                for (size_t k = 0; k < weights.size(); k++) sum += value[k * after] * weights[k];
+                if (std::is_same_v<T, uint8_t>) sum = std::clamp(std::floor(sum + 0.5), 0.0, 255.0);
+                result.push_back(T(sum));
+            }
     return result;
+}
+
+// A picture (row, column, channel) resized, of which only the upper left `part` counts.
+template <class T>
+std::vector<T> resize(const std::vector<T>& values, Size old, Size part, size_t channels, Size size, bool cubic = false,
+                      bool smooth = false) {
+    const auto wide = resize_side(values, old.height, old.width, channels,
+                                  resize_line(part.width, size.width, cubic, smooth));
+    return resize_side(wide, 1, old.height, size.width * channels,
+                       resize_line(part.height, size.height, cubic, smooth));
 }
 
 inline int half_even(double x) { return int(std::nearbyint(x)); }  // in the rounding mode of a new program
@@ -164,8 +175,7 @@ inline Input prepare(const Image& image, const Json& about) {
     if (filter != "bilinear" && filter != "bicubic")
         throw Error("this program resizes bilinear and bicubic, and the file needs " + filter + "; see picture.py");
     const Size size = resized_size(image.size, rules);
-    auto pixels = resize_side(image.pixels, image.size.height, image.size.width, 3, size.width, filter);
-    pixels = resize_side(pixels, 1, image.size.height, size_t(size.width) * 3, size.height, filter);
+    const auto pixels = resize(image.pixels, image.size, image.size, 3, size, filter == "bicubic", true);
     const bool centre = rules.at("placement") == "centre";
     const int top = centre ? half_even((size.height - height) / 2.0) : 0;
     const int left = centre ? half_even((size.width - width) / 2.0) : 0;
@@ -200,8 +210,6 @@ inline Json softmax(const Outputs& outputs, const Json& about) {
         classes.push_back({{"label", i}, {"name", about.at("classes").at(i)}, {"score", scores[i] / sum}});
     return {{"task", "classification"}, {"classes", classes}};
 }
-
-struct Object { std::array<float, 4> box; float score; size_t label; };
 
 // Objects above the threshold for display, with boxes of the input mapped to the picture.
 inline Json detections(const std::vector<Object>& objects, const Json& about, Size size, Size inner) {
@@ -252,48 +260,20 @@ inline Json found(const Outputs& outputs, const Json& about, Size size, Size inn
     return detections(objects, about, size, inner);
 }
 
-struct Place { int first, second; float weight; };  // two pixels of a line, and the weight of the second
-
-// Where the pixels of a line of `length` are on a line of `old` pixels.
-inline std::vector<Place> places(int length, int old) {
-    std::vector<Place> result;
-    for (int i = 0; i < length; i++) {
-        const double x = std::clamp((i + 0.5) * old / length - 0.5, 0.0, old - 1.0);
-        result.push_back({int(x), std::min(int(x) + 1, old - 1), float(x - int(x))});
-    }
-    return result;
-}
-
-// The value of a map between its pixels; a row of it has `columns` values.
-inline float between(const float* map, size_t columns, Place y, Place x) {
-    const auto row = [&](int r) {
-        return map[r * columns + x.first] * (1 - x.weight) + map[r * columns + x.second] * x.weight;
-    };
-    return row(y.first) * (1 - y.weight) + row(y.second) * y.weight;
-}
-
 inline Result label_map(const Outputs& outputs, const Json& about, Size size, Size inner) {
     const Tensor& logits = outputs.at("logits");  // (class, row, column)
-    const int height = about.at("input").at("height"), width = about.at("input").at("width");
-    const size_t rows = logits.shape[1], columns = logits.shape[2];
-    const auto to_rows = places(height, int(rows)), to_columns = places(width, int(columns));
-    const auto image_rows = places(size.height, inner.height), image_columns = places(size.width, inner.width);
-    std::vector<float> best(size_t(size.height) * size.width, -INFINITY), canvas(size_t(height) * width);
+    const Size canvas = {about.at("input").at("height"), about.at("input").at("width")};
+    const Size cells = {int(logits.shape[1]), int(logits.shape[2])};
+    std::vector<float> best(size_t(size.height) * size.width, -INFINITY);
     std::vector<uint8_t> labels(best.size());
-    std::vector<size_t> pixels(logits.shape[0]);  // of each class
-    for (size_t label = 0; label < pixels.size(); label++) {  // one class at a time: little memory for large pictures
-        const float* map = &logits.values[label * rows * columns];
-        size_t i = 0;
-        for (const Place y : to_rows)
-            for (const Place x : to_columns) canvas[i++] = between(map, columns, y, x);
-        i = 0;
-        for (const Place y : image_rows)
-            for (const Place x : image_columns) {
-                const float value = between(canvas.data(), width, y, x);
-                if (value > best[i]) best[i] = value, labels[i] = uint8_t(label);  // the first of equals
-                i++;
-            }
+    for (int64_t label = 0; label < logits.shape[0]; label++) {  // in turn: little memory for large pictures
+        const auto first = logits.values.begin() + label * cells.height * cells.width;
+        const std::vector<float> map(first, first + cells.height * cells.width);
+        const auto values = resize(resize(map, cells, cells, 1, canvas), canvas, inner, 1, size);
+        for (size_t i = 0; i < best.size(); i++)
+            if (values[i] > best[i]) best[i] = values[i], labels[i] = uint8_t(label);  // the first of equals
     }
+    std::vector<size_t> pixels(logits.shape[0]);  // of each class
     for (const uint8_t label : labels) pixels[label]++;
     Json classes = Json::array();
     for (const size_t i : highest(pixels, pixels.size()))
