@@ -401,8 +401,9 @@ def export(
         with_pre: Include the normalisation: the file takes bytes.
         with_nms: Include NMS in the file of a detector.
         fp16: Store weights in float16, for openvino, ncnn and mnn: half the size, computed in float32.
-        int8: Quantise to int8. The file is evaluated on all validation images; for onnx and openvino the most sensitive
-            layers stay in float until the run's metric drops by at most `max_drop`. `int8.json` is beside the file.
+        int8: Quantise to int8, for mnn only weights. The file is evaluated on all validation images; for onnx and
+            openvino the most sensitive layers stay in float until the run's metric drops by at most `max_drop`.
+            `int8.json` is beside the file.
         max_drop: Maximum drop of the metric in int8, from 0 to 1.
         calibration: Number of training images (or of `images`) that determine the ranges of activations in int8.
         evaluate: Also evaluate the file on all validation images of the run.

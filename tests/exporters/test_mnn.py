@@ -81,6 +81,19 @@ def test_weights_are_rounded_to_float16(small, tmp_path):
     assert (expected - given).abs().max() > 5e-5, "the weights are rounded"
 
 
+def test_weights_in_int8(tmp_path):
+    net, image = nn.Conv2d(3, 64, 5), torch.randn(1, 3, 16, 16)
+    for name in ("float", "int8"):
+        (tmp_path / name).mkdir()
+    source, path = (tmp_path / name / "model.mnn" for name in ("float", "int8"))
+    TARGET.write(net, image, source, ["y"], "none")
+    TARGET.quantize(net, source, path, [image])
+    with torch.inference_mode():
+        expected, (found,) = net(image), TARGET.open(path)(image)
+    assert 1e-4 < (found - expected).std() / expected.std() < 0.02
+    assert path.stat().st_size < 0.4 * source.stat().st_size
+
+
 def test_what_is_not_converted_or_opened_is_refused(small, tmp_path, monkeypatch):
     net, image, _ = small
     monkeypatch.setattr("featherbone.exporters.targets.mnn.CONVERT", "import os; os.abort()")

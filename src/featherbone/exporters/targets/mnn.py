@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -56,6 +56,7 @@ class MNN(Target):
     file = "model.mnn"
     packages = (*ONNX.packages, "MNN")
     run_packages = ("MNN",)
+    int8_packages = ("MNN",)
     extra = "mnn"
     magic = (1, (b"\0\0\0",))  # a flatbuffer without a mark: the table, whose place is the first number, is near
     fp16 = True
@@ -77,19 +78,15 @@ class MNN(Target):
         with TemporaryDirectory() as folder:
             source = f"{folder}/model.onnx"
             write_onnx(net, (example,), Path(source), ["images"], names, opset=18)
-            options = ["-f", "ONNX", "--modelFile", source, "--MNNModel", str(path), "--bizCode", "featherbone"]
             if fp16:
                 round_constants(source)
-                options.append("--fp16")
-            done = subprocess.run(
-                [sys.executable, "-P", "-c", CONVERT, *options], capture_output=True, text=True, errors="replace"
-            )
-        if done.returncode or not path.is_file():
-            lines = (done.stdout + done.stderr).strip().splitlines() or [f"exit code {done.returncode}"]
-            raise BadOption(
-                f"MNN's converter does not take this network ({lines[-1][:200]}); export to onnx, openvino or "
-                "executorch, or choose another backbone"
-            )
+            convert("ONNX", source, path, *["--fp16"] * fp16)
+
+    def quantize(
+        self, net: Flat, source: Path, path: Path, inputs: Sequence[Tensor], floats: Collection[str] = ()
+    ) -> None:
+        """Weights only, per channel; MNN computes in float32."""
+        convert("MNN", str(source), path, "--weightQuantBits", "8")
 
     def opener(self) -> Opener:
         return open_mnn
@@ -100,6 +97,19 @@ class MNN(Target):
         except ValueError as error:
             raise BadRun(f"{path}: MNN does not take it ({error}); export the run again") from None
         return lambda images: [torch.from_numpy(value) for value in run(images.contiguous().numpy())]
+
+
+def convert(form: str, source: str, path: Path, *options: str) -> None:
+    """Write the file `source` as an MNN file, in a process. Raises `BadOption` for a network that is not taken."""
+    files = ["-f", form, "--modelFile", source, "--MNNModel", str(path), "--bizCode", "featherbone"]
+    command = [sys.executable, "-P", "-c", CONVERT, *files, *options]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    if done.returncode or not path.is_file():
+        lines = (done.stdout + done.stderr).strip().splitlines() or [f"exit code {done.returncode}"]
+        raise BadOption(
+            f"MNN's converter does not take this network ({lines[-1][:200]}); export to onnx, openvino or executorch, "
+            "or choose another backbone"
+        )
 
 
 def round_constants(path: str) -> None:
