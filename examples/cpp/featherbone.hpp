@@ -94,8 +94,6 @@ inline Image read_image(const std::filesystem::path& path) {
 
 struct Taps { int first; std::vector<double> weights; };  // the pixels of a line that make one of the resized line
 
-inline double bilinear(double x) { return std::max(0.0, 1 - x); }
-
 inline double bicubic(double x) {
     if (x < 1) return (1.5 * x - 2.5) * x * x + 1;
     return x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0;
@@ -108,11 +106,10 @@ inline std::vector<Taps> resize_line(int old, int length, bool cubic, bool smoot
     std::vector<Taps> line;
     for (int i = 0; i < length; i++) {
         const double centre = (i + 0.5) * scale;
-        const int end = std::min(old, int(centre + support + 0.5));
         Taps taps{std::max(0, int(centre - support + 0.5)), {}};
-        for (int k = taps.first; k < end; k++) {
+        for (int k = taps.first; k < std::min(old, int(centre + support + 0.5)); k++) {
             const double x = std::abs(k - centre + 0.5) * (1 / widened);
-            taps.weights.push_back(cubic ? bicubic(x) : bilinear(x));
+            taps.weights.push_back(cubic ? bicubic(x) : std::max(0.0, 1 - x));
         }
         const double sum = std::accumulate(taps.weights.begin(), taps.weights.end(), 0.0);
         for (double& weight : taps.weights) weight = std::round(weight / sum * (1 << 22)) / (1 << 22);
