@@ -104,3 +104,21 @@ def test_the_worst_image_decides():
     assert not compare([good], [good], float("nan")).holds
     told = parity.to_json()
     assert told["failures"] and told["worst"]["score"] == parity.worst.score
+
+
+def test_a_value_that_is_not_a_number_is_never_skipped():
+    """Wherever it is among classes, objects and images."""
+    nan, good, two = float("nan"), classes(0.2, 0.7, 0.1), masked(10, 20)
+    for place in range(3):
+        scores = tuple(nan if i == place else value for i, value in enumerate(good.scores))
+        assert not compare([good], [replace(good, scores=scores)], 0.0).holds
+        images = [replace(good, scores=scores) if i == place else good for i in range(3)]
+        assert not compare([good] * 3, images, 0.0).holds
+    assert not compare([objects()], [objects(((0.0, 0.0, 9.0, 9.0), 0, nan))], 0.0).holds
+    for place in range(2):
+        scores = tuple(nan if i == place else 0.9 for i in range(2))
+        assert not compare([two], [replace(two, scores=scores)], 0.0).holds
+        values = np.ones((2, 4, 4), np.float32)
+        values[place] = nan
+        ones = replace(two, probabilities=np.ones((2, 4, 4), np.float32))
+        assert not compare([ones], [replace(two, probabilities=values)], 0.0).holds

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import median
 from typing import Any
+
+import numpy as np
 
 from featherbone.results import Record
 from featherbone.tasks.likeness import SCORE, Likeness
@@ -109,7 +110,9 @@ def _over(images: Sequence[Likeness], worst: bool) -> Likeness:
 
     def over(name: str, pick: Any) -> Any:
         values = [value for image in images if (value := getattr(image, name)) is not None]
-        return (pick if worst else median)(values) if values else None
+        return float((pick if worst else np.median)(values)) if values else None
 
     counts = {name: sum(getattr(image, name) for image in images) for name in ("unmatched", "objects")}
-    return Likeness(over("score", max), over("box_iou", min), over("mask_iou", min), over("agreement", min), **counts)
+    return Likeness(
+        over("score", np.max), over("box_iou", np.min), over("mask_iou", np.min), over("agreement", np.min), **counts
+    )

@@ -1,4 +1,7 @@
-"""How two records of one image compare: those of a model and of a file made from it."""
+"""How two records of one image compare: those of a model and of a file made from it.
+
+Extremes are NumPy's, which are NaN if a value is: Python's `max` and `min` would skip it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +42,7 @@ class Likeness:
 def compare_classes(mine: Classification, theirs: Classification, score: float = SCORE, limit: float = 0.0) -> Likeness:
     """Two classifications that hold every class; top classes within `score` of each other are ties."""
     own, other = (dict(zip(record.labels, record.scores, strict=True)) for record in (mine, theirs))
-    gap = max(abs(value - other[label]) for label, value in own.items())
+    gap = float(np.max([abs(value - other[label]) for label, value in own.items()]))
     tie = abs(mine.score - own[theirs.label]) <= score
     return Likeness(score=gap, unmatched=int(mine.label != theirs.label and not tie))
 
@@ -47,7 +50,8 @@ def compare_classes(mine: Classification, theirs: Classification, score: float =
 def compare_labels(mine: LabelSet, theirs: LabelSet, score: float = SCORE, limit: float = 0.0) -> Likeness:
     """Two sets of labels by the scores of their classes; a class that is missing has the score 0."""
     own, other = (dict(zip(record.labels, record.scores, strict=True)) for record in (mine, theirs))
-    return Likeness(score=max((abs(own.get(i, 0.0) - other.get(i, 0.0)) for i in own.keys() | other), default=0.0))
+    gaps = [abs(own.get(i, 0.0) - other.get(i, 0.0)) for i in own.keys() | other]
+    return Likeness(score=float(np.max(gaps, initial=0.0)))
 
 
 def compare_objects(mine: Detections, theirs: Detections, score: float = SCORE, limit: float = 0.0) -> Likeness:
@@ -69,7 +73,7 @@ def compare_objects(mine: Detections, theirs: Detections, score: float = SCORE, 
     full = max(len(mine), len(theirs)) >= FULL
     minimum = score + (min((*mine.scores, *theirs.scores)) if full else limit)  # below, either may lack an object
     unmatched = sum(
-        value > minimum
+        not value <= minimum
         for record, known in zip((mine, theirs), matched, strict=True)
         for i, value in enumerate(record.scores)
         if i not in known
@@ -77,10 +81,11 @@ def compare_objects(mine: Detections, theirs: Detections, score: float = SCORE, 
     found = Likeness(unmatched=unmatched, objects=len(pairs))
     if not pairs:
         return found
-    gap = max(abs(mine.scores[i] - theirs.scores[j]) for i, j in pairs)
-    found = replace(found, score=gap, box_iou=float(min(iou[pair] for pair in pairs)))
+    gap = float(np.max([abs(mine.scores[i] - theirs.scores[j]) for i, j in pairs]))
+    found = replace(found, score=gap, box_iou=float(np.min([iou[pair] for pair in pairs])))
     if isinstance(mine, Instances) and isinstance(theirs, Instances):
-        found = replace(found, mask_iou=min(_mask_iou(_mask(mine, i), _mask(theirs, j)) for i, j in pairs))
+        masks = [_mask_iou(_mask(mine, i), _mask(theirs, j)) for i, j in pairs]
+        found = replace(found, mask_iou=float(np.min(masks)))
     return found
 
 
