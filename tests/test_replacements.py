@@ -37,9 +37,9 @@ EXAMPLES = {
     lvt.CSA: lambda: (lvt.CSA(8, 2), image(2, 5, 4, 8)),
     lvt.RASA: lambda: (lvt.RASA(8, 2, 2, 2), image(2, 5, 4, 8)),
     lvt.Pointwise: lambda: (lvt.Pointwise(4, 6), image(2, 4, 3, 5)),
+    lvt.Mlp: lambda: (lvt.Mlp(8, 16, depthwise=False), image(2, 5, 4, 8)),
     lvt.ClassBlock: lambda: (lvt.ClassBlock(8, 2, 2), image(2, 1, 8), image(2, 5, 8)),
     lightvit.Attention: lambda: (lightvit.Attention(64, 3), image(2, 2 + 4 * 5, 64), 4, 5),
-    lightvit.Projection: lambda: (lightvit.Projection(8, 24), image(2, 6, 8), 2),
     lightvit.Merge: lambda: (lightvit.Merge(8, 12), State(image(2, 2 + 5 * 4, 8), 5, 4)),
     lightvit.Stage: lambda: (stage(), State(image(2, 2 + 12 * 12, 32), 12, 12), False),
     lit.LIT: lambda: (tiny_lit(), image(1, 3, 64, 96)),
@@ -79,20 +79,16 @@ def double(value):
     return value
 
 
-def call(module, arguments):
-    return getattr(module, "split", module)(*arguments)  # a projection is called through its `split`
-
-
 @pytest.mark.parametrize(("kind", "form"), PAIRS, ids=lambda value: getattr(value, "__name__", value))
 def test_a_row_equals_its_module(kind, form):
     module, arguments = drawn(kind)
     with torch.no_grad():
-        expected = call(module, arguments)
+        expected = module(*arguments)
         holder = nn.ModuleList([deepcopy(module)])
         size = (64, 96) if form != "size" else None
         for step in STEPS[form]:
             use_form(holder, step, size)
-        got = call(holder[0], arguments)
+        got = holder[0](*arguments)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
 
 

@@ -66,9 +66,15 @@ def constant_bias(bias: lit.PositionBias, image_size: tuple[int, int] | None) ->
     return bias if image_size is None else lit.ConstantBias(bias)
 
 
-def split_projection(module: lightvit.Projection, image_size: tuple[int, int] | None) -> nn.Module:
-    """The projection in parts."""
-    return lightvit.SplitProjection(module)
+def split_projection(**functions: Any) -> Build:
+    """LightViT's attention with its projection in parts, and with other functions."""
+
+    def build(module: lightvit.Attention, image_size: tuple[int, int] | None) -> nn.Module:
+        assert isinstance(module.qkv, lightvit.Projection)
+        module.qkv = lightvit.SplitProjection(module.qkv)
+        return attributes(**functions)(module, image_size)
+
+    return build
 
 
 def convolution(linear: lvt.Pointwise, image_size: tuple[int, int] | None) -> nn.Module:
@@ -120,14 +126,14 @@ TABLE: dict[type[nn.Module], Mapping[str, Build]] = {
     },
     lvt.RASA: {"compiled": attributes(convolve=atrous.atrous_plain), "device": PLAIN_ATTENTION},
     lvt.Pointwise: {"graph": convolution},
+    lvt.Mlp: {"graph": attributes(parts=2), "size": attributes(parts=1)},
     lvt.ClassBlock: {"device": PLAIN_ATTENTION},
     lightvit.Attention: {
         "deployed": keep_bias,
-        "graph": attributes(attend_windows=windows.window_attention_plain),
+        "graph": split_projection(attend_windows=windows.window_attention_plain, attend=attention.attention_plain),
         "size": OPEN_WINDOWS,
-        "device": attributes(attend_windows=windows.window_attention_by_head, attend=attention.attention_plain),
+        "device": split_projection(attend_windows=windows.window_attention_by_head, attend=attention.attention_plain),
     },
-    lightvit.Projection: {"graph": split_projection, "device": split_projection},
     lightvit.Merge: {"size": OPEN_WINDOWS, "device": attributes(halve=windows.fold)},
     lightvit.Stage: {"deployed": attributes(in_column=True), "size": attributes(in_column=False)},
     lit.LIT: {"deployed": resize_tables},

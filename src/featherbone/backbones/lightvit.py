@@ -99,7 +99,10 @@ class Projection(nn.Linear):
 
 
 class SplitProjection(nn.Module):
-    """`Projection` as three Linear layers that share its weights; runtimes copy a tensor when they split it."""
+    """`Projection` as three Linear layers that share its weights; runtimes copy a tensor when they split it.
+
+    Keys have no bias: it adds the same to all scores of a query, so the softmax does not depend on it.
+    """
 
     def __init__(self, joined: Projection) -> None:
         super().__init__()
@@ -107,6 +110,7 @@ class SplitProjection(nn.Module):
         parts = zip((self.q, self.k, self.v), joined.weight.chunk(3), joined.bias.chunk(3), strict=True)
         for layer, weight, bias in parts:
             layer.weight, layer.bias = (nn.Parameter(x, requires_grad=False) for x in (weight, bias))
+        self.k.register_parameter("bias", None)
 
     def split(self, tokens: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         image = tokens[:, t:]

@@ -142,7 +142,12 @@ class RASA(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Linear, [depth-wise 3x3,] GELU, Linear on a map (B, H, W, C)."""
+    """Linear, [depth-wise 3x3,] GELU, Linear on a map (B, H, W, C); without convolution in `parts` of rows.
+
+    Parts need less memory: their hidden maps are not held at the same time.
+    """
+
+    parts = 1
 
     def __init__(self, dim: int, hidden: int, depthwise: bool) -> None:
         super().__init__()
@@ -153,10 +158,12 @@ class Mlp(nn.Module):
         self.fc2 = linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.depthwise is None:
-            return self.fc2(self.act(self.fc1(x)))
-        maps = self.depthwise(self.fc1(channels_first(x)))
-        return channels_last(self.fc2(self.act(maps)))
+        if self.depthwise is not None:
+            maps = self.depthwise(self.fc1(channels_first(x)))
+            return channels_last(self.fc2(self.act(maps)))
+        if self.parts > 1:
+            return torch.cat([self.fc2(self.act(self.fc1(part))) for part in x.chunk(self.parts, dim=1)], dim=1)
+        return self.fc2(self.act(self.fc1(x)))
 
 
 class Block(nn.Module):
