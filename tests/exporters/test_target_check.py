@@ -89,7 +89,7 @@ def test_names_that_are_none_are_the_callers_mistake():
 def test_a_head_that_the_target_cannot_hold_is_told_at_once():
     told = examine_target(SMALL, "executorch", "instance", image_size=64)
     assert told.exit_code == 1 and told.head == "mask_rcnn"
-    assert "mask_rcnn needs NMS, which executorch lacks; export to onnx" in str(told)
+    assert "mask_rcnn needs NMS, which is not exported to executorch; export to onnx" in str(told)
 
 
 def test_whatever_goes_wrong_is_a_report(monkeypatch):

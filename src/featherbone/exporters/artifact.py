@@ -68,7 +68,8 @@ def choose_form(
         others = [other.name for other in TARGETS.values() if other.nms]
         without = [name for name, made in KINDS[task].heads.items() if not getattr(made, "nms_inside", False)]
         remedy = f"train with the head {' or '.join(without)}" if nms_inside else "omit it"
-        raise BadOption(f"{reason} NMS, which {target.name} lacks; export to {', '.join(others)}, or {remedy}")
+        where = f"which is not exported to {target.name}; export to {', '.join(others)}"
+        raise BadOption(f"{reason} NMS, {where}, or {remedy}")
     if channels is not None and (with_pre or not target.forms):
         what, remedy = ("with-pre includes", "omit it") if with_pre else ("the page has", "export to another target")
         raise BadOption(f"{what} the preprocessing of RGB pictures, not of images with {channels} channels; {remedy}")
