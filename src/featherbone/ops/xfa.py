@@ -3,13 +3,13 @@
 Reconstructed from the paper's abstract: no code was published.
 """
 
+import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def unit_length(x: Tensor, eps: float) -> Tensor:
     """Vectors (..., d) divided by their length, or by `eps` if that is larger."""
-    return F.normalize(x, dim=-1, eps=eps)
+    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=eps)  # F.normalize expands the length
 
 
 def unit_length_plain(x: Tensor, eps: float) -> Tensor:
